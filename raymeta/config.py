@@ -1,0 +1,166 @@
+"""The one schema of a trial: typed, strict, frozen.
+
+The same mapping is what a search proposes, what Ray passes to a worker, what MLflow stores, what a checkpoint carries,
+what `raymeta export` writes and what `raymeta final` reads. The sections of a method and of its regularizers are their
+own `Config` classes; `trial_schema` puts them together.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal, Self, Union
+
+from pydantic import BaseModel, Field, create_model, model_validator
+
+from raymeta import registry
+from raymeta.errors import UserError, suggest
+from raymeta.files import dump_yaml
+from raymeta.models import BACKBONES
+from raymeta.schema import Section, check, flatten
+
+
+class TaskConfig(Section):
+    """What an episode is."""
+
+    dataset: str = "glyphs"
+    split: str | None = Field(None, description="Class split by name; null: the data set's default.")
+    ways: int = Field(5, ge=1, description="Classes in an episode.")
+    shots: int = Field(1, ge=1, description="Support examples per class.")
+    queries: int = Field(15, ge=1, description="Query examples per class in training.")
+    eval_queries: int | None = Field(None, ge=1, description="Query examples per class in evaluation; null: as queries.")
+    labels: Literal["shuffled", "fixed"] = Field(
+        "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
+    )
+    rotations: Literal["none", "train", "always"] = Field(
+        "none", description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always."
+    )
+    bank_seed: int = Field(0, ge=0, description="Seed of the validation and test episodes, the same for all trials.")
+
+
+class OuterConfig(Section):
+    """The outer update."""
+
+    lr: float = Field(1e-3, gt=0, description="Adam's step size.")
+    tasks_per_step: int = Field(4, ge=1, description="Tasks of one outer step.")
+    reduction: Literal["mean", "sum"] = Field("mean", description="How the tasks' query losses are put together.")
+    clip: float | None = Field(None, gt=0, description="Outer gradients are clipped to [-clip, clip]; null: not.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Step size over the full budget.")
+    min_lr: float = Field(0.0, ge=0, description="Where the cosine ends.")
+
+
+class BudgetConfig(Section):
+    """How long a trial trains and how it is watched; schedules are keyed to the full budget."""
+
+    outer_steps: int = Field(20_000, ge=1, description="Full budget of a trial in outer steps.")
+    validate_every: int = Field(500, ge=1, description="Outer steps of a round; a validation ends it.")
+    validation_tasks: int = Field(600, ge=2, description="Episodes of a validation.")
+    test_tasks: int = Field(600, ge=2, description="Episodes of the test in a final run.")
+
+    @model_validator(mode="after")
+    def _whole_rounds(self) -> Self:
+        if self.outer_steps % self.validate_every:
+            raise ValueError(
+                f"outer_steps ({self.outer_steps}) must be a multiple of validate_every ({self.validate_every})"
+            )
+        return self
+
+
+class EngineConfig(Section):
+    """How the same numbers are computed; changes rounding only."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    tasks: Literal["auto", "loop", "vmap"] = Field(
+        "auto", description="Tasks of an outer step one by one or batched; auto: batched on a GPU or for an MLP."
+    )
+
+
+class TrialConfig(Section):
+    """A whole trial. Use `parse_trial`, which knows the sections of the method and the regularizers."""
+
+    method: str
+    regularizers: BaseModel
+    model: Annotated[
+        Union[tuple(backbone.Config for backbone in BACKBONES.values())],  # type: ignore[misc] # noqa: UP007
+        Field(discriminator="name"),
+    ] = BACKBONES["conv4"].Config()
+    task: TaskConfig = TaskConfig()
+    outer: OuterConfig = OuterConfig()
+    budget: BudgetConfig = BudgetConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: int = Field(0, ge=0, description="Seed of the initial weights, the training episodes and all noise.")
+
+    @property
+    def settings(self) -> Any:
+        """The method's own section, an instance of its `Config`."""
+        return getattr(self, self.method)
+
+    @property
+    def spec(self) -> str:
+        """What a user types: `maml+dropgrad`."""
+        return "+".join([self.method, *type(self.regularizers).model_fields])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: nested dicts, lists, strings, numbers, booleans and nulls."""
+        return self.model_dump(mode="json")
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted keys to values, as MLflow shows them."""
+        return flatten(self.as_dict())
+
+    def to_yaml(self) -> str:
+        """YAML that `parse_trial` reads back to an equal config."""
+        return dump_yaml(self.as_dict())
+
+
+def split_spec(spec: str) -> tuple[str, tuple[str, ...]]:
+    """`maml+dropgrad` to the method and its regularizers.
+
+    Raises:
+        UserError: a name is not known, or a regularizer is given twice.
+    """
+    method, *regularizers = (part.strip() for part in spec.split("+"))
+    registry.find("method", method)
+    for name in regularizers:
+        registry.find("regularizer", name)
+        if regularizers.count(name) > 1:
+            raise UserError(f"'{spec}': the regularizer '{name}' is given twice")
+    return method, tuple(regularizers)
+
+
+@cache
+def trial_schema(method: str, regularizers: tuple[str, ...]) -> type[TrialConfig]:
+    """The schema of one composition: `TrialConfig` with the method's and the regularizers' own sections."""
+    parts: dict[str, Any] = {}
+    for name in regularizers:
+        config = registry.find("regularizer", name).Config
+        parts[name] = (config, config())
+    together = create_model("Regularizers", __base__=Section, **parts)
+    own = registry.find("method", method).Config
+    return create_model(
+        "TrialConfig",
+        __base__=TrialConfig,
+        method=(Literal[method], method),
+        regularizers=(together, together()),
+        **{method: (own, own())},
+    )
+
+
+def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
+    """Check plain data against the schema that its `method` and `regularizers` keys select.
+
+    Args:
+        data: nested mapping as in a YAML file; sections left out take their defaults.
+        source: what the sentence of an error calls the data, a file name say.
+
+    Raises:
+        UserError: one sentence with the key, what was found, what is allowed and the nearest match.
+    """
+    method = data.get("method")
+    if not isinstance(method, str):
+        raise UserError(f"{source}: the key 'method' must name a method: {suggest('', registry.names('method'))}")
+    sections = data.get("regularizers", {})
+    if not isinstance(sections, Mapping):
+        raise UserError(f"{source}: 'regularizers' must map names to settings, found {sections!r}")
+    schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])))
+    config = check(schema, data, source)
+    registry.find("dataset", config.task.dataset)
+    return config

@@ -1,0 +1,178 @@
+"""Episodes, and the banks that they are drawn from.
+
+Episode i of a bank is a pure function of (data set, class split, split, seed, i): it does not depend on what was drawn
+before, on how episodes are batched or on the process. All trials of a study therefore see the same validation tasks.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raymeta.errors import UserError
+
+if TYPE_CHECKING:
+    from raymeta.config import TaskConfig
+    from raymeta.data.store import Store
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+class Episodes(NamedTuple):
+    """T tasks of N ways, K shots and Q queries per class; images are float32, labels int64.
+
+    Images are ordered by class: label 0 first. For regression `x` and `y` are float32 [T, K, 1] and [T, Q, 1].
+    """
+
+    support_x: Tensor  # [T, N*K, C, H, W]
+    support_y: Tensor  # [T, N*K]
+    query_x: Tensor  # [T, N*Q, C, H, W]
+    query_y: Tensor  # [T, N*Q]
+
+    @property
+    def tasks(self) -> int:
+        """T. (`len` of a named tuple is the number of its fields.)"""
+        return len(self.support_x)
+
+    def task(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Support images, support labels, query images, query labels of one task, without the leading dimension."""
+        return self.support_x[i], self.support_y[i], self.query_x[i], self.query_y[i]
+
+    def to(self, device: torch.device | str) -> "Episodes":
+        """The same episodes on a device."""
+        return Episodes(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class EpisodeBank(Protocol):
+    """An endless numbered sequence of episodes."""
+
+    def batch(self, first: int, count: int) -> Episodes:
+        """Episodes `first` .. `first + count - 1`."""
+        ...
+
+
+class Uniforms:
+    """Numbers for episode i of a named stream: row i of an endless table of uniform [0, 1) floats.
+
+    Philox counts, so a row is reached without the ones before it. Only `random` is used of NumPy's generator: its
+    stream stays the same from version to version, which `choice` and `permutation` don't promise.
+    """
+
+    def __init__(self, *name: object) -> None:
+        digest = sha256("/".join(map(str, name)).encode()).digest()
+        self._key = np.frombuffer(digest[:16], np.uint64)
+
+    def rows(self, first: int, count: int, width: int) -> NDArray[np.float64]:
+        """Rows `first` .. `first + count - 1`, [count, width]; a wider row begins with the narrower one."""
+        table = np.empty((count, width))
+        for i, row in enumerate(table, start=first):
+            np.random.Generator(np.random.Philox(key=self._key, counter=(0, 0, 0, i))).random(out=row)
+        return table
+
+
+class ImageEpisodes:
+    """Classification episodes over the packed images of one split.
+
+    Each task draws its classes without replacement in random order (the label is the place in the draw), then the
+    images of each class without replacement: the first K are support, the next Q query, so the two share no image.
+    `labels: fixed` changes the training split only: its classes are dealt once into N groups of near equal size, the
+    same for every seed; a task takes one class of each group, and the group is the label. A drawn rotation is the same
+    for a class's support and query.
+
+    Raises:
+        UserError: fewer classes than ways, a class with fewer images than shots + queries, or images that a quarter
+            turn does not map onto themselves.
+    """
+
+    def __init__(self, store: "Store", task: "TaskConfig", split: Split, seed: int) -> None:
+        training = split == "train"
+        self._pixels = store.images
+        self._mean, self._std = store.mean, store.std
+        self._ways, self._shots = task.ways, task.shots
+        self._queries = task.queries if training else task.eval_queries or task.queries
+        self._turned = task.rotations == "always" or (training and task.rotations == "train")
+        self._fixed = training and task.labels == "fixed"
+
+        where = f"the {split} split of {store.name} ({store.split})"
+        classes = store.classes(split)
+        self._starts, self._sizes = store.starts[classes], store.sizes[classes]
+        self._check(where, [store.class_names[c] for c in classes])
+        self._uniforms = Uniforms(store.name, store.split, split, seed)
+        self._groups, self._group_sizes = _deal(
+            Uniforms(store.name, store.split, "fixed labels"), len(classes), task.ways
+        )
+
+    def _check(self, where: str, names: Sequence[str]) -> None:
+        if self._ways > len(names):
+            raise UserError(f"task.ways: found {self._ways}, but {where} has {len(names)} classes")
+        smallest = int(self._sizes.argmin())
+        wanted, there = self._shots + self._queries, int(self._sizes[smallest])
+        if wanted > there:
+            raise UserError(
+                f"task: {self._shots} shots and {self._queries} queries are {wanted} images per class, "
+                f"but class '{names[smallest]}' in {where} has {there}"
+            )
+        height, width = self._pixels.shape[2:]
+        if self._turned and height != width:
+            raise UserError(f"task.rotations: the images of {where} are {height}x{width}; only squares can be turned")
+
+    def batch(self, first: int, count: int) -> Episodes:
+        """Episodes `first` .. `first + count - 1`, drawn and gathered together."""
+        chosen, images, turns = self._draw(first, count)  # [T, N], [T, N, K+Q], [T, N]
+        rows = self._starts[chosen][..., None] + images
+        support, query = rows[..., : self._shots], rows[..., self._shots :]
+        return Episodes(
+            self._gather(support, turns), self._labels(count, self._shots),
+            self._gather(query, turns), self._labels(count, self._queries),
+        )  # fmt: skip
+
+    def _draw(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        ways, classes, most = self._ways, len(self._sizes), int(self._sizes.max())
+        for_classes = ways if self._fixed else classes
+        table = self._uniforms.rows(first, count, ways + for_classes + ways * most)
+        turns = (table[:, :ways] * 4).astype(np.int64) if self._turned else None
+        keys = table[:, ways : ways + for_classes]
+        if self._fixed:
+            chosen = self._groups[np.arange(ways), (keys * self._group_sizes).astype(np.int64)]
+        else:
+            chosen = _smallest(keys, ways)
+        keys = table[:, ways + for_classes :].reshape(count, ways, most)
+        if (self._sizes < most).any():
+            keys = np.where(np.arange(most) < self._sizes[chosen][..., None], keys, np.inf)
+        return chosen, _smallest(keys, self._shots + self._queries), turns
+
+    def _gather(self, rows: NDArray[np.int64], turns: NDArray[np.int64] | None) -> Tensor:
+        """Pixels of the rows [T, N, n], turned, scaled and standardised: [T, N*n, C, H, W]."""
+        pixels = np.asarray(self._pixels)[rows]  # [T, N, n, C, H, W]; asarray: a plain view of the memory map
+        if turns is not None:
+            for quarter in (1, 2, 3):
+                which = turns == quarter
+                pixels[which] = np.rot90(pixels[which], quarter, axes=(-2, -1))
+        x = torch.from_numpy(pixels).flatten(1, 2) / 255
+        if self._mean is not None and self._std is not None:
+            x.sub_(torch.tensor(self._mean).view(-1, 1, 1)).div_(torch.tensor(self._std).view(-1, 1, 1))
+        return x
+
+    def _labels(self, count: int, per_class: int) -> Tensor:
+        return torch.arange(self._ways).repeat_interleave(per_class).repeat(count, 1)
+
+
+def _smallest(keys: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Indices of the k smallest along the last axis, smallest first: k draws without replacement."""
+    found = np.argpartition(keys, k - 1)[..., :k]
+    order = np.take_along_axis(keys, found, -1).argsort()
+    return np.take_along_axis(found, order, -1)
+
+
+def _deal(uniforms: Uniforms, classes: int, ways: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Partition the classes into `ways` groups: members [ways, most], padded, and how many there are in each."""
+    groups = np.array_split(uniforms.rows(0, 1, classes)[0].argsort(), ways)
+    members = np.zeros((ways, len(groups[0])), np.int64)
+    for row, group in zip(members, groups, strict=True):
+        row[: len(group)] = group
+    return members, np.array([len(group) for group in groups])

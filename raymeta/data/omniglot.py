@@ -1,0 +1,165 @@
+"""Omniglot: 1,623 characters of 50 alphabets, each drawn once by 20 people (Lake, Salakhutdinov, Tenenbaum, 2015; MIT).
+
+28x28 grey, ink = 1. The published drawings are 105x105 one-bit PNGs. They are turned into grey *before* they are scaled
+down with Lanczos, so that strokes keep soft edges. Pillow takes the nearest pixel for one-bit images, whatever filter it
+is asked for, so the "Lanczos" scripts of MAML and MAML++ make binary images with broken strokes; figures from those
+are comparable, pixels are not.
+
+Class splits, over all 1,623 characters in the order of their paths:
+
+    finn     1100 train / 100 validation / 423 test, shuffled by `random.Random(1)`: sizes and rule of MAML's code, which
+             shuffles a folder listing in whatever order the system gave it, so no two machines agree on its classes
+    vinyals  1028 / 172 / 423, the sizes of Vinyals and Snell, same shuffle; their rotated characters, which are classes
+             of their own, are not made
+
+A multiple of 90 degrees is drawn per class and episode, in training and evaluation (`task.rotations: always`), as MAML.
+"""
+
+import io
+import random
+import urllib.error
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from raymeta import registry
+from raymeta.data.packing import Packed, Progress
+from raymeta.data.store import ImageDataset
+from raymeta.errors import UserError
+from raymeta.files import cache_folder
+
+SIDE = 28
+PARTS = {"images_background": 964, "images_evaluation": 659}  # characters in each
+DRAWERS = 20
+SIZES = {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423)}
+SHUFFLE_SEED = 1
+TORCHVISION_FOLDER = "omniglot-py"
+
+
+@registry.dataset("omniglot")
+class Omniglot(ImageDataset):
+    """See the module's docstring."""
+
+    input_shape: ClassVar[tuple[int, ...]] = (1, SIDE, SIDE)
+    splits: ClassVar[tuple[str, ...]] = tuple(SIZES)
+    task_defaults: ClassVar[dict[str, Any]] = {"rotations": "always"}
+
+    def build(self, root: Path | None, progress: Progress) -> Packed:
+        """Pack the drawings.
+
+        Args:
+            root: a folder with the two archives, with the two unpacked trees, or one that torchvision filled; None:
+                downloaded with torchvision, once, to the cache.
+            progress: called per character.
+        """
+        names, images = pack(_download() if root is None else root, PARTS, progress)
+        splits = {name: _split(len(names), sizes) for name, sizes in SIZES.items()}
+        return Packed(images, names, [DRAWERS] * len(names), splits)
+
+
+def pack(root: Path, parts: dict[str, int], progress: Progress) -> tuple[list[str], NDArray[np.uint8]]:
+    """Read the parts of a published tree, zipped or not.
+
+    Args:
+        root: see `Omniglot.build`.
+        parts: characters expected in each part.
+        progress: called per character.
+
+    Returns:
+        Names, `images_background/Alphabet_of_the_Magi/character01` and so on, sorted; images, uint8 [n * 20, 1, 28, 28].
+
+    Raises:
+        UserError: a part is not there, damaged or incomplete; the sentence names the file.
+    """
+    total = sum(parts.values())
+    names: list[str] = []
+    images = np.empty((total * DRAWERS, 1, SIDE, SIDE), np.uint8)
+    for part, expected in parts.items():
+        source = _find(root, part)
+        before = len(names)
+        for name, drawings in _characters(source, part):
+            if len(drawings) != DRAWERS:
+                raise UserError(f"{source}: {name} has {len(drawings)} drawings, {DRAWERS} are expected")
+            if len(names) - before == expected:
+                raise UserError(f"{source}: more than the {expected} characters of {part}")
+            for row, drawing in enumerate(drawings, start=len(names) * DRAWERS):
+                images[row, 0] = _shrink(drawing, f"{source}: {name}")
+            names.append(name)
+            progress(len(names), total)
+        if len(names) - before != expected:
+            raise UserError(f"{source}: {len(names) - before} characters, {part} has {expected}")
+    return names, images
+
+
+def _find(root: Path, part: str) -> Path:
+    """The folder or the archive of a part, under `root` or under torchvision's folder in it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    for base in (root, root / TORCHVISION_FOLDER):
+        for found in (base / part, base / f"{part}.zip"):
+            if found.exists():
+                return found
+    raise UserError(f"{root}: neither {part}.zip nor a folder {part} is in it or in its folder {TORCHVISION_FOLDER}")
+
+
+def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
+    """Name and PNG files of each character, in the order of their paths."""
+    if source.is_dir():
+        for folder in sorted(path for path in source.glob("*/*") if path.is_dir()):
+            yield f"{part}/{folder.relative_to(source).as_posix()}", [p.read_bytes() for p in sorted(folder.glob("*.png"))]
+        return
+    try:
+        with zipfile.ZipFile(source) as archive:
+            members: dict[str, list[str]] = {}
+            for member in sorted(archive.namelist()):
+                path = PurePosixPath(member)
+                if path.suffix == ".png" and path.parts[0] == part and len(path.parts) == 4:
+                    members.setdefault(str(path.parent), []).append(member)
+            for name in sorted(members, key=lambda name: name.split("/")):
+                yield name, [archive.read(member) for member in members[name]]
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{source}: not a zip file, or one that is cut off or damaged ({error})") from error
+
+
+def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
+    """A drawing, black on white, to 28x28 with ink high."""
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            grey = ImageOps.invert(image.convert("L"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
+        raise UserError(f"{where}: a drawing is not a readable PNG file") from error
+    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def _split(characters: int, sizes: tuple[int, int, int]) -> dict[str, list[int]]:
+    order = list(range(characters))
+    random.Random(SHUFFLE_SEED).shuffle(order)
+    train, validation, _ = sizes
+    return {
+        "train": sorted(order[:train]),
+        "validation": sorted(order[train : train + validation]),
+        "test": sorted(order[train + validation :]),
+    }
+
+
+def _download() -> Path:
+    """Both archives, by torchvision, which checks their sums and fetches nothing twice."""
+    from torchvision.datasets import Omniglot as Published  # imported here: torchvision costs every worker seconds
+
+    folder = cache_folder() / "downloads"
+    try:
+        for background in (True, False):
+            Published(str(folder), background=background, download=True)
+    except (urllib.error.URLError, OSError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"Omniglot could not be downloaded ({reason}): name a folder with images_background.zip and "
+            "images_evaluation.zip by --data-root"
+        ) from error
+    return folder

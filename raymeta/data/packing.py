@@ -1,0 +1,112 @@
+"""Packed data sets on disk: the format, and how a store is written whole or not at all.
+
+A store is a folder of two files: `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so on;
+and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from raymeta.errors import UserError
+
+FORMAT = 1
+Progress = Callable[[int, int], None]  # steps done, steps in all
+
+
+class Packed(NamedTuple):
+    """What a builder hands over.
+
+    Attributes:
+        images: uint8 [total, C, H, W], class after class; an array or a memory map.
+        class_names: a name per class.
+        sizes: images per class, in the same order; they sum to `total`.
+        splits: class split by name -> "train", "validation", "test" -> indices of classes.
+    """
+
+    images: NDArray[np.uint8]
+    class_names: Sequence[str]
+    sizes: Sequence[int]
+    splits: Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def fingerprint(packed: Packed) -> str:
+    """SHA-256 over the pixels, the classes and the splits, as 64 hexadecimal digits."""
+    labels = [list(packed.class_names), list(packed.sizes), packed.splits]
+    digest = sha256(json.dumps([packed.images.shape, labels], sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(packed.images).data)
+    return digest.hexdigest()
+
+
+def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[], Packed], *, rebuild: bool) -> None:
+    """Make sure that a store is at `folder`; a killed or a second builder never leaves or sees half of one.
+
+    Args:
+        folder: where the store goes; it is built in a hidden folder next to it and renamed.
+        about: what `meta.json` says beside the contents: name and version.
+        build: makes the contents; called under a lock, only if there is nothing at `folder` or on `rebuild`.
+        rebuild: replace what is there. Processes that have the old images mapped keep them.
+
+    Raises:
+        UserError: the cache can't be written (full disk, no permission).
+    """
+    hidden = f".{folder.name}."
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{folder.name}.lock"):
+            for left in folder.parent.glob(f"{hidden}*"):  # of a killed builder: we hold the lock, so it is nobody's
+                shutil.rmtree(left)
+            if folder.exists() and not rebuild:
+                return
+            temporary = Path(tempfile.mkdtemp(prefix=hidden, dir=folder.parent))
+            try:
+                _write(temporary / "new", about, build())
+                if folder.exists():
+                    folder.rename(temporary / "old")
+                (temporary / "new").rename(folder)
+                _sync(folder.parent)
+            finally:
+                shutil.rmtree(temporary)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error} (RAYMETA_CACHE moves it)") from error
+
+
+def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
+    folder.mkdir()
+    with open(folder / "images.npy", "wb") as file:
+        np.save(file, packed.images, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    meta = {
+        "format": FORMAT,
+        **about,
+        "fingerprint": fingerprint(packed),
+        "shape": list(packed.images.shape),
+        "class_names": list(packed.class_names),
+        "sizes": list(map(int, packed.sizes)),
+        "splits": {name: {k: list(map(int, v)) for k, v in split.items()} for name, split in packed.splits.items()},
+    }
+    with open(folder / "meta.json", "w", encoding="utf-8") as text:
+        json.dump(meta, text, ensure_ascii=False)
+        text.flush()
+        os.fsync(text.fileno())
+    _sync(folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make renames and new files in a folder outlive a power cut, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

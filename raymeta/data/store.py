@@ -1,0 +1,228 @@
+"""Data sets: what one is, and the memory-mapped store behind those made of images.
+
+A data set is a file: a subclass of `ImageDataset` (or of `Dataset`) under `@registry.dataset("name")`.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymeta import registry
+from raymeta.data.episodes import SPLITS, EpisodeBank, ImageEpisodes, Split
+from raymeta.data.packing import FORMAT, Packed, Progress, build_store
+from raymeta.errors import UserError, suggest
+from raymeta.files import cache_folder
+
+if TYPE_CHECKING:
+    from raymeta.config import TaskConfig
+
+
+class TestSplitClosed(RuntimeError):
+    """The test split was asked for by something that is not a final run."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+
+class Dataset(ABC):
+    """A data set under a task's settings.
+
+    Attributes:
+        name: as registered.
+        kind: classification (labels) or regression (real targets).
+        input_shape: of one example: (C, H, W), or (D,).
+        splits: class splits by name, the default first.
+        task_defaults: what this data set changes of `TaskConfig`'s defaults.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Literal["classification", "regression"]] = "classification"
+    input_shape: ClassVar[tuple[int, ...]]
+    splits: ClassVar[tuple[str, ...]] = ("standard",)
+    task_defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, task: "TaskConfig") -> None:
+        """Raises UserError if the data set has no class split of the name `task.split`."""
+        self.task = task
+        self.split = self.splits[0] if task.split is None else task.split
+        if self.split not in self.splits:
+            raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
+
+    def bank(self, split: Split, seed: int, *, final: bool = False) -> EpisodeBank:
+        """The numbered episodes of a split.
+
+        Args:
+            split: train, validation or test; they share no class.
+            seed: other seeds are other episodes.
+            final: this is a final run, which alone may open the test split.
+
+        Raises:
+            TestSplitClosed: the test split without `final`.
+            UserError: the data are not there or damaged, or can't give such episodes.
+        """
+        if split not in SPLITS:
+            raise UserError(f"unknown split '{split}': {suggest(split, SPLITS)}")
+        if split == "test" and not final:
+            raise TestSplitClosed("the test split is opened by final runs only")
+        return self._bank(split, seed)
+
+    def outputs(self, task: "TaskConfig") -> int:
+        """Outputs of a model for this data set: a logit per way, or one real number."""
+        return 1 if self.kind == "regression" else task.ways
+
+    @abstractmethod
+    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        """Make the data ready on this machine; nothing happens if they are.
+
+        Args:
+            root: folder with the data on disk; None: drawn or downloaded, whatever the data set does.
+            progress: called with steps done and steps in all.
+            rebuild: do it again even if they are ready.
+        """
+
+    @property
+    @abstractmethod
+    def ready(self) -> bool:
+        """`prepare` has been run."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change when an example, a class or a split does."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What it is, as plain data for `raymeta data`; more of it once it is ready."""
+
+    @abstractmethod
+    def _bank(self, split: Split, seed: int) -> EpisodeBank: ...
+
+
+class Store:
+    """A packed data set on disk under one of its class splits, its images memory-mapped and read-only.
+
+    Attributes:
+        images: uint8 [total, C, H, W].
+        class_names, sizes, starts: per class: its name, how many images, the row of its first one.
+        mean, std: per channel, of pixels in 0..1; None: pixels are left in 0..1.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __init__(self, folder: Path, name: str, version: int, split: str) -> None:
+        """Open and check a store.
+
+        Raises:
+            UserError: it is not there, cut off, of another version, or its files don't fit together.
+        """
+        self.folder, self.name, self.split = folder, name, split
+        if not folder.exists():
+            raise UserError(f"the data set '{name}' is not in {folder.parent}: run `raymeta data prepare {name}`")
+        try:
+            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+            self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            found = (meta["format"], meta["name"], meta["version"], tuple(meta["shape"]), sum(meta["sizes"]))
+            if found != (FORMAT, name, version, self.images.shape, len(self.images)) or self.images.dtype != np.uint8:
+                raise ValueError("its files don't belong together")
+            self.class_names: list[str] = meta["class_names"]
+            self.sizes = np.array(meta["sizes"], np.int64)
+            self.fingerprint: str = meta["fingerprint"]
+            self._classes = {key: np.array(meta["splits"][split][key], np.int64) for key in SPLITS}
+        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+            reason = f"no '{error.args[0]}' in meta.json" if isinstance(error, KeyError) else str(error).splitlines()[0]
+            raise UserError(
+                f"{folder}: damaged or not a store of '{name}' ({reason}): run `raymeta data prepare {name} --rebuild`"
+            ) from error
+        self.starts = self.sizes.cumsum() - self.sizes
+
+    def classes(self, split: Split) -> NDArray[np.int64]:
+        """Indices of the classes of a split."""
+        return self._classes[split]
+
+
+class ImageDataset(Dataset):
+    """A data set of images, packed once per machine and shared by all processes. A subclass writes `build`.
+
+    Attributes:
+        version: of what `build` makes; a new one makes a new store.
+        mean, std: per channel, if pixels are to be standardised.
+    """
+
+    version: ClassVar[int] = 1
+    mean: ClassVar[tuple[float, ...] | None] = None
+    std: ClassVar[tuple[float, ...] | None] = None
+    _store: Store | None = None
+
+    @abstractmethod
+    def build(self, root: Path | None, progress: Progress) -> Packed:
+        """Read or draw all images, for all class splits.
+
+        Raises:
+            UserError: the data can't be had from `root`.
+        """
+
+    @property
+    def folder(self) -> Path:
+        """Where the store is or will be."""
+        return cache_folder() / f"{self.name}-{self.version}"
+
+    @property
+    def ready(self) -> bool:
+        return self.folder.exists()
+
+    @property
+    def store(self) -> Store:
+        """The store, opened on first use.
+
+        Raises:
+            UserError: it is not there, or damaged.
+        """
+        if self._store is None:
+            store = Store(self.folder, self.name, self.version, self.split)
+            store.mean, store.std = self.mean, self.std
+            self._store = store
+        return self._store
+
+    @property
+    def fingerprint(self) -> str:
+        return self.store.fingerprint
+
+    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        def build() -> Packed:
+            return self.build(root, progress or (lambda done, total: None))
+
+        build_store(self.folder, {"name": self.name, "version": self.version}, build, rebuild=rebuild)
+        self._store = None
+        _ = self.store  # a store that was there already may be damaged: say so now
+
+    def describe(self) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "name": self.name, "kind": self.kind, "input_shape": list(self.input_shape), "splits": list(self.splits),
+            "ready": self.ready, "folder": str(self.folder),
+        }  # fmt: skip
+        if not self.ready:
+            return about
+        store = self.store
+        return about | {
+            "classes": {split: len(store.classes(split)) for split in SPLITS},
+            "images": len(store.images),
+            "bytes": sum(file.stat().st_size for file in self.folder.iterdir()),
+            "fingerprint": store.fingerprint,
+        }
+
+    def _bank(self, split: Split, seed: int) -> EpisodeBank:
+        return ImageEpisodes(self.store, self.task, split, seed)
+
+
+def open_dataset(task: "TaskConfig") -> Dataset:
+    """The data set that a task names. Nothing is read or built yet.
+
+    Raises:
+        UserError: no data set or no class split of that name.
+    """
+    dataset: Dataset = registry.find("dataset", task.dataset)(task)
+    return dataset

@@ -1,0 +1,20 @@
+"""The one error a user sees as a sentence, and the nearest match that goes into it."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input. The message is one sentence; the command line prints it and exits with code 2."""
+
+
+def suggest(found: str, allowed: Iterable[str]) -> str:
+    """Say which name was probably meant and which are allowed, to end a sentence with.
+
+    >>> suggest("mamll", ["maml", "alfa"])
+    "did you mean 'maml'? (allowed: alfa, maml)"
+    """
+    names = sorted(allowed)
+    listed = f"allowed: {', '.join(names) or 'none'}"
+    near = get_close_matches(found, names, n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'? ({listed})" if near else listed

@@ -1,0 +1,117 @@
+"""The functional inner loop: gradients of a task's loss, first and second order, looped over or batched with vmap."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from raymeta.models.backbone import Weights
+
+if TYPE_CHECKING:
+    from raymeta.method import Regularizer
+
+
+class Noise:
+    """Random tensors of the tasks of an outer step: the same whether the tasks are looped over or batched.
+
+    Args:
+        generators: one for each task of the batch.
+        task: index of the task at hand; under vmap the batched index, [] as a task sees it.
+    """
+
+    def __init__(self, generators: list[torch.Generator], task: int | Tensor) -> None:
+        self._generators, self._task = generators, task
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal values in the shape, type and place of `like`."""
+        return self._draw(torch.randn, like)
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Values uniform in [0, 1) in the shape, type and place of `like`."""
+        return self._draw(torch.rand, like)
+
+    def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
+        def one(generator: torch.Generator) -> Tensor:
+            return draw(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+        if isinstance(self._task, int):
+            return one(self._generators[self._task])
+        # vmap takes no generators, so all tasks' numbers are drawn and each task picks its own.
+        everyone = torch.stack([one(generator) for generator in self._generators])
+        return everyone.index_select(0, self._task.reshape(1)).squeeze(0)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a task: how it is to be computed and what may change its maths.
+
+    Attributes:
+        training: False in evaluation, where no outer graph is built and regularizers are off.
+        progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it.
+        vectorized: the task is one of a batch under vmap.
+        noise: where a regularizer draws random numbers; None in evaluation.
+        regularizers: the hooks to call, in the order of the composition; empty in evaluation.
+    """
+
+    training: bool
+    progress: float = 0.0
+    vectorized: bool = False
+    noise: Noise | None = None
+    regularizers: tuple["Regularizer", ...] = ()
+
+
+def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_order: bool, vectorized: bool) -> Weights:
+    """Gradients of a scalar loss for the given weights.
+
+    In second order they stay a function of whatever `weights` depend on; in first order they are constants and nothing
+    of the pass is kept (Finn et al. 2017, section 5.2).
+    """
+    if not second_order:
+        weights = {name: weight.detach() for name, weight in weights.items()}
+    if vectorized:
+        result: Weights = torch.func.grad(loss)(weights)
+        return result
+    with torch.enable_grad():
+        if not second_order:
+            weights = {name: weight.requires_grad_() for name, weight in weights.items()}
+        values = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=second_order)
+    return dict(zip(weights, values, strict=True))
+
+
+def descend(
+    loss: Callable[[Weights, int], Tensor],
+    weights: Weights,
+    adapted: Iterable[str],
+    update: Callable[[int, str, Tensor, Tensor], Tensor],
+    *,
+    steps: int,
+    second_order: bool,
+    context: Context,
+) -> Weights:
+    """Run the inner loop of one task: weights after `steps` updates of the adapted tensors.
+
+    Args:
+        loss: the support loss under (weights, step).
+        weights: all weights of the model, theta.
+        adapted: names of the tensors that move; the rest are passed through.
+        update: (step, name, weight, gradient) to the new weight: the method's rule.
+        steps: S.
+        second_order: let outer gradients flow through the inner gradients; never done in evaluation.
+        context: the gradients pass through its regularizers before the update.
+    """
+    names = list(adapted)
+    second_order = second_order and context.training
+    for step in range(steps):
+        frozen = weights if second_order else {name: weight.detach() for name, weight in weights.items()}
+        grads = gradients(
+            lambda moving, step=step, frozen=frozen: loss({**frozen, **moving}, step),  # type: ignore[misc]
+            {name: weights[name] for name in names},
+            second_order=second_order,
+            vectorized=context.vectorized,
+        )
+        for regularizer in context.regularizers:
+            grads = regularizer.on_inner_gradients(grads, context)
+        weights = {**weights, **{name: update(step, name, weights[name], grads[name]) for name in names}}
+    return weights

@@ -1,0 +1,87 @@
+"""What a method and a regularizer are. A new one is a subclass in a file of its own; see `docs/extending.md`."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raymeta import registry
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.inner import Context
+from raymeta.models import BACKBONES, Backbone, Weights
+from raymeta.norm import NormPass
+from raymeta.schema import Section
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A task's state after adaptation: the weights, and how the query pass normalises."""
+
+    weights: Weights
+    norm: NormPass
+
+
+class Regularizer(nn.Module):
+    """Hooks into training; every one is optional. Parameters, if any, are meta-learned. Off in evaluation.
+
+    Args:
+        config: the regularizer's section.
+        model: the backbone, for its layer groups.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Section]]
+
+    def __init__(self, config: Any, model: Backbone) -> None:
+        super().__init__()
+        self.settings = config
+
+    def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
+        """Change the gradients of an inner step, by parameter name, before the method's update uses them."""
+        return gradients
+
+
+class Method(nn.Module, ABC):
+    """A learner. Its parameters are exactly the meta-learned tensors; it knows no optimizer, data or device.
+
+    A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1].
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Section]]
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__()
+        self.settings = config.settings
+        self.model = BACKBONES[config.model.name](
+            config.model, dataset.input_shape, dataset.outputs(config.task), getattr(self.settings, "inner_steps", 1)
+        )
+        self.regularizers = nn.ModuleList(
+            registry.find("regularizer", name)(getattr(config.regularizers, name), self.model)
+            for name in type(config.regularizers).model_fields
+        )
+        self.loss = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
+
+    @abstractmethod
+    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+        """The state adapted to a task, from its support set x [N*K, ...], y [N*K]."""
+
+    @abstractmethod
+    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
+        """Logits [N*Q, N], or values [Q, 1], of the query set x [N*Q, ...]."""
+
+    def query_loss(self, adapted: Any, query_x: Tensor, query_y: Tensor) -> Tensor:
+        """The task's outer loss, a scalar: by default the mean loss of the predictions."""
+        return self.loss(self.predict(adapted, query_x), query_y)
+
+
+def build_method(config: TrialConfig, dataset: Dataset) -> Method:
+    """The method of a config with its regularizers, initialised from the config's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        method: Method = registry.find("method", config.method)(config, dataset)
+    return method

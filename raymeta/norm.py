@@ -1,0 +1,80 @@
+"""Batch normalisation as meta-learning needs it: which statistics, always explicit.
+
+Papers disagree here more than anywhere else, and by points (`docs/conventions.md`). The modes of `model.norm`:
+
+- `batch`: statistics of the images in the pass, in training and at test: transductive, as MAML, MAML++, ALFA, L2F and
+  CloserLookFewShot do. Support and query are separate passes.
+- `support`: the query is normalised with the support set's statistics under the adapted weights, and gradients flow
+  through them: not transductive (Meta-Dataset's Proto-MAML).
+- `running`: statistics of the pass in training, their running averages in evaluation, support and query alike.
+- `per_step`: as `batch`, with a scale and shift of its own for every inner step, [S, C] (MAML++).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormMode = Literal["batch", "support", "running", "per_step"]
+Moments = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class NormPass:
+    """What a forward pass must know to normalise.
+
+    Attributes:
+        training: False in evaluation; only `running` differs.
+        step: index of the inner step, the row of `per_step`.
+        moments: statistics to normalise with (`support` mode, query pass); None: those of the pass itself.
+        recorded: where a `support` pass leaves its statistics, by layer.
+    """
+
+    training: bool = True
+    step: int = 0
+    moments: Moments | None = None
+    recorded: Moments = field(default_factory=dict)
+
+
+class BatchNorm(nn.Module):
+    """One layer's parameters and buffers; the weights of a pass may be fast weights.
+
+    Args:
+        channels: C.
+        mode: see the module's docstring.
+        steps: rows of scale and shift in `per_step` mode, S.
+        eps: added to the variance; a hidden hyperparameter of some methods, so it is a key.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, mode: NormMode, steps: int, eps: float) -> None:
+        super().__init__()
+        self.mode, self.eps = mode, eps
+        shape = (steps, channels) if mode == "per_step" else (channels,)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+        if mode == "running":
+            self.register_buffer("running_mean", torch.zeros(channels))
+            self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, norm: NormPass, layer: str) -> Tensor:
+        """Normalise x [n, C, H, W] with `weight` and `bias` ([C], or [S, C] in `per_step` mode)."""
+        if self.mode == "per_step":
+            weight, bias = weight[norm.step], bias[norm.step]
+        if self.mode == "running":
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, weight, bias, training=norm.training, eps=self.eps
+            )
+        if self.mode == "support":
+            if norm.moments is None:
+                variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+                norm.recorded[layer] = (mean, variance)
+            else:
+                mean, variance = norm.moments[layer]
+            scale = weight * torch.rsqrt(variance + self.eps)
+            return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+        return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)

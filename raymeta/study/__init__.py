@@ -1,0 +1,1 @@
+"""A study: one search, from its plan to its report. Everything of it lives in one folder, and any command goes on from it."""

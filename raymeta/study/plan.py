@@ -1,0 +1,185 @@
+"""What a study is before it starts: the base config, the space and the settings, put together in layers.
+
+From the bottom: the schema's defaults, the preset (by default the data set's own), `--preset`, `--task`, `key=value`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from raymeta import registry
+from raymeta.config import TrialConfig, parse_trial, split_spec
+from raymeta.errors import UserError, suggest
+from raymeta.files import read_yaml
+from raymeta.method import build_method
+from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
+from raymeta.study.space import Point, Space, shipped_space, space_for
+
+TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s)?")
+
+
+class StudyConfig(Section):
+    """The `study` section of a preset: how many trials, and when the weak ones are cut."""
+
+    trials: int = Field(24, ge=1)
+    first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
+    reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
+    startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
+    seed: int = Field(0, ge=0, description="Seed of the proposals.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a study does."""
+
+    spec: str
+    base: TrialConfig
+    space: Space
+    study: StudyConfig
+
+    def trial(self, point: Point) -> TrialConfig:
+        """The config of a trial: the base with the point's values."""
+        return parse_trial(merge(self.base.as_dict(), nest(point)), "the search space's proposal")
+
+    @cached_property
+    def rungs(self) -> list[int]:
+        """Outer steps at which trials are compared, the full budget last."""
+        steps, rungs = self.study.first_rung, []
+        while steps < self.base.budget.outer_steps:
+            rungs.append(steps)
+            steps *= self.study.reduction
+        return [*rungs, self.base.budget.outer_steps]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` reads back."""
+        return {
+            "spec": self.spec,
+            "base": self.base.as_dict(),
+            "space": self.space.as_dict(),
+            "study": self.study.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], source: str) -> Self:
+        """Read a plan that `as_dict` wrote."""
+        return cls(
+            data["spec"],
+            parse_trial(data["base"], source),
+            Space.from_dict(data["space"], source),
+            check(StudyConfig, data["study"], source),
+        )
+
+
+def make_plan(spec: str, task: str | None = None, preset: str | None = None, words: Sequence[str] = ()) -> Plan:
+    """Put a plan together from what a user types.
+
+    Args:
+        spec: `maml+dropgrad`.
+        task: `omniglot-5w1s`, `sinusoid-10s` or a data set's name; None: the preset's, or glyphs.
+        preset: a file of `search_spaces/presets`; None: the one named like the data set.
+        words: `key=value` overrides of the trial's config and of `study.*`; a searched key is then fixed.
+
+    Raises:
+        UserError: a name, a key, a value or a budget is wrong.
+    """
+    method, regularizers = split_spec(spec)
+    asked = parse_task(task) if task else {}
+    chosen = _preset(preset) if preset else {}
+    dataset = asked.get("dataset") or chosen.get("task", {}).get("dataset", "glyphs")
+    layers = [_preset(dataset) if dataset in _presets() else {"task": {"dataset": dataset}}, chosen, {"task": asked}]
+    overrides = parse_overrides(words)
+    data = merge(*layers)
+    for other in registry.names("method"):  # a preset serves many methods; what it says of others is not for this one
+        if other != method:
+            data.pop(other, None)
+    data = merge({"method": method, "regularizers": {name: {} for name in regularizers}}, data, overrides)
+    study = check(StudyConfig, data.pop("study", {}), "study")
+    base = parse_trial(data, "config")
+    fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}
+    space = _fits(space_for(spec).without(fixed), base)
+    plan = Plan(spec, base, space, study)
+    _check(plan)
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    budget, study = plan.base.budget, plan.study
+    if study.first_rung % budget.validate_every:
+        raise UserError(
+            f"study.first_rung ({study.first_rung}) must be a multiple of budget.validate_every "
+            f"({budget.validate_every}): trials are compared when they are validated"
+        )
+    if study.first_rung > budget.outer_steps:
+        raise UserError(
+            f"study.first_rung ({study.first_rung}) is above budget.outer_steps ({budget.outer_steps}): "
+            "no trial would ever be cut"
+        )
+    for point in plan.space.start_from:
+        plan.trial(point)
+    from raymeta.data.store import open_dataset
+
+    build_method(plan.base, open_dataset(plan.base.task))  # what only the method can refuse, refused now
+
+
+def _fits(space: Space, base: TrialConfig) -> Space:
+    """The space with its starting points made whole by the base config's values."""
+    values = base.flat()
+    for key in space.params:
+        if key not in values:
+            raise UserError(f"the search space names '{key}', which no trial has: {suggest(key, values)}")
+    points = []
+    for point, label in zip(space.start_from, space.labels, strict=True):
+        whole: Point = {}
+        for key, param in space.params.items():
+            if not all(other in whole and c.holds(whole[other]) for other, c in param.when.items()):
+                continue
+            whole[key] = point.get(key, values[key])
+            if not param.contains(whole[key]):
+                raise UserError(
+                    f"{key}: the starting point '{label}' takes {whole[key]!r} from the preset, "
+                    f"which is outside the searched range {param}"
+                )
+        points.append(whole)
+    return Space(space.params, points, space.labels)
+
+
+def parse_task(task: str) -> dict[str, Any]:
+    """`omniglot-5w1s` to the keys it stands for.
+
+    Raises:
+        UserError: not of that form, or no such data set.
+    """
+    match = TASK.fullmatch(task)
+    if not match:
+        raise UserError(f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s")
+    registry.find("dataset", match["dataset"])
+    numbers = {key: int(match[key]) for key in ("ways", "shots") if match[key]}
+    return {"dataset": match["dataset"], **numbers}
+
+
+def _presets() -> list[str]:
+    return sorted(path.stem for path in shipped_space("presets").glob("*.yaml"))
+
+
+def _preset(name: str) -> dict[str, Any]:
+    if name not in _presets():
+        raise UserError(f"unknown preset '{name}': {suggest(name, _presets())}")
+    return read_yaml(shipped_space("presets", f"{name}.yaml"))
+
+
+def worst_case_steps(plan: Plan) -> int:
+    """Outer steps if asynchronous halving promotes as many as it can: every trial that could be among the best so far.
+
+    ASHA compares a trial with those that came before it, so a sequence of ever better trials is never cut; the usual case
+    is far below. This is the bound if one in `reduction` passes each rung, each rounded up.
+    """
+    total, alive, before = 0, plan.study.trials, 0
+    for rung in plan.rungs:
+        total += alive * (rung - before)
+        alive, before = max(1, ceil(alive / plan.study.reduction)), rung
+    return total

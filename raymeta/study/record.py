@@ -1,0 +1,272 @@
+"""The record of a study on disk: the one truth that resume, tables, MLflow and export are made from.
+
+    <studies>/<name>/study.yaml          the plan, the command, versions; written once
+    <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
+    <studies>/<name>/trials/0007/        the trial's checkpoint
+
+The journal is append-only, so a kill at any moment loses at most the line being written. What Ray Tune itself keeps is not
+needed: ASHA's rungs, the searcher's history and the place of every trial follow from the journal (Ray's own restore
+forgets the rungs, and what happened since its last snapshot).
+"""
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from raymeta.config import TrialConfig
+from raymeta.errors import UserError, suggest
+from raymeta.evaluation import Metric
+from raymeta.files import dump_yaml, read_yaml, write_atomically
+from raymeta.study.plan import Plan
+from raymeta.study.space import Point
+
+State = Literal["running", "completed", "pruned", "diverged", "failed"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the journal knows it.
+
+    Attributes:
+        rounds: the metrics of each round, in order of `outer_steps`.
+        label: the starting point's name, or "" for a proposal of the sampler.
+        reason: why it failed, in one line.
+    """
+
+    number: int
+    state: State
+    point: Point
+    rounds: list[dict[str, Any]]
+    label: str
+    reason: str
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps done."""
+        return int(self.rounds[-1]["outer_steps"]) if self.rounds else 0
+
+    def best(self, metric: Metric) -> dict[str, Any] | None:
+        """The round with the best validation."""
+        chosen: dict[str, Any] | None = None
+        key = f"val_{metric.name}"
+        for entry in self.rounds:
+            if key in entry and metric.better(entry[key], chosen and chosen[key]):
+                chosen = entry
+        return chosen
+
+
+class StudyRecord:
+    """One study's folder. Open it with `create` or `load`; write to it under `locked`."""
+
+    def __init__(self, folder: Path, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
+        self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
+        self.name = folder.name
+        self._study = optuna.load_study(study_name=self.name, storage=_storage(folder))
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
+        """Make the folder whole or not at all, with the starting points queued.
+
+        Raises:
+            UserError: the study exists, or its name cannot be a folder's.
+        """
+        if not NAME.fullmatch(folder.name):
+            raise UserError(f"'{folder.name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+        if folder.exists():
+            raise UserError(f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name")
+        about = {
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": " ".join(["raymeta", *sys.argv[1:]]),
+            "metric": {"name": metric.name, "mode": metric.mode},
+            "space_hash": plan.space.hash,
+            "data": {"name": plan.base.task.dataset, "fingerprint": fingerprint},
+            "versions": {name: version(name) for name in ("raymeta", "torch", "ray", "optuna", "mlflow", "numpy")},
+        }
+        unfinished = folder.parent / f".{folder.name}.{os.getpid()}"
+        unfinished.mkdir(parents=True)
+        try:
+            study = optuna.create_study(
+                study_name=folder.name,
+                storage=_storage(unfinished),
+                direction="maximize" if metric.mode == "max" else "minimize",
+            )
+            for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
+                study.enqueue_trial(point, user_attrs={"label": label})
+            write_atomically(unfinished / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
+            os.rename(unfinished, folder)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        return cls(folder, plan, about, metric)
+
+    @classmethod
+    def load(cls, folder: Path) -> "StudyRecord":
+        """Open a study that exists.
+
+        Raises:
+            UserError: there is none of that name, or its files are not a study's.
+        """
+        if not (folder / "study.yaml").is_file():
+            known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
+            raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
+        about = read_yaml(folder / "study.yaml")
+        plan = Plan.from_dict(about.pop("plan"), str(folder / "study.yaml"))
+        return cls(folder, plan, about, Metric(**about["metric"]))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study: one driver at a time.
+
+        Raises:
+            UserError: another process drives it.
+        """
+        lock = FileLock(self.folder / "driver.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"the study '{self.name}' is being driven by another process on this machine") from None
+        with lock:
+            yield
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def ask(self) -> TrialRecord:
+        """A new trial: a starting point while there are any, else the sampler's proposal.
+
+        The sampler is made anew for each trial from (study seed, number), so that proposals depend on the history alone and
+        are the same after a resume.
+        """
+        settings = self.plan.study
+        number = len(self._study.get_trials(deepcopy=False, states=_ASKED))
+        self._study.sampler = optuna.samplers.TPESampler(
+            seed=settings.seed * 1_000_003 + number,
+            n_startup_trials=settings.startup_trials,
+            multivariate=False,  # univariate with ASHA was best or tied in simulation (benchmarks will confirm or not)
+            constant_liar=True,
+        )
+        trial = self._study.ask()
+        self.plan.space.sample(trial)
+        return self.trial(trial.number)
+
+    def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
+        """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
+        trial = self._open(number)
+        key = f"round {metrics['outer_steps']:09d}"
+        if key in trial.user_attrs:
+            return False
+        value = metrics.get(f"val_{self.metric.name}")
+        if value is not None:
+            trial.report(value, metrics["outer_steps"])
+        trial.set_user_attr(key, metrics)
+        return True
+
+    def finish(self, number: int, state: State, reason: str = "") -> None:
+        """Note the end of a trial. Optuna is told what it was: COMPLETE, PRUNED or FAIL."""
+        record = self.trial(number)
+        if record.state != "running":
+            return
+        trial = self._open(number)
+        trial.set_user_attr("state", state)
+        if reason:
+            trial.set_user_attr("reason", reason)
+        best = record.rounds[-1].get(f"val_{self.metric.name}") if record.rounds else None
+        if state == "completed":
+            self._study.tell(number, best)
+        else:
+            self._study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+
+    def _open(self, number: int) -> optuna.Trial:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return optuna.Trial(self._study, frozen._trial_id)
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials that were asked for, by number."""
+        return [self._read(frozen) for frozen in self._study.get_trials(deepcopy=False, states=_ASKED)]
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial.
+
+        Raises:
+            UserError: there is no such trial.
+        """
+        everyone = self._study.get_trials(deepcopy=False)
+        if not 0 <= number < len(everyone) or everyone[number].state not in _ASKED:
+            asked = sum(frozen.state in _ASKED for frozen in everyone)
+            raise UserError(f"the study '{self.name}' has no trial {number}: allowed are 0 to {asked - 1}")
+        return self._read(everyone[number])
+
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
+        attrs = frozen.user_attrs
+        rounds = [attrs[key] for key in sorted(attrs) if key.startswith("round ")]
+        state: State = "running" if frozen.state == TrialState.RUNNING else attrs.get("state", "failed")
+        return TrialRecord(
+            frozen.number, state, dict(frozen.params), rounds, attrs.get("label", ""), attrs.get("reason", "")
+        )
+
+    def config(self, trial: TrialRecord) -> TrialConfig:
+        """The whole config of a trial."""
+        return self.plan.trial(trial.point)
+
+    def trial_folder(self, number: int) -> Path:
+        """Where a trial's checkpoint lies."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def best(self) -> TrialRecord | None:
+        """The trial with the best validation among those that reached the highest rung anyone reached.
+
+        A short training's score is not held against a long one's: they are scores of different budgets.
+        """
+        scored = [trial for trial in self.trials() if trial.best(self.metric)]
+        scored = [trial for trial in scored if trial.state in ("completed", "pruned", "running")]
+        if not scored:
+            return None
+        reached = {trial.number: max([r for r in self.plan.rungs if r <= trial.outer_steps], default=0) for trial in scored}
+        top = max(reached.values())
+        key = f"val_{self.metric.name}"
+        sign = 1 if self.metric.mode == "max" else -1
+        return max(
+            (trial for trial in scored if reached[trial.number] == top),
+            key=lambda trial: sign * (trial.best(self.metric) or {})[key],
+        )
+
+    def resume(self) -> list[TrialRecord]:
+        """Trials cut by the end of their driver, to go on with. Needs `locked`."""
+        return [trial for trial in self.trials() if trial.state == "running"]
+
+
+_ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+
+
+def mend_journal(folder: Path) -> None:
+    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock."""
+    path = folder / "journal.log"
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    Path(f"{path}.lock").unlink(missing_ok=True)
+
+

@@ -1,0 +1,227 @@
+"""The outer loop. It knows nothing of Ray: same config and seed, same numbers, whole or interrupted anywhere.
+
+There is no generator to save: the episodes and the noise of outer step t are functions of (seed, t), so a checkpoint is
+the weights, the optimizer and t.
+"""
+
+import io
+import math
+import pickle
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymeta.config import TrialConfig
+from raymeta.data.episodes import Episodes
+from raymeta.data.store import open_dataset
+from raymeta.errors import UserError
+from raymeta.evaluation import Score, evaluate, metric_of
+from raymeta.files import write_atomically
+from raymeta.inner import Context, Noise
+from raymeta.method import build_method
+
+CHECKPOINT_VERSION = 1
+
+
+class Trainer:
+    """Trains one config round by round.
+
+    Attributes:
+        outer_step: outer steps done.
+        diverged: a loss was not finite; the trial is over.
+        best: the weights of the best validation so far, with its score, interval and outer step.
+    """
+
+    def __init__(self, config: TrialConfig) -> None:
+        self.config = config
+        self.device = _device(config)
+        self.dataset = open_dataset(config.task)
+        self.metric = metric_of(self.dataset)
+        self.method = build_method(config, self.dataset).to(self.device)
+        self.vectorized = _vectorized(config, self.device, self.method.model)
+        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.outer.lr)
+        self._training = self.dataset.bank("train", config.seed)
+        self._validation = self.dataset.bank("validation", config.task.bank_seed)
+        self.outer_step = 0
+        self.diverged = False
+        self.best: dict[str, Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        """The budget is used up, or the trial diverged."""
+        return self.diverged or self.outer_step >= self.config.budget.outer_steps
+
+    def round(self) -> dict[str, Any]:
+        """`validate_every` outer steps and a validation.
+
+        Returns:
+            outer_steps, train_loss, diverged, seconds; unless it diverged also val_<metric>, val_ci95 and val_loss.
+        """
+        start = time.perf_counter()
+        losses = []
+        for _ in range(self.config.budget.validate_every):
+            losses.append(self.outer_update())
+            if self.diverged:
+                break
+        metrics = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
+        if not self.diverged:
+            metrics |= self._validate()
+        return {**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start}
+
+    def outer_update(self) -> float:
+        """One outer step; returns the loss it followed, averaged over its tasks."""
+        outer = self.config.outer
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.outer_gradient()
+        if not math.isfinite(loss):
+            self.diverged = True
+            return loss
+        if outer.clip is not None:
+            torch.nn.utils.clip_grad_value_(self.method.parameters(), outer.clip)
+        self.optimizer.step()
+        self.outer_step += 1
+        return loss
+
+    def outer_gradient(self) -> float:
+        """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
+        count = self.config.outer.tasks_per_step
+        weight = 1 / count if self.config.outer.reduction == "mean" else 1.0
+        episodes = self._training.batch(self.outer_step * count, count).to(self.device)
+        generators = [self._generator(task) for task in range(count)]
+        if self.vectorized:
+            # "same": the generators' draws inside are made once, for all tasks; each task then takes its own (Noise).
+            run = torch.vmap(self._task_loss, in_dims=(0, 0, 0, 0, 0, None), randomness="same")
+            losses = run(*episodes, torch.arange(count, device=self.device), generators)
+            (losses.sum() * weight).backward()
+            return float(losses.detach().mean())
+        return self._loop_over_tasks(episodes, generators, weight)
+
+    def _loop_over_tasks(self, episodes: Episodes, generators: list[torch.Generator], weight: float) -> float:
+        total = 0.0
+        for task in range(episodes.tasks):
+            loss = self._task_loss(*episodes.task(task), task, generators)
+            (loss * weight).backward()  # task by task: the graph of one task at a time
+            total += float(loss.detach())
+        return total / episodes.tasks
+
+    def _task_loss(
+        self,
+        support_x: Tensor,
+        support_y: Tensor,
+        query_x: Tensor,
+        query_y: Tensor,
+        task: int | Tensor,
+        generators: list[torch.Generator],
+    ) -> Tensor:
+        context = Context(
+            training=True,
+            progress=self.outer_step / max(self.config.budget.outer_steps - 1, 1),
+            vectorized=self.vectorized,
+            noise=Noise(generators, task),
+            regularizers=tuple(self.method.regularizers),  # type: ignore[arg-type]
+        )
+        return self.method.query_loss(self.method.adapt(support_x, support_y, context), query_x, query_y)
+
+    def _generator(self, task: int) -> torch.Generator:
+        words = np.random.SeedSequence((self.config.seed, self.outer_step, task)).generate_state(2, np.uint32)
+        return torch.Generator(self.device).manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+    def _learning_rate(self) -> float:
+        outer = self.config.outer
+        if outer.schedule == "constant":
+            return outer.lr
+        share = self.outer_step / self.config.budget.outer_steps
+        return outer.min_lr + (outer.lr - outer.min_lr) * (1 + math.cos(math.pi * share)) / 2
+
+    def _validate(self) -> dict[str, float]:
+        score = self._evaluate(self._validation, self.config.budget.validation_tasks)
+        if self.metric.better(score.mean, self.best and self.best["score"]):
+            weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
+            self.best = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
+        return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
+
+    def test(self) -> Score:
+        """The best validated weights on the test split. For final runs only, at their end."""
+        if self.best is None:
+            raise RuntimeError("nothing was validated yet, so there are no weights to test")
+        now = {name: tensor.clone() for name, tensor in self.method.state_dict().items()}
+        self.method.load_state_dict(self.best["weights"])
+        bank = self.dataset.bank("test", self.config.task.bank_seed, final=True)
+        score = self._evaluate(bank, self.config.budget.test_tasks)
+        self.method.load_state_dict(now)
+        return score
+
+    def _evaluate(self, bank: Any, tasks: int) -> Score:
+        return evaluate(self.method, bank, tasks, device=self.device, vectorized=self.vectorized)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on; plain data and tensors."""
+        return {
+            "version": CHECKPOINT_VERSION,
+            "config": self.config.as_dict(),
+            "outer_step": self.outer_step,
+            "diverged": self.diverged,
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            UserError: the state is another version's or another config's.
+        """
+        if state.get("version") != CHECKPOINT_VERSION:
+            raise UserError(f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}")
+        if state["config"] != self.config.as_dict():
+            raise UserError("the checkpoint belongs to another config")
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.outer_step, self.diverged, self.best = state["outer_step"], state["diverged"], state["best"]
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(self.state_dict(), buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint. Nothing in the file is executed.
+
+        Raises:
+            UserError: the file is not a checkpoint of this config, or is damaged.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
+        try:
+            self.load_state_dict(state)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _device(config: TrialConfig) -> torch.device:
+    wanted = config.engine.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _vectorized(config: TrialConfig, device: torch.device, model: Any) -> bool:
+    wanted = config.engine.tasks
+    if model.norm_mode == "running":  # running averages are written to in place, task after task
+        if wanted == "vmap":
+            raise UserError("engine.tasks: found 'vmap', but model.norm running updates its averages task by task")
+        return False
+    if wanted == "auto":
+        return device.type == "cuda" or model.batches_tasks_on_cpu
+    return wanted == "vmap"

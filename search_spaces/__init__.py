@@ -1,0 +1,1 @@
+"""What is searched: one YAML a method or regularizer, and presets (task, budget, rungs)."""

@@ -1,0 +1,1 @@
+"""Learners, one a file: a name on the command line is a module here."""

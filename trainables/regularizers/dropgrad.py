@@ -1,0 +1,63 @@
+"""DropGrad: noise on the gradients of the inner loop.
+
+Tseng, Chen, Tsai, Liu, Lin, Yang: Regularizing Meta-Learning via Gradient Dropout (ACCV 2020).
+
+    g' = g * n, then the learner's own update with g'
+    binary:   n = 1[u > p] / (1 - p)
+    gaussian: n ~ N(1, p / (1 - p)), so the standard deviation is sqrt(p / (1 - p))
+
+Drawn anew for every element, tensor, inner step and task; never differentiated; off in evaluation. Both kinds have mean 1
+and variance p / (1 - p). The linear ramp grows p (binary) or the standard deviation (gaussian) with the full budget, as
+the authors' code does. Their code trains in first order only; here the noise is a constant factor in second order too.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raymeta.inner import Context
+from raymeta.method import Regularizer
+from raymeta.models import Backbone, Weights
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+
+
+class DropGradConfig(Section):
+    """Defaults: the authors' code."""
+
+    rate: float = Field(0.1, ge=0, lt=1, description="p; the paper recommends 0.1 to 0.2.")
+    noise: Literal["gaussian", "binary"] = "gaussian"
+    layers: Literal["all", "last", "head", "first"] = Field(
+        "all", description="Whose gradients: every layer, the last block and the head, the head, the first block."
+    )
+    ramp: Literal["constant", "linear"] = "constant"
+
+
+@regularizer("dropgrad")
+class DropGrad(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = DropGradConfig
+    rate: Tensor
+
+    def __init__(self, config: DropGradConfig, model: Backbone) -> None:
+        super().__init__(config, model)
+        self.register_buffer("rate", torch.tensor(config.rate), persistent=False)
+        self.scope = model.scope(config.layers)
+
+    def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
+        ramp = context.progress if self.settings.ramp == "linear" else 1.0
+        return {
+            name: gradient * self.factor(gradient.detach(), ramp, context) if name in self.scope else gradient
+            for name, gradient in gradients.items()
+        }
+
+    def factor(self, like: Tensor, ramp: float, context: Context) -> Tensor:
+        """n, in the shape of `like`; exactly 1 where the rate is 0."""
+        assert context.noise is not None, "DropGrad is off in evaluation"
+        if self.settings.noise == "gaussian":
+            return 1 + ramp * torch.sqrt(self.rate / (1 - self.rate)) * context.noise.normal(like)
+        rate = ramp * self.rate
+        return (context.noise.uniform(like) >= rate).to(like.dtype) / (1 - rate)
