@@ -35,6 +35,7 @@ class Regularizer(nn.Module):
 
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
+    neutral: ClassVar[dict[str, Any]]  # settings at which it changes nothing: the baseline of every search
 
     def __init__(self, config: Any, model: Backbone) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ class Place(Section):
 
     trial: int
     folder: str = Field(description="Where its checkpoint lies.")
-    save_every: int = Field(1, ge=1, description="Rounds between checkpoints.")
+    known: int = Field(0, ge=0, description="Outer steps up to which its driver has heard of it.")
 
 
 class MetaTrainable(tune.Trainable):  # type: ignore[misc]
@@ -41,32 +41,39 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(1)  # a second thread gives a Conv-4 trial 12 %, a second trial 100 %
         config = dict(config)
         place = config.pop("study", None)
-        self._place = check(Place, place, "study") if place is not None else None
+        self._checkpoint: Path | None = None
+        self._unheard: list[dict[str, Any]] = []
         self.trainer = Trainer(parse_trial(merge(self.defaults, config), "the trial's config"))
-        if self._place is not None and (checkpoint := self._own_checkpoint()).exists():
-            self.trainer.load(checkpoint)
+        if place is not None:
+            self._go_on(check(Place, place, "study"))
+
+    def _go_on(self, place: Place) -> None:
+        """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""
+        self._checkpoint = Path(place.folder) / "checkpoint.pt"
+        if self._checkpoint.exists():
+            self.trainer.load(self._checkpoint)
+            self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > place.known]
+            if self.trainer.done and not self._unheard:
+                self._unheard = self.trainer.rounds[-1:]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        if self.trainer.done:  # set up again after its end was saved but not heard
-            return {"outer_steps": self.trainer.outer_step, "diverged": self.trainer.diverged, "done": True, "again": True}
-        metrics = self.trainer.round()
-        if self._place is not None:
-            self.trainer.save(self._own_checkpoint())
-        return {**metrics, "done": self.trainer.done}
+        if self._unheard:
+            metrics = self._unheard.pop(0)
+        else:
+            metrics = self.trainer.round()
+            if self._checkpoint is not None:
+                self.trainer.save(self._checkpoint)
+        return {**metrics, "done": self.trainer.done and not self._unheard}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self.trainer.load(Path(checkpoint_dir) / "checkpoint.pt")
-
-    def _own_checkpoint(self) -> Path:
-        assert self._place is not None
-        return Path(self._place.folder) / "checkpoint.pt"
 
 
 def register_all() -> None:

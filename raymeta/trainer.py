@@ -34,6 +34,7 @@ class Trainer:
     Attributes:
         outer_step: outer steps done.
         diverged: a loss was not finite; the trial is over.
+        rounds: the metrics of every round so far.
         best: the weights of the best validation so far, with its score, interval and outer step.
     """
 
@@ -49,6 +50,7 @@ class Trainer:
         self._validation = self.dataset.bank("validation", config.task.bank_seed)
         self.outer_step = 0
         self.diverged = False
+        self.rounds: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
 
     @property
@@ -68,10 +70,11 @@ class Trainer:
             losses.append(self.outer_update())
             if self.diverged:
                 break
-        metrics = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
+        metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
-            metrics |= self._validate()
-        return {**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start}
+            metrics |= self.validate()
+        self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
+        return self.rounds[-1]
 
     def outer_update(self) -> float:
         """One outer step; returns the loss it followed, averaged over its tasks."""
@@ -140,7 +143,8 @@ class Trainer:
         share = self.outer_step / self.config.budget.outer_steps
         return outer.min_lr + (outer.lr - outer.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
+        """Score the present weights on the validation bank, and keep them if they are the best so far."""
         score = self._evaluate(self._validation, self.config.budget.validation_tasks)
         if self.metric.better(score.mean, self.best and self.best["score"]):
             weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
@@ -168,6 +172,7 @@ class Trainer:
             "config": self.config.as_dict(),
             "outer_step": self.outer_step,
             "diverged": self.diverged,
+            "rounds": self.rounds,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
@@ -185,7 +190,8 @@ class Trainer:
             raise UserError("the checkpoint belongs to another config")
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.outer_step, self.diverged, self.best = state["outer_step"], state["diverged"], state["best"]
+        self.outer_step, self.diverged = state["outer_step"], state["diverged"]
+        self.rounds, self.best = list(state["rounds"]), state["best"]
 
     def save(self, path: Path) -> None:
         """Write a checkpoint whole or not at all."""

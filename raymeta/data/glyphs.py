@@ -1,7 +1,9 @@
 """Glyphs: characters of many scripts, drawn from the DejaVu fonts that matplotlib's wheel carries. No download.
 
-28x28 grey, ink = 255. A class is a code point; its 20 examples are its faces (sans, serif, mono; upright, bold, slanted;
-those that have it) under a small seeded affine jitter. Characters are fitted to the same box, so that size tells nothing.
+28x28 grey, ink = 255. A class is a code point; its 20 examples are its faces (sans, serif, mono; upright, bold,
+slanted; those that have it) under a small seeded affine jitter. Characters are fitted to the same box, so that size
+tells nothing. 2,374 classes train, 146 validate, 218 test (matplotlib 3.11's fonts, Pillow 12).
+
 The splits share no script: Cyrillic, Hebrew and Tifinagh validate; Armenian, Georgian, Arabic and N'Ko test; the rest
 (Latin, Greek, Canadian syllabics, Lao, ..., symbols) trains. What looks like a character that comes before it in that
 order is dropped: Cyrillic А is Latin A, so it is in the training split only.
@@ -169,7 +171,8 @@ def _signatures(drawings: Iterable[Image.Image]) -> NDArray[np.float32]:
 def _alike(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.bool_]:
     """|a - b|^2 <= ALIKE (|a|^2 + |b|^2) for all pairs of rows."""
     energy = (a * a).sum(1)[:, None] + (b * b).sum(1)
-    return energy - 2 * (a @ b.T) <= np.float32(ALIKE) * energy
+    alike: NDArray[np.bool_] = energy - 2 * (a @ b.T) <= np.float32(ALIKE) * energy
+    return alike
 
 
 def _examples(drawings: list[Image.Image], generator: np.random.Generator) -> NDArray[np.uint8]:

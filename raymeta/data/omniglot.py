@@ -1,16 +1,15 @@
 """Omniglot: 1,623 characters of 50 alphabets, each drawn once by 20 people (Lake, Salakhutdinov, Tenenbaum, 2015; MIT).
 
-28x28 grey, ink = 1. The published drawings are 105x105 one-bit PNGs. They are turned into grey *before* they are scaled
-down with Lanczos, so that strokes keep soft edges. Pillow takes the nearest pixel for one-bit images, whatever filter it
-is asked for, so the "Lanczos" scripts of MAML and MAML++ make binary images with broken strokes; figures from those
-are comparable, pixels are not.
+28x28 grey, ink = 1. The published drawings are 105x105 one-bit PNGs. They are turned into grey *before* they are
+scaled down with Lanczos, so that strokes keep soft edges. Pillow takes the nearest pixel for one-bit images, whatever
+filter it is asked for, so the "Lanczos" scripts of MAML and MAML++ make binary images with broken strokes: their
+pixels are not these.
 
 Class splits, over all 1,623 characters in the order of their paths:
 
-    finn     1100 train / 100 validation / 423 test, shuffled by `random.Random(1)`: sizes and rule of MAML's code, which
-             shuffles a folder listing in whatever order the system gave it, so no two machines agree on its classes
-    vinyals  1028 / 172 / 423, the sizes of Vinyals and Snell, same shuffle; their rotated characters, which are classes
-             of their own, are not made
+    finn     1100 train / 100 validation / 423 test, shuffled by `random.Random(1)`: sizes and rule of MAML's code
+    vinyals  1028 / 172 / 423: the sizes of Vinyals and Snell, same shuffle; their rotated characters, which are
+             classes of their own, are not made
 
 A multiple of 90 degrees is drawn per class and episode, in training and evaluation (`task.rotations: always`), as MAML.
 """
@@ -72,7 +71,8 @@ def pack(root: Path, parts: dict[str, int], progress: Progress) -> tuple[list[st
         progress: called per character.
 
     Returns:
-        Names, `images_background/Alphabet_of_the_Magi/character01` and so on, sorted; images, uint8 [n * 20, 1, 28, 28].
+        Names, sorted within a part, as `images_background/Alphabet_of_the_Magi/character01`; images, uint8
+        [characters * 20, 1, 28, 28].
 
     Raises:
         UserError: a part is not there, damaged or incomplete; the sentence names the file.
@@ -110,11 +110,12 @@ def _find(root: Path, part: str) -> Path:
 
 def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
     """Name and PNG files of each character, in the order of their paths."""
-    if source.is_dir():
-        for folder in sorted(path for path in source.glob("*/*") if path.is_dir()):
-            yield f"{part}/{folder.relative_to(source).as_posix()}", [p.read_bytes() for p in sorted(folder.glob("*.png"))]
-        return
     try:
+        if source.is_dir():
+            for folder in sorted(path for path in source.glob("*/*") if path.is_dir()):
+                name = f"{part}/{folder.relative_to(source).as_posix()}"
+                yield name, [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+            return
         with zipfile.ZipFile(source) as archive:
             members: dict[str, list[str]] = {}
             for member in sorted(archive.namelist()):
@@ -125,6 +126,8 @@ def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
                 yield name, [archive.read(member) for member in members[name]]
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{source}: not a zip file, or one that is cut off or damaged ({error})") from error
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:

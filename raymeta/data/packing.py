@@ -1,7 +1,7 @@
 """Packed data sets on disk: the format, and how a store is written whole or not at all.
 
-A store is a folder of two files: `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so on;
-and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built.
+A store is a folder of two files: `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so
+on; and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built.
 """
 
 import json
@@ -41,8 +41,7 @@ class Packed(NamedTuple):
 
 def fingerprint(packed: Packed) -> str:
     """SHA-256 over the pixels, the classes and the splits, as 64 hexadecimal digits."""
-    labels = [list(packed.class_names), list(packed.sizes), packed.splits]
-    digest = sha256(json.dumps([packed.images.shape, labels], sort_keys=True).encode())
+    digest = sha256(json.dumps(_labels(packed), sort_keys=True).encode())
     digest.update(np.ascontiguousarray(packed.images).data)
     return digest.hexdigest()
 
@@ -90,16 +89,26 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
         "format": FORMAT,
         **about,
         "fingerprint": fingerprint(packed),
-        "shape": list(packed.images.shape),
-        "class_names": list(packed.class_names),
-        "sizes": list(map(int, packed.sizes)),
-        "splits": {name: {k: list(map(int, v)) for k, v in split.items()} for name, split in packed.splits.items()},
+        **_labels(packed),
     }
     with open(folder / "meta.json", "w", encoding="utf-8") as text:
         json.dump(meta, text, ensure_ascii=False)
         text.flush()
         os.fsync(text.fileno())
     _sync(folder)
+
+
+def _labels(packed: Packed) -> dict[str, Any]:
+    """All but the pixels, as plain data."""
+    return {
+        "shape": list(packed.images.shape),
+        "class_names": list(packed.class_names),
+        "sizes": [int(size) for size in packed.sizes],
+        "splits": {
+            name: {split: [int(one) for one in classes] for split, classes in splits.items()}
+            for name, splits in packed.splits.items()
+        },
+    }
 
 
 def _sync(folder: Path) -> None:

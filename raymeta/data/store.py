@@ -78,7 +78,8 @@ class Dataset(ABC):
         """Make the data ready on this machine; nothing happens if they are.
 
         Args:
-            root: folder with the data on disk; None: drawn or downloaded, whatever the data set does.
+            root: folder with the data on disk, read only if there is something to do; None: drawn or downloaded,
+                whatever the data set does.
             progress: called with steps done and steps in all.
             rebuild: do it again even if they are ready.
         """

@@ -1,6 +1,6 @@
 """What a study is before it starts: the base config, the space and the settings, put together in layers.
 
-From the bottom: the schema's defaults, the preset (by default the data set's own), `--preset`, `--task`, `key=value`.
+From the bottom: the schema's defaults, the data set's, its preset, `--preset`, `--task`, `key=value`.
 """
 
 import re
@@ -55,6 +55,17 @@ class Plan:
             steps *= self.study.reduction
         return [*rungs, self.base.budget.outer_steps]
 
+    def usual_steps(self) -> int:
+        """Outer steps of the study if one trial in `reduction` passes each rung.
+
+        ASHA compares a trial with those that came before it, so a sequence of ever better trials passes more.
+        """
+        total, alive, before = 0, self.study.trials, 0
+        for rung in self.rungs:
+            total += alive * (rung - before)
+            alive, before = max(1, ceil(alive / self.study.reduction)), rung
+        return total
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
         return {
@@ -91,9 +102,14 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     asked = parse_task(task) if task else {}
     chosen = _preset(preset) if preset else {}
     dataset = asked.get("dataset") or chosen.get("task", {}).get("dataset", "glyphs")
-    layers = [_preset(dataset) if dataset in _presets() else {"task": {"dataset": dataset}}, chosen, {"task": asked}]
+    layers = [
+        {"task": {"dataset": dataset, **registry.find("dataset", dataset).task_defaults}},
+        _preset(dataset) if dataset in _presets() else {},
+        chosen,
+        {"task": asked},
+    ]
     overrides = parse_overrides(words)
-    data = merge(*layers)
+    data = merge(*layers)  # type: ignore[arg-type]
     for other in registry.names("method"):  # a preset serves many methods; what it says of others is not for this one
         if other != method:
             data.pop(other, None)
@@ -132,7 +148,8 @@ def _fits(space: Space, base: TrialConfig) -> Space:
     for key in space.params:
         if key not in values:
             raise UserError(f"the search space names '{key}', which no trial has: {suggest(key, values)}")
-    points = []
+    points: list[Point] = []
+    labels: list[str] = []
     for point, label in zip(space.start_from, space.labels, strict=True):
         whole: Point = {}
         for key, param in space.params.items():
@@ -144,8 +161,10 @@ def _fits(space: Space, base: TrialConfig) -> Space:
                     f"{key}: the starting point '{label}' takes {whole[key]!r} from the preset, "
                     f"which is outside the searched range {param}"
                 )
-        points.append(whole)
-    return Space(space.params, points, space.labels)
+        if whole not in points:
+            points.append(whole)
+            labels.append(label)
+    return Space(space.params, points, labels)
 
 
 def parse_task(task: str) -> dict[str, Any]:
@@ -170,16 +189,3 @@ def _preset(name: str) -> dict[str, Any]:
     if name not in _presets():
         raise UserError(f"unknown preset '{name}': {suggest(name, _presets())}")
     return read_yaml(shipped_space("presets", f"{name}.yaml"))
-
-
-def worst_case_steps(plan: Plan) -> int:
-    """Outer steps if asynchronous halving promotes as many as it can: every trial that could be among the best so far.
-
-    ASHA compares a trial with those that came before it, so a sequence of ever better trials is never cut; the usual case
-    is far below. This is the bound if one in `reduction` passes each rung, each rounded up.
-    """
-    total, alive, before = 0, plan.study.trials, 0
-    for rung in plan.rungs:
-        total += alive * (rung - before)
-        alive, before = max(1, ceil(alive / plan.study.reduction)), rung
-    return total

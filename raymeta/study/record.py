@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,12 +63,12 @@ class TrialRecord:
         """Outer steps done."""
         return int(self.rounds[-1]["outer_steps"]) if self.rounds else 0
 
-    def best(self, metric: Metric) -> dict[str, Any] | None:
-        """The round with the best validation."""
+    def best(self, metric: Metric, until: float = inf) -> dict[str, Any] | None:
+        """The round with the best validation, of those up to `until` outer steps."""
         chosen: dict[str, Any] | None = None
         key = f"val_{metric.name}"
         for entry in self.rounds:
-            if key in entry and metric.better(entry[key], chosen and chosen[key]):
+            if entry["outer_steps"] <= until and key in entry and metric.better(entry[key], chosen and chosen[key]):
                 chosen = entry
         return chosen
 
@@ -130,6 +131,9 @@ class StudyRecord:
         plan = Plan.from_dict(about.pop("plan"), str(folder / "study.yaml"))
         return cls(folder, plan, about, Metric(**about["metric"]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StudyRecord.load, (self.folder,)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study: one driver at a time.
@@ -153,17 +157,23 @@ class StudyRecord:
         The sampler is made anew for each trial from (study seed, number), so that proposals depend on the history alone and
         are the same after a resume.
         """
-        settings = self.plan.study
         number = len(self._study.get_trials(deepcopy=False, states=_ASKED))
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=settings.seed * 1_000_003 + number,
-            n_startup_trials=settings.startup_trials,
-            multivariate=False,  # univariate with ASHA was best or tied in simulation (benchmarks will confirm or not)
+        self._study.sampler = self._sampler(number)
+        self._study.ask()
+        self._propose(number)
+        return self.trial(number)
+
+    def _propose(self, number: int) -> None:
+        self._study.sampler = self._sampler(number)
+        self.plan.space.sample(self._open(number))
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=self.plan.study.seed * 1_000_003 + number,
+            n_startup_trials=self.plan.study.startup_trials,
+            multivariate=False,  # univariate with ASHA was best or tied in simulation
             constant_liar=True,
         )
-        trial = self._study.ask()
-        self.plan.space.sample(trial)
-        return self.trial(trial.number)
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
@@ -250,7 +260,10 @@ class StudyRecord:
 
     def resume(self) -> list[TrialRecord]:
         """Trials cut by the end of their driver, to go on with. Needs `locked`."""
-        return [trial for trial in self.trials() if trial.state == "running"]
+        left = [trial for trial in self.trials() if trial.state == "running"]
+        for trial in left:
+            self._propose(trial.number)  # its driver may have died between two of its values
+        return [self.trial(trial.number) for trial in left]
 
 
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

@@ -5,7 +5,6 @@
       noise:  {choice: [gaussian, binary], when: {rate: {above: 0.0}}}
     start_from:
       - {rate: 0.1, noise: gaussian}
-      - {rate: 0.0}
 
 Keys are relative to the section of the file's method or regularizer; those of `_common.yaml` are relative to the trial.
 """
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from raymeta import registry
 from raymeta.config import split_spec
 from raymeta.errors import UserError, suggest
 from raymeta.files import read_yaml
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Value = float | int | str | bool | None
 Point = dict[str, Value]  # dotted key to value
+
+AUTHORS = "authors' setting"  # labels of starting points
+BASELINE = "un-regularized"
 
 
 class Condition(Section):
@@ -173,26 +176,30 @@ def shipped_space(*parts: str) -> Path:
 def space_for(spec: str) -> Space:
     """The space of a composition: the method's file, then each regularizer's, with what they include.
 
-    Starting points: every file's first one together (the authors' settings), then, one regularizer at a time, its other
-    ones (the method without it among them), then the method's other ones.
+    Starting points: every file's first one together (the authors' settings); the same with every regularizer at its
+    neutral value, so that a search holds its own baseline; then, a file at a time, its other ones.
 
     Raises:
         UserError: a file is missing or wrong; the sentence names it and the key.
     """
     method, regularizers = split_spec(spec)
-    parts = [_read(shipped_space(f"{method}.yaml"), f"{method}.")]
-    parts += [
-        _read(shipped_space("regularizers", f"{name}.yaml"), f"regularizers.{name}.") for name in regularizers
-    ]
-    params = {key: param for part in parts for key, param in part.params.items()}
-    first: Point = {key: value for part in parts for key, value in part.start_from[0].items()}
-    points, labels = [first], ["authors' setting"]
-    for name, part in [*zip(regularizers, parts[1:], strict=True), (method, parts[0])]:
+    parts = {method: _read(shipped_space(f"{method}.yaml"), f"{method}.")}
+    first = dict(parts[method].start_from[0])
+    neutral: Point = {}
+    for name in regularizers:
+        prefix = f"regularizers.{name}."
+        parts[name] = _read(shipped_space("regularizers", f"{name}.yaml"), prefix)
+        first |= parts[name].start_from[0]
+        neutral |= {prefix + key: value for key, value in registry.find("regularizer", name).neutral.items()}
+    points, labels = [first], [AUTHORS]
+    if neutral:
+        points.append({**first, **neutral})
+        labels.append(BASELINE)
+    for name, part in parts.items():
         for other in part.start_from[1:]:
-            mine = set(part.params)
-            points.append({**{key: value for key, value in first.items() if key not in mine}, **other})
+            points.append({**{key: value for key, value in first.items() if key not in part.params}, **other})
             labels.append(f"{name}: " + ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in other.items()))
-    return Space(params, points, labels)
+    return Space({key: param for part in parts.values() for key, param in part.params.items()}, points, labels)
 
 
 def _read(path: Path, prefix: str) -> Space:

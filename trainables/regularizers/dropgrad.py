@@ -11,7 +11,7 @@ and variance p / (1 - p). The linear ramp grows p (binary) or the standard devia
 the authors' code does. Their code trains in first order only; here the noise is a constant factor in second order too.
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -40,6 +40,7 @@ class DropGrad(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = DropGradConfig
+    neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
     rate: Tensor
 
     def __init__(self, config: DropGradConfig, model: Backbone) -> None:

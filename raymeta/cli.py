@@ -1,0 +1,326 @@
+"""The `raymeta` command: a function a verb. Whatever is heavy is imported inside the verbs."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from raymeta.errors import UserError
+
+if TYPE_CHECKING:
+    from raymeta.data.store import Dataset
+    from raymeta.study.driver import Session
+    from raymeta.study.plan import Plan
+    from raymeta.study.record import StudyRecord
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Hyperparameter search for meta-learning and its regularizers.\n\n"
+    "Start with: raymeta search maml+dropgrad",
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
+app.add_typer(data_app, name="data")
+
+Spec = Annotated[str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad.")]
+Words = Annotated[
+    Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
+    typer.Argument(help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed."),
+]
+Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
+Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
+DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
+Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
+Pack = Annotated[int, typer.Option(min=1, help="Trials per GPU.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.command()
+def search(
+    spec: Spec,
+    words: Words = None,
+    task: Task = None,
+    preset: Preset = None,
+    name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
+    trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
+    data_root: DataRoot = None,
+    slots: Slots = None,
+    pack: Pack = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with times, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the hyperparameters of a method.
+
+    Example: raymeta search maml+dropgrad --task omniglot-5w1s -n 24 maml.inner_steps=5
+    """
+    started = time.time()
+    from raymeta.data.store import open_dataset
+    from raymeta.study.plan import make_plan
+
+    plan = make_plan(spec, task, preset, [*(words or []), *([f"study.trials={trials}"] if trials else [])])
+    dataset = open_dataset(plan.base.task)
+    _prepare(dataset, data_root)
+    for split in ("train", "validation"):
+        dataset.bank(split, 0)  # type: ignore[arg-type]  # too few classes or images are named now
+    if dry_run:
+        _dry_run(plan, as_json)
+        return
+    from raymeta.evaluation import metric_of
+    from raymeta.files import studies_folder
+    from raymeta.study.record import StudyRecord
+    from raymeta.study.search import run
+
+    folder = studies_folder() / (name or _free_name(f"{spec}-{task or plan.base.task.dataset}"))
+    record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
+    _say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
+    _report(record, run(record, slots=slots, pack=pack, started=started, quiet=as_json), as_json)
+
+
+@app.command()
+def resume(name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = 4, as_json: Json = False) -> None:
+    """Go on with a study from where it was left or killed; finished trials are not run again.
+
+    Example: raymeta resume maml+dropgrad-glyphs
+    """
+    started = time.time()
+    from raymeta.study.search import open_study, run
+
+    record = open_study(name)
+    _report(record, run(record, slots=slots, pack=pack, started=started, quiet=as_json), as_json)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A study.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("best.yaml"),
+    trial: Annotated[Optional[int], typer.Option(min=0, help="A trial's number; by default the best.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """Write a study's best config, with where it comes from, to a file that `raymeta final` reads.
+
+    Example: raymeta export maml+dropgrad-glyphs -o best.yaml
+    """
+    from raymeta.study.export import export as write
+    from raymeta.study.search import open_study
+    from raymeta.study.tracking import find_run
+
+    record = open_study(name)
+    chosen = trial if trial is not None else (best.number if (best := record.best()) else None)
+    run = find_run(name, chosen) if chosen is not None else None
+    content = write(record, out, trial, run)
+    if as_json:
+        print(json.dumps(content))  # noqa: T201
+        return
+    about = content["provenance"]
+    _say(f"wrote trial {about['trial']} of {name} to {out}")
+    _say(f"it is {about['against_start']}" if about["against_start"][0] not in "t" else about["against_start"])
+    _say(f"next: raymeta final {out} --seeds 3")
+
+
+@app.command()
+def final(
+    config: Annotated[Path, typer.Argument(help="A file that `raymeta export` wrote, or any config.")],
+    words: Words = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
+    data_root: DataRoot = None,
+    slots: Slots = None,
+    pack: Pack = 4,
+    as_json: Json = False,
+) -> None:
+    """Train a config at its full budget with several seeds and test it on the test split: a table's row.
+
+    Example: raymeta final best.yaml --seeds 3 budget.outer_steps=5000
+    """
+    from raymeta.config import parse_trial
+    from raymeta.data.store import open_dataset
+    from raymeta.schema import merge, parse_overrides
+    from raymeta.study.export import read_export
+    from raymeta.study.final import final as run
+    from raymeta.study.final import log_final
+
+    base, provenance = read_export(config)
+    trial = parse_trial(merge(base.as_dict(), parse_overrides(words or [])), str(config))
+    dataset = open_dataset(trial.task)
+    _prepare(dataset, data_root)
+    expected = provenance.get("data", {})
+    if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"{config}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
+            f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
+        )
+    table = run(trial, list(range(seeds)), config.stem, slots=slots, pack=pack)
+    log_final(table, provenance)
+    if as_json:
+        print(json.dumps(table.as_dict()))  # noqa: T201
+        return
+    from raymeta.study.tables import final_table
+
+    _console().print(final_table(table))
+    _say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open MLflow's web interface on the studies of this folder (on loopback only).
+
+    Example: raymeta ui --port 5001
+    """
+    import subprocess
+
+    from raymeta.study.tracking import connect, tracking_uri
+
+    connect()
+    _say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(), "--host", "127.0.0.1"]
+    raise typer.Exit(subprocess.run([*command, "--port", str(port)], check=False).returncode)
+
+
+@app.command()
+def space(spec: Spec, words: Words = None, task: Task = None, preset: Preset = None, as_json: Json = False) -> None:
+    """Show what a search of a method would search, and where it would start.
+
+    Example: raymeta space maml+dropgrad --task omniglot-5w1s
+    """
+    from raymeta.study.plan import make_plan
+
+    plan = make_plan(spec, task, preset, words or [])
+    if as_json:
+        print(json.dumps({**plan.space.as_dict(), "hash": plan.space.hash}))  # noqa: T201
+        return
+    from raymeta.study.tables import space_table
+
+    _console().print(space_table(plan.space))
+
+
+@data_app.command("ls")
+def data_ls(as_json: Json = False) -> None:
+    """List the data sets and what of them is on this machine."""
+    from raymeta import registry
+    from raymeta.config import TaskConfig
+    from raymeta.data.store import open_dataset
+
+    rows = {name: open_dataset(TaskConfig(dataset=name)).describe() for name in registry.names("dataset")}
+    if as_json:
+        print(json.dumps(rows))  # noqa: T201
+        return
+    from raymeta.study.tables import data_table
+
+    _console().print(data_table(rows))
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="A data set.")],
+    data_root: DataRoot = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
+) -> None:
+    """Download or read a data set and pack it once for all trials of this machine.
+
+    Example: raymeta data prepare omniglot --data-root ~/downloads/omniglot
+    """
+    from raymeta.config import TaskConfig
+    from raymeta.data.store import open_dataset
+
+    dataset = open_dataset(TaskConfig(dataset=name))
+    _prepare(dataset, data_root, rebuild=rebuild)
+    for key, value in dataset.describe().items():
+        _say(f"{key}: {value}")
+
+
+@data_app.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="A data set.")],
+    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The picture; by default NAME.png.")] = None,  # noqa: UP045
+    data_root: DataRoot = None,
+) -> None:
+    """Draw some training and validation classes of a data set as a PNG.
+
+    Example: raymeta data show glyphs -o glyphs.png
+    """
+    from raymeta.config import TaskConfig
+    from raymeta.data.gallery import draw_classes
+    from raymeta.data.store import open_dataset
+
+    dataset = open_dataset(TaskConfig(dataset=name))
+    _prepare(dataset, data_root)
+    path = out or Path(f"{name}.png")
+    draw_classes(dataset, path)
+    _say(f"drew {path}")
+
+
+def _prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
+    if dataset.ready and not rebuild:
+        return
+    from rich.progress import Progress
+
+    with Progress(console=_console(), transient=True) as bars:
+        bar = bars.add_task(f"preparing {dataset.name}", total=None)
+        dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
+
+
+def _free_name(stem: str) -> str:
+    from raymeta.files import studies_folder
+
+    names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
+    return next(name for name in names if not (studies_folder() / name).exists())
+
+
+def _dry_run(plan: "Plan", as_json: bool) -> None:
+    from raymeta.study.preview import preview
+
+    shown = preview(plan)
+    if as_json:
+        print(json.dumps(shown.as_dict()))  # noqa: T201
+    else:
+        _console().print(shown)
+
+
+def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
+    from raymeta.study.export import against_start
+    from raymeta.study.tables import score, settings
+
+    trials, best = record.trials(), record.best()
+    counts = {state: sum(t.state == state for t in trials) for state in ("completed", "pruned", "diverged", "failed", "running")}
+    if as_json:
+        found = None
+        if best is not None:
+            found = {"trial": best.number, **(best.best(record.metric) or {}), "config": record.config(best).as_dict()}
+        figures = {"slot_efficiency": session.efficiency, "wall_s": session.wall_s, "first_result_s": session.first_result_s}
+        print(json.dumps({"study": record.name, "trials": counts, "best": found, **figures}))  # noqa: T201
+    else:
+        _say(", ".join(f"{count} {state}" for state, count in counts.items() if count) + f" of {record.plan.study.trials}")
+        if best is not None:
+            _say(f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: {settings(best)}")
+            _say(f"      {against_start(record, best)}")
+        first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
+        _say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+    over = len(trials) >= record.plan.study.trials and not counts["running"]
+    _say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
+    if trials and not any(trial.best(record.metric) for trial in trials):
+        raise typer.Exit(1)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def main() -> None:
+    """The console script: bad input is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _say(f"raymeta: {error}")
+        sys.exit(2)

@@ -1,0 +1,113 @@
+"""What a search would do, before it does it: sampled configs, rungs, time and disk."""
+
+import io
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from raymeta.study.plan import Plan
+from raymeta.study.resources import cores
+from raymeta.study.space import Point
+from raymeta.study.tables import short
+from raymeta.trainer import Trainer
+
+PROBED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A study's size.
+
+    Attributes:
+        points: what the first trials would be, starting points first; proposals after them are random ones here.
+        step_s, validation_s: measured on this machine with the base config, for one trial alone.
+        usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
+    """
+
+    spec: str
+    points: list[Point]
+    labels: list[str]
+    rungs: list[int]
+    slots: int
+    step_s: float
+    validation_s: float
+    validate_every: int
+    usual_steps: int
+    most_steps: int
+    disk_bytes: int
+
+    def hours(self, steps: int) -> float:
+        """Wall time of so many outer steps with their validations, all slots busy."""
+        return steps * (self.step_s + self.validation_s / self.validate_every) / self.slots / 3600
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        times = {"usual_hours": self.hours(self.usual_steps), "worst_case_hours": self.hours(self.most_steps)}
+        return asdict(self) | times
+
+    def __rich__(self) -> RenderableType:
+        table = Table(title=f"{self.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
+        keys = list(dict.fromkeys(key for point in self.points for key in point))
+        for key in keys:
+            table.add_column(key.removeprefix("regularizers."))
+        table.add_column("")
+        for point, label in zip(self.points, self.labels, strict=True):
+            table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
+        lines = [
+            f"rungs at {self.rungs} outer steps",
+            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s for a trial alone here",
+            f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
+            f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
+            f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
+        ]
+        return Group(table, *lines)
+
+
+def preview(plan: Plan, trials: int = 8) -> Preview:
+    """Sample the space and time the base config for a few steps."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
+    for point in plan.space.start_from:
+        study.enqueue_trial(point)
+    points = [plan.space.sample(study.ask()) for _ in range(min(trials, plan.study.trials))]
+    for point in points:
+        plan.trial(point)
+    labels = [*plan.space.labels, *[""] * len(points)][: len(points)]
+    step_s, validation_s, checkpoint = _probe(plan)
+    budget = plan.base.budget.outer_steps
+    return Preview(
+        plan.spec,
+        points,
+        labels,
+        plan.rungs,
+        cores(),
+        step_s,
+        validation_s,
+        plan.base.budget.validate_every,
+        plan.usual_steps(),
+        plan.study.trials * budget,
+        plan.study.trials * checkpoint,
+    )
+
+
+def _probe(plan: Plan) -> tuple[float, float, int]:
+    """Seconds of an outer step and of a validation, and bytes of a checkpoint."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainer = Trainer(plan.base)
+    trainer.outer_update()
+    start = time.perf_counter()
+    for _ in range(PROBED_STEPS):
+        trainer.outer_update()
+    step_s = (time.perf_counter() - start) / PROBED_STEPS
+    start = time.perf_counter()
+    trainer.validate()
+    validation_s = time.perf_counter() - start
+    buffer = io.BytesIO()
+    torch.save(trainer.state_dict(), buffer)
+    torch.set_num_threads(threads)
+    return step_s, validation_s, buffer.tell()

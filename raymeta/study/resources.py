@@ -1,0 +1,77 @@
+"""What a trial gets of the machine, and the environment its worker runs in."""
+
+import os
+from dataclasses import dataclass
+
+from raymeta.errors import UserError
+
+# What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # one computing thread per packed trial
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",  # keep freed buffers instead of returning them to the system at every step:
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",  # 1.05 to 1.3 times faster, bitwise the same
+    "MALLOC_TOP_PAD_": "268435456",
+}
+_DRIVER_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # Ray's default of 15 starves workers on a busy machine
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and build it anew per worker
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # or Tune prints a box of its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they halve the driver's speed; the study's record has what they write
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: once to finish, twice to leave
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are not used
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Slots:
+    """How many trials run at once, and what each of them holds."""
+
+    count: int
+    cpu: float
+    gpu: float
+
+    @property
+    def per_trial(self) -> dict[str, float]:
+        """As Ray takes it."""
+        return {"cpu": self.cpu, "gpu": self.gpu} if self.gpu else {"cpu": self.cpu}
+
+    def __str__(self) -> str:
+        each = f"1/{round(1 / self.gpu)} GPU" if self.gpu else "1 core"
+        return f"{self.count} at a time, {each} each"
+
+
+def prepare_environment() -> None:
+    """Set what Ray reads when it is imported; call it before. What the user has set stays."""
+    for key, value in {**_DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
+        os.environ.setdefault(key, value)
+
+
+def start_ray(slots: int | None, pack: int) -> Slots:
+    """Start Ray on this machine, or join the cluster of `$RAY_ADDRESS`, and see what there is.
+
+    Args:
+        slots: trials at a time; None: one per core, or `pack` per GPU.
+        pack: trials per GPU.
+    """
+    prepare_environment()
+    import ray
+
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
+    else:
+        ray.init(num_cpus=max(slots or 0, cores()), include_dashboard=False, **quiet)
+    there = ray.cluster_resources()
+    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+    most = min(cpus, gpus * pack) if gpus else cpus
+    if most < 1:
+        raise UserError("Ray has no free core to run a trial on")
+    return Slots(min(slots or most, most), 1.0, 1 / pack if gpus else 0.0)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

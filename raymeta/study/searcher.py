@@ -1,0 +1,96 @@
+"""Proposals and rungs as Ray Tune asks for them; both are read from the study's record."""
+
+from collections import deque
+from math import isfinite
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raymeta.study.record import StudyRecord, TrialRecord
+
+
+class RecordSearcher(Searcher):  # type: ignore[misc]
+    """Hands out first the trials that a dead driver left, then new ones, until the study has enough."""
+
+    def __init__(self, record: StudyRecord, left: list[TrialRecord]) -> None:
+        super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
+        self.record = record
+        self.left = deque(left)
+        self.stopped = False  # no new trials from now on
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.stopped:
+            return Searcher.FINISHED  # type: ignore[no-any-return]
+        if self.left:
+            trial = self.left.popleft()
+        elif len(self.record.trials()) < self.record.plan.study.trials:
+            trial = self.record.ask()
+        else:
+            return Searcher.FINISHED  # type: ignore[no-any-return]
+        place = {
+            "trial": trial.number,
+            "folder": str(self.record.trial_folder(trial.number)),
+            "known": trial.outer_steps,
+        }
+        return {**self.record.config(trial).as_dict(), "study": place}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the driver writes the record, where it sees why a trial ended."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: the record is on disk at all times."""
+
+
+class RecordASHA(ASHAScheduler):  # type: ignore[misc]
+    """Asynchronous successive halving (Li et al. 2020) whose rungs outlive the driver.
+
+    Stock Ray forgets them on a restore, and lets a trial whose score is not a number run to the end.
+    """
+
+    def __init__(self, record: StudyRecord) -> None:
+        plan = record.plan
+        super().__init__(
+            time_attr="outer_steps",
+            metric=f"val_{record.metric.name}",
+            mode=record.metric.mode,
+            max_t=plan.base.budget.outer_steps,
+            grace_period=plan.study.first_rung,
+            reduction_factor=plan.study.reduction,
+        )
+        self._rungs: dict[int, dict[Any, float]] = dict(self._brackets[0]._rungs)
+        self._passed: dict[int, dict[int, float]] = {}
+        for trial in record.trials():
+            self._remember(trial)
+
+    @property
+    def rungs(self) -> dict[int, dict[Any, float]]:
+        """Outer steps to the scores recorded there, larger is better; keyed by trial."""
+        return self._rungs
+
+    def _remember(self, trial: TrialRecord) -> None:
+        """Put the scores with which a trial passed or failed its rungs back."""
+        scores = {
+            entry["outer_steps"]: self._metric_op * entry[self._metric]
+            for entry in trial.rounds
+            if self._metric in entry
+        }
+        passed = {rung: scores[rung] for rung in self._rungs if rung in scores}
+        self._passed[trial.number] = passed
+        if trial.state != "running":  # one that goes on is put back under Tune's new name for it
+            for rung, score in passed.items():
+                self._rungs[rung][f"trial {trial.number}"] = score
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for rung, score in self._passed.get(trial.config["study"]["trial"], {}).items():
+            self._rungs[rung][trial.trial_id] = score
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if not isfinite(result.get(self._metric, float("nan"))):
+            return TrialScheduler.STOP  # type: ignore[no-any-return]
+        return super().on_trial_result(tune_controller, trial, result)  # type: ignore[no-any-return]
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if isfinite(result.get(self._metric, float("nan"))):
+            super().on_trial_complete(tune_controller, trial, result)

@@ -1,0 +1,271 @@
+"""MLflow: a parent run for the study, a child run for each trial, kept equal to the study's record.
+
+MLflow is a copy of the record. A thread sends what it lacks, in batches; a server that is away delays it and nothing else,
+and a later `raymeta resume` sends the rest. Runs are found again by the study's and the trial's tags, so that a restart
+doubles none.
+"""
+
+import os
+import queue
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from raymeta.files import dump_yaml, studies_folder
+from raymeta.schema import flatten
+from raymeta.study.record import StudyRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from raymeta.study.driver import Session
+
+STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
+PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
+RETRY_S = 3.0
+NOT_METRICS = ("outer_steps", "diverged", "at")
+
+
+def tracking_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, or the embedded SQLite beside the studies."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{studies_folder() / 'mlflow.db'}"
+
+
+def connect() -> "MlflowClient":
+    """A client; makes the embedded database first, whole or not at all (a killed migration would leave it unusable)."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import logging
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            making = path.with_name(f".{path.name}.{os.getpid()}")
+            MlflowClient(f"sqlite:///{making}").search_experiments(max_results=1)
+            os.replace(making, path)
+    return MlflowClient(uri)
+
+
+def experiment(client: "MlflowClient", name: str) -> str:
+    """The id of an experiment, made if there is none; the embedded store keeps artifacts beside its database."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    embedded = tracking_uri().startswith("sqlite:///")
+    place = (studies_folder() / "mlartifacts" / name).as_uri() if embedded else None
+    return str(client.create_experiment(name, artifact_location=place))
+
+
+class Tracker:
+    """Keeps MLflow equal to a study's record from a thread of its own. Use as a context manager."""
+
+    def __init__(self, record: StudyRecord) -> None:
+        self.record = record
+        self._inbox: queue.Queue[int | None] = queue.Queue()
+        self._pending: dict[int, TrialRecord] = {}
+        self._runs: dict[int, tuple[str, int]] = {}  # trial to run id and the outer steps sent
+        self._client: MlflowClient | None = None
+        self._parent = ""
+        self._summary: Session | None = None
+        self._giving_up = threading.Event()
+        self.problem = ""
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._inbox.put(None)
+        self._thread.join(PATIENCE_S)
+        self._giving_up.set()
+        self._thread.join(2 * RETRY_S)
+
+    def update(self, number: int) -> None:
+        """A trial has something new."""
+        self._inbox.put(number)
+
+    def update_all(self) -> None:
+        """Send whatever MLflow lacks, of the time before this session too."""
+        for trial in self.record.trials():
+            self.update(trial.number)
+
+    def summarise(self, session: "Session") -> None:
+        """The session is over: put its figures, the picture and the best trial on the parent run."""
+        self._summary = session
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        ending = False
+        while not (ending and not self._pending and self._closed()):
+            try:
+                ending = self._collect(ending)
+                self._send()
+                self.problem = ""
+            except Exception as error:  # whatever the server or its absence raises: keep the rest and try again
+                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+                if self._giving_up.wait(RETRY_S):
+                    return
+
+    def _closed(self) -> bool:
+        if self._summary is None:
+            return True
+        try:
+            self._finish_parent(self._summary)
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {error}"
+            return self._giving_up.wait(RETRY_S)
+        return True
+
+    def _collect(self, ending: bool) -> bool:
+        """Wait for news, then take all of it: many rounds of a trial become one batch."""
+        numbers: list[int | None] = [] if ending or self._pending else [self._inbox.get()]
+        while not self._inbox.empty():
+            numbers.append(self._inbox.get())
+        for number in numbers:
+            if number is not None:
+                self._pending[number] = self.record.trial(number)
+        return ending or None in numbers
+
+    def _send(self) -> None:
+        if self._client is None:
+            self._open()
+        for number in sorted(self._pending):
+            self._send_trial(self._pending[number])
+            del self._pending[number]
+
+    def _open(self) -> None:
+        client = connect()
+        study = self.record
+        experiment_id = experiment(client, study.name)
+        mine = client.search_runs([experiment_id], f"tags.`raymeta.study` = '{study.name}'", max_results=50_000)
+        parents = [run for run in mine if run.data.tags.get("raymeta.kind") == "study"]
+        self._parent = parents[0].info.run_id if parents else self._make_parent(client, experiment_id)
+        for run in mine:
+            if run.data.tags.get("raymeta.kind") == "trial":
+                self._runs[int(run.data.tags["raymeta.trial"])] = (run.info.run_id, _sent(run))
+        if parents:
+            client.update_run(self._parent, status="RUNNING")
+        self._experiment, self._client = experiment_id, client
+
+    def _make_parent(self, client: "MlflowClient", experiment_id: str) -> str:
+        study, plan = self.record, self.record.plan
+        tags = {
+            "mlflow.runName": study.name,
+            "mlflow.note.content": f"`{study.about['command']}`\n\nGo on: `raymeta resume {study.name}`",
+            "raymeta.kind": "study",
+            "raymeta.study": study.name,
+            "raymeta.command": study.about["command"],
+            "raymeta.data": study.about["data"]["fingerprint"],
+            "raymeta.version": version("raymeta"),
+        }
+        run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+        params = {"method": plan.spec, "space_hash": plan.space.hash, **flatten({"study": plan.study.model_dump()})}
+        log_params(client, run_id, params)
+        client.log_text(run_id, dump_yaml(plan.space.as_dict()), "space.yaml")
+        client.log_text(run_id, plan.base.to_yaml(), "base.yaml")
+        return run_id
+
+    def _send_trial(self, trial: TrialRecord) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        assert self._client is not None
+        if trial.number not in self._runs:
+            self._runs[trial.number] = (self._make_child(self._client, trial), -1)
+        run_id, sent = self._runs[trial.number]
+        fresh = [entry for entry in trial.rounds if entry["outer_steps"] > sent]
+        metrics = [
+            Metric(key, float(value), int(entry["at"] * 1000), entry["outer_steps"])
+            for entry in fresh
+            for key, value in [*entry.items(), ("outer_steps_done", entry["outer_steps"])]
+            if key not in NOT_METRICS
+        ]
+        for first in range(0, len(metrics), 1000):
+            self._client.log_batch(run_id, metrics=metrics[first : first + 1000])
+        self._runs[trial.number] = (run_id, trial.outer_steps if trial.rounds else sent)
+        if trial.state != "running":
+            tags = [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
+            self._client.log_batch(run_id, tags=tags, metrics=self._best_of(trial))
+            self._client.set_terminated(run_id, STATUS[trial.state])
+
+    def _make_child(self, client: "MlflowClient", trial: TrialRecord) -> str:
+        tags = {
+            "mlflow.parentRunId": self._parent,
+            "mlflow.runName": f"trial {trial.number}",
+            "raymeta.kind": "trial",
+            "raymeta.study": self.record.name,
+            "raymeta.trial": str(trial.number),
+            "raymeta.state": "running",
+            "raymeta.start_point": trial.label,
+        }
+        run_id = str(client.create_run(self._experiment, tags=tags).info.run_id)
+        config = self.record.config(trial)
+        log_params(client, run_id, config.flat())
+        client.log_text(run_id, config.to_yaml(), "config.yaml")
+        return run_id
+
+    def _best_of(self, trial: TrialRecord) -> list[Any]:
+        from mlflow.entities import Metric
+
+        best = trial.best(self.record.metric)
+        if best is None:
+            return []
+        name = f"val_{self.record.metric.name}"
+        return [Metric(f"best_{name}", best[name], int(best["at"] * 1000), 0)]
+
+    def _finish_parent(self, session: "Session") -> None:
+        assert self._client is not None
+        study, client = self.record, self._client
+        trials = study.trials()
+        for state in ("completed", "pruned", "diverged", "failed"):
+            client.log_metric(self._parent, f"trials_{state}", sum(trial.state == state for trial in trials))
+        client.log_metric(self._parent, "slot_efficiency", session.efficiency)
+        client.log_metric(self._parent, "wall_s", session.wall_s)
+        client.log_artifact(self._parent, str(study.folder / "search.png"))
+        if (best := study.best()) is not None:
+            entry = best.best(study.metric) or {}
+            name = f"val_{study.metric.name}"
+            client.log_metric(self._parent, f"best_{name}", entry[name])
+            client.log_metric(self._parent, "best_val_ci95", entry["val_ci95"])
+            client.set_tag(self._parent, "raymeta.best_trial", str(best.number))
+            client.log_text(self._parent, study.config(best).to_yaml(), "best_config.yaml")
+            checkpoint = study.trial_folder(best.number) / "checkpoint.pt"
+            if checkpoint.exists():
+                client.log_artifact(self._runs[best.number][0], str(checkpoint))
+        over = len(trials) >= study.plan.study.trials and all(trial.state != "running" for trial in trials)
+        client.set_terminated(self._parent, "FINISHED" if over else "KILLED")
+        self._summary = None
+
+
+def find_run(study: str, trial: int) -> str | None:
+    """The id of a trial's MLflow run; None if MLflow has none."""
+    client = connect()
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        return None
+    runs = client.search_runs([found.experiment_id], f"tags.`raymeta.trial` = '{trial}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _sent(run: "Run") -> int:
+    return int(run.data.metrics.get("outer_steps_done", -1))
+
+
+def log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:
+    """Log parameters a hundred at a time, MLflow's limit."""
+    from mlflow.entities import Param
+
+    entries = [Param(key, str(value)) for key, value in params.items()]
+    for first in range(0, len(entries), 100):
+        client.log_batch(run_id, params=entries[first : first + 100])
