@@ -73,12 +73,16 @@ def search(
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
     from raymeta.study.record import StudyRecord
-    from raymeta.study.search import run
 
     folder = studies_folder() / (name or _free_name(f"{spec}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
+    from raymeta.study.resources import start_ray
+
+    given = start_ray(slots, pack)
+    from raymeta.study.search import run
+
     _say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    _report(record, run(record, slots=slots, pack=pack, started=started, quiet=as_json), as_json)
+    _report(record, run(record, given, started=started, quiet=as_json), as_json)
 
 
 @app.command()
@@ -88,10 +92,15 @@ def resume(name: Annotated[str, typer.Argument(help="A study.")], slots: Slots =
     Example: raymeta resume maml+dropgrad-glyphs
     """
     started = time.time()
-    from raymeta.study.search import open_study, run
+    from raymeta.study.record import open_study
 
     record = open_study(name)
-    _report(record, run(record, slots=slots, pack=pack, started=started, quiet=as_json), as_json)
+    from raymeta.study.resources import start_ray
+
+    given = start_ray(slots, pack)
+    from raymeta.study.search import run
+
+    _report(record, run(record, given, started=started, quiet=as_json), as_json)
 
 
 @app.command()
@@ -106,12 +115,12 @@ def export(
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
     from raymeta.study.export import export as write
-    from raymeta.study.search import open_study
+    from raymeta.study.record import open_study
     from raymeta.study.tracking import find_run
 
     record = open_study(name)
     chosen = trial if trial is not None else (best.number if (best := record.best()) else None)
-    run = find_run(name, chosen) if chosen is not None else None
+    run = find_run(record, chosen) if chosen is not None else None
     content = write(record, out, trial, run)
     if as_json:
         print(json.dumps(content))  # noqa: T201

@@ -1,7 +1,7 @@
 """Evaluation on a fixed bank of episodes: a mean and its task-level 95 % interval. No outer graph is built here."""
 
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Literal
 
 import torch
@@ -24,7 +24,7 @@ class Metric:
 
     def better(self, value: float, than: float | None) -> bool:
         """Whether a value beats another; anything finite beats None."""
-        return than is None or (value > than if self.mode == "max" else value < than)
+        return isfinite(value) and (than is None or (value > than if self.mode == "max" else value < than))
 
 
 def metric_of(dataset: Dataset) -> Metric:
@@ -67,7 +67,7 @@ def evaluate(method: Method, bank: EpisodeBank, tasks: int, *, device: torch.dev
         loss = method.loss(prediction, query_y)
         if query_y.is_floating_point():
             return loss, loss
-        return (prediction.argmax(-1) == query_y).float().mean(), loss
+        return (prediction.argmax(-1) == query_y).double().mean(), loss
 
     def run(episodes: Episodes) -> tuple[Tensor, Tensor]:
         if vectorized:

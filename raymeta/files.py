@@ -23,11 +23,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# Copied per class: PyYAML keeps implicit resolvers in a class attribute shared with SafeLoader.
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes round what `_Loader` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    # Copied per class: PyYAML keeps implicit resolvers in a class attribute shared with SafeLoader and SafeDumper.
+    _kind.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -44,6 +49,10 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML{place}: {error.problem or error.context}") from error
     except yaml.YAMLError as error:  # characters that YAML forbids
         raise UserError(f"{source}: not valid YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError:
+        raise UserError(f"{source}: not valid YAML: nested too deeply") from None
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML, at `2024-13-45` or `!!bool maybe`
+        raise UserError(f"{source}: not valid YAML: a value does not fit its type: {error}") from error
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -66,7 +75,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def dump_yaml(data: Mapping[str, Any]) -> str:
     """YAML text in the order of the mapping; `parse_yaml` gives the same data back."""
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -83,6 +96,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; colleagues share studies
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

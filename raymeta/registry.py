@@ -40,7 +40,7 @@ def find(kind: Kind, name: str) -> Any:
     """The class registered under a name.
 
     Raises:
-        UserError: no such name; the sentence has the nearest one.
+        UserError: no such name; the sentence has the nearest one. Or its module registers something else.
     """
     if (kind, name) not in _classes:
         modules = _modules(kind)
@@ -48,6 +48,8 @@ def find(kind: Kind, name: str) -> Any:
             what = "data set" if kind == "dataset" else kind
             raise UserError(f"unknown {what} '{name}': {suggest(name, names(kind))}")
         importlib.import_module(modules[name])
+        if (kind, name) not in _classes:
+            raise UserError(f"{modules[name]}: registers no {kind} '{name}'; a module and its class have one name")
     return _classes[kind, name]
 
 

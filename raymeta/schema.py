@@ -41,12 +41,18 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     message = message[0].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    hint = ""
+    if first["type"] == "union_tag_not_found":
+        return f"the key '{key}.name' is missing"
+    if first["type"] == "union_tag_invalid":
+        return _not_a_value(f"{key}.name", first["ctx"]["tag"], first["ctx"]["expected_tags"])
     if first["type"] == "literal_error" and isinstance(first["input"], str):
-        expected = [word.strip("'") for word in first["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        hint = f", {suggest(first['input'], expected)}"
-        message = "not a value of this key"
-    return f"{key}: found {first['input']!r}: {message}{hint}"
+        return _not_a_value(key, first["input"], first["ctx"]["expected"])
+    return f"{key}: found {first['input']!r}: {message}"
+
+
+def _not_a_value(key: str, found: str, expected: str) -> str:
+    allowed = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+    return f"{key}: found {found!r}: not a value of this key, {suggest(found, allowed)}"
 
 
 def _walk(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -92,6 +98,10 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise UserError(f"'{key}': '{section}' is a value, not a section")
+        if isinstance(below := place.get(last), dict):
+            if not isinstance(value, Mapping):
+                raise UserError(f"'{key}': '{last}' is a section, not a value")
+            value = merge(below, value)
         place[last] = value
     return nested
 

@@ -6,7 +6,6 @@ the weights, the optimizer and t.
 
 import io
 import math
-import pickle
 import time
 import zipfile
 from pathlib import Path
@@ -33,7 +32,7 @@ class Trainer:
 
     Attributes:
         outer_step: outer steps done.
-        diverged: a loss was not finite; the trial is over.
+        diverged: a loss was not finite, in training or validation; the trial is over.
         rounds: the metrics of every round so far.
         best: the weights of the best validation so far, with its score, interval and outer step.
     """
@@ -72,7 +71,9 @@ class Trainer:
                 break
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
-            metrics |= self.validate()
+            validation = self.validate()
+            self.diverged = not all(map(math.isfinite, validation.values()))
+            metrics |= {} if self.diverged else validation
         self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
         return self.rounds[-1]
 
@@ -146,7 +147,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Score the present weights on the validation bank, and keep them if they are the best so far."""
         score = self._evaluate(self._validation, self.config.budget.validation_tasks)
-        if self.metric.better(score.mean, self.best and self.best["score"]):
+        if math.isfinite(score.loss) and self.metric.better(score.mean, self.best and self.best["score"]):
             weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
             self.best = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
         return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
@@ -206,13 +207,18 @@ class Trainer:
             UserError: the file is not a checkpoint of this config, or is damaged.
         """
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         try:
-            self.load_state_dict(state)
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if archive.testzip():  # torch does not look at the checksums
+                    raise zipfile.BadZipFile
+            self.load_state_dict(torch.load(io.BytesIO(data), map_location=self.device, weights_only=True))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+        except Exception as error:  # there is no end to what damaged or foreign bytes can raise
+            raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
 
 
 def _device(config: TrialConfig) -> torch.device:

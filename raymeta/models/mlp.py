@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from raymeta.errors import UserError
 from raymeta.models.backbone import Backbone, Weights
 from raymeta.norm import NormPass
 from raymeta.schema import Section
@@ -29,6 +30,8 @@ class MLP(Backbone):
 
     def __init__(self, config: MLPConfig, input_shape: tuple[int, ...], outputs: int, steps: int) -> None:
         super().__init__(config, input_shape, outputs, steps)
+        if len(input_shape) != 1:
+            raise UserError(f"model.name: mlp takes vectors, not inputs of shape {input_shape}; allowed: conv4")
         (width,) = input_shape
         self.layers = [f"layer{i + 1}" for i in range(len(config.hidden))] + ["head"]
         for layer, units in zip(self.layers, [*config.hidden, outputs], strict=True):

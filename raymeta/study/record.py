@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
 from raymeta.evaluation import Metric
-from raymeta.files import dump_yaml, read_yaml, write_atomically
+from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.study.plan import Plan
 from raymeta.study.space import Point
 
@@ -93,6 +94,7 @@ class StudyRecord:
         if folder.exists():
             raise UserError(f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name")
         about = {
+            "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": " ".join(["raymeta", *sys.argv[1:]]),
             "metric": {"name": metric.name, "mode": metric.mode},
@@ -271,6 +273,17 @@ _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState
 
 def _storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+
+
+def open_study(name: str) -> StudyRecord:
+    """A study by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name != os.path.basename(name) or name in ("", ".", ".."):
+        raise UserError(f"'{name}' is not a study's name: a name, not a path")
+    return StudyRecord.load(studies_folder() / name)
 
 
 def mend_journal(folder: Path) -> None:

@@ -1,7 +1,10 @@
 """What a trial gets of the machine, and the environment its worker runs in."""
 
+import importlib
 import os
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 from raymeta.errors import UserError
 
@@ -16,6 +19,7 @@ _DRIVER_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's default of 15 starves workers on a busy machine
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and build it anew per worker
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_preload_python_modules": "raymeta.trainable",  # by every worker as it starts, while the driver still imports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # or Tune prints a box of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they halve the driver's speed; the study's record has what they write
@@ -50,13 +54,15 @@ def prepare_environment() -> None:
 
 
 def start_ray(slots: int | None, pack: int) -> Slots:
-    """Start Ray on this machine, or join the cluster of `$RAY_ADDRESS`, and see what there is.
+    """Start Ray on this machine, or join the cluster of `$RAY_ADDRESS`, see what there is, and warm its workers.
 
     Args:
         slots: trials at a time; None: one per core, or `pack` per GPU.
         pack: trials per GPU.
     """
     prepare_environment()
+    # Most of the six seconds that Ray takes to start are waiting: Tune's slow imports are made meanwhile.
+    threading.Thread(target=lambda: [importlib.import_module(name) for name in ("pandas", "pyarrow.fs")]).start()
     import ray
 
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
@@ -69,7 +75,28 @@ def start_ray(slots: int | None, pack: int) -> Slots:
     most = min(cpus, gpus * pack) if gpus else cpus
     if most < 1:
         raise UserError("Ray has no free core to run a trial on")
-    return Slots(min(slots or most, most), 1.0, 1 / pack if gpus else 0.0)
+    given = Slots(min(slots or most, most), 1.0, 1 / pack if gpus else 0.0)
+    _take_warm_workers()
+    # Tune starts one actor at a time unless told how many may be on their way.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(given.count))
+    return given
+
+
+def _take_warm_workers() -> None:
+    """Let trials start in the workers that Ray starts ahead, which have imported what a trial needs.
+
+    Tune asks for an environment of its own for every actor (a setting for PyTorch Lightning), and a worker that was
+    started without it would not do.
+    """
+    import ray
+    from ray.tune.execution.class_cache import _ActorClassCache
+
+    def get(cache: Any, trainable: type) -> Any:
+        if trainable not in cache._cache:
+            cache._cache[trainable] = ray.remote(trainable)
+        return cache._cache[trainable]
+
+    _ActorClassCache.get = get
 
 
 def cores() -> int:

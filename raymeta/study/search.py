@@ -1,6 +1,5 @@
 """Start a study or go on with it: assemble Ray Tune's Tuner around the study's record."""
 
-import os
 import shutil
 import tempfile
 import time
@@ -11,12 +10,11 @@ from ray import tune
 
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
-from raymeta.files import studies_folder
 from raymeta.study.driver import Driver, Leave, Session, interrupts
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
-from raymeta.study.resources import start_ray
+from raymeta.study.resources import Slots
 from raymeta.study.searcher import RecordASHA, RecordSearcher
 from raymeta.study.tracking import Tracker
 from raymeta.trainable import MetaTrainable
@@ -24,15 +22,12 @@ from raymeta.trainable import MetaTrainable
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 
 
-def run(
-    record: StudyRecord, *, slots: int | None = None, pack: int = 4, started: float | None = None, quiet: bool = False
-) -> Session:
+def run(record: StudyRecord, slots: Slots, *, started: float | None = None, quiet: bool = False) -> Session:
     """Run a study's trials until it has as many as planned, or the user leaves.
 
     Args:
         record: the study.
-        slots: trials at a time; None: what the machine has.
-        pack: trials per GPU.
+        slots: what `start_ray` gave; Ray is shut down at the end.
         started: when the command began, in seconds since the epoch; None: now.
         quiet: show nothing.
 
@@ -44,7 +39,7 @@ def run(
         _same_data(record)
         with Tracker(record) as tracker:
             tracker.update_all()
-            session = Session(start_ray(slots, pack), started or time.time())
+            session = Session(slots, started or time.time())
             try:
                 _fit(record, session, Progress(record, session, quiet=quiet), tracker)
             finally:
@@ -56,7 +51,7 @@ def run(
 
 
 def _fit(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
-    searcher = RecordSearcher(record, record.resume())
+    searcher = RecordSearcher(record, record.resume(), session.slots.count)
     scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
     tuner = tune.Tuner(
         tune.with_resources(MetaTrainable, session.slots.per_trial),
@@ -90,14 +85,3 @@ def _same_data(record: StudyRecord) -> None:
             f"the study '{record.name}' was made on data with fingerprint {expected}, but {dataset.name} here has "
             f"{dataset.fingerprint}: its trials would not be comparable"
         )
-
-
-def open_study(name: str) -> StudyRecord:
-    """A study by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name != os.path.basename(name) or name in ("", ".", ".."):
-        raise UserError(f"'{name}' is not a study's name: a name, not a path")
-    return StudyRecord.load(studies_folder() / name)

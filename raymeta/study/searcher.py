@@ -11,12 +11,16 @@ from raymeta.study.record import StudyRecord, TrialRecord
 
 
 class RecordSearcher(Searcher):  # type: ignore[misc]
-    """Hands out first the trials that a dead driver left, then new ones, until the study has enough."""
+    """Hands out first the trials that a dead driver left, then new ones, until the study has enough.
 
-    def __init__(self, record: StudyRecord, left: list[TrialRecord]) -> None:
+    One trial is proposed ahead of the free slots: ready when a slot is, and knowing all but the last results.
+    """
+
+    def __init__(self, record: StudyRecord, left: list[TrialRecord], slots: int) -> None:
         super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
         self.record = record
         self.left = deque(left)
+        self.slots = slots
         self.stopped = False  # no new trials from now on
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -24,10 +28,13 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             return Searcher.FINISHED  # type: ignore[no-any-return]
         if self.left:
             trial = self.left.popleft()
-        elif len(self.record.trials()) < self.record.plan.study.trials:
-            trial = self.record.ask()
         else:
-            return Searcher.FINISHED  # type: ignore[no-any-return]
+            trials = self.record.trials()
+            if len(trials) >= self.record.plan.study.trials:
+                return Searcher.FINISHED  # type: ignore[no-any-return]
+            if sum(trial.state == "running" for trial in trials) > self.slots:
+                return None  # not now
+            trial = self.record.ask()
         place = {
             "trial": trial.number,
             "folder": str(self.record.trial_folder(trial.number)),

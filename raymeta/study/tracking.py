@@ -149,7 +149,7 @@ class Tracker:
         client = connect()
         study = self.record
         experiment_id = experiment(client, study.name)
-        mine = client.search_runs([experiment_id], f"tags.`raymeta.study` = '{study.name}'", max_results=50_000)
+        mine = client.search_runs([experiment_id], f"tags.`raymeta.study_id` = '{study.about['id']}'", max_results=50_000)
         parents = [run for run in mine if run.data.tags.get("raymeta.kind") == "study"]
         self._parent = parents[0].info.run_id if parents else self._make_parent(client, experiment_id)
         for run in mine:
@@ -166,6 +166,7 @@ class Tracker:
             "mlflow.note.content": f"`{study.about['command']}`\n\nGo on: `raymeta resume {study.name}`",
             "raymeta.kind": "study",
             "raymeta.study": study.name,
+            "raymeta.study_id": study.about["id"],
             "raymeta.command": study.about["command"],
             "raymeta.data": study.about["data"]["fingerprint"],
             "raymeta.version": version("raymeta"),
@@ -205,6 +206,7 @@ class Tracker:
             "mlflow.runName": f"trial {trial.number}",
             "raymeta.kind": "trial",
             "raymeta.study": self.record.name,
+            "raymeta.study_id": self.record.about["id"],
             "raymeta.trial": str(trial.number),
             "raymeta.state": "running",
             "raymeta.start_point": trial.label,
@@ -248,13 +250,14 @@ class Tracker:
         self._summary = None
 
 
-def find_run(study: str, trial: int) -> str | None:
+def find_run(record: StudyRecord, trial: int) -> str | None:
     """The id of a trial's MLflow run; None if MLflow has none."""
     client = connect()
-    found = client.get_experiment_by_name(study)
+    found = client.get_experiment_by_name(record.name)
     if found is None:
         return None
-    runs = client.search_runs([found.experiment_id], f"tags.`raymeta.trial` = '{trial}'", max_results=1)
+    query = f"tags.`raymeta.study_id` = '{record.about['id']}' and tags.`raymeta.trial` = '{trial}'"
+    runs = client.search_runs([found.experiment_id], query, max_results=1)
     return str(runs[0].info.run_id) if runs else None
 
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Traced
 from PIL import Image
+from traced import Traced
 
 from raymeta.config import TaskConfig
 from raymeta.data.gallery import draw_classes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Traced
+from traced import Traced
 
 from raymeta.config import TaskConfig
 from raymeta.data import packing
@@ -22,7 +22,8 @@ HERE = Path(__file__).parent
 
 def python(code: str) -> "subprocess.Popen[str]":
     """Another process; it has `Traced`."""
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r})\nfrom conftest import Traced, TaskConfig\n{code}"
+    start = "from raymeta.config import TaskConfig\nfrom traced import Traced\n"
+    code = f"import sys; sys.path.insert(0, {str(HERE)!r})\n{start}{code}"
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

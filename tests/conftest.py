@@ -1,0 +1,35 @@
+"""What all tests share: an environment of their own, one computing thread, and the embedded data set, built once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+from raymeta.config import TaskConfig
+from raymeta.data.store import ImageDataset, open_dataset
+
+torch.set_num_threads(1)
+hypothesis.settings.register_profile("raymeta", deadline=None)
+hypothesis.settings.load_profile("raymeta")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder that stays for the session; don't damage what is in it. Nothing of the user's is touched."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("RAYMETA_CACHE", str(folder))
+        patch.setenv("RAYMETA_STUDIES", str(tmp_path_factory.mktemp("studies")))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def glyphs(session_cache: Path) -> ImageDataset:
+    """The embedded data set, prepared."""
+    dataset = open_dataset(TaskConfig(dataset="glyphs"))
+    assert isinstance(dataset, ImageDataset)
+    dataset.prepare()
+    return dataset

@@ -1,0 +1,137 @@
+"""Conv-4 against the textbook network, and the layout that makes it fast."""
+
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import Random, conv4
+from torch import Tensor
+
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.method import build_method
+from raymeta.models.conv4 import Conv4, Conv4Config
+from raymeta.norm import NormPass
+
+SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
+
+
+def network(shape: tuple[int, ...] = (3, 16, 16), **model: Any) -> Conv4:
+    torch.manual_seed(0)
+    return Conv4(Conv4Config(width=8, **model), shape, 5, steps=3).double()
+
+
+def images(shape: tuple[int, ...], count: int = 4) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_the_first_convolution_on_patches_is_a_convolution(shape: tuple[int, ...], conv_bias: bool) -> None:
+    model, x = network(shape, conv_bias=conv_bias), images(shape)
+    block = model.get_submodule("block1")
+    weights = {name: weight + 0.1 for name, weight in model.weights().items()}
+    seen: list[Tensor] = []
+    block.get_submodule("norm").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(model.prepare(x), weights, NormPass())
+    expected = F.conv2d(x, weights["block1.weight"], weights.get("block1.bias"), padding=1)
+    torch.testing.assert_close(seen[0], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_outputs_and_gradients_are_the_textbook_networks(
+    shape: tuple[int, ...], activation: str, conv_bias: bool
+) -> None:
+    """In which the activation comes before the pooling."""
+    model, x = network(shape, activation=activation, conv_bias=conv_bias), images(shape)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".norm." in name:
+                parameter -= 0.7  # scales of both signs would do as well; shifts make most of a map negative
+    weights = model.weights()
+    found = model(model.prepare(x), weights, NormPass())
+    expected = conv4(slope=0.01 if activation == "leaky_relu" else 0.0)(x, weights, 0, None)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    cotangent = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, list(weights.values()), cotangent),
+        torch.autograd.grad(expected, list(weights.values()), cotangent),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("norm", ["batch", "support", "running", "per_step"])
+def test_every_block_keeps_channels_last(shape: tuple[int, ...], norm: str) -> None:
+    model, inside = network(shape, norm=norm), []
+    for name, module in model.named_children():
+        if name.startswith("block"):
+            module.register_forward_hook(lambda module, inputs, output: inside.append(output))
+    model(model.prepare(images(shape)), model.weights(), NormPass())
+    assert len(inside) == 4
+    assert all(h.is_contiguous(memory_format=torch.channels_last) for h in inside)
+    sides = [h.shape[2:] for h in inside]
+    assert sides == [(shape[1] >> i, shape[2] >> i) for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("conv_bias", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "per_step"])
+def test_parameters_are_as_many_as_the_formula_says(shape: tuple[int, ...], conv_bias: bool, norm: str) -> None:
+    width, outputs = 8, 5
+    rows = 3 if norm == "per_step" else 1
+    convolutions = 9 * width * (shape[0] + 3 * width) + (4 * width if conv_bias else 0)
+    head = outputs * (width * (shape[1] // 16) * (shape[2] // 16) + 1)
+    model = network(shape, conv_bias=conv_bias, norm=norm)
+    assert sum(parameter.numel() for parameter in model.parameters()) == convolutions + rows * 8 * width + head
+
+
+@pytest.mark.parametrize("conv_bias", [True, False])
+def test_groups_hold_every_parameter_once_and_scopes_are_made_of_them(conv_bias: bool) -> None:
+    model = network(conv_bias=conv_bias)
+    groups = model.groups()
+    assert list(groups) == ["block1", "block2", "block3", "block4", "head"]
+    assert [name for group in groups.values() for name in group] == [name for name, _ in model.named_parameters()]
+    assert model.scope("all") == set(model.weights())
+    assert model.scope("head") == {"head.weight", "head.bias"}
+    assert model.scope("last") == {*groups["block4"], *groups["head"]}
+    assert model.scope("first") == set(groups["block1"])
+    assert model.scope("body") == model.scope("all") - model.scope("head")
+    assert model.norm_names() == {f"block{i}.norm.{kind}" for i in (1, 2, 3, 4) for kind in ("weight", "bias")}
+
+
+def test_initial_weights() -> None:
+    def wide(init: Any) -> Conv4:
+        torch.manual_seed(0)
+        return Conv4(Conv4Config(width=64, init=init), (3, 32, 32), 5, steps=1)
+
+    for layer, channels in (("block1", 3), ("block3", 64)):
+        bound = (6 / (9 * channels + 9 * 64)) ** 0.5
+        weight = wide("xavier").weights()[f"{layer}.weight"]
+        assert bound * 0.95 < float(weight.abs().max()) <= bound
+        assert float(weight.var()) == pytest.approx(bound**2 / 3, rel=0.1)
+        deviation = (2 / (9 * 64)) ** 0.5
+        assert float(wide("fan_out").weights()[f"{layer}.weight"].std()) == pytest.approx(deviation, rel=0.05)
+    for name, weight in wide("xavier").weights().items():
+        if weight.ndim == 1:
+            assert bool((weight == (1 if name.endswith("norm.weight") else 0)).all())
+
+
+def test_preparing_keeps_the_number_of_pixels() -> None:
+    x = images((3, 16, 20))
+    prepared = network((3, 16, 20)).prepare(x)
+    assert prepared.shape == (4, 16 * 20, 27)
+    assert prepared.is_contiguous()
+    assert torch.equal(prepared[:, :, 4::9].transpose(1, 2).reshape(x.shape), x)  # the middle of each patch
+    assert prepared.numel() == 9 * prod(x.shape)
+
+
+def test_vectors_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        build_method(parse_trial({"method": "maml"}), Random((7,), "regression"))
+    assert str(caught.value) == "model.name: conv4 takes images, not inputs of shape (7,); allowed: mlp"

@@ -1,0 +1,134 @@
+"""The inner loop on problems that have a closed form, and noise that is the same looped over and batched."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raymeta.inner import Context, Noise, descend, gradients
+
+TRAINING, BATCHED = Context(training=True), Context(training=True, vectorized=True)
+
+
+def quadratic(size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A positive definite H, a vector b, and a start; the loss is w H w / 2 - b w."""
+    generator = torch.Generator().manual_seed(seed)
+    root, b, start = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((size, size), (size,), (size,))
+    )
+    return root @ root.T / size + torch.eye(size), b, start
+
+
+@pytest.mark.parametrize("context", [TRAINING, BATCHED], ids=["loop", "vmap"])
+@pytest.mark.parametrize("second_order", [True, False])
+@settings(max_examples=20)
+@given(size=st.integers(1, 6), steps=st.integers(0, 8), alpha=st.floats(0, 0.3), seed=st.integers(0, 999))
+def test_a_quadratic_has_the_closed_form(
+    context: Context, second_order: bool, size: int, steps: int, alpha: float, seed: int
+) -> None:
+    """w_S = w* + (I - alpha H)^S (w - w*); the outer gradient has the factor (I - alpha H)^S in second order only."""
+    hessian, b, start = quadratic(size, seed)
+    target = torch.arange(size).double()
+    weights = {"w": start.clone().requires_grad_()}
+    final = descend(
+        lambda w, step: w["w"] @ hessian @ w["w"] / 2 - b @ w["w"],
+        weights,
+        ["w"],
+        lambda step, name, weight, gradient: weight - alpha * gradient,
+        steps=steps,
+        second_order=second_order,
+        context=context,
+    )["w"]
+    (found,) = torch.autograd.grad((final - target).square().sum() / 2, weights["w"])
+
+    power = torch.linalg.matrix_power(torch.eye(size).double() - alpha * hessian, steps)
+    best = torch.linalg.solve(hessian, b)
+    expected = best + power @ (start - best)
+    torch.testing.assert_close(final.detach(), expected, rtol=1e-9, atol=1e-9)
+    outer = power @ (expected - target) if second_order else expected - target
+    torch.testing.assert_close(found, outer, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("context", [TRAINING, BATCHED], ids=["loop", "vmap"])
+@pytest.mark.parametrize("second_order", [True, False])
+def test_weights_that_do_not_adapt_are_passed_through_and_still_learned(context: Context, second_order: bool) -> None:
+    weights = {"moves": torch.tensor(2.0, requires_grad=True), "stays": torch.tensor(3.0, requires_grad=True)}
+    final = descend(
+        lambda w, step: (w["moves"] * w["stays"]) ** 2 / 2,
+        weights,
+        ["moves"],
+        lambda step, name, weight, gradient: weight - 0.1 * gradient,
+        steps=1,
+        second_order=second_order,
+        context=context,
+    )
+    assert final["stays"] is weights["stays"]
+    assert float(final["moves"].detach()) == pytest.approx(2 - 0.1 * 2 * 9)
+    (found,) = torch.autograd.grad(final["moves"] * final["stays"], weights["stays"])
+    through_the_step = 3 * -0.1 * 2 * 2 * 3  # stays * d moves / d stays
+    assert float(found) == pytest.approx(2 - 0.1 * 2 * 9 + (through_the_step if second_order else 0))
+
+
+def test_loss_and_update_are_told_the_step_and_the_name() -> None:
+    seen = []
+
+    def update(step: int, name: str, weight: Tensor, gradient: Tensor) -> Tensor:
+        seen.append((step, name, float(gradient)))
+        return weight
+
+    weights = {name: torch.tensor(1.0, requires_grad=True) for name in "abc"}
+    descend(
+        lambda w, step: (10 * step + 1) * w["a"] + (10 * step + 2) * w["b"] + w["c"],
+        weights,
+        ["a", "b"],
+        update,
+        steps=2,
+        second_order=False,
+        context=TRAINING,
+    )
+    assert seen == [(0, "a", 1), (0, "b", 2), (1, "a", 11), (1, "b", 12)]
+
+
+def test_second_order_is_never_done_in_evaluation() -> None:
+    weights = {"w": torch.tensor(2.0, requires_grad=True)}
+    final = descend(
+        lambda w, step: w["w"] ** 2,
+        weights,
+        ["w"],
+        lambda step, name, weight, gradient: weight - gradient,
+        steps=1,
+        second_order=True,
+        context=Context(training=False),
+    )
+    (found,) = torch.autograd.grad(final["w"], weights["w"])
+    assert float(found) == 1
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_first_order_gradients_are_constants_and_work_without_grad_mode(vectorized: bool) -> None:
+    weights = {"w": torch.tensor(3.0, requires_grad=True)}
+    with torch.no_grad():
+        found = gradients(lambda w: w["w"] ** 2, weights, second_order=False, vectorized=vectorized)
+    assert float(found["w"]) == 6
+    assert not found["w"].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_noise_is_the_same_looped_over_and_batched(kind: str) -> None:
+    shapes, tasks = [(2, 3), (4,)], 3
+
+    def draw(noise: Noise) -> list[Tensor]:
+        return [getattr(noise, kind)(torch.empty(shape, dtype=torch.float64)) for shape in shapes]
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(tasks)]
+
+    together = generators()
+    looped = [draw(Noise(together, task)) for task in range(tasks)]
+    shared = generators()
+    batched = torch.vmap(lambda task: tuple(draw(Noise(shared, task))), randomness="same")(torch.arange(tasks))
+    for i in range(len(shapes)):
+        assert torch.equal(batched[i], torch.stack([one[i] for one in looped]))
+        assert not torch.equal(batched[i][0], batched[i][1])
+    assert looped[0][0].dtype == torch.float64

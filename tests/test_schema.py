@@ -1,0 +1,128 @@
+"""Sentences about bad settings, and nested data under dotted keys."""
+
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from raymeta.errors import UserError, suggest
+from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
+
+KEYS = st.text("abcde", min_size=1, max_size=3)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers())
+TREES = st.dictionaries(
+    KEYS, st.recursive(VALUES, lambda inner: st.dictionaries(KEYS, inner, min_size=1, max_size=3), max_leaves=8)
+)
+
+
+class Inner(Section):
+    rate: float = Field(0.1, ge=0, lt=1)
+    kind: Literal["one", "two"] = "one"
+
+
+class Outer(Section):
+    inner: Inner = Inner()
+    count: int
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"count": 1, "inner": {"rat": 0}}, "unknown key 'inner.rat', did you mean 'rate'? (allowed: kind, rate)"),
+        ({"count": 1, "iner": {}}, "unknown key 'iner', did you mean 'inner'? (allowed: count, inner)"),
+        ({"count": 1, "zzz": {}}, "unknown key 'zzz', allowed: count, inner"),
+        ({}, "the key 'count' is missing"),
+        ({"count": "x"}, "count: found 'x': input should be a valid integer, unable to parse string as an integer"),
+        ({"count": 1, "inner": {"rate": 1}}, "inner.rate: found 1: input should be less than 1"),
+        ({"count": 1, "inner": {"rate": float("nan")}}, "inner.rate: found nan: input should be a finite number"),
+        (
+            {"count": 1, "inner": {"kind": "tow"}},
+            "inner.kind: found 'tow': not a value of this key, did you mean 'two'? (allowed: one, two)",
+        ),
+        ({"count": 1, "inner": {"kind": 3}}, "inner.kind: found 3: input should be 'one' or 'two'"),
+    ],
+)
+def test_the_first_complaint_is_one_sentence(data: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(Outer, data, "file.yaml")
+    assert str(caught.value) == f"file.yaml: {sentence}"
+
+
+def test_sections_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Inner().rate = 0.2  # type: ignore[misc]
+
+
+@given(st.recursive(VALUES, lambda inner: st.dictionaries(st.text() | st.integers(), inner) | st.lists(inner)))
+def test_any_data_are_checked_without_another_error(data: Any) -> None:
+    try:
+        check(Outer, {"count": 1, "inner": data}, "data")
+    except UserError as error:
+        assert str(error).startswith("data: ")
+
+
+@given(TREES)
+def test_nesting_undoes_flattening(tree: dict[str, Any]) -> None:
+    flat = flatten(tree)
+    assert not any(isinstance(value, dict) and value for value in flat.values())
+    assert nest(flat) == tree
+
+
+@given(TREES, TREES, TREES)
+def test_merging(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> None:
+    assert merge(a) == merge(a, {}) == merge({}, a) == merge(a, a) == a
+    over = merge(a, b)
+    assert merge(over, b) == over
+    assert merge(a, b, c) == merge(merge(a, b), c)
+    for key, value in b.items():
+        if not isinstance(value, dict):
+            assert over[key] == value
+    assert {*a, *b} == {*over}
+
+
+def test_merging_goes_into_sections_and_replaces_lists() -> None:
+    below = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+    assert merge(below, {"a": {"y": [3]}}) == {"a": {"x": 1, "y": [3]}, "b": 1}
+    assert below == {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [
+        (["maml.inner_lr=0.1", "task.shots=5"], {"maml": {"inner_lr": 0.1}, "task": {"shots": 5}}),
+        (["outer.lr=1e-3"], {"outer": {"lr": 0.001}}),
+        (["maml.order=first", "outer.clip=null"], {"maml": {"order": "first"}, "outer": {"clip": None}}),
+        (["model={name: mlp, hidden: [4]}"], {"model": {"name": "mlp", "hidden": [4]}}),
+        (["maml.order=first", "maml={inner_steps: 2}"], {"maml": {"order": "first", "inner_steps": 2}}),
+        (["maml={inner_steps: 2}", "maml.order=first"], {"maml": {"order": "first", "inner_steps": 2}}),
+        (["a=x=y"], {"a": "x=y"}),
+        (["a=1", "a=2"], {"a": 2}),
+        ([], {}),
+    ],
+)
+def test_overrides(words: list[str], data: dict[str, Any]) -> None:
+    assert parse_overrides(words) == data
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["maml"], "'maml': expected key=value, as in maml.inner_lr=0.1"),
+        (["=1"], "'=1': expected key=value, as in maml.inner_lr=0.1"),
+        (["a=1", "a.b=2"], "'a.b': 'a' is a value, not a section"),
+        (["a.b=2", "a=1"], "'a': 'a' is a section, not a value"),
+        (["a=["], "'a=[': not valid YAML at line 1, column 2: expected the node content, but found '<stream end>'"),
+    ],
+)
+def test_overrides_that_make_no_sense(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_overrides(words)
+    assert str(caught.value) == sentence
+
+
+def test_suggestions() -> None:
+    assert suggest("mamll", ["maml", "alfa"]) == "did you mean 'maml'? (allowed: alfa, maml)"
+    assert suggest("xyz", ["maml", "alfa"]) == "allowed: alfa, maml"
+    assert suggest("xyz", []) == "allowed: none"
