@@ -86,7 +86,7 @@ class TrialConfig(Section):
     outer: OuterConfig = OuterConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
-    seed: int = Field(0, ge=0, description="Seed of the initial weights, the training episodes and all noise.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights, the training episodes and all noise.")
 
     @property
     def settings(self) -> Any:

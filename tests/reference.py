@@ -135,14 +135,24 @@ def learner(dataset: Dataset, ways: int = 3, **sections: Any) -> Method:
     return method
 
 
-def small_trial(**sections: Any) -> TrialConfig:
-    """Three rounds of two outer steps on sinusoids, but for what the sections say."""
-    small = {
-        "method": "maml",
-        "model": {"name": "mlp", "hidden": [6]},
-        "task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5},
-        "maml": {"inner_steps": 2, "inner_lr": 0.02},
-        "outer": {"tasks_per_step": 3},
-        "budget": {"outer_steps": 6, "validate_every": 2, "validation_tasks": 4, "test_tasks": 4},
-    }
-    return parse_trial(merge(small, sections))
+SMALL = {
+    "method": "maml",
+    "maml": {"inner_steps": 2},
+    "outer": {"tasks_per_step": 3},
+    "budget": {"outer_steps": 6, "validate_every": 2, "validation_tasks": 4, "test_tasks": 4},
+}
+CURVES = {
+    "maml": {"inner_lr": 0.02},
+    "model": {"name": "mlp", "hidden": [6]},
+    "task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5},
+}
+GLYPHS = {
+    "maml": {"inner_lr": 0.1},
+    "model": {"name": "conv4", "width": 4},
+    "task": {"dataset": "glyphs", "ways": 3, "shots": 1, "queries": 2},
+}
+
+
+def small_trial(data: dict[str, Any] = CURVES, **sections: Any) -> TrialConfig:
+    """Three rounds of two outer steps on small tasks, but for what the sections say."""
+    return parse_trial(merge(SMALL, data, sections))

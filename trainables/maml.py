@@ -48,7 +48,7 @@ class MAML(Method):
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
-        self.register_buffer("inner_lr", torch.tensor(self.settings.inner_lr), persistent=False)
+        self.register_buffer("inner_lr", torch.tensor(self.settings.inner_lr, dtype=torch.float64), persistent=False)
         fixed = frozenset() if self.settings.adapt_norm else self.model.norm_names()
         self.adapted = [name for name in self.model.weights() if name not in fixed]
         if self.model.norm_mode == "per_step":

@@ -30,7 +30,7 @@ def search_picture(record: StudyRecord, path: Path) -> None:
     for trial in trials:
         points = [(entry["outer_steps"], entry[key]) for entry in trial.rounds if key in entry]
         top = best is not None and trial.number == best.number
-        curves.plot(*zip(*points, strict=True), color="C3" if top else colours[trial.state], lw=2 if top else 1)
+        curves.plot(*zip(*points, strict=True), ".-", color="C3" if top else colours[trial.state], lw=2 if top else 1)
     for rung in record.plan.rungs[:-1]:
         curves.axvline(rung, color="0.8", lw=0.8, ls="--", zorder=0)
     curves.set(xlabel="outer steps (dashed: rungs)", ylabel=f"validation {record.metric.name}", title="trials")

@@ -112,11 +112,11 @@ def test_initial_weights() -> None:
 
     for layer, channels in (("block1", 3), ("block3", 64)):
         bound = (6 / (9 * channels + 9 * 64)) ** 0.5
-        weight = wide("xavier").weights()[f"{layer}.weight"]
+        weight = wide("xavier").weights()[f"{layer}.weight"].detach()
         assert bound * 0.95 < float(weight.abs().max()) <= bound
         assert float(weight.var()) == pytest.approx(bound**2 / 3, rel=0.1)
         deviation = (2 / (9 * 64)) ** 0.5
-        assert float(wide("fan_out").weights()[f"{layer}.weight"].std()) == pytest.approx(deviation, rel=0.05)
+        assert float(wide("fan_out").weights()[f"{layer}.weight"].detach().std()) == pytest.approx(deviation, rel=0.05)
     for name, weight in wide("xavier").weights().items():
         if weight.ndim == 1:
             assert bool((weight == (1 if name.endswith("norm.weight") else 0)).all())

@@ -45,7 +45,7 @@ class DropGrad(Regularizer):
 
     def __init__(self, config: DropGradConfig, model: Backbone) -> None:
         super().__init__(config, model)
-        self.register_buffer("rate", torch.tensor(config.rate), persistent=False)
+        self.register_buffer("rate", torch.tensor(config.rate, dtype=torch.float64), persistent=False)
         self.scope = model.scope(config.layers)
 
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
