@@ -128,9 +128,10 @@ def higher_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
     for i in range(episodes.tasks):
         support_x, support_y, query_x, query_y = episodes.task(i)
         optimizer = torch.optim.SGD([value for name, value in network.named_parameters() if name in names], lr=INNER_LR)
-        with higher.innerloop_ctx(
-            network, optimizer, copy_initial_weights=False, track_higher_grads=second_order
-        ) as (learner, inner):
+        with higher.innerloop_ctx(network, optimizer, copy_initial_weights=False, track_higher_grads=second_order) as (
+            learner,
+            inner,
+        ):
             for _ in range(STEPS):
                 inner.step(F.cross_entropy(learner(support_x), support_y))
             loss = F.cross_entropy(learner(query_x), query_y) / TASKS
@@ -185,7 +186,9 @@ def compare(name: str, rounds: int) -> None:
                 seconds[who].append(time.perf_counter() - start)
     medians = {who: statistics.median(values) for who, values in seconds.items()}
     for who, median in medians.items():
-        print(f"   {who:18} {1 / median:6.2f} outer steps/s   raymeta is {median / medians['raymeta']:.2f}x", flush=True)
+        print(
+            f"   {who:18} {1 / median:6.2f} outer steps/s   raymeta is {median / medians['raymeta']:.2f}x", flush=True
+        )
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Import one module right after another one is imported, whenever that is.
 
-`import raymeta` must make `tune.Tuner("raymeta/maml")` work and must not import Ray, which a method file has no need of.
+`import raymeta` must make `tune.Tuner("raymeta/maml")` work and must not import Ray, which no method file needs.
 """
 
 import importlib
@@ -34,7 +34,8 @@ class _Follow(MetaPathFinder, Loader):
         return self.loader.create_module(spec) if self.loader else None
 
     def exec_module(self, module: ModuleType) -> None:
-        assert self.loader is not None and module.__spec__ is not None
+        assert self.loader is not None
+        assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         importlib.import_module(self.then)

@@ -21,8 +21,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Hyperparameter search for meta-learning and its regularizers.\n\n"
-    "Start with: raymeta search maml+dropgrad",
+    help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
 app.add_typer(data_app, name="data")
@@ -30,7 +29,9 @@ app.add_typer(data_app, name="data")
 Spec = Annotated[str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad.")]
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
-    typer.Argument(help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed."),
+    typer.Argument(
+        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed."
+    ),
 ]
 Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
 Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
@@ -66,7 +67,7 @@ def search(
     dataset = open_dataset(plan.base.task)
     _prepare(dataset, data_root)
     for split in ("train", "validation"):
-        dataset.bank(split, 0)  # type: ignore[arg-type]  # too few classes or images are named now
+        dataset.bank(split, 0)  # too few classes or images are named now
     if dry_run:
         _dry_run(plan, as_json)
         return
@@ -86,7 +87,9 @@ def search(
 
 
 @app.command()
-def resume(name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = 4, as_json: Json = False) -> None:
+def resume(
+    name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = 4, as_json: Json = False
+) -> None:
     """Go on with a study from where it was left or killed; finished trials are not run again.
 
     Example: raymeta resume maml+dropgrad-glyphs
@@ -296,22 +299,37 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
     from raymeta.study.tables import score, settings
 
     trials, best = record.trials(), record.best()
-    counts = {state: sum(t.state == state for t in trials) for state in ("completed", "pruned", "diverged", "failed", "running")}
+    counts = {
+        state: sum(t.state == state for t in trials)
+        for state in ("completed", "pruned", "diverged", "failed", "running")
+    }
     if as_json:
         found = None
         if best is not None:
             found = {"trial": best.number, **(best.best(record.metric) or {}), "config": record.config(best).as_dict()}
-        figures = {"slot_efficiency": session.efficiency, "wall_s": session.wall_s, "first_result_s": session.first_result_s}
+        figures = {
+            "slot_efficiency": session.efficiency,
+            "wall_s": session.wall_s,
+            "first_result_s": session.first_result_s,
+        }
         print(json.dumps({"study": record.name, "trials": counts, "best": found, **figures}))  # noqa: T201
     else:
-        _say(", ".join(f"{count} {state}" for state, count in counts.items() if count) + f" of {record.plan.study.trials}")
+        _say(
+            ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+            + f" of {record.plan.study.trials}"
+        )
         if best is not None:
-            _say(f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: {settings(best)}")
+            _say(
+                f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: "
+                + settings(best)
+            )
             _say(f"      {against_start(record, best)}")
         first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
         _say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
     over = len(trials) >= record.plan.study.trials and not counts["running"]
-    _say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
+    _say(
+        f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}"
+    )
     if trials and not any(trial.best(record.metric) for trial in trials):
         raise typer.Exit(1)
 

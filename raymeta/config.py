@@ -7,14 +7,14 @@ own `Config` classes; `trial_schema` puts them together.
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self, Union
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
 from raymeta import registry
 from raymeta.errors import UserError, suggest
 from raymeta.files import dump_yaml
-from raymeta.models import BACKBONES
+from raymeta.models import Conv4Config, ModelConfig
 from raymeta.schema import Section, check, flatten
 
 
@@ -26,7 +26,9 @@ class TaskConfig(Section):
     ways: int = Field(5, ge=1, description="Classes in an episode.")
     shots: int = Field(1, ge=1, description="Support examples per class.")
     queries: int = Field(15, ge=1, description="Query examples per class in training.")
-    eval_queries: int | None = Field(None, ge=1, description="Query examples per class in evaluation; null: as queries.")
+    eval_queries: int | None = Field(
+        None, ge=1, description="Query examples per class in evaluation; null: as queries."
+    )
     labels: Literal["shuffled", "fixed"] = Field(
         "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
     )
@@ -78,15 +80,14 @@ class TrialConfig(Section):
 
     method: str
     regularizers: BaseModel
-    model: Annotated[
-        Union[tuple(backbone.Config for backbone in BACKBONES.values())],  # type: ignore[misc] # noqa: UP007
-        Field(discriminator="name"),
-    ] = BACKBONES["conv4"].Config()
+    model: ModelConfig = Conv4Config()
     task: TaskConfig = TaskConfig()
     outer: OuterConfig = OuterConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the initial weights, the training episodes and all noise.")
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Seed of the initial weights, the training episodes and all noise."
+    )
 
     @property
     def settings(self) -> Any:
@@ -135,13 +136,12 @@ def trial_schema(method: str, regularizers: tuple[str, ...]) -> type[TrialConfig
         parts[name] = (config, config())
     together = create_model("Regularizers", __base__=Section, **parts)
     own = registry.find("method", method).Config
-    return create_model(
-        "TrialConfig",
-        __base__=TrialConfig,
-        method=(Literal[method], method),
-        regularizers=(together, together()),
-        **{method: (own, own())},
-    )
+    fields: dict[str, Any] = {
+        "method": (Literal[method], method),
+        "regularizers": (together, together()),
+        method: (own, own()),
+    }
+    return create_model("TrialConfig", __base__=TrialConfig, **fields)
 
 
 def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:

@@ -77,8 +77,6 @@ def evaluate(method: Method, bank: EpisodeBank, tasks: int, *, device: torch.dev
         return torch.stack([score for score, _ in pairs]), torch.stack([loss for _, loss in pairs])
 
     with torch.no_grad():
-        parts = [
-            run(bank.batch(first, min(CHUNK, tasks - first)).to(device)) for first in range(0, tasks, CHUNK)
-        ]
+        parts = [run(bank.batch(first, min(CHUNK, tasks - first)).to(device)) for first in range(0, tasks, CHUNK)]
     values = torch.cat([score for score, _ in parts]).double().cpu()
     return Score(values, float(torch.cat([loss for _, loss in parts]).double().mean()))

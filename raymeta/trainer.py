@@ -103,7 +103,7 @@ class Trainer:
             # "same": the generators' draws inside are made once, for all tasks; each task then takes its own (Noise).
             run = torch.vmap(self._task_loss, in_dims=(0, 0, 0, 0, 0, None), randomness="same")
             losses = run(*episodes, torch.arange(count, device=self.device), generators)
-            (losses.sum() * weight).backward()
+            torch.autograd.backward(losses.sum() * weight)
             return float(losses.detach().mean())
         return self._loop_over_tasks(episodes, generators, weight)
 
@@ -111,7 +111,7 @@ class Trainer:
         total = 0.0
         for task in range(episodes.tasks):
             loss = self._task_loss(*episodes.task(task), task, generators)
-            (loss * weight).backward()  # task by task: the graph of one task at a time
+            torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
             total += float(loss.detach())
         return total / episodes.tasks
 
@@ -147,7 +147,7 @@ class Trainer:
     def validate(self) -> dict[str, float]:
         """Score the present weights on the validation bank, and keep them if they are the best so far."""
         score = self._evaluate(self._validation, self.config.budget.validation_tasks)
-        if math.isfinite(score.loss) and self.metric.better(score.mean, self.best and self.best["score"]):
+        if math.isfinite(score.loss) and self.metric.better(score.mean, self.best["score"] if self.best else None):
             weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
             self.best = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
         return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
@@ -186,7 +186,9 @@ class Trainer:
             UserError: the state is another version's or another config's.
         """
         if state.get("version") != CHECKPOINT_VERSION:
-            raise UserError(f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}")
+            raise UserError(
+                f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}"
+            )
         if state["config"] != self.config.as_dict():
             raise UserError("the checkpoint belongs to another config")
         self.method.load_state_dict(state["method"])

@@ -5,8 +5,8 @@ Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep N
     theta_0 = theta;  theta_{j+1} = theta_j - alpha * grad Ls(theta_j),  j = 0 .. S-1
     outer loss = mean over tasks of Lq(theta_S)
 
-Adapts every tensor but the norm's scale and shift (`adapt_norm` adds them); meta-learns theta and the norm's. First order
-takes the inner gradients as constants, so that the outer gradient is grad Lq at theta_S.
+Adapts every tensor but the norm's scale and shift (`adapt_norm` adds them); meta-learns theta and the norm's. First
+order takes the inner gradients as constants, so that the outer gradient is grad Lq at theta_S.
 
 Losses are means over images. The authors' code divides the support loss by K instead of N*K, so a published `inner_lr`
 is to be multiplied by N here (miniImageNet 0.01 becomes 0.05 for 5 ways).
@@ -95,5 +95,3 @@ class MAML(Method):
 
     def predict(self, adapted: Adapted, query_x: Tensor) -> Tensor:
         return self.model(self.model.prepare(query_x), adapted.weights, adapted.norm)  # type: ignore[no-any-return]
-
-

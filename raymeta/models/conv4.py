@@ -64,7 +64,8 @@ class Block(nn.Module):
         if self.patches:
             # [n, H*W, width] is channels-last memory, which all later operations keep; an image with one channel has
             # no such layout, and torch would fall back to the one in which pooling is ten times slower.
-            h = F.linear(x, weight.flatten(1), bias).unflatten(-2, size).movedim(-1, -3)
+            h = F.linear(x, weight.flatten(1), bias)
+            h = h.reshape(*h.shape[:-2], *size, h.shape[-1]).movedim(-1, -3)
         else:
             h = F.conv2d(x, weight, bias, padding=1)
         h = self.norm(h, weights[f"{layer}.norm.weight"], weights[f"{layer}.norm.bias"], norm, layer)

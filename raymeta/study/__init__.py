@@ -1,4 +1,4 @@
-"""A study: one search, from its plan to its report. Everything of it lives in one folder, and any command goes on from it."""
+"""A study: one search, from its plan to its report. All of it lives in one folder, and any command goes on from it."""
 
 from raymeta.study.resources import prepare_environment
 

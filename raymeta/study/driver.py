@@ -1,4 +1,4 @@
-"""What the driver does while Ray Tune runs the trials: note results in the record, listen to Ctrl-C, know when to leave."""
+"""What the driver does while Ray Tune runs the trials: note results in the record, listen to Ctrl-C, leave in time."""
 
 import signal
 import time

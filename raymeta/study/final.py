@@ -189,18 +189,22 @@ class FinalFailed(RuntimeError):
 def _train(jobs: dict[int, tuple[dict[str, Any], Path]], slots: Slots) -> dict[int, SeedResult]:
     waiting, results = list(jobs), {}
     options = {"num_cpus": slots.cpu, "num_gpus": slots.gpu}
-    pending: dict[Any, tuple[int, Any, bool]] = {}  # what a worker computes to its seed, the worker, and if it is the test
+    pending: dict[
+        Any, tuple[int, Any, bool]
+    ] = {}  # what a worker computes to its seed, the worker, and if it is the test
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} outer steps"))
     console = Console(stderr=True)
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bars:
-        tasks = {s: bars.add_task(f"seed {s}", total=config["budget"]["outer_steps"]) for s, (config, _) in jobs.items()}
+        tasks = {
+            s: bars.add_task(f"seed {s}", total=config["budget"]["outer_steps"]) for s, (config, _) in jobs.items()
+        }
         while waiting or pending:
             while waiting and len(pending) < slots.count:
                 seed = waiting.pop(0)
                 config, folder = jobs[seed]
-                worker = _Seed.options(**options).remote(config, str(folder))
+                worker = _Seed.options(**options).remote(config, str(folder))  # type: ignore[attr-defined]
                 pending[worker.round.remote()] = (seed, worker, False)
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             seed, worker, tested = pending.pop(ready)
@@ -247,4 +251,3 @@ def log_final(table: FinalTable, provenance: dict[str, Any]) -> str:
         client.set_terminated(child)
     client.set_terminated(parent)
     return parent
-

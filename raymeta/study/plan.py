@@ -10,7 +10,7 @@ from functools import cached_property
 from math import ceil
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
@@ -109,7 +109,7 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
         {"task": asked},
     ]
     overrides = parse_overrides(words)
-    data = merge(*layers)  # type: ignore[arg-type]
+    data = merge(*layers)
     for other in registry.names("method"):  # a preset serves many methods; what it says of others is not for this one
         if other != method:
             data.pop(other, None)

@@ -60,7 +60,7 @@ class Preview:
             table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
         lines = [
             f"rungs at {self.rungs} outer steps",
-            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s for a trial alone here",
+            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s, for one trial alone",
             f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
             f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
             f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",

@@ -4,8 +4,8 @@
     <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
     <studies>/<name>/trials/0007/        the trial's checkpoint
 
-The journal is append-only, so a kill at any moment loses at most the line being written. What Ray Tune itself keeps is not
-needed: ASHA's rungs, the searcher's history and the place of every trial follow from the journal (Ray's own restore
+The journal is append-only, so a kill at any moment loses at most the line being written. What Ray Tune keeps itself is
+not needed: ASHA's rungs, the searcher's history and the place of every trial follow from the journal (Ray's own restore
 forgets the rungs, and what happened since its last snapshot).
 """
 
@@ -69,7 +69,11 @@ class TrialRecord:
         chosen: dict[str, Any] | None = None
         key = f"val_{metric.name}"
         for entry in self.rounds:
-            if entry["outer_steps"] <= until and key in entry and metric.better(entry[key], chosen and chosen[key]):
+            if (
+                entry["outer_steps"] <= until
+                and key in entry
+                and metric.better(entry[key], chosen[key] if chosen else None)
+            ):
                 chosen = entry
         return chosen
 
@@ -92,7 +96,9 @@ class StudyRecord:
         if not NAME.fullmatch(folder.name):
             raise UserError(f"'{folder.name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
         if folder.exists():
-            raise UserError(f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name")
+            raise UserError(
+                f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name"
+            )
         about = {
             "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -156,8 +162,8 @@ class StudyRecord:
     def ask(self) -> TrialRecord:
         """A new trial: a starting point while there are any, else the sampler's proposal.
 
-        The sampler is made anew for each trial from (study seed, number), so that proposals depend on the history alone and
-        are the same after a resume.
+        The sampler is made anew for each trial from (study seed, number), so that proposals depend on the history alone
+        and are the same after a resume.
         """
         number = len(self._study.get_trials(deepcopy=False, states=_ASKED))
         self._study.sampler = self._sampler(number)
@@ -251,7 +257,9 @@ class StudyRecord:
         scored = [trial for trial in scored if trial.state in ("completed", "pruned", "running")]
         if not scored:
             return None
-        reached = {trial.number: max([r for r in self.plan.rungs if r <= trial.outer_steps], default=0) for trial in scored}
+        reached = {
+            trial.number: max([r for r in self.plan.rungs if r <= trial.outer_steps], default=0) for trial in scored
+        }
         top = max(reached.values())
         key = f"val_{self.metric.name}"
         sign = 1 if self.metric.mode == "max" else -1
@@ -294,5 +302,3 @@ def mend_journal(folder: Path) -> None:
     if whole < len(content):
         os.truncate(path, whole)
     Path(f"{path}.lock").unlink(missing_ok=True)
-
-

@@ -52,7 +52,10 @@ def search_picture(record: StudyRecord, path: Path) -> None:
     for panel, name in zip(axes[1], searched[:columns], strict=False):
         chosen = [trial for trial in trials if name in trial.point]
         panel.scatter(
-            [trial.point[name] if not isinstance(trial.point[name], str) else short(trial.point[name]) for trial in chosen],
+            [
+                trial.point[name] if not isinstance(trial.point[name], str) else short(trial.point[name])
+                for trial in chosen
+            ],
             [(trial.best(record.metric) or {})[key] for trial in chosen],
             c=[colours[trial.state] for trial in chosen],
             s=[8 + 60 * trial.outer_steps / record.plan.rungs[-1] for trial in chosen],

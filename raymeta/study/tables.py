@@ -43,7 +43,8 @@ def space_table(space: Space) -> Table:
         table.add_column(f"start: {label}")
     for key, param in space.params.items():
         when = ", ".join(
-            f"{other.rsplit('.', 1)[-1]} " + " ".join(f"{k} {v}" for k, v in condition.model_dump(exclude_none=True).items())
+            f"{other.rsplit('.', 1)[-1]} "
+            + " ".join(f"{k} {v}" for k, v in condition.model_dump(exclude_none=True).items())
             for other, condition in param.when.items()
         )
         table.add_row(key, str(param), when or "always", *(short(point.get(key, "-")) for point in space.start_from))
@@ -68,7 +69,9 @@ def final_table(final: "FinalTable") -> Table:
         )
     spread = f"sd over seeds {value(final.sd_seeds, metric)}" if final.sd_seeds is not None else "one seed"
     table.add_section()
-    table.add_row("all", value(final.mean, metric, final.ci95), spread, f"{final.config.budget.test_tasks} test tasks", "")
+    table.add_row(
+        "all", value(final.mean, metric, final.ci95), spread, f"{final.config.budget.test_tasks} test tasks", ""
+    )
     return table
 
 

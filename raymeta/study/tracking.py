@@ -1,7 +1,7 @@
 """MLflow: a parent run for the study, a child run for each trial, kept equal to the study's record.
 
-MLflow is a copy of the record. A thread sends what it lacks, in batches; a server that is away delays it and nothing else,
-and a later `raymeta resume` sends the rest. Runs are found again by the study's and the trial's tags, so that a restart
+MLflow is a copy of the record. A thread sends what it lacks, in batches; a server that is away delays that and nothing
+else, and a later `raymeta resume` sends the rest. Runs are found again by the study's and the trial's tags, so that a restart
 doubles none.
 """
 
@@ -149,7 +149,9 @@ class Tracker:
         client = connect()
         study = self.record
         experiment_id = experiment(client, study.name)
-        mine = client.search_runs([experiment_id], f"tags.`raymeta.study_id` = '{study.about['id']}'", max_results=50_000)
+        mine = client.search_runs(
+            [experiment_id], f"tags.`raymeta.study_id` = '{study.about['id']}'", max_results=50_000
+        )
         parents = [run for run in mine if run.data.tags.get("raymeta.kind") == "study"]
         self._parent = parents[0].info.run_id if parents else self._make_parent(client, experiment_id)
         for run in mine:
