@@ -69,11 +69,8 @@ class TrialRecord:
         chosen: dict[str, Any] | None = None
         key = f"val_{metric.name}"
         for entry in self.rounds:
-            if (
-                entry["outer_steps"] <= until
-                and key in entry
-                and metric.better(entry[key], chosen[key] if chosen else None)
-            ):
+            so_far = chosen[key] if chosen else None
+            if entry["outer_steps"] <= until and key in entry and metric.better(entry[key], so_far):
                 chosen = entry
         return chosen
 

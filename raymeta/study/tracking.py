@@ -1,8 +1,8 @@
 """MLflow: a parent run for the study, a child run for each trial, kept equal to the study's record.
 
 MLflow is a copy of the record. A thread sends what it lacks, in batches; a server that is away delays that and nothing
-else, and a later `raymeta resume` sends the rest. Runs are found again by the study's and the trial's tags, so that a restart
-doubles none.
+else, and a later `raymeta resume` sends the rest. Runs are found again by the study's and the trial's tags, so that a
+restart doubles none.
 """
 
 import os

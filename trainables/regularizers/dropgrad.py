@@ -7,8 +7,9 @@ Tseng, Chen, Tsai, Liu, Lin, Yang: Regularizing Meta-Learning via Gradient Dropo
     gaussian: n ~ N(1, p / (1 - p)), so the standard deviation is sqrt(p / (1 - p))
 
 Drawn anew for every element, tensor, inner step and task; never differentiated; off in evaluation. Both kinds have mean
-1 and variance p / (1 - p). The linear ramp grows p (binary) or the standard deviation (gaussian) with the full budget, as
-the authors' code does. Their code trains in first order only; here the noise is a constant factor in second order too.
+1 and variance p / (1 - p). The linear ramp grows p (binary) or the standard deviation (gaussian) with the full budget,
+as the authors' code does. Their code trains in first order only; here the noise is a constant factor in second order
+too.
 """
 
 from typing import Any, ClassVar, Literal
