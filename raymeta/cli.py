@@ -62,7 +62,10 @@ def search(
     started = time.time()
     from raymeta.data.store import open_dataset
     from raymeta.study.plan import make_plan
+    from raymeta.study.record import StudyRecord, check_name
 
+    if name is not None:
+        check_name(name)
     plan = make_plan(spec, task, preset, [*(words or []), *([f"study.trials={trials}"] if trials else [])])
     dataset = open_dataset(plan.base.task)
     _prepare(dataset, data_root)
@@ -73,7 +76,6 @@ def search(
         return
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
-    from raymeta.study.record import StudyRecord
 
     folder = studies_folder() / (name or _free_name(f"{spec}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)

@@ -8,6 +8,7 @@ worker, a driver or a node may die at any moment. With plain Ray Tune it saves a
     tune.Tuner("raymeta/maml", param_space={"maml": {"inner_lr": tune.loguniform(1e-3, 0.5)}}).fit()
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
             metrics = self.trainer.round()
             if self._checkpoint is not None:
                 self.trainer.save(self._checkpoint)
-        return {**metrics, "done": self.trainer.done and not self._unheard}
+        missing = {f"val_{self.trainer.metric.name}": math.nan}  # of a diverged round; Tune insists on the metric
+        return {**missing, **metrics, "done": self.trainer.done and not self._unheard}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")

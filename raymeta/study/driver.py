@@ -63,6 +63,8 @@ class Driver(tune.Callback):  # type: ignore[misc]
     ) -> None:
         number, session = _number(trial), self.session
         metrics = {key: result[key] for key in ROUND_KEYS if key in result}
+        if metrics["diverged"]:
+            metrics.pop(f"val_{self.record.metric.name}")  # Tune insists on one, but nothing was validated
         if self.record.add_round(number, metrics | {"at": time.time()}):
             session.busy_s += metrics["seconds"]
             session.first_result_s = session.first_result_s or session.wall_s

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from raymeta.study.driver import Session
 
 STYLES = {"running": "cyan", "completed": "green", "pruned": "dim", "diverged": "magenta", "failed": "red"}
+PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in the estimate
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
 
@@ -92,13 +93,15 @@ class Progress:
         return text + f", {self._eta(trials)}"
 
     def _eta(self, trials: list[TrialRecord]) -> str:
-        """From the pace of this session and the mean length of the trials that ended."""
+        """From the pace of this session and the length of trials: as planned, corrected by those that ended."""
+        plan = self.record.plan
         ended = [trial.outer_steps for trial in trials if trial.state != "running"]
         done = sum(trial.outer_steps for trial in trials) - self._steps_before
-        if not ended or done <= 0:
+        if done <= 0:
             return "no estimate yet"
-        mean = sum(ended) / len(ended)
-        left = mean * (self.record.plan.study.trials - len(trials))
+        planned = plan.usual_steps() / plan.study.trials
+        mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
+        left = mean * max(plan.study.trials - len(trials), 0)
         left += sum(max(mean - trial.outer_steps, mean / 2) for trial in trials if trial.state == "running")
         return f"about {_span(left / done * self.session.wall_s)} left"
 

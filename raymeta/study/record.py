@@ -38,6 +38,7 @@ from raymeta.study.space import Point
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -90,8 +91,7 @@ class StudyRecord:
         Raises:
             UserError: the study exists, or its name cannot be a folder's.
         """
-        if not NAME.fullmatch(folder.name):
-            raise UserError(f"'{folder.name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+        check_name(folder.name)
         if folder.exists():
             raise UserError(
                 f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name"
@@ -278,6 +278,18 @@ _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState
 
 def _storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no folder should have, or that is a path.
+
+    Raises:
+        UserError: it cannot name a study.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+    if name in RESERVED:
+        raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
 
 
 def open_study(name: str) -> StudyRecord:

@@ -1,8 +1,6 @@
 """What a trial gets of the machine, and the environment its worker runs in."""
 
-import importlib
 import os
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ WORKER_ENVIRONMENT = {
 _DRIVER_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's default of 15 starves workers on a busy machine
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and build it anew per worker
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # or the warm workers are ended before a trial takes them
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_preload_python_modules": "raymeta.trainable",  # by every worker as it starts, while the driver still imports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -61,8 +60,6 @@ def start_ray(slots: int | None, pack: int) -> Slots:
         pack: trials per GPU.
     """
     prepare_environment()
-    # Most of the six seconds that Ray takes to start are waiting: Tune's slow imports are made meanwhile.
-    threading.Thread(target=lambda: [importlib.import_module(name) for name in ("pandas", "pyarrow.fs")]).start()
     import ray
 
     quiet = {"logging_level": "ERROR", "log_to_driver": False}

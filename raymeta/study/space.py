@@ -212,9 +212,8 @@ def _read(path: Path, prefix: str) -> Space:
     for key, param in file.params.items():
         for other in param.when:
             if f"{prefix}{other}" not in own:
-                raise UserError(
-                    f"{path}: params.{key}.when: '{other}' must stand above it, {suggest(other, file.params)}"
-                )
+                problem = "must stand above it" if other in file.params else f"is no key, {suggest(other, file.params)}"
+                raise UserError(f"{path}: params.{key}.when: '{other}' {problem}")
         own[prefix + key] = param.model_copy(update={"when": {prefix + k: c for k, c in param.when.items()}})
     for number, point in enumerate(file.start_from, 1):
         for key, value in point.items():

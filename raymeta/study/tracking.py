@@ -200,7 +200,8 @@ class Tracker:
         if trial.state != "running":
             tags = [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
             self._client.log_batch(run_id, tags=tags, metrics=self._best_of(trial))
-            self._client.set_terminated(run_id, STATUS[trial.state])
+            end = int(trial.rounds[-1]["at"] * 1000) if trial.rounds else None
+            self._client.set_terminated(run_id, STATUS[trial.state], end_time=end)
 
     def _make_child(self, client: "MlflowClient", trial: TrialRecord) -> str:
         tags = {
@@ -213,7 +214,9 @@ class Tracker:
             "raymeta.state": "running",
             "raymeta.start_point": trial.label,
         }
-        run_id = str(client.create_run(self._experiment, tags=tags).info.run_id)
+        first = trial.rounds[0] if trial.rounds else None
+        start = int((first["at"] - first["seconds"]) * 1000) if first else None
+        run_id = str(client.create_run(self._experiment, start_time=start, tags=tags).info.run_id)
         config = self.record.config(trial)
         log_params(client, run_id, config.flat())
         client.log_text(run_id, config.to_yaml(), "config.yaml")
