@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from raymeta.errors import UserError
+from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     from raymeta.data.store import Dataset
-    from raymeta.study.driver import Session
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
+    from raymeta.study.session import Session
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -154,8 +154,8 @@ def final(
     from raymeta.data.store import open_dataset
     from raymeta.schema import merge, parse_overrides
     from raymeta.study.export import read_export
+    from raymeta.study.final import as_table, log_final
     from raymeta.study.final import final as run
-    from raymeta.study.final import log_final
 
     base, provenance = read_export(config)
     trial = parse_trial(merge(base.as_dict(), parse_overrides(words or [])), str(config))
@@ -172,9 +172,7 @@ def final(
     if as_json:
         print(json.dumps(table.as_dict()))  # noqa: T201
         return
-    from raymeta.study.tables import final_table
-
-    _console().print(final_table(table))
+    _console().print(as_table(table))
     _say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
 
 
@@ -347,9 +345,12 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    """The console script: bad input is one sentence and exit code 2."""
+    """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
     try:
         app()
     except UserError as error:
         _say(f"raymeta: {error}")
         sys.exit(2)
+    except RunFailed as error:
+        _say(f"raymeta: {error}")
+        sys.exit(1)

@@ -8,6 +8,10 @@ class UserError(ValueError):
     """Bad input. The message is one sentence; the command line prints it and exits with code 2."""
 
 
+class RunFailed(RuntimeError):
+    """A run that could not be brought to its end. One sentence; the command line exits with code 1."""
+
+
 def suggest(found: str, allowed: Iterable[str]) -> str:
     """Say which name was probably meant and which are allowed, to end a sentence with.
 

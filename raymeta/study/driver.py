@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -13,40 +12,11 @@ from ray.tune.experiment import Trial
 
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
-from raymeta.study.resources import Slots
 from raymeta.study.searcher import RecordSearcher
+from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
 
 ROUND_KEYS = ("outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds")
-
-
-@dataclass
-class Session:
-    """One driver's run of a study, from its start to its end.
-
-    Attributes:
-        started: when the command began, seconds since the epoch.
-        busy_s: seconds that trials computed (training and validation), summed over slots.
-        first_result_s: seconds from the start to the first round of a trial.
-        leaving: the user wants to leave before the running trials are done.
-    """
-
-    slots: Slots
-    started: float = field(default_factory=time.time)
-    busy_s: float = 0.0
-    first_result_s: float | None = None
-    ended: float | None = None
-    leaving: bool = False
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds since the start, until the end."""
-        return (self.ended or time.time()) - self.started
-
-    @property
-    def efficiency(self) -> float:
-        """Slot efficiency: seconds computed over slots times wall time."""
-        return self.busy_s / (self.slots.count * self.wall_s)
 
 
 class Driver(tune.Callback):  # type: ignore[misc]

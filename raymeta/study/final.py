@@ -18,12 +18,15 @@ import ray
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
+from raymeta.errors import RunFailed
 from raymeta.evaluation import Metric, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study.resources import Slots, start_ray
+from raymeta.study.tables import value
 from raymeta.study.tracking import connect, experiment, log_params
 from raymeta.trainer import Trainer
 
@@ -162,7 +165,7 @@ def final(config: TrialConfig, seeds: list[int], name: str, *, slots: int | None
         pack: seeds per GPU.
 
     Raises:
-        FinalFailed: a seed diverged or its worker kept dying; the others' results are kept.
+        RunFailed: a seed diverged or its worker kept dying; the others' results are kept.
     """
     plain = {**config.as_dict(), "seed": 0}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
@@ -180,10 +183,6 @@ def final(config: TrialConfig, seeds: list[int], name: str, *, slots: int | None
     table = FinalTable(config, metric_of(open_dataset(config.task)), folder, [results[seed] for seed in seeds])
     write_atomically(folder / "table.json", json.dumps(table.as_dict(), indent=1))
     return table
-
-
-class FinalFailed(RuntimeError):
-    """A seed could not be trained to its end."""
 
 
 def _train(jobs: dict[int, tuple[dict[str, Any], Path]], slots: Slots) -> dict[int, SeedResult]:
@@ -208,13 +207,16 @@ def _train(jobs: dict[int, tuple[dict[str, Any], Path]], slots: Slots) -> dict[i
                 pending[worker.round.remote()] = (seed, worker, False)
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             seed, worker, tested = pending.pop(ready)
-            answer = ray.get(ready)
+            try:
+                answer = ray.get(ready)
+            except ray.exceptions.RayActorError as error:
+                raise RunFailed(f"seed {seed}: its worker died again and again; the same command goes on") from error
             if tested:
                 results[seed] = SeedResult(**answer)
                 ray.kill(worker)
                 continue
             if answer["diverged"]:
-                raise FinalFailed(f"seed {seed} diverged at {answer['outer_steps']} outer steps")
+                raise RunFailed(f"seed {seed} diverged at {answer['outer_steps']} outer steps")
             bars.update(tasks[seed], completed=answer["outer_steps"])
             step = worker.test if answer["done"] else worker.round
             pending[step.remote()] = (seed, worker, answer["done"])
@@ -251,3 +253,27 @@ def log_final(table: FinalTable, provenance: dict[str, Any]) -> str:
         client.set_terminated(child)
     client.set_terminated(parent)
     return parent
+
+
+def as_table(final: FinalTable) -> Table:
+    """A row a seed, and the overall one: mean and task-level 95 % interval on the test split."""
+    task, metric = final.config.task, final.metric
+    norm = getattr(final.config.model, "norm", "none")
+    title = f"{final.config.spec}, {task.dataset} {task.ways}-way {task.shots}-shot, norm: {norm}"
+    if norm == "batch":
+        title += " (transductive)"
+    table = Table("seed", f"test {metric.name}", f"validation {metric.name}", "selected at", "train time", title=title)
+    for result in final.seeds:
+        table.add_row(
+            str(result.seed),
+            value(result.mean, metric, result.ci95),
+            value(result.val, metric, result.val_ci95),
+            f"{result.selected_at} steps",
+            f"{result.seconds / 60:.1f} min",
+        )
+    spread = f"sd over seeds {value(final.sd_seeds, metric)}" if final.sd_seeds is not None else "one seed"
+    table.add_section()
+    table.add_row(
+        "all", value(final.mean, metric, final.ci95), spread, f"{final.config.budget.test_tasks} test tasks", ""
+    )
+    return table

@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -10,10 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raymeta.study.record import StudyRecord, TrialRecord
+from raymeta.study.session import Session
 from raymeta.study.tables import score, settings
-
-if TYPE_CHECKING:
-    from raymeta.study.driver import Session
 
 STYLES = {"running": "cyan", "completed": "green", "pruned": "dim", "diverged": "magenta", "failed": "red"}
 PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in the estimate
@@ -27,7 +25,7 @@ class Progress:
         quiet: show nothing.
     """
 
-    def __init__(self, record: StudyRecord, session: "Session", *, quiet: bool = False) -> None:
+    def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
         self.record, self.session = record, session
         self.console = Console(stderr=True, quiet=quiet)
         self.message = ""

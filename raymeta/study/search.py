@@ -10,12 +10,13 @@ from ray import tune
 
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
-from raymeta.study.driver import Driver, Leave, Session, interrupts
+from raymeta.study.driver import Driver, Leave, interrupts
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
 from raymeta.study.resources import Slots
 from raymeta.study.searcher import RecordASHA, RecordSearcher
+from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
 from raymeta.trainable import MetaTrainable
 

@@ -1,15 +1,12 @@
 """How trials and scores are written in tables."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from raymeta.evaluation import Metric
 from raymeta.study.record import TrialRecord
 from raymeta.study.space import Space
-
-if TYPE_CHECKING:
-    from raymeta.study.final import FinalTable
 
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
@@ -48,30 +45,6 @@ def space_table(space: Space) -> Table:
             for other, condition in param.when.items()
         )
         table.add_row(key, str(param), when or "always", *(short(point.get(key, "-")) for point in space.start_from))
-    return table
-
-
-def final_table(final: "FinalTable") -> Table:
-    """A row a seed, and the overall one: mean and task-level 95 % interval on the test split."""
-    task, metric = final.config.task, final.metric
-    norm = getattr(final.config.model, "norm", "none")
-    title = f"{final.config.spec}, {task.dataset} {task.ways}-way {task.shots}-shot, norm: {norm}"
-    if norm == "batch":
-        title += " (transductive)"
-    table = Table("seed", f"test {metric.name}", f"validation {metric.name}", "selected at", "train time", title=title)
-    for result in final.seeds:
-        table.add_row(
-            str(result.seed),
-            value(result.mean, metric, result.ci95),
-            value(result.val, metric, result.val_ci95),
-            f"{result.selected_at} steps",
-            f"{result.seconds / 60:.1f} min",
-        )
-    spread = f"sd over seeds {value(final.sd_seeds, metric)}" if final.sd_seeds is not None else "one seed"
-    table.add_section()
-    table.add_row(
-        "all", value(final.mean, metric, final.ci95), spread, f"{final.config.budget.test_tasks} test tasks", ""
-    )
     return table
 
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 from raymeta.files import dump_yaml, studies_folder
 from raymeta.schema import flatten
 from raymeta.study.record import StudyRecord, TrialRecord
+from raymeta.study.session import Session
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from raymeta.study.driver import Session
 
 STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
@@ -100,7 +100,7 @@ class Tracker:
         for trial in self.record.trials():
             self.update(trial.number)
 
-    def summarise(self, session: "Session") -> None:
+    def summarise(self, session: Session) -> None:
         """The session is over: put its figures, the picture and the best trial on the parent run."""
         self._summary = session
 
@@ -231,7 +231,7 @@ class Tracker:
         name = f"val_{self.record.metric.name}"
         return [Metric(f"best_{name}", best[name], int(best["at"] * 1000), 0)]
 
-    def _finish_parent(self, session: "Session") -> None:
+    def _finish_parent(self, session: Session) -> None:
         assert self._client is not None
         study, client = self.record, self._client
         trials = study.trials()
