@@ -11,6 +11,7 @@ import typer
 from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
+    from raymeta.config import TrialConfig
     from raymeta.data.store import Dataset
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
@@ -138,8 +139,12 @@ def export(
 
 @app.command()
 def final(
-    config: Annotated[Path, typer.Argument(help="A file that `raymeta export` wrote, or any config.")],
+    config: Annotated[
+        str, typer.Argument(help="A .yaml file that `raymeta export` wrote, or any config; or a method at its preset.")
+    ],
     words: Words = None,
+    task: Task = None,
+    preset: Preset = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
     slots: Slots = None,
@@ -149,16 +154,17 @@ def final(
     """Train a config at its full budget with several seeds and test it on the test split: a table's row.
 
     Example: raymeta final best.yaml --seeds 3 budget.outer_steps=5000
+
+    Example: raymeta final maml --task sinusoid-10s
     """
-    from raymeta.config import parse_trial
+    from mlflow.exceptions import MlflowException
+
     from raymeta.data.store import open_dataset
-    from raymeta.schema import merge, parse_overrides
-    from raymeta.study.export import read_export
     from raymeta.study.final import as_table, log_final
     from raymeta.study.final import final as run
+    from raymeta.study.tracking import problem_of
 
-    base, provenance = read_export(config)
-    trial = parse_trial(merge(base.as_dict(), parse_overrides(words or [])), str(config))
+    trial, provenance, name = _config_for_final(config, task, preset, words or [])
     dataset = open_dataset(trial.task)
     _prepare(dataset, data_root)
     expected = provenance.get("data", {})
@@ -167,13 +173,35 @@ def final(
             f"{config}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
             f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
         )
-    table = run(trial, list(range(seeds)), config.stem, slots=slots, pack=pack)
-    log_final(table, provenance)
+    table = run(trial, list(range(seeds)), name, slots=slots, pack=pack)
+    try:
+        log_final(table, provenance)
+    except MlflowException as error:
+        _say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
     if as_json:
         print(json.dumps(table.as_dict()))  # noqa: T201
         return
     _console().print(as_table(table))
     _say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
+
+
+def _config_for_final(
+    config: str, task: str | None, preset: str | None, words: list[str]
+) -> tuple["TrialConfig", dict[str, Any], str]:
+    """The config, its provenance and a name, from a file or from a method's preset."""
+    from raymeta.config import parse_trial
+    from raymeta.schema import merge, parse_overrides
+    from raymeta.study.export import read_export
+    from raymeta.study.plan import make_plan
+
+    path = Path(config)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        plan = make_plan(config, task, preset, words)
+        return plan.base, {}, f"{config}-{task or plan.base.task.dataset}"
+    if task or preset:
+        raise UserError(f"{config}: --task and --preset are for a method's name; a file has its own task")
+    base, provenance = read_export(path)
+    return parse_trial(merge(base.as_dict(), parse_overrides(words)), config), provenance, path.stem
 
 
 @app.command()
@@ -215,10 +243,8 @@ def space(spec: Spec, words: Words = None, task: Task = None, preset: Preset = N
 def data_ls(as_json: Json = False) -> None:
     """List the data sets and what of them is on this machine."""
     from raymeta import registry
-    from raymeta.config import TaskConfig
-    from raymeta.data.store import open_dataset
 
-    rows = {name: open_dataset(TaskConfig(dataset=name)).describe() for name in registry.names("dataset")}
+    rows = {name: _dataset(name).describe() for name in registry.names("dataset")}
     if as_json:
         print(json.dumps(rows))  # noqa: T201
         return
@@ -237,10 +263,7 @@ def data_prepare(
 
     Example: raymeta data prepare omniglot --data-root ~/downloads/omniglot
     """
-    from raymeta.config import TaskConfig
-    from raymeta.data.store import open_dataset
-
-    dataset = open_dataset(TaskConfig(dataset=name))
+    dataset = _dataset(name)
     _prepare(dataset, data_root, rebuild=rebuild)
     for key, value in dataset.describe().items():
         _say(f"{key}: {value}")
@@ -256,23 +279,33 @@ def data_show(
 
     Example: raymeta data show glyphs -o glyphs.png
     """
-    from raymeta.config import TaskConfig
     from raymeta.data.gallery import draw_classes
-    from raymeta.data.store import open_dataset
 
-    dataset = open_dataset(TaskConfig(dataset=name))
+    dataset = _dataset(name)
     _prepare(dataset, data_root)
     path = out or Path(f"{name}.png")
     draw_classes(dataset, path)
     _say(f"drew {path}")
 
 
+def _dataset(name: str) -> "Dataset":
+    """A data set under its own defaults of a task."""
+    from raymeta import registry
+    from raymeta.config import TaskConfig
+    from raymeta.data.store import open_dataset
+    from raymeta.schema import check
+
+    defaults = registry.find("dataset", name).task_defaults
+    return open_dataset(check(TaskConfig, {"dataset": name, **defaults}, "task"))
+
+
 def _prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
-    if dataset.ready and not rebuild:
+    if dataset.ready and not rebuild and root is None:
         return
     from rich.progress import Progress
 
-    with Progress(console=_console(), transient=True) as bars:
+    console = _console()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(f"preparing {dataset.name}", total=None)
         dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
 
@@ -326,6 +359,8 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
             _say(f"      {against_start(record, best)}")
         first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
         _say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+    if session.untracked:
+        _say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
     over = len(trials) >= record.plan.study.trials and not counts["running"]
     _say(
         f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}"

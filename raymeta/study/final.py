@@ -9,6 +9,8 @@ The same command goes on from what is there; a seed that has its result is not t
 import hashlib
 import json
 import statistics
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -177,7 +179,8 @@ def final(config: TrialConfig, seeds: list[int], name: str, *, slots: int | None
     if left:
         given = start_ray(min(slots or len(left), len(left)), pack)
         try:
-            results |= _train({seed: (plain | {"seed": seed}, places[seed]) for seed in left}, given)
+            with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
+                results |= _train({seed: (plain | {"seed": seed}, places[seed]) for seed in left}, given)
         finally:
             ray.shutdown()
     table = FinalTable(config, metric_of(open_dataset(config.task)), folder, [results[seed] for seed in seeds])

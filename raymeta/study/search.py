@@ -1,8 +1,10 @@
 """Start a study or go on with it: assemble Ray Tune's Tuner around the study's record."""
 
 import shutil
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import ray
@@ -35,7 +37,7 @@ def run(record: StudyRecord, slots: Slots, *, started: float | None = None, quie
     Raises:
         UserError: another process drives the study, or its data have changed.
     """
-    with record.locked():
+    with record.locked(), redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
         mend_journal(record.folder)
         _same_data(record)
         with Tracker(record) as tracker:
@@ -48,6 +50,7 @@ def run(record: StudyRecord, slots: Slots, *, started: float | None = None, quie
                 ray.shutdown()
             search_picture(record, record.folder / "search.png")
             tracker.summarise(session)
+        session.untracked = tracker.problem
         return session
 
 

@@ -15,6 +15,7 @@ class Session:
         busy_s: seconds that trials computed (training and validation), summed over slots.
         first_result_s: seconds from the start to the first round of a trial.
         leaving: the user wants to leave before the running trials are done.
+        untracked: why MLflow lacks something of it; "": it has everything.
     """
 
     slots: Slots
@@ -23,6 +24,7 @@ class Session:
     first_result_s: float | None = None
     ended: float | None = None
     leaving: bool = False
+    untracked: str = ""
 
     @property
     def wall_s(self) -> float:

@@ -7,11 +7,14 @@ restart doubles none.
 
 import os
 import queue
+import re
 import threading
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+from filelock import FileLock
 
 from raymeta.files import dump_yaml, studies_folder
 from raymeta.schema import flatten
@@ -41,19 +44,26 @@ def connect() -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import logging
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    for name in ("alembic", "mlflow"):  # the import sets them to INFO
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = tracking_uri()
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            making = path.with_name(f".{path.name}.{os.getpid()}")
-            MlflowClient(f"sqlite:///{making}").search_experiments(max_results=1)
-            os.replace(making, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # two searches may be started at once
+            if not path.exists():
+                making = path.with_name(f".{path.name}.{os.getpid()}")
+                MlflowClient(f"sqlite:///{making}").search_experiments(max_results=1)
+                os.replace(making, path)
     return MlflowClient(uri)
+
+
+def problem_of(error: Exception) -> str:
+    """What went wrong with MLflow, short and without a password that an address may hold."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {re.sub('//[^/@ ]*@', '//', lines[0])[:200]}"
 
 
 def experiment(client: "MlflowClient", name: str) -> str:
@@ -67,7 +77,11 @@ def experiment(client: "MlflowClient", name: str) -> str:
 
 
 class Tracker:
-    """Keeps MLflow equal to a study's record from a thread of its own. Use as a context manager."""
+    """Keeps MLflow equal to a study's record from a thread of its own. Use as a context manager.
+
+    Attributes:
+        problem: why MLflow lacks something; at the end "" says that it has everything.
+    """
 
     def __init__(self, record: StudyRecord) -> None:
         self.record = record
@@ -87,9 +101,12 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._inbox.put(None)
-        self._thread.join(PATIENCE_S)
+        never_there = self._client is None and self.problem
+        self._thread.join(RETRY_S if never_there else PATIENCE_S)
         self._giving_up.set()
         self._thread.join(2 * RETRY_S)
+        if self._thread.is_alive() and not self.problem:
+            self.problem = "no answer"
 
     def update(self, number: int) -> None:
         """A trial has something new."""
@@ -114,7 +131,7 @@ class Tracker:
                 self._send()
                 self.problem = ""
             except Exception as error:  # whatever the server or its absence raises: keep the rest and try again
-                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+                self.problem = problem_of(error)
                 if self._giving_up.wait(RETRY_S):
                     return
 
@@ -124,7 +141,7 @@ class Tracker:
         try:
             self._finish_parent(self._summary)
         except Exception as error:
-            self.problem = f"{type(error).__name__}: {error}"
+            self.problem = problem_of(error)
             return self._giving_up.wait(RETRY_S)
         return True
 
@@ -256,13 +273,16 @@ class Tracker:
 
 
 def find_run(record: StudyRecord, trial: int) -> str | None:
-    """The id of a trial's MLflow run; None if MLflow has none."""
-    client = connect()
-    found = client.get_experiment_by_name(record.name)
-    if found is None:
-        return None
+    """The id of a trial's MLflow run; None if MLflow has none or is away."""
+    from mlflow.exceptions import MlflowException
+
     query = f"tags.`raymeta.study_id` = '{record.about['id']}' and tags.`raymeta.trial` = '{trial}'"
-    runs = client.search_runs([found.experiment_id], query, max_results=1)
+    try:
+        client = connect()
+        found = client.get_experiment_by_name(record.name)
+        runs = client.search_runs([found.experiment_id], query, max_results=1) if found else []
+    except MlflowException:
+        return None
     return str(runs[0].info.run_id) if runs else None
 
 

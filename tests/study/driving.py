@@ -1,0 +1,196 @@
+"""The smallest real study, and the command line in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymeta.data.store import open_dataset
+from raymeta.evaluation import metric_of
+from raymeta.files import studies_folder
+from raymeta.study.plan import Plan, make_plan
+from raymeta.study.record import StudyRecord
+
+COMMAND = Path(sys.executable).with_name("raymeta")
+WORDS = [
+    "model.hidden=[8]",
+    "outer.tasks_per_step=2",
+    "maml.inner_steps=1",
+    "budget.outer_steps=18",
+    "budget.validate_every=2",
+    "budget.validation_tasks=10",
+    "budget.test_tasks=10",
+    "study.first_rung=2",
+    "study.trials=8",
+]
+# Rungs at 2, 6 and 18 outer steps; with one slot and so few trials (all proposed at random) nothing depends on timing.
+TINY = ["maml+dropgrad", "--task", "sinusoid-5s", *WORDS]
+ONE = [*TINY, "--slots", "1"]
+NAME = "maml+dropgrad-sinusoid-5s"
+CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens
+
+
+def tiny_plan(*words: str) -> Plan:
+    return make_plan("maml+dropgrad", "sinusoid-5s", None, [*WORDS, *words])
+
+
+def tiny_record(name: str = "tiny", *words: str) -> StudyRecord:
+    plan = tiny_plan(*words)
+    dataset = open_dataset(plan.base.task)
+    return StudyRecord.create(studies_folder() / name, plan, metric_of(dataset), dataset.fingerprint)
+
+
+def raymeta(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(COMMAND), *words], capture_output=True, text=True, timeout=240, env=os.environ | environment, check=False
+    )
+
+
+def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
+    """The command, going on in the background in a session of its own."""
+    return subprocess.Popen(
+        [str(COMMAND), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | environment,
+        start_new_session=True,
+    )
+
+
+def load(name: str) -> StudyRecord:
+    return StudyRecord.load(studies_folder() / name)
+
+
+def until(condition: Callable[[], Any], process: "subprocess.Popen[str] | None" = None, seconds: float = 120) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"the command ended early ({process.returncode}):\n{process.communicate()[1]}")
+        time.sleep(0.02)
+
+
+def rounds_noted(name: str) -> int:
+    """Rounds in the journal of a study that another process may be writing."""
+    journal = studies_folder() / name / "journal.log"
+    return journal.read_bytes().count(b'"round 0') if journal.exists() else 0
+
+
+def numbers(name: str) -> list[tuple[Any, ...]]:
+    """What must not depend on when and how often a study was interrupted."""
+    return [
+        (
+            trial.number,
+            trial.label,
+            trial.point,
+            trial.state,
+            [{key: value for key, value in entry.items() if key not in ("seconds", "at")} for entry in trial.rounds],
+        )
+        for trial in load(name).trials()
+    ]
+
+
+def runs_of(name: str) -> tuple[list[Any], list[Any]]:
+    """A study's parent runs and child runs in the embedded MLflow."""
+    from raymeta.study.tracking import connect
+
+    client = connect()
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return [], []
+    runs = client.search_runs([found.experiment_id])
+    kinds = [[run for run in runs if run.data.tags.get("raymeta.kind") == kind] for kind in ("study", "trial")]
+    assert len(runs) == len(kinds[0]) + len(kinds[1])
+    return kinds[0], kinds[1]
+
+
+def assert_mlflow_equals_record(name: str) -> None:
+    """One finished parent, one finished child per trial with every round once, whatever happened meanwhile."""
+    from raymeta.study.tracking import connect
+
+    client, record = connect(), load(name)
+    (parent,), children = runs_of(name)
+    assert parent.info.status == "FINISHED"
+    by_trial = {int(run.data.tags["raymeta.trial"]): run for run in children}
+    assert len(children) == len(by_trial) == len(record.trials())
+    for trial in record.trials():
+        run = by_trial[trial.number]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["raymeta.state"] == trial.state
+        assert run.info.status == {"diverged": "FAILED", "failed": "FAILED"}.get(trial.state, "FINISHED")
+        assert run.data.params == {key: str(value) for key, value in record.config(trial).flat().items()}
+        history = client.get_metric_history(run.info.run_id, "val_mse")
+        assert sorted((m.step, m.value) for m in history) == [
+            (entry["outer_steps"], entry["val_mse"]) for entry in trial.rounds if "val_mse" in entry
+        ]
+
+
+def workers(studies: Path) -> list[int]:
+    """Processes that run a trial of these studies right now; each has inherited where the studies are."""
+    found, mine = [], f"RAYMETA_STUDIES={studies}\0".encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            title, environment = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"MetaTrainable" in title and mine in environment:
+            found.append(int(place.name))
+    return found
+
+
+def ctrl_c(process: "subprocess.Popen[str]") -> None:
+    """As a terminal does it: every process of the group hears it, Ray's too."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """As `kill -9` of the driver alone; Ray's processes notice by themselves."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+
+
+def parse(output: str) -> dict[str, Any]:
+    """The one line of JSON on standard output."""
+    (line,) = output.splitlines()
+    return dict(json.loads(line))
+
+
+def frozen_states(name: str) -> list[str]:
+    """The states of a study's trials in Optuna's own words."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(studies_folder() / name / "journal.log")))
+    return [trial.state.name for trial in optuna.load_study(study_name=name, storage=storage).get_trials()]
+
+
+@dataclass
+class Finished:
+    """A study that ran to its end."""
+
+    studies: Path
+    done: "subprocess.CompletedProcess[str]"
+    numbers: list[tuple[Any, ...]]
+
+
+@cache
+def undisturbed(base: Path) -> Finished:
+    """`raymeta search` of the tiny study, whole; once a session. `base`: pytest's folder of this session."""
+    studies = base / "undisturbed"
+    done = raymeta("search", *ONE, "--json", RAYMETA_STUDIES=str(studies))
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYMETA_STUDIES", str(studies))
+        return Finished(studies, done, numbers(NAME))

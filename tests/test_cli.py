@@ -1,0 +1,235 @@
+"""The command line without a search: wrong input in one sentence, help, dry run, spaces and data sets."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study.conftest import studies  # noqa: F401
+from study.driving import COMMAND, TINY, tiny_record
+
+from raymeta import cli
+from raymeta.files import write_atomically
+
+Run = Callable[..., tuple[int, str, str]]
+SINUSOID = ["search", "maml+dropgrad", "--task", "sinusoid-5s"]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """The command in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["raymeta", *words])
+        code: Any = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return code or 0, out, err
+
+    return run
+
+
+WRONG = {
+    "method": (["search", "mamll"], "unknown method 'mamll': did you mean 'maml'?"),
+    "regularizer": (["search", "maml+dropgrd"], "unknown regularizer 'dropgrd': did you mean 'dropgrad'?"),
+    "twice": (["search", "maml+dropgrad+dropgrad"], "the regularizer 'dropgrad' is given twice"),
+    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?"),
+    "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal', did you mean 'maml'?"),
+    "type": ([*SINUSOID, "maml.inner_lr=fast"], "maml.inner_lr: found 'fast'"),
+    "range": ([*SINUSOID, "regularizers.dropgrad.rate=1.5"], "regularizers.dropgrad.rate: found 1.5"),
+    "option": (
+        [*SINUSOID, "maml.order=frist"],
+        "found 'frist': not a value of this key, did you mean 'first'?",
+    ),
+    "infinite": ([*SINUSOID, "maml.inner_lr=.inf"], "maml.inner_lr: found inf"),
+    "no value": ([*SINUSOID, "maml.inner_lr"], "'maml.inner_lr': expected key=value"),
+    "not yaml": ([*SINUSOID, "maml.inner_lr=["], "not valid YAML"),
+    "task": (["search", "maml", "--task", "omniglot-5w"], "--task omniglot-5w: expected DATASET-<ways>w<shots>s"),
+    "data set": (
+        ["search", "maml", "--task", "omniglott-5w1s"],
+        "unknown data set 'omniglott': did you mean 'omniglot'?",
+    ),
+    "preset": (["search", "maml", "--preset", "smok"], "unknown preset 'smok': did you mean 'smoke'?"),
+    "budget": (
+        [*SINUSOID, "budget.outer_steps=1001"],
+        "(1001) must be a multiple of validate_every (1000)",
+    ),
+    "first rung": ([*SINUSOID, "study.first_rung=1"], "study.first_rung (1) must be a multiple of"),
+    "rung above": ([*SINUSOID, "study.first_rung=80000"], "is above budget.outer_steps (70000)"),
+    "study key": ([*SINUSOID, "study.trails=2"], "unknown key 'trails', did you mean 'trials'?"),
+    "no trials": ([*SINUSOID, "study.trials=0"], "study: trials: found 0"),
+    "name": ([*SINUSOID, "--name", "../x"], "'../x' cannot name a study"),
+    "reserved name": ([*SINUSOID, "--name", "finals"], "'finals' cannot name a study"),
+    "curves have no root": ([*SINUSOID, "--data-root", "."], "sinusoid is computed and reads no data"),
+    "no archives": (
+        ["search", "maml", "--task", "omniglot-5w1s", "--data-root", "."],
+        "neither images_background.zip",
+    ),
+    "no root": (["data", "prepare", "omniglot", "--data-root", "nowhere"], "nowhere: no such folder"),
+    "curves have no ways": (["search", "maml", "--task", "sinusoid-5w1s"], "sinusoid is a regression: allowed: 1"),
+    "no study": (["resume", "nosuch"], "no study 'nosuch' in"),
+    "study by path": (["resume", "../nosuch"], "'../nosuch' is not a study's name"),
+    "no study to export": (["export", "nosuch"], "no study 'nosuch' in"),
+    "no file": (["final", "nosuch.yaml"], "nosuch.yaml: no such file"),
+    "not a file": (["final", "."], ".: cannot be read: Is a directory"),
+    "unknown data set": (["data", "prepare", "nosuch"], "unknown data set 'nosuch'"),
+    "unknown data set to show": (["data", "show", "glyhps"], "unknown data set 'glyhps': did you mean 'glyphs'?"),
+    "space": (["space", "maml+dropgra"], "unknown regularizer 'dropgra': did you mean 'dropgrad'?"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_sentence(case: str, run: Run, studies: Path) -> None:  # noqa: F811
+    words, part = WRONG[case]
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("raymeta: ")
+    assert part in line
+    assert not studies.exists()
+
+
+def test_more_ways_than_classes(run: Run, studies: Path, glyphs: Any) -> None:  # noqa: F811
+    code, out, err = run("search", "maml", "--task", "glyphs-5000w1s")
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("raymeta: ")
+    assert "5000" in line
+    assert not studies.exists()
+
+
+FILES = {
+    "method: mamm\n": "the key 'method'|unknown method 'mamm': did you mean 'maml'?",
+    "[1, 2]\n": "expected a mapping of keys to values, found list",
+    "method: [\n": "not valid YAML at line",
+    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?",
+    "method: maml\nprovenance: 3\n": "'provenance' must be a mapping, found int",
+    "!!python/object/apply:os.mkdir [made]\n": "not valid YAML",
+}
+
+
+@pytest.mark.parametrize("text", FILES)
+def test_a_wrong_file_is_one_sentence(text: str, run: Run, studies: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "best.yaml").write_text(text)
+    code, _, err = run("final", "best.yaml")
+    assert code == 2
+    (line,) = err.splitlines()
+    assert line.startswith("raymeta: ")
+    assert FILES[text].split("|")[-1] in line
+    assert os.listdir(tmp_path) == ["best.yaml"]
+
+
+def test_a_study_that_has_nothing_to_export(run: Run, studies: Path) -> None:  # noqa: F811
+    record = tiny_record("tiny")
+    assert run("export", "tiny")[2] == "raymeta: the study 'tiny' has no validation of any trial yet\n"
+    record.ask()
+    assert run("export", "tiny", "--trial", "0")[2] == "raymeta: the study 'tiny' has no validation of trial 0 yet\n"
+    code, _, err = run("export", "tiny", "--trial", "7")
+    assert (code, err) == (2, "raymeta: the study 'tiny' has no trial 7: allowed are 0 to 0\n")
+    assert not Path("best.yaml").exists()
+
+
+def test_a_study_whose_files_are_damaged(run: Run, studies: Path) -> None:  # noqa: F811
+    record = tiny_record("tiny")
+    write_atomically(record.folder / "study.yaml", "[")
+    code, _, err = run("resume", "tiny")
+    assert code == 2
+    assert err.startswith(f"raymeta: {record.folder / 'study.yaml'}: not valid YAML")
+    assert len(err.splitlines()) == 1
+
+
+# Help
+
+
+COMMANDS = ["search", "resume", "export", "final", "ui", "space", "data ls", "data prepare", "data show"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(command: str, run: Run) -> None:
+    code, out, _ = run(*command.split(), "--help")
+    assert code == 0
+    assert command == "data ls" or f"Example: raymeta {command}" in out
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in {command.split()[0] for command in COMMANDS}:
+        assert f"  {command} " in out
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([str(COMMAND), "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.4
+    code = (
+        "import sys; sys.argv = ['raymeta', '--help']\nfrom raymeta.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', {'torch', 'ray', 'optuna', 'mlflow', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "LOADED set()"
+
+
+# What needs no search
+
+
+def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
+    code, out, err = run("search", *TINY, "--dry-run")
+    assert (code, out) == (0, "")
+    assert "rungs at [2, 6, 18] outer steps" in err
+    assert "authors' setting" in err
+    assert "un-regularized" in err
+    for what in ("a step takes", "time with", "at worst", "disk: at most"):
+        assert what in err
+    code, out, _ = run("search", *TINY, "--dry-run", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert (shown["rungs"], len(shown["points"]), shown["most_steps"]) == ([2, 6, 18], 8, 144)
+    assert shown["usual_steps"] == 8 * 2 + 3 * 4 + 12
+    assert 0 < shown["usual_hours"] < shown["worst_case_hours"]
+    assert shown["disk_bytes"] > 1000
+    assert not studies.exists()
+
+
+def test_space(run: Run) -> None:
+    code, out, err = run("space", "maml+dropgrad", "--task", "sinusoid")
+    assert (code, out) == (0, "")
+    assert "regularizers.dropgrad.rate" in err
+    assert "rate above 0.0" in err
+    code, out, _ = run("space", "maml+dropgrad", "--task", "sinusoid", "regularizers.dropgrad.rate=0.3", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert len(shown["hash"]) == 12
+    assert "regularizers.dropgrad.rate" not in shown["params"]
+    assert "regularizers.dropgrad.noise" in shown["params"]
+
+
+def test_data_sets(run: Run, glyphs: Any, tmp_path: Path) -> None:
+    code, out, _ = run("data", "ls", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert set(rows) == {"glyphs", "omniglot", "sinusoid"}
+    assert (rows["glyphs"]["ready"], rows["omniglot"]["ready"]) == (True, False)
+    code, out, err = run("data", "ls")
+    assert (code, out) == (0, "")
+    assert all(name in err for name in rows)
+    code, _, err = run("data", "show", "glyphs")
+    assert (code, err) == (0, "drew glyphs.png\n")
+    assert (tmp_path / "glyphs.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = run("data", "prepare", "sinusoid")
+    assert code == 0
+    assert "ready: True" in err

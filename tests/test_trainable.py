@@ -1,0 +1,194 @@
+"""A trial as Ray Tune sees it: the trainer's numbers, its own checkpoint, rounds nobody had heard of, plain Tune."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference import CURVES, small_trial
+
+import raymeta  # noqa: F401  (registers the methods with Tune)
+from raymeta.errors import UserError
+from raymeta.schema import merge
+from raymeta.trainable import MetaTrainable
+from raymeta.trainer import Trainer
+
+SECTIONS: dict[str, Any] = {"regularizers": {"dropgrad": {"rate": 0.2, "ramp": "linear"}}, "outer": {"lr": 0.01}}
+
+
+def config(**sections: Any) -> dict[str, Any]:
+    return small_trial(CURVES, **merge(SECTIONS, sections)).as_dict()
+
+
+def numbers(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a round measured, without what Tune adds and without wall times."""
+    keys = ("outer_steps", "train_loss", "val_mse", "val_ci95", "val_loss", "diverged", "done")
+    return [{key: result[key] for key in keys if key in result} for result in results]
+
+
+def train(trainable: MetaTrainable) -> list[dict[str, Any]]:
+    results = [trainable.train()]
+    while not results[-1]["done"]:
+        results.append(trainable.train())
+    return results
+
+
+@pytest.fixture(scope="module")
+def whole() -> list[dict[str, Any]]:
+    """The rounds of a trial that nobody interrupted."""
+    trainer = Trainer(small_trial(CURVES, **SECTIONS))
+    while not trainer.done:
+        trainer.round()
+    return numbers([{**entry, "done": i == 2} for i, entry in enumerate(trainer.rounds)])
+
+
+def test_step_by_step_it_is_the_trainer(whole: list[dict[str, Any]]) -> None:
+    results = train(MetaTrainable(config()))
+    assert numbers(results) == whole
+    assert [result["training_iteration"] for result in results] == [1, 2, 3]
+    assert all(result["seconds"] > 0 for result in results)
+
+
+def test_a_worker_used_again_is_as_good_as_a_new_one(whole: list[dict[str, Any]], tmp_path: Path) -> None:
+    used = MetaTrainable({**config(seed=5, model={"hidden": [7]}), "study": {"trial": 3, "folder": str(tmp_path)}})
+    used.train()
+    assert used.reset_config(config()) is True
+    results = [used.step() for _ in range(3)]
+    assert numbers(results) == whole
+    again, fresh = used.trainer.state_dict(), Trainer(small_trial(CURVES, **SECTIONS))
+    while not fresh.done:
+        fresh.round()
+    assert all(torch.equal(again["method"][key], value) for key, value in fresh.state_dict()["method"].items())
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["outer_step"] == 2  # the other trial's, untouched
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_saved_and_loaded_by_tune(done: int, whole: list[dict[str, Any]], tmp_path: Path) -> None:
+    first = MetaTrainable(config())
+    for _ in range(done):
+        first.train()
+    first.save(str(tmp_path / "saved"))
+    second = MetaTrainable(config())
+    second.restore(str(tmp_path / "saved"))
+    assert numbers(train(second)) == whole[done:]
+
+
+def test_defaults_lie_below_the_config() -> None:
+    named = type("Named", (MetaTrainable,), {"defaults": {"method": "maml", "seed": 9}})
+    data = config()
+    data.pop("method")
+    assert named(data).trainer.config.seed == 0
+    data.pop("seed")
+    assert named(data).trainer.config.seed == 9
+
+
+def test_a_wrong_config_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"^the trial's config: unknown key 'maml.inner_lrr', did you mean"):
+        MetaTrainable({"method": "maml", "maml": {"inner_lrr": 1}})
+    with pytest.raises(UserError, match=r"^study: unknown key 'knwn', did you mean 'known'\?"):
+        MetaTrainable({**config(), "study": {"trial": 0, "folder": "x", "knwn": 1}})
+
+
+# In a study
+
+
+def in_study(folder: Path, known: int = 0, **sections: Any) -> MetaTrainable:
+    return MetaTrainable({**config(**sections), "study": {"trial": 0, "folder": str(folder), "known": known}})
+
+
+def test_every_round_is_on_disk_before_the_driver_hears_of_it(tmp_path: Path) -> None:
+    trainable = in_study(tmp_path)
+    for steps in (2, 4, 6):
+        trainable.train()
+        saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+        assert [entry["outer_steps"] for entry in saved["rounds"]][-1] == saved["outer_step"] == steps
+
+
+@pytest.mark.parametrize("done", [1, 2])
+@pytest.mark.parametrize("heard", [0, 1, 2])
+def test_a_new_worker_goes_on_from_the_trials_checkpoint(
+    done: int, heard: int, whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Rounds that the dead driver had not heard of are told first, and are not trained again."""
+    first = in_study(tmp_path)
+    for _ in range(done):
+        first.train()
+    times = [entry["seconds"] for entry in first.trainer.rounds]
+    results = train(in_study(tmp_path, known=2 * min(heard, done)))
+    assert numbers(results) == whole[min(heard, done) :]
+    assert [result["seconds"] for result in results][: max(done - heard, 0)] == times[heard:]
+
+
+@pytest.mark.parametrize("heard", [0, 2, 4, 6])
+def test_a_trial_that_was_done_is_only_told(heard: int, whole: list[dict[str, Any]], tmp_path: Path) -> None:
+    train(in_study(tmp_path))
+    before = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
+    results = train(in_study(tmp_path, known=heard))
+    assert numbers(results) == (whole[heard // 2 :] or whole[-1:])
+    assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
+    in_study(tmp_path).train()
+    with pytest.raises(UserError, match="the checkpoint belongs to another config"):
+        in_study(tmp_path, seed=3)
+
+
+def test_a_diverged_trial_is_done_and_has_the_metric_that_tune_insists_on(tmp_path: Path) -> None:
+    results = train(in_study(tmp_path, maml={"inner_lr": 1e30}))
+    assert len(results) == 1
+    assert results[0]["diverged"] is results[0]["done"] is True
+    assert math.isnan(results[0]["val_mse"])
+    again = train(in_study(tmp_path, maml={"inner_lr": 1e30}))
+    assert len(again) == 1
+    assert again[0]["diverged"] is again[0]["done"] is True
+
+
+# With plain Ray Tune
+
+PLAIN = """
+import json, sys
+import raymeta
+assert "ray" not in sys.modules
+from ray import tune
+tuner = tune.Tuner(
+    "raymeta/maml",
+    param_space={
+        "maml": {"inner_lr": tune.loguniform(1e-3, 0.5), "inner_steps": 1},
+        "regularizers": {"dropgrad": {"rate": tune.grid_search([0.0, 0.2])}},
+        "model": {"name": "mlp", "hidden": tune.choice([[4], [6]])},
+        "task": {"dataset": "sinusoid", "ways": 1, "shots": 3, "queries": 4},
+        "outer": {"tasks_per_step": 2},
+        "budget": {"outer_steps": 20, "validate_every": 2, "validation_tasks": 4},
+    },
+    tune_config=tune.TuneConfig(
+        metric="val_mse", mode="min", scheduler=tune.schedulers.ASHAScheduler(max_t=2, grace_period=1)
+    ),
+    run_config=tune.RunConfig(storage_path=sys.argv[1], stop={"training_iteration": 2}, verbose=0),
+)
+results = tuner.fit()
+print(json.dumps([[r.error and str(r.error), r.config, r.metrics] for r in results], default=str))
+"""
+
+
+@pytest.mark.ray
+def test_plain_tune_by_name(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PLAIN, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert len(results) == 2
+    assert [config["regularizers"]["dropgrad"]["rate"] for _, config, _ in results] == [0.0, 0.2]
+    for error, tried, metrics in results:
+        assert error is None
+        assert 1e-3 <= tried["maml"]["inner_lr"] <= 0.5
+        trainer = Trainer(small_trial({}, **{"method": "maml", **tried}))
+        for _ in range(metrics["training_iteration"]):
+            trainer.round()
+        assert metrics["training_iteration"] in (1, 2)
+        assert metrics["val_mse"] == trainer.rounds[-1]["val_mse"]
+    assert max(metrics["training_iteration"] for _, _, metrics in results) == 2
