@@ -39,7 +39,7 @@ def times(name: str) -> dict[int, list[float]]:
 def test_the_driver_is_killed_in_mid_search(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: F811
     expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
     driver = start("search", *ONE)
-    until(lambda: rounds_noted(NAME) >= 8 and runs_of(NAME)[1], driver)
+    until(lambda: rounds_noted(NAME) >= 8 and open_runs(studies), driver)
     kill(driver)
     before, cut = times(NAME), [trial for trial in load(NAME).trials() if trial.state == "running"]
     assert before
