@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,14 +17,24 @@ from raymeta.study.searcher import RecordSearcher
 from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
 
+MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 ROUND_KEYS = ("outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds")
 
 
 class Driver(tune.Callback):  # type: ignore[misc]
     """Ray Tune's callback: writes what happens to the record, then shows and tracks it."""
 
-    def __init__(self, record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
+    def __init__(
+        self,
+        record: StudyRecord,
+        session: Session,
+        progress: Progress,
+        tracker: Tracker,
+        searcher: RecordSearcher,
+    ) -> None:
         self.record, self.session, self.progress, self.tracker = record, session, progress, tracker
+        self.searcher = searcher
+        self._again: Counter[int] = Counter()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore of its own, which is not used
@@ -46,7 +57,15 @@ class Driver(tune.Callback):  # type: ignore[misc]
             self._end(_number(trial), self._state(last))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._end(_number(trial), "failed", _reason(trial))
+        number = _number(trial)
+        if self.session.leaving:
+            return
+        if trial.num_failures <= MAX_FAILURES and self._again[number] < MAX_FAILURES:
+            # Tune tries a trial again unless its worker died while it was being set up. So do we, then.
+            self._again[number] += 1
+            self.searcher.left.append(self.record.trial(number))
+            return
+        self._end(number, "failed", _reason(trial))
 
     def _end(self, number: int, state: State, reason: str = "") -> None:
         self.record.finish(number, state, reason)

@@ -12,7 +12,7 @@ from ray import tune
 
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
-from raymeta.study.driver import Driver, Leave, interrupts
+from raymeta.study.driver import MAX_FAILURES, Driver, Leave, interrupts
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
@@ -21,8 +21,6 @@ from raymeta.study.searcher import RecordASHA, RecordSearcher
 from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
 from raymeta.trainable import MetaTrainable
-
-MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 
 
 def run(record: StudyRecord, slots: Slots, *, started: float | None = None, quiet: bool = False) -> Session:
@@ -68,7 +66,7 @@ def _fit(record: StudyRecord, session: Session, progress: Progress, tracker: Tra
         run_config=tune.RunConfig(
             name=record.name,
             storage_path=str(scratch),
-            callbacks=[Driver(record, session, progress, tracker)],
+            callbacks=[Driver(record, session, progress, tracker, searcher)],
             stop=Leave(session),
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             verbose=0,

@@ -30,9 +30,10 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             trial = self.left.popleft()
         else:
             trials = self.record.trials()
+            running = sum(trial.state == "running" for trial in trials)
             if len(trials) >= self.record.plan.study.trials:
-                return Searcher.FINISHED  # type: ignore[no-any-return]
-            if sum(trial.state == "running" for trial in trials) > self.slots:
+                return None if running else Searcher.FINISHED  # one that runs may come back to `left`
+            if running > self.slots:
                 return None  # not now
             trial = self.record.ask()
         place = {

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +36,7 @@ WORDS = [
 ]
 # Rungs at 2, 6 and 18 outer steps; with one slot and so few trials (all proposed at random) nothing depends on timing.
 TINY = ["maml+dropgrad", "--task", "sinusoid-5s", *WORDS]
-ONE = [*TINY, "--slots", "1"]
+ONE = [*TINY, "budget.outer_steps=54", "--slots", "1"]  # and at 54: long enough to be killed in its middle
 NAME = "maml+dropgrad-sinusoid-5s"
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -147,6 +149,20 @@ def workers(studies: Path) -> list[int]:
         if title.startswith(b"ray::") and b"MetaTrainable" in title and mine in environment:
             found.append(int(place.name))
     return found
+
+
+def open_runs(studies: Path) -> int:
+    """Trials that MLflow's embedded database says are running; asked of SQLite, which is quick."""
+    try:
+        with closing(sqlite3.connect(f"file:{studies / 'mlflow.db'}?mode=ro", uri=True)) as database:
+            return int(
+                database.execute(
+                    "select count(*) from runs join tags using (run_uuid)"
+                    " where tags.key = 'raymeta.trial' and runs.status = 'RUNNING'"
+                ).fetchone()[0]
+            )
+    except sqlite3.OperationalError:  # not made yet
+        return 0
 
 
 def ctrl_c(process: "subprocess.Popen[str]") -> None:
