@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
 RETRY_S = 3.0
+DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
 NOT_METRICS = ("outer_steps", "diverged", "at")
 
 
@@ -171,15 +172,20 @@ class Tracker:
         )
         parents = [run for run in mine if run.data.tags.get("raymeta.kind") == "study"]
         self._parent = parents[0].info.run_id if parents else self._make_parent(client, experiment_id)
+        if not (parents and DESCRIBED in parents[0].data.tags):
+            self._describe_parent(client)
         for run in mine:
             if run.data.tags.get("raymeta.kind") == "trial":
-                self._runs[int(run.data.tags["raymeta.trial"])] = (run.info.run_id, _sent(run))
+                number = int(run.data.tags["raymeta.trial"])
+                if DESCRIBED not in run.data.tags:  # its driver was killed right after making it
+                    self._describe_child(client, run.info.run_id, study.trial(number))
+                self._runs[number] = (run.info.run_id, _sent(run))
         if parents:
             client.update_run(self._parent, status="RUNNING")
         self._experiment, self._client = experiment_id, client
 
     def _make_parent(self, client: "MlflowClient", experiment_id: str) -> str:
-        study, plan = self.record, self.record.plan
+        study = self.record
         tags = {
             "mlflow.runName": study.name,
             "mlflow.note.content": f"`{study.about['command']}`\n\nGo on: `raymeta resume {study.name}`",
@@ -190,12 +196,15 @@ class Tracker:
             "raymeta.data": study.about["data"]["fingerprint"],
             "raymeta.version": version("raymeta"),
         }
-        run_id = str(client.create_run(experiment_id, tags=tags).info.run_id)
+        return str(client.create_run(experiment_id, tags=tags).info.run_id)
+
+    def _describe_parent(self, client: "MlflowClient") -> None:
+        plan = self.record.plan
         params = {"method": plan.spec, "space_hash": plan.space.hash, **flatten({"study": plan.study.model_dump()})}
-        log_params(client, run_id, params)
-        client.log_text(run_id, dump_yaml(plan.space.as_dict()), "space.yaml")
-        client.log_text(run_id, plan.base.to_yaml(), "base.yaml")
-        return run_id
+        log_params(client, self._parent, params)
+        client.log_text(self._parent, dump_yaml(plan.space.as_dict()), "space.yaml")
+        client.log_text(self._parent, plan.base.to_yaml(), "base.yaml")
+        client.set_tag(self._parent, DESCRIBED, "yes")
 
     def _send_trial(self, trial: TrialRecord) -> None:
         from mlflow.entities import Metric, RunTag
@@ -234,10 +243,14 @@ class Tracker:
         first = trial.rounds[0] if trial.rounds else None
         start = int((first["at"] - first["seconds"]) * 1000) if first else None
         run_id = str(client.create_run(self._experiment, start_time=start, tags=tags).info.run_id)
+        self._describe_child(client, run_id, trial)
+        return run_id
+
+    def _describe_child(self, client: "MlflowClient", run_id: str, trial: TrialRecord) -> None:
         config = self.record.config(trial)
         log_params(client, run_id, config.flat())
         client.log_text(run_id, config.to_yaml(), "config.yaml")
-        return run_id
+        client.set_tag(run_id, DESCRIBED, "yes")
 
     def _best_of(self, trial: TrialRecord) -> list[Any]:
         from mlflow.entities import Metric
