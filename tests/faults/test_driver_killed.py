@@ -30,7 +30,7 @@ from study.driving import (
 
 from raymeta.study.tracking import connect
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def times(name: str) -> dict[int, list[float]]:
