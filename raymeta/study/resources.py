@@ -66,7 +66,7 @@ def start_ray(slots: int | None, pack: int) -> Slots:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
     else:
-        ray.init(num_cpus=max(slots or 0, cores()), include_dashboard=False, **quiet)
+        ray.init(num_cpus=slots or cores(), include_dashboard=False, **quiet)
     there = ray.cluster_resources()
     cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
     most = min(cpus, gpus * pack) if gpus else cpus
