@@ -177,7 +177,7 @@ def final(config: TrialConfig, seeds: list[int], name: str, *, slots: int | None
     results = {seed: _result(place) for seed, place in places.items() if (place / "result.json").exists()}
     left = [seed for seed in seeds if seed not in results]
     if left:
-        given = start_ray(min(slots or len(left), len(left)), pack)
+        given = start_ray(slots, pack)
         try:
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 results |= _train({seed: (plain | {"seed": seed}, places[seed]) for seed in left}, given)
