@@ -198,9 +198,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--default-malloc", action="store_true", help="the allocator as users of the peers run it")
     options = parser.parse_args()
-    environment = {} if options.default_malloc else WORKER_ENVIRONMENT
-    if any(os.environ.get(key) != value for key, value in environment.items()):  # it must be set before Python starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **environment})
+    # malloc reads its settings when a process starts, so the work is done in a second one. (Merely importing
+    # raymeta.study sets them in os.environ: to find them there says nothing.)
+    if "RAYMETA_BENCHMARK" not in os.environ:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        settings = {} if options.default_malloc else WORKER_ENVIRONMENT
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **settings, "RAYMETA_BENCHMARK": "1"})
     torch.set_num_threads(1)
     from raymeta.config import TaskConfig
     from raymeta.data.store import open_dataset

@@ -10,6 +10,7 @@ Papers disagree here more than anywhere else, and by points (`docs/conventions.m
 - `per_step`: as `batch`, with a scale and shift of its own for every inner step, [S, C] (MAML++).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,18 +64,41 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor, norm: NormPass, layer: str) -> Tensor:
         """Normalise x [n, C, H, W] with `weight` and `bias` ([C], or [S, C] in `per_step` mode)."""
-        if self.mode == "per_step":
-            weight, bias = weight[norm.step], bias[norm.step]
         if self.mode == "running":
             return F.batch_norm(
                 x, self.running_mean, self.running_var, weight, bias, training=norm.training, eps=self.eps
             )
         if self.mode == "support":
-            if norm.moments is None:
-                variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-                norm.recorded[layer] = (mean, variance)
-            else:
-                mean, variance = norm.moments[layer]
-            scale = weight * torch.rsqrt(variance + self.eps)
-            return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+            scale, shift = self.affine(lambda: _moments(x), weight, bias, norm, layer)
+            return x * scale[:, None, None] + shift[:, None, None]
+        if self.mode == "per_step":
+            weight, bias = weight[norm.step], bias[norm.step]
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
+
+    def affine(
+        self, own: Callable[[], tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, norm: NormPass, layer: str
+    ) -> tuple[Tensor, Tensor]:
+        """The norm as x * scale + shift, both [C]; not for `running`.
+
+        Args:
+            own: computes mean and biased variance of the pass's activations; not called where the support's are used.
+            weight: the scale, [C], or [S, C] in `per_step` mode.
+            bias: the shift, likewise.
+            norm: the pass.
+            layer: the layer's name.
+        """
+        if self.mode == "per_step":
+            weight, bias = weight[norm.step], bias[norm.step]
+        if self.mode == "support" and norm.moments is not None:
+            mean, variance = norm.moments[layer]
+        else:
+            mean, variance = norm.recorded[layer] = own()
+        scale = weight * torch.rsqrt(variance + self.eps)
+        return scale, bias - mean * scale
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of [n, C, H, W] by channel; `var_mean` is slow in channels-last memory."""
+    rows = x.movedim(-3, -1).flatten(0, -2)
+    mean = rows.mean(0)
+    return mean, (rows - mean).square().mean(0)

@@ -32,12 +32,12 @@ class Backbone(nn.Module, ABC):
         """The parameters by name."""
         return dict(self.named_parameters())
 
-    def prepare(self, x: Tensor) -> Tensor:
+    def prepare(self, x: Tensor) -> Any:
         """What every pass over the same inputs [n, *input_shape] computes alike, made once for all inner steps."""
         return x
 
     @abstractmethod
-    def forward(self, prepared: Tensor, weights: Weights, norm: NormPass) -> Tensor:
+    def forward(self, prepared: Any, weights: Weights, norm: NormPass) -> Tensor:
         """Outputs [n, outputs] of prepared inputs under the given weights."""
 
     @abstractmethod

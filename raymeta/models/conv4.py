@@ -11,7 +11,7 @@ One class for the variants of the papers; `width`, `activation`, `conv_bias`, `i
 """
 
 from math import prod, sqrt
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,15 +40,28 @@ class Conv4Config(Section):
     )
 
 
+class Patches(NamedTuple):
+    """What passes over the same images share.
+
+    Attributes:
+        rows: [n, H*W, 9*C + 1]: the 3x3 neighbourhood of every pixel, then a 1 that carries shifts.
+        mean: [9*C], over all pixels of all images.
+        covariance: [9*C, 9*C], likewise.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+
 class Block(nn.Module):
     """The parameters of one block, and the block as a function of its input and of the weights it is given.
 
     This is the unit that a fused kernel may replace: it sees all of convolution, norm, activation and pooling.
     """
 
-    def __init__(self, channels: int, config: Conv4Config, steps: int, patches: bool) -> None:
+    def __init__(self, channels: int, config: Conv4Config, steps: int) -> None:
         super().__init__()
-        self.patches = patches
         self.slope = 0.01 if config.activation == "leaky_relu" else 0.0
         self.weight = nn.Parameter(torch.empty(config.width, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(config.width)) if config.conv_bias else None
@@ -58,19 +71,61 @@ class Block(nn.Module):
         else:
             nn.init.normal_(self.weight, std=sqrt(2 / (9 * config.width)))
 
-    def forward(self, x: Tensor, weights: Weights, norm: NormPass, layer: str, size: tuple[int, int]) -> Tensor:
-        """[n, C, H, W] (the first block: patches [n, H*W, 9*C]) to [n, width, H//2, W//2], channels last in memory."""
-        weight, bias = weights[f"{layer}.weight"], weights.get(f"{layer}.bias")
-        if self.patches:
-            # [n, H*W, width] is channels-last memory, which all later operations keep; an image with one channel has
-            # no such layout, and torch would fall back to the one in which pooling is ten times slower.
-            h = F.linear(x, weight.flatten(1), bias)
-            h = h.reshape(*h.shape[:-2], *size, h.shape[-1]).movedim(-1, -3)
-        else:
-            h = F.conv2d(x, weight, bias, padding=1)
-        h = self.norm(h, weights[f"{layer}.norm.weight"], weights[f"{layer}.norm.bias"], norm, layer)
+    def forward(self, x: Any, weights: Weights, norm: NormPass, layer: str) -> Tensor:
+        """[n, C, H, W] (the first block: `Patches`) to [n, width, H//2, W//2], channels last in memory."""
+        h = self.normalised(x, weights, norm, layer)
         h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+
+    def normalised(self, x: Any, weights: Weights, norm: NormPass, layer: str) -> Tensor:
+        """Convolution and norm, [n, width, H, W]."""
+        h = F.conv2d(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), padding=1)
+        return self.norm(h, *self._norm_weights(weights, layer), norm, layer)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor, Tensor]:
+        return weights[f"{layer}.norm.weight"], weights[f"{layer}.norm.bias"]
+
+
+class FirstBlock(Block):
+    """The block that sees the images, whose activations are the largest: one matrix product with the patches.
+
+    A linear map of the patches has mean w.m and variance w.C.w, for their mean m and covariance C, so the norm needs no
+    pass over the activations: it is folded into the matrix. And the product, [n, H*W, width], is channels-last memory,
+    which all later operations keep; from an image with one channel torch would take the layout in which pooling is ten
+    times slower.
+    """
+
+    def __init__(self, channels: int, config: Conv4Config, steps: int, size: tuple[int, int]) -> None:
+        super().__init__(channels, config, steps)
+        self.size = size
+
+    def prepare(self, x: Tensor) -> Patches:
+        """The patches of images [n, C, H, W]."""
+        rows = F.pad(F.unfold(x, kernel_size=3, padding=1).transpose(-1, -2), (0, 1), value=1.0)
+        flat = rows.flatten(0, 1)
+        mean = flat.mean(0)
+        centred = flat - mean  # before the product, or what is left after it is rounding
+        covariance = centred.t() @ centred / len(flat)
+        return Patches(rows, mean[:-1], covariance[:-1, :-1])
+
+    def normalised(self, x: Patches, weights: Weights, norm: NormPass, layer: str) -> Tensor:
+        weight, bias = weights[f"{layer}.weight"].flatten(1), weights.get(f"{layer}.bias")
+        if bias is None:
+            bias = weight.new_zeros(len(weight))
+        if self.norm.mode == "running":
+            h = self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t())
+            return self.norm(h, *self._norm_weights(weights, layer), norm, layer)  # type: ignore[no-any-return]
+
+        def moments() -> tuple[Tensor, Tensor]:
+            return weight @ x.mean + bias, ((weight @ x.covariance) * weight).sum(1)
+
+        scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), norm, layer)
+        folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
+        return self._image(x.rows @ folded)
+
+    def _image(self, h: Tensor) -> Tensor:
+        return h.reshape(*h.shape[:-2], *self.size, h.shape[-1]).movedim(-1, -3)
 
 
 class Conv4(Backbone):
@@ -86,22 +141,21 @@ class Conv4(Backbone):
         channels, height, width = input_shape
         self.size = (height, width)
         self.norm_mode = config.norm
-        for i in range(BLOCKS):
-            block = Block(config.width if i else channels, config, steps, patches=i == 0)
-            self.add_module(f"block{i + 1}", block)
+        self.block1 = FirstBlock(channels, config, steps, self.size)
+        for i in range(1, BLOCKS):
+            self.add_module(f"block{i + 1}", Block(config.width, config, steps))
         self.head = nn.Linear(config.width * prod(side >> BLOCKS for side in self.size), outputs)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """The 3x3 neighbourhoods of every pixel: [n, C, H, W] to [n, H*W, 9*C]."""
-        return F.unfold(x, kernel_size=3, padding=1).transpose(-1, -2).contiguous()
+    def prepare(self, x: Tensor) -> Patches:
+        return self.block1.prepare(x)
 
-    def forward(self, prepared: Tensor, weights: Weights, norm: NormPass) -> Tensor:
-        h, (height, width) = prepared, self.size
+    def forward(self, prepared: Patches, weights: Weights, norm: NormPass) -> Tensor:
+        h: Any = prepared
         for i in range(BLOCKS):
             layer = f"block{i + 1}"
-            h = getattr(self, layer)(h, weights, norm, layer, (height >> i, width >> i))
+            h = getattr(self, layer)(h, weights, norm, layer)
         return F.linear(h.flatten(1), weights["head.weight"], weights["head.bias"])
 
     def groups(self) -> dict[str, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """Conv-4 against the textbook network, and the layout that makes it fast."""
 
-from math import prod
 from typing import Any
 
 import pytest
@@ -29,15 +28,32 @@ def images(shape: tuple[int, ...], count: int = 4) -> Tensor:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("conv_bias", [True, False])
-def test_the_first_convolution_on_patches_is_a_convolution(shape: tuple[int, ...], conv_bias: bool) -> None:
-    model, x = network(shape, conv_bias=conv_bias), images(shape)
-    block = model.get_submodule("block1")
+@pytest.mark.parametrize("norm", ["batch", "support", "running", "per_step"])
+def test_the_first_block_normalises_a_convolution(shape: tuple[int, ...], conv_bias: bool, norm: Any) -> None:
+    """It folds the norm into a product with patches; here is the long way."""
+    model, x = network(shape, conv_bias=conv_bias, norm=norm), images(shape)
     weights = {name: weight + 0.1 for name, weight in model.weights().items()}
-    seen: list[Tensor] = []
-    block.get_submodule("norm").register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    model(model.prepare(x), weights, NormPass())
-    expected = F.conv2d(x, weights["block1.weight"], weights.get("block1.bias"), padding=1)
-    torch.testing.assert_close(seen[0], expected, rtol=1e-12, atol=1e-12)
+    found = model.block1.normalised(model.prepare(x), weights, NormPass(step=1), "block1")
+    convolved = F.conv2d(x, weights["block1.weight"], weights.get("block1.bias"), padding=1)
+    scale, shift = (weights[f"block1.norm.{kind}"] for kind in ("weight", "bias"))
+    if norm == "per_step":
+        scale, shift = scale[1], shift[1]
+    expected = F.batch_norm(convolved, None, None, scale, shift, training=True)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", ["a dark spot on white", "nearly uniform", "noise"])
+def test_folding_the_norm_costs_no_accuracy(kind: str) -> None:
+    """In float32, also where the images' variance is small beside their mean."""
+    noise = images((1, 28, 28), 10)
+    x = {"noise": noise, "nearly uniform": 1 + 0.01 * noise, "a dark spot on white": (noise < 2).double()}[kind]
+    model = network((1, 28, 28))
+    expected = F.batch_norm(F.conv2d(x, model.block1.weight, padding=1), None, None, training=True)
+    model, x = model.float(), x.float()
+    found = model.block1.normalised(model.prepare(x), model.weights(), NormPass(), "block1")
+    textbook = F.batch_norm(F.conv2d(x, model.block1.weight, padding=1), None, None, training=True)
+    error, usual = (float((h.double() - expected).detach().abs().max()) for h in (found, textbook))
+    assert error < max(2 * usual, 1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -122,13 +138,15 @@ def test_initial_weights() -> None:
             assert bool((weight == (1 if name.endswith("norm.weight") else 0)).all())
 
 
-def test_preparing_keeps_the_number_of_pixels() -> None:
+def test_patches_are_the_neighbourhoods_of_every_pixel() -> None:
     x = images((3, 16, 20))
-    prepared = network((3, 16, 20)).prepare(x)
-    assert prepared.shape == (4, 16 * 20, 27)
-    assert prepared.is_contiguous()
-    assert torch.equal(prepared[:, :, 4::9].transpose(1, 2).reshape(x.shape), x)  # the middle of each patch
-    assert prepared.numel() == 9 * prod(x.shape)
+    patches = network((3, 16, 20)).prepare(x)
+    rows = patches.rows.flatten(0, 1)
+    assert patches.rows.shape == (4, 16 * 20, 28)
+    assert torch.equal(patches.rows[:, :, 4:27:9].transpose(1, 2).reshape(x.shape), x)  # the middle of each patch
+    assert bool((rows[:, -1] == 1).all())
+    torch.testing.assert_close(patches.mean, rows[:, :-1].mean(0))
+    torch.testing.assert_close(patches.covariance, torch.cov(rows[:, :-1].t(), correction=0))
 
 
 def test_vectors_are_refused() -> None:
