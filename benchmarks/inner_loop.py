@@ -153,11 +153,10 @@ def contenders(name: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Step
     trainer.method.to(dtype)
     episodes = trainer.dataset.bank("train", 0).batch(0, TASKS)
     episodes = episodes._replace(support_x=episodes.support_x.to(dtype), query_x=episodes.query_x.to(dtype))
-    generators = [torch.Generator() for _ in range(TASKS)]
     first, second = (plain_like(trainer, int(str(work["width"]))).to(dtype) for _ in range(2))
     order = work["order"] == "second"
     return {
-        "raymeta": (trainer.method.model, lambda: trainer._loop_over_tasks(episodes, generators, 1 / TASKS)),
+        "raymeta": (trainer.method.model, lambda: trainer.accumulate(episodes)),
         "learn2learn's way": (first, lambda: learn2learn_step(first, episodes, order)),
         "higher": (second, lambda: higher_step(second, episodes, order)),
     }

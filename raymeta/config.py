@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from raymeta import registry
 from raymeta.errors import UserError, suggest
 from raymeta.files import dump_yaml
-from raymeta.models import Conv4Config, ModelConfig
-from raymeta.schema import Section, check, flatten
+from raymeta.models import BACKBONES, Conv4Config, ModelConfig
+from raymeta.schema import Section, check, flatten, merge
 
 
 class TaskConfig(Section):
@@ -56,6 +56,9 @@ class BudgetConfig(Section):
     validate_every: int = Field(500, ge=1, description="Outer steps of a round; a validation ends it.")
     validation_tasks: int = Field(600, ge=2, description="Episodes of a validation.")
     test_tasks: int = Field(600, ge=2, description="Episodes of the test in a final run.")
+    ensemble: int = Field(
+        5, ge=1, description="Best validated weights whose mean outputs are tested beside the best alone (MAML++: 5)."
+    )
 
     @model_validator(mode="after")
     def _whole_rounds(self) -> Self:
@@ -161,6 +164,18 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
     if not isinstance(sections, Mapping):
         raise UserError(f"{source}: 'regularizers' must map names to settings, found {sections!r}")
     schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])))
-    config = check(schema, data, source)
+    config = check(schema, _with_defaults(method, data), source)
     registry.find("dataset", config.task.dataset)
     return config
+
+
+def _with_defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data on top of the method's own defaults, of which those are left out that the chosen model does not have."""
+    defaults = {section: dict(values) for section, values in registry.find("method", method).defaults.items()}
+    model = data.get("model", {})
+    backbone = BACKBONES.get(model.get("name", "conv4")) if isinstance(model, Mapping) else None
+    if backbone is not None and "model" in defaults:
+        fields = backbone.Config.model_fields
+        known = {key: value for key, value in defaults["model"].items() if key in fields}
+        defaults["model"] = known if "model" in data else {"name": "conv4", **known}
+    return merge(defaults, data)

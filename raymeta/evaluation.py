@@ -1,5 +1,6 @@
 """Evaluation on a fixed bank of episodes: a mean and its task-level 95 % interval. No outer graph is built here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Literal
@@ -55,28 +56,53 @@ class Score:
         return 1.96 * float(self.values.std()) / sqrt(len(self.values))
 
 
-def evaluate(method: Method, bank: EpisodeBank, tasks: int, *, device: torch.device, vectorized: bool) -> Score:
+def evaluate(
+    method: Method,
+    bank: EpisodeBank,
+    tasks: int,
+    *,
+    device: torch.device,
+    vectorized: bool,
+    members: Sequence[dict[str, Tensor]] | None = None,
+) -> Score:
     """Adapt to episodes 0 .. tasks-1 of a bank and score the predictions for their query sets.
 
     The loss is the mean loss of the predictions, whatever the method adds to it in training.
+
+    Args:
+        method: with its present weights, which it has again afterwards.
+        bank: whose episodes.
+        tasks: how many of them.
+        device: where to compute.
+        vectorized: batch the tasks with vmap.
+        members: state dicts of an ensemble, which predicts the mean of its members' outputs; None: the present weights.
     """
+    now = {name: tensor.clone() for name, tensor in method.state_dict().items()} if members else {}
+    scores, losses = [], []
+    with torch.no_grad():
+        for first in range(0, tasks, CHUNK):
+            episodes = bank.batch(first, min(CHUNK, tasks - first)).to(device)
+            outputs = []
+            for member in members or [{}]:
+                method.load_state_dict(member or method.state_dict())
+                outputs.append(predictions(method, episodes, vectorized))
+            together = torch.stack(outputs).mean(0)
+            for prediction, y in zip(together, episodes.query_y, strict=True):
+                losses.append(method.loss(prediction, y))
+                scores.append(losses[-1] if y.is_floating_point() else (prediction.argmax(-1) == y).double().mean())
+    if members:
+        method.load_state_dict(now)
+    return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+
+
+def predictions(method: Method, episodes: Episodes, vectorized: bool) -> Tensor:
+    """Outputs for the query sets, each task adapted to by itself: [tasks, n, outputs]."""
     context = Context(training=False, vectorized=vectorized)
 
-    def task(support_x: Tensor, support_y: Tensor, query_x: Tensor, query_y: Tensor) -> tuple[Tensor, Tensor]:
-        prediction = method.predict(method.adapt(support_x, support_y, context), query_x)
-        loss = method.loss(prediction, query_y)
-        if query_y.is_floating_point():
-            return loss, loss
-        return (prediction.argmax(-1) == query_y).double().mean(), loss
+    def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        return method.predict(method.adapt(support_x, support_y, context), query_x)
 
-    def run(episodes: Episodes) -> tuple[Tensor, Tensor]:
-        if vectorized:
-            result: tuple[Tensor, Tensor] = torch.vmap(task)(*episodes)
-            return result
-        pairs = [task(*episodes.task(i)) for i in range(episodes.tasks)]
-        return torch.stack([score for score, _ in pairs]), torch.stack([loss for _, loss in pairs])
-
-    with torch.no_grad():
-        parts = [run(bank.batch(first, min(CHUNK, tasks - first)).to(device)) for first in range(0, tasks, CHUNK)]
-    values = torch.cat([score for score, _ in parts]).double().cpu()
-    return Score(values, float(torch.cat([loss for _, loss in parts]).double().mean()))
+    if vectorized:
+        batched: Tensor = torch.vmap(predict)(episodes.support_x, episodes.support_y, episodes.query_x)
+        return batched
+    return torch.stack([predict(*episodes.task(i)[:3]) for i in range(episodes.tasks)])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.models.backbone import Weights
+from raymeta.norm import Moments, Pass
 
 if TYPE_CHECKING:
     from raymeta.method import Regularizer
@@ -61,6 +62,10 @@ class Context:
     noise: Noise | None = None
     regularizers: tuple["Regularizer", ...] = ()
 
+    def at(self, step: int = 0, moments: Moments | None = None) -> Pass:
+        """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
+        return Pass(self.training, step, self.vectorized, moments)
+
 
 def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_order: bool, vectorized: bool) -> Weights:
     """Gradients of a scalar loss for the given weights.
@@ -72,46 +77,59 @@ def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_ord
         weights = {name: weight.detach() for name, weight in weights.items()}
     if vectorized:
         result: Weights = torch.func.grad(loss)(weights)
-        return result
+        # Else they would still depend on learned tensors that the loss uses beside the weights.
+        return result if second_order else {name: gradient.detach() for name, gradient in result.items()}
     with torch.enable_grad():
-        if not second_order:
-            weights = {name: weight.requires_grad_() for name, weight in weights.items()}
+        # Each is a variable of its own: a view cuts off what one owes to another (Proto-MAML's head, made from the
+        # body), and what depends on nothing yet, a frozen weight or a context vector of zeros, becomes a leaf.
+        weights = {n: w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for n, w in weights.items()}
         values = torch.autograd.grad(loss(weights), list(weights.values()), create_graph=second_order)
     return dict(zip(weights, values, strict=True))
+
+
+def regularized(gradients: Weights, context: Context) -> Weights:
+    """Inner gradients after all regularizers had their say."""
+    for regularizer in context.regularizers:
+        gradients = regularizer.on_inner_gradients(gradients, context)
+    return gradients
 
 
 def descend(
     loss: Callable[[Weights, int], Tensor],
     weights: Weights,
     adapted: Iterable[str],
-    update: Callable[[int, str, Tensor, Tensor], Tensor],
+    update: Callable[[int, Weights, Weights], Weights],
     *,
     steps: int,
     second_order: bool,
     context: Context,
-) -> Weights:
-    """Run the inner loop of one task: weights after `steps` updates of the adapted tensors.
+) -> list[Weights]:
+    """Run the inner loop of one task.
 
     Args:
         loss: the support loss under (weights, step).
-        weights: all weights of the model, theta.
+        weights: everything that the loss depends on by name: the model's weights theta, and whatever a method adds.
         adapted: names of the tensors that move; the rest are passed through.
-        update: (step, name, weight, gradient) to the new weight: the method's rule.
+        update: (step, adapted tensors, their gradients) to the new adapted tensors: the method's rule.
         steps: S.
         second_order: let outer gradients flow through the inner gradients; never done in evaluation.
         context: the gradients pass through its regularizers before the update.
+
+    Returns:
+        The weights before the first update and after each, S + 1 of them.
     """
     names = list(adapted)
     second_order = second_order and context.training
+    path = [weights]
     for step in range(steps):
         frozen = weights if second_order else {name: weight.detach() for name, weight in weights.items()}
-        grads = gradients(
+        moving = {name: weights[name] for name in names}
+        found = gradients(
             lambda moving, step=step, frozen=frozen: loss({**frozen, **moving}, step),  # type: ignore[misc]
-            {name: weights[name] for name in names},
+            moving,
             second_order=second_order,
             vectorized=context.vectorized,
         )
-        for regularizer in context.regularizers:
-            grads = regularizer.on_inner_gradients(grads, context)
-        weights = {**weights, **{name: update(step, name, weights[name], grads[name]) for name in names}}
-    return weights
+        weights = {**weights, **update(step, moving, regularized(found, context))}
+        path.append(weights)
+    return path

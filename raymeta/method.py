@@ -1,6 +1,7 @@
 """What a method and a regularizer are. A new one is a subclass in a file of its own; see `docs/extending.md`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,18 +12,19 @@ from torch import Tensor, nn
 from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.data.store import Dataset
+from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.models import BACKBONES, Backbone, Weights
-from raymeta.norm import NormPass
+from raymeta.norm import Pass
 from raymeta.schema import Section
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """A task's state after adaptation: the weights, and how the query pass normalises."""
+    """A task's state after adaptation: the weights, and what the query pass must know."""
 
     weights: Weights
-    norm: NormPass
+    query: Pass
 
 
 class Regularizer(nn.Module):
@@ -47,25 +49,45 @@ class Regularizer(nn.Module):
 
 
 class Method(nn.Module, ABC):
-    """A learner. Its parameters are exactly the meta-learned tensors; it knows no optimizer, data or device.
+    """A learner. Its parameters that require a gradient are exactly the meta-learned tensors; it knows no optimizer.
 
     A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1].
+
+    Attributes:
+        kinds: of data that it can learn from.
+        inner_loop: it adapts by gradient steps, on which regularizers can act.
+        defaults: what it changes of the defaults of a trial's other sections, as its authors do.
+        stops_gradients: what its outer gradient leaves out by design, in second order too; "": nothing.
+        own_settings: what it does not take over from presets made for the methods that it builds on.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    inner_loop: ClassVar[bool] = True
+    defaults: ClassVar[dict[str, Any]] = {}
+    own_settings: ClassVar[frozenset[str]] = frozenset()
+    stops_gradients: ClassVar[str] = ""
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__()
         self.settings = config.settings
-        self.model = BACKBONES[config.model.name](
-            config.model, dataset.input_shape, dataset.outputs(config.task), getattr(self.settings, "inner_steps", 1)
-        )
+        if dataset.kind not in self.kinds:
+            raise UserError(f"{self.name} learns {' or '.join(self.kinds)}, and {dataset.name} is {dataset.kind}")
+        self.model = self.build_model(config, dataset)
         self.regularizers = nn.ModuleList(
             registry.find("regularizer", name)(getattr(config.regularizers, name), self.model)
             for name in type(config.regularizers).model_fields
         )
-        self.loss = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
+        for name in type(config.regularizers).model_fields:
+            acts = registry.find("regularizer", name).on_inner_gradients is not Regularizer.on_inner_gradients
+            if acts and not self.inner_loop:
+                raise UserError(f"{config.spec}: {name} acts on inner gradients, and {self.name} has none")
+        self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
+
+    def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
+        """The backbone with the head that the method needs."""
+        return backbone(config, dataset.input_shape, dataset.outputs(config.task))
 
     @abstractmethod
     def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
@@ -78,6 +100,12 @@ class Method(nn.Module, ABC):
     def query_loss(self, adapted: Any, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The task's outer loss, a scalar: by default the mean loss of the predictions."""
         return self.loss(self.predict(adapted, query_x), query_y)
+
+
+def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | None) -> Backbone:
+    """The backbone that `model` names, freshly initialised; see `Backbone` for the arguments."""
+    steps = getattr(config.settings, "inner_steps", 1)
+    return BACKBONES[config.model.name](config.model, input_shape, outputs, steps)
 
 
 def build_method(config: TrialConfig, dataset: Dataset) -> Method:

@@ -19,24 +19,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NormMode = Literal["batch", "support", "running", "per_step"]
-Moments = dict[str, tuple[Tensor, Tensor]]
+Moments = dict[str, tuple[Tensor, Tensor]]  # a pair of tensors [C] by layer
 
 
 @dataclass(frozen=True)
-class NormPass:
-    """What a forward pass must know to normalise.
+class Pass:
+    """What a forward pass through a backbone must know.
 
     Attributes:
-        training: False in evaluation; only `running` differs.
+        training: False in evaluation; only the norm `running` differs.
         step: index of the inner step, the row of `per_step`.
+        vectorized: the pass is one of a batch of tasks under vmap.
         moments: statistics to normalise with (`support` mode, query pass); None: those of the pass itself.
         recorded: where a `support` pass leaves its statistics, by layer.
+        film: scale and shift, [C] each, of a block's activations before its nonlinearity, by block (CAVIA).
     """
 
     training: bool = True
     step: int = 0
+    vectorized: bool = False
     moments: Moments | None = None
     recorded: Moments = field(default_factory=dict)
+    film: Moments = field(default_factory=dict)
 
 
 class BatchNorm(nn.Module):
@@ -62,21 +66,25 @@ class BatchNorm(nn.Module):
             self.register_buffer("running_mean", torch.zeros(channels))
             self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, norm: NormPass, layer: str) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor, now: Pass, layer: str) -> Tensor:
         """Normalise x [n, C, H, W] with `weight` and `bias` ([C], or [S, C] in `per_step` mode)."""
         if self.mode == "running":
             return F.batch_norm(
-                x, self.running_mean, self.running_var, weight, bias, training=norm.training, eps=self.eps
+                x, self.running_mean, self.running_var, weight, bias, training=now.training, eps=self.eps
             )
         if self.mode == "support":
-            scale, shift = self.affine(lambda: _moments(x), weight, bias, norm, layer)
+            scale, shift = self.affine(lambda: _moments(x), weight, bias, now, layer)
             return x * scale[:, None, None] + shift[:, None, None]
         if self.mode == "per_step":
-            weight, bias = weight[norm.step], bias[norm.step]
+            weight, bias = weight[now.step], bias[now.step]
+        if now.vectorized:
+            # Under vmap, torch 2.15 differentiates batch_norm's gradient for its scale wrongly, and says nothing.
+            x = F.batch_norm(x, None, None, training=True, eps=self.eps)
+            return x * weight[:, None, None] + bias[:, None, None]
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
 
     def affine(
-        self, own: Callable[[], tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, norm: NormPass, layer: str
+        self, own: Callable[[], tuple[Tensor, Tensor]], weight: Tensor, bias: Tensor, now: Pass, layer: str
     ) -> tuple[Tensor, Tensor]:
         """The norm as x * scale + shift, both [C]; not for `running`.
 
@@ -84,15 +92,15 @@ class BatchNorm(nn.Module):
             own: computes mean and biased variance of the pass's activations; not called where the support's are used.
             weight: the scale, [C], or [S, C] in `per_step` mode.
             bias: the shift, likewise.
-            norm: the pass.
+            now: the pass.
             layer: the layer's name.
         """
         if self.mode == "per_step":
-            weight, bias = weight[norm.step], bias[norm.step]
-        if self.mode == "support" and norm.moments is not None:
-            mean, variance = norm.moments[layer]
+            weight, bias = weight[now.step], bias[now.step]
+        if self.mode == "support" and now.moments is not None:
+            mean, variance = now.moments[layer]
         else:
-            mean, variance = norm.recorded[layer] = own()
+            mean, variance = now.recorded[layer] = own()
         scale = weight * torch.rsqrt(variance + self.eps)
         return scale, bias - mean * scale
 

@@ -24,7 +24,7 @@ from raymeta.files import write_atomically
 from raymeta.inner import Context, Noise
 from raymeta.method import build_method
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 
 class Trainer:
@@ -34,7 +34,7 @@ class Trainer:
         outer_step: outer steps done.
         diverged: a loss was not finite, in training or validation; the trial is over.
         rounds: the metrics of every round so far.
-        best: the weights of the best validation so far, with its score, interval and outer step.
+        top: the weights of the best validations so far, the best first, each with its score, interval and outer step.
     """
 
     def __init__(self, config: TrialConfig) -> None:
@@ -44,13 +44,19 @@ class Trainer:
         self.metric = metric_of(self.dataset)
         self.method = build_method(config, self.dataset).to(self.device)
         self.vectorized = _vectorized(config, self.device, self.method.model)
-        self.optimizer = torch.optim.Adam(self.method.parameters(), lr=config.outer.lr)
+        self._learned = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self._learned, lr=config.outer.lr)
         self._training = self.dataset.bank("train", config.seed)
         self._validation = self.dataset.bank("validation", config.task.bank_seed)
         self.outer_step = 0
         self.diverged = False
         self.rounds: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
+        self.top: list[dict[str, Any]] = []
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The first of `top`."""
+        return self.top[0] if self.top else None
 
     @property
     def done(self) -> bool:
@@ -88,7 +94,7 @@ class Trainer:
             self.diverged = True
             return loss
         if outer.clip is not None:
-            torch.nn.utils.clip_grad_value_(self.method.parameters(), outer.clip)
+            torch.nn.utils.clip_grad_value_(self._learned, outer.clip)
         self.optimizer.step()
         self.outer_step += 1
         return loss
@@ -96,8 +102,12 @@ class Trainer:
     def outer_gradient(self) -> float:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
         count = self.config.outer.tasks_per_step
+        return self.accumulate(self._training.batch(self.outer_step * count, count).to(self.device))
+
+    def accumulate(self, episodes: Episodes) -> float:
+        """Add the gradients of these episodes, as outer step `outer_step` weighs them; returns their mean loss."""
+        count = episodes.tasks
         weight = 1 / count if self.config.outer.reduction == "mean" else 1.0
-        episodes = self._training.batch(self.outer_step * count, count).to(self.device)
         generators = [self._generator(task) for task in range(count)]
         if self.vectorized:
             # "same": the generators' draws inside are made once, for all tasks; each task then takes its own (Noise).
@@ -105,9 +115,6 @@ class Trainer:
             losses = run(*episodes, torch.arange(count, device=self.device), generators)
             torch.autograd.backward(losses.sum() * weight)
             return float(losses.detach().mean())
-        return self._loop_over_tasks(episodes, generators, weight)
-
-    def _loop_over_tasks(self, episodes: Episodes, generators: list[torch.Generator], weight: float) -> float:
         total = 0.0
         for task in range(episodes.tasks):
             loss = self._task_loss(*episodes.task(task), task, generators)
@@ -145,26 +152,26 @@ class Trainer:
         return outer.min_lr + (outer.lr - outer.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
     def validate(self) -> dict[str, float]:
-        """Score the present weights on the validation bank, and keep them if they are the best so far."""
+        """Score the present weights on the validation bank, and keep them if they are among the best so far."""
         score = self._evaluate(self._validation, self.config.budget.validation_tasks)
-        if math.isfinite(score.loss) and self.metric.better(score.mean, self.best["score"] if self.best else None):
+        if math.isfinite(score.loss) and math.isfinite(score.mean):
+            place = sum(not self.metric.better(score.mean, entry["score"]) for entry in self.top)
             weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
-            self.best = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
+            entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
+            self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
         return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
 
-    def test(self) -> Score:
-        """The best validated weights on the test split. For final runs only, at their end."""
+    def test(self) -> tuple[Score, Score]:
+        """The best validated weights on the test split, and the ensemble of `top`. For final runs, at their end."""
         if self.best is None:
             raise RuntimeError("nothing was validated yet, so there are no weights to test")
-        now = {name: tensor.clone() for name, tensor in self.method.state_dict().items()}
-        self.method.load_state_dict(self.best["weights"])
+        members = [entry["weights"] for entry in self.top]
         bank = self.dataset.bank("test", self.config.task.bank_seed, final=True)
-        score = self._evaluate(bank, self.config.budget.test_tasks)
-        self.method.load_state_dict(now)
-        return score
+        single, ensemble = (self._evaluate(bank, self.config.budget.test_tasks, m) for m in (members[:1], members))
+        return single, ensemble
 
-    def _evaluate(self, bank: Any, tasks: int) -> Score:
-        return evaluate(self.method, bank, tasks, device=self.device, vectorized=self.vectorized)
+    def _evaluate(self, bank: Any, tasks: int, members: list[dict[str, Tensor]] | None = None) -> Score:
+        return evaluate(self.method, bank, tasks, device=self.device, vectorized=self.vectorized, members=members)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; plain data and tensors."""
@@ -176,7 +183,7 @@ class Trainer:
             "rounds": self.rounds,
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "best": self.best,
+            "top": self.top,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -194,7 +201,7 @@ class Trainer:
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
-        self.rounds, self.best = list(state["rounds"]), state["best"]
+        self.rounds, self.top = list(state["rounds"]), list(state["top"])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint whole or not at all."""

@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec, trial_schema
 from raymeta.errors import UserError
 from raymeta.files import parse_yaml
 from raymeta.norm import NormMode
 from raymeta.schema import flatten, merge, nest, parse_overrides
+
+METHODS = ", ".join(registry.names("method"))
 
 POSITIVE = st.floats(1e-12, 1e12)
 COUNTS = st.integers(1, 10**9)
@@ -111,8 +114,8 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
     assert isinstance(config, TrialConfig)
 
 
-MAML_KEYS = "adapt_norm, eval_steps, inner_lr, inner_steps, order"
-CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, width"
+MAML_KEYS = "adapt_norm, eval_steps, first_order_share, inner_lr, inner_steps, order"
+CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,8 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, width"
         ({"model": {"width": 3}}, "f.yaml: the key 'model.name' is missing"),
         (
             {"model.name": "conv5"},
-            "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? (allowed: conv4, mlp)",
+            "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? "
+            "(allowed: conv4, mlp, resnet10, resnet12, resnet18)",
         ),
         (
             {"model": {"name": "conv4", "norm": "bacth"}},
@@ -177,8 +181,8 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, width"
             {"budget": {"outer_steps": 7, "validate_every": 2}},
             "f.yaml: budget: outer_steps (7) must be a multiple of validate_every (2)",
         ),
-        ({"method": None}, "f.yaml: the key 'method' must name a method: allowed: maml"),
-        ({"method": "mamll"}, "unknown method 'mamll': did you mean 'maml'? (allowed: maml)"),
+        ({"method": None}, f"f.yaml: the key 'method' must name a method: allowed: {METHODS}"),
+        ({"method": "mamll"}, f"unknown method 'mamll': did you mean 'maml'? (allowed: {METHODS})"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_one_sentence(changes: dict[str, Any], sentence: str) -> None:
@@ -188,7 +192,7 @@ def test_bad_settings_are_one_sentence(changes: dict[str, Any], sentence: str) -
 
 
 def test_a_missing_method() -> None:
-    with pytest.raises(UserError, match=r"^config: the key 'method' must name a method: allowed: maml$"):
+    with pytest.raises(UserError, match=rf"^config: the key \'method\' must name a method: allowed: {METHODS}$"):
         parse_trial({})
 
 
@@ -197,10 +201,10 @@ def test_specs() -> None:
     assert split_spec(" maml + dropgrad ") == ("maml", ("dropgrad",))
     for spec, sentence in (
         ("maml+dropgrad+dropgrad", "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
-        ("malm", "unknown method 'malm': did you mean 'maml'? (allowed: maml)"),
+        ("malm", f"unknown method 'malm': did you mean 'maml'? (allowed: {METHODS})"),
         ("maml+", "unknown regularizer '': allowed: dropgrad"),
-        ("", "unknown method '': allowed: maml"),
-        ("dropgrad+maml", "unknown method 'dropgrad': allowed: maml"),
+        ("", f"unknown method '': allowed: {METHODS}"),
+        ("dropgrad+maml", f"unknown method 'dropgrad': did you mean 'modgrad'? (allowed: {METHODS})"),
     ):
         with pytest.raises(UserError) as caught:
             split_spec(spec)

@@ -1,5 +1,7 @@
 """The inner loop on problems that have a closed form, and noise that is the same looped over and batched."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raymeta.inner import Context, Noise, descend, gradients
+from raymeta.models import Weights
 
 TRAINING, BATCHED = Context(training=True), Context(training=True, vectorized=True)
 
@@ -18,6 +21,11 @@ def quadratic(size: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((size, size), (size,), (size,))
     )
     return root @ root.T / size + torch.eye(size), b, start
+
+
+def descent(rate: float) -> Callable[[int, Weights, Weights], Weights]:
+    """Plain gradient descent as a rule."""
+    return lambda step, weights, gradients: {name: w - rate * gradients[name] for name, w in weights.items()}
 
 
 @pytest.mark.parametrize("context", [TRAINING, BATCHED], ids=["loop", "vmap"])
@@ -35,11 +43,11 @@ def test_a_quadratic_has_the_closed_form(
         lambda w, step: w["w"] @ hessian @ w["w"] / 2 - b @ w["w"],
         weights,
         ["w"],
-        lambda step, name, weight, gradient: weight - alpha * gradient,
+        descent(alpha),
         steps=steps,
         second_order=second_order,
         context=context,
-    )["w"]
+    )[-1]["w"]
     (found,) = torch.autograd.grad((final - target).square().sum() / 2, weights["w"])
 
     power = torch.linalg.matrix_power(torch.eye(size).double() - alpha * hessian, steps)
@@ -58,11 +66,11 @@ def test_weights_that_do_not_adapt_are_passed_through_and_still_learned(context:
         lambda w, step: (w["moves"] * w["stays"]) ** 2 / 2,
         weights,
         ["moves"],
-        lambda step, name, weight, gradient: weight - 0.1 * gradient,
+        descent(0.1),
         steps=1,
         second_order=second_order,
         context=context,
-    )
+    )[-1]
     assert final["stays"] is weights["stays"]
     assert float(final["moves"].detach()) == pytest.approx(2 - 0.1 * 2 * 9)
     (found,) = torch.autograd.grad(final["moves"] * final["stays"], weights["stays"])
@@ -70,15 +78,15 @@ def test_weights_that_do_not_adapt_are_passed_through_and_still_learned(context:
     assert float(found) == pytest.approx(2 - 0.1 * 2 * 9 + (through_the_step if second_order else 0))
 
 
-def test_loss_and_update_are_told_the_step_and_the_name() -> None:
+def test_loss_and_update_are_told_the_step_and_the_way_is_kept() -> None:
     seen = []
 
-    def update(step: int, name: str, weight: Tensor, gradient: Tensor) -> Tensor:
-        seen.append((step, name, float(gradient)))
-        return weight
+    def update(step: int, weights: Weights, gradients: Weights) -> Weights:
+        seen.append((step, {name: float(gradient) for name, gradient in gradients.items()}))
+        return {name: weight + 1 for name, weight in weights.items()}
 
     weights = {name: torch.tensor(1.0, requires_grad=True) for name in "abc"}
-    descend(
+    path = descend(
         lambda w, step: (10 * step + 1) * w["a"] + (10 * step + 2) * w["b"] + w["c"],
         weights,
         ["a", "b"],
@@ -87,7 +95,38 @@ def test_loss_and_update_are_told_the_step_and_the_name() -> None:
         second_order=False,
         context=TRAINING,
     )
-    assert seen == [(0, "a", 1), (0, "b", 2), (1, "a", 11), (1, "b", 12)]
+    assert seen == [(0, {"a": 1, "b": 2}), (1, {"a": 11, "b": 12})]
+    assert [{name: float(w.detach()) for name, w in step.items()} for step in path] == [
+        {"a": 1, "b": 1, "c": 1},
+        {"a": 2, "b": 2, "c": 1},
+        {"a": 3, "b": 3, "c": 1},
+    ]
+
+
+@pytest.mark.parametrize("context", [TRAINING, BATCHED], ids=["loop", "vmap"])
+def test_a_weight_made_from_another_is_a_variable_of_its_own(context: Context) -> None:
+    """The inner gradient is partial; the outer one follows where the weight came from."""
+    theta = torch.tensor(2.0, requires_grad=True)
+    start = {"a": theta, "b": 3 * theta}
+    final = descend(
+        lambda w, step: w["a"] * w["b"],
+        start,
+        ["a", "b"],
+        descent(0.1),
+        steps=1,
+        second_order=True,
+        context=context,
+    )[-1]
+    assert [float(final[name].detach()) for name in "ab"] == pytest.approx([2 - 0.1 * 6, 6 - 0.1 * 2])
+    (found,) = torch.autograd.grad(final["a"], theta)
+    assert float(found) == pytest.approx(1 - 0.1 * 3)
+
+
+def test_first_order_gradients_are_constants_to_what_the_loss_uses_beside_the_weights() -> None:
+    outside, weights = torch.tensor(3.0, requires_grad=True), {"w": torch.tensor(2.0, requires_grad=True)}
+    for vectorized in (False, True):
+        found = gradients(lambda w: outside * w["w"], weights, second_order=False, vectorized=vectorized)
+        assert not found["w"].requires_grad
 
 
 def test_second_order_is_never_done_in_evaluation() -> None:
@@ -96,11 +135,11 @@ def test_second_order_is_never_done_in_evaluation() -> None:
         lambda w, step: w["w"] ** 2,
         weights,
         ["w"],
-        lambda step, name, weight, gradient: weight - gradient,
+        descent(1.0),
         steps=1,
         second_order=True,
         context=Context(training=False),
-    )
+    )[-1]
     (found,) = torch.autograd.grad(final["w"], weights["w"])
     assert float(found) == 1
 

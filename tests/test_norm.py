@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymeta.norm import BatchNorm, NormMode, NormPass
+from raymeta.norm import BatchNorm, NormMode, Pass
 
 CHANNELS, STEPS, EPS = 3, 4, 1e-3
 
@@ -27,7 +27,7 @@ def images(seed: int, count: int = 6) -> Tensor:
 
 
 def run(norm: BatchNorm, x: Tensor, **about: Any) -> Tensor:
-    return norm(x, norm.weight, norm.bias, NormPass(**about), "layer")
+    return norm(x, norm.weight, norm.bias, Pass(**about), "layer")
 
 
 @pytest.mark.parametrize("mode", get_args(NormMode))
@@ -45,7 +45,7 @@ def test_the_statistics_are_the_passes_own(mode: NormMode, training: bool) -> No
 
 def test_a_query_pass_takes_the_supports_statistics() -> None:
     norm, support, query = layer("support"), images(1), images(2)
-    first = NormPass()
+    first = Pass()
     norm(support, norm.weight, norm.bias, first, "layer")
     mean, variance = support.mean((0, 2, 3)), support.var((0, 2, 3), correction=0)
     expected = F.batch_norm(query, mean, variance, norm.weight, norm.bias, eps=EPS)
@@ -56,7 +56,7 @@ def test_a_query_pass_takes_the_supports_statistics() -> None:
 
 
 def test_the_statistics_of_a_support_are_kept_by_layer_and_pass() -> None:
-    norm, first, second = layer("support"), NormPass(), NormPass()
+    norm, first, second = layer("support"), Pass(), Pass()
     norm(images(1), norm.weight, norm.bias, first, "a")
     norm(images(2), norm.weight, norm.bias, first, "b")
     assert set(first.recorded) == {"a", "b"}
@@ -67,7 +67,7 @@ def test_gradients_flow_through_the_supports_statistics() -> None:
     norm, support = layer("support"), images(1).requires_grad_()
 
     def query_output(support: Tensor) -> Tensor:
-        first = NormPass()
+        first = Pass()
         norm(support, norm.weight, norm.bias, first, "layer")
         return run(norm, images(2), moments=first.recorded).pow(3)
 
@@ -103,5 +103,5 @@ def test_a_step_uses_its_own_row() -> None:
 
 def test_weights_of_a_pass_may_be_others_than_the_layers_own() -> None:
     norm, x = layer("batch"), images(1)
-    found = norm(x, 2 * norm.weight, 2 * norm.bias, NormPass(), "layer")
+    found = norm(x, 2 * norm.weight, 2 * norm.bias, Pass(), "layer")
     torch.testing.assert_close(found, 2 * run(norm, x))

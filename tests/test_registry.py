@@ -18,6 +18,8 @@ from raymeta.registry import method
 class Mine(Method): ...
 """
 
+METHODS = ", ".join(registry.names("method"))
+
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -56,7 +58,7 @@ def test_names_are_known_without_importing_them() -> None:
     code = """
 import sys
 from raymeta import registry
-assert registry.names("method") == ["maml"], registry.names("method")
+assert "maml" in registry.names("method"), registry.names("method")
 assert registry.names("regularizer") == ["dropgrad"]
 assert registry.names("dataset") == ["glyphs", "omniglot", "sinusoid"]
 print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.data.glyphs")])
@@ -65,7 +67,7 @@ print([name for name in sys.modules if name in ("torch", "trainables.maml", "ray
 
 
 def test_a_method_from_outside_is_nothing_special(outside: Path) -> None:
-    assert registry.names("method") == ["broken", "maml", "mine", "single"]
+    assert set(registry.names("method")) == {"broken", "mine", "single", *METHODS.split(", ")}
     assert "elsewhere.mine" not in sys.modules
     assert registry.find("method", "mine").__module__ == "elsewhere.mine"
     assert registry.find("method", "single").__module__ == "alone"
@@ -81,7 +83,7 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
 @pytest.mark.parametrize(
     ("kind", "name", "sentence"),
     [
-        ("method", "mmal", "unknown method 'mmal': did you mean 'maml'? (allowed: maml)"),
+        ("method", "mmal", f"unknown method 'mmal': did you mean 'maml'? (allowed: {METHODS})"),
         ("regularizer", "drop", "unknown regularizer 'drop': did you mean 'dropgrad'? (allowed: dropgrad)"),
         ("dataset", "x", "unknown data set 'x': allowed: glyphs, omniglot, sinusoid"),
     ],

@@ -17,7 +17,7 @@ from torch import Tensor
 from raymeta.data.episodes import Episodes
 from raymeta.data.store import ImageDataset, TestSplitClosed
 from raymeta.errors import UserError
-from raymeta.evaluation import evaluate
+from raymeta.evaluation import evaluate, predictions
 from raymeta.trainer import Trainer
 
 DROPGRAD = {"regularizers": {"dropgrad": {"rate": 0.2, "ramp": "linear"}}}
@@ -97,7 +97,8 @@ def test_an_interrupted_run_is_bitwise_the_uninterrupted_one(interruptions: set[
     assert now.outer_step == 6
     assert metrics(now) == metrics(whole)
     assert same(now.state_dict(), whole.state_dict())
-    assert torch.equal(now.test().values, whole.test().values)
+    for found, expected in zip(now.test(), whole.test(), strict=True):
+        assert torch.equal(found.values, expected.values)
 
 
 def test_an_interrupted_run_with_running_averages(glyphs: ImageDataset, tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_the_test_is_of_the_best_weights_and_leaves_the_present_ones() -> None:
     now.outer_update()
     now.outer_update()
     before = {name: tensor.clone() for name, tensor in now.method.state_dict().items()}
-    score = now.test()
+    score, ensemble = now.test()
     assert same(dict(now.method.state_dict()), before)
     there = trainer(outer={"lr": 0.05})
     there.method.load_state_dict(now.best["weights"])
@@ -312,6 +313,26 @@ def test_the_test_is_of_the_best_weights_and_leaves_the_present_ones() -> None:
     now.method.load_state_dict(before)
     worse = evaluate(now.method, bank, 4, device=now.device, vectorized=now.vectorized)
     assert not torch.equal(score.values, worse.values)
+    assert not torch.equal(score.values, ensemble.values)
+
+
+def test_an_ensemble_is_of_the_best_rounds_and_predicts_the_mean_of_their_outputs(glyphs: Any) -> None:
+    now = trainer(GLYPHS, budget={"outer_steps": 8, "validate_every": 1, "ensemble": 3})
+    while not now.done:
+        now.round()
+    values = [entry["val_accuracy"] for entry in now.rounds]
+    assert [entry["score"] for entry in now.top] == sorted(values, reverse=True)[:3]
+    for entry in now.top:
+        assert entry["score"] == values[entry["outer_step"] - 1]
+    bank = now.dataset.bank("test", 0, final=True)
+    episodes, outputs = bank.batch(0, 4), []
+    for entry in now.top:
+        there = trainer(GLYPHS)
+        there.method.load_state_dict(entry["weights"])
+        with torch.no_grad():
+            outputs.append(predictions(there.method, episodes, vectorized=False))
+    right = (torch.stack(outputs).mean(0).argmax(-1) == episodes.query_y).double().mean(1)
+    assert torch.equal(now.test()[1].values, right)
 
 
 def test_the_best_weights_are_a_copy() -> None:
@@ -358,7 +379,7 @@ def test_another_configs_or_versions_checkpoint_is_refused(checkpoint: Path) -> 
     assert refusal(checkpoint, outer={"lr": 0.1}) == "the checkpoint belongs to another config"
     state = torch.load(checkpoint, weights_only=True)
     torch.save({**state, "version": 99}, checkpoint)
-    assert refusal(checkpoint) == "the checkpoint has version 99, this raymeta reads 1"
+    assert refusal(checkpoint) == "the checkpoint has version 99, this raymeta reads 2"
 
 
 def test_a_checkpoint_cut_off_anywhere_is_refused(checkpoint: Path) -> None:
@@ -379,7 +400,7 @@ def test_a_flipped_bit_in_a_weight_is_noticed(checkpoint: Path) -> None:
     assert refusal(checkpoint) == DAMAGED
 
 
-@pytest.mark.parametrize("content", [[1], None, {}, {"version": 1}, torch.ones(2), {"version": 1, "config": {}}])
+@pytest.mark.parametrize("content", [[1], None, {}, {"version": 2}, torch.ones(2), {"version": 2, "config": {}}])
 def test_other_things_that_torch_saved_are_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pt")
     assert refusal(tmp_path / "other.pt")
@@ -403,7 +424,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
     path, attack = tmp_path / "attack.pt", Attack(tmp_path / "made")
     path.write_bytes(pickle.dumps(attack))
     assert refusal(path) == DAMAGED
-    torch.save({"version": 1, "config": attack}, path)
+    torch.save({"version": 2, "config": attack}, path)
     assert refusal(path) == DAMAGED
     torch.save(attack, path, _use_new_zipfile_serialization=False)
     assert refusal(path) == DAMAGED

@@ -3,30 +3,48 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raymeta.norm import NormMode, NormPass
+from raymeta.errors import UserError
+from raymeta.norm import NormMode, Pass
 from raymeta.schema import Section
 
 Weights = dict[str, Tensor]  # parameter name to tensor, in the order of `named_parameters`
 
 
 class Backbone(nn.Module, ABC):
-    """A network whose forward pass takes its weights as an argument, so that inner loops can change them.
+    """A network whose passes take its weights as an argument, so that inner loops can change them.
 
     Args:
         config: the `model` section.
         input_shape: of one example without the batch: (C, H, W), or (D,).
-        outputs: logits, or predicted values.
+        outputs: logits or predicted values of the linear head; None: no head, the features are the output.
         steps: inner steps S, for norms that keep a row for each.
+
+    Attributes:
+        feature_size: F, numbers in the features of an example.
+        map_shape: (C, h, w) of the last block's output; () where there are no places.
+        film_channels: C of every block that a pass can scale and shift (`Pass.film`).
     """
 
     Config: ClassVar[type[Section]]
     batches_tasks_on_cpu: ClassVar[bool]  # whether vmap over tasks beats a loop on a CPU
     norm_mode: NormMode = "batch"
+    feature_size: int
+    map_shape: tuple[int, ...] = ()
+    film_channels: tuple[int, ...] = ()
 
-    def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int, steps: int) -> None:
+    def __init__(self, config: Any, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:
         super().__init__()
+        self.input_shape = input_shape
+
+    def add_head(self, outputs: int | None) -> None:
+        """The linear layer on the features, Xavier-uniform with zero biases; to be called once they are known."""
+        self.head = None if outputs is None else nn.Linear(self.feature_size, outputs)
+        if self.head is not None:
+            nn.init.xavier_uniform_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
 
     def weights(self) -> Weights:
         """The parameters by name."""
@@ -36,20 +54,44 @@ class Backbone(nn.Module, ABC):
         """What every pass over the same inputs [n, *input_shape] computes alike, made once for all inner steps."""
         return x
 
-    @abstractmethod
-    def forward(self, prepared: Any, weights: Weights, norm: NormPass) -> Tensor:
+    def forward(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """Outputs [n, outputs] of prepared inputs under the given weights."""
+        return self.classify(self.features(prepared, weights, now), weights)
+
+    def features(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
+        """What the head sees, [n, F]."""
+        return self.maps(prepared, weights, now).flatten(1)
 
     @abstractmethod
+    def maps(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
+        """The last block's output with its places, [n, C, h, w] ([n, F] where there are none)."""
+
+    def classify(self, features: Tensor, weights: Weights) -> Tensor:
+        """The head: features [n, F] to outputs."""
+        return features if self.head is None else F.linear(features, weights["head.weight"], weights["head.bias"])
+
+    @abstractmethod
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the parts below the head, from the input on."""
+
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """Parameter names by layer, from the input to the output; the last group is the head."""
+        """Parameter names by part, from the input to the output; the head, if any, is the last."""
+        names = list(self.weights())
+        parts = [*self.blocks(), *(["head"] if self.head is not None else [])]
+        return {part: tuple(name for name in names if name.startswith(f"{part}.")) for part in parts}
 
     def scope(self, layers: str) -> frozenset[str]:
         """Parameter names of a scope: `all`, `head`, `last` (the last block and the head), `first`, `body`."""
-        groups = list(self.groups().values())
-        chosen = {"all": groups, "head": groups[-1:], "last": groups[-2:], "first": groups[:1], "body": groups[:-1]}
+        groups = self.groups()
+        body, head = [groups[block] for block in self.blocks()], groups.get("head", ())
+        chosen = {"all": [*body, head], "head": [head], "last": [body[-1], head], "first": body[:1], "body": body}
         return frozenset(name for group in chosen[layers] for name in group)
 
     def norm_names(self) -> frozenset[str]:
         """Names of the scales and shifts of normalisation."""
-        return frozenset(name for name, _ in self.named_parameters() if ".norm." in name)
+        return frozenset(name for name, _ in self.named_parameters() if ".norm" in name)
+
+
+def refuse_shape(model: str, takes: str, shape: tuple[int, ...], allowed: str) -> UserError:
+    """The sentence for inputs that a backbone has no use for."""
+    return UserError(f"model.name: {model} takes {takes}, not inputs of shape {shape}; allowed: {allowed}")

@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.errors import UserError
-from raymeta.models.backbone import Backbone, Weights
-from raymeta.norm import BatchNorm, NormMode, NormPass
+from raymeta.models.backbone import Backbone, Weights, refuse_shape
+from raymeta.norm import BatchNorm, NormMode, Pass
 from raymeta.schema import Section
 
 BLOCKS = 4
@@ -35,6 +34,7 @@ class Conv4Config(Section):
     norm_eps: float = Field(1e-5, gt=0)
     activation: Literal["relu", "leaky_relu"] = "relu"
     conv_bias: bool = True
+    pools: int = Field(4, ge=1, le=4, description="Blocks that pool, from the first on; CloserLook's RelationNet: 2.")
     init: Literal["xavier", "fan_out"] = Field(
         "xavier", description="xavier: uniform (MAML++); fan_out: N(0, 2/(9*width)) convolutions (CloserLookFewShot)."
     )
@@ -60,9 +60,10 @@ class Block(nn.Module):
     This is the unit that a fused kernel may replace: it sees all of convolution, norm, activation and pooling.
     """
 
-    def __init__(self, channels: int, config: Conv4Config, steps: int) -> None:
+    def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True) -> None:
         super().__init__()
         self.slope = 0.01 if config.activation == "leaky_relu" else 0.0
+        self.pool = pool
         self.weight = nn.Parameter(torch.empty(config.width, channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(config.width)) if config.conv_bias else None
         self.norm = BatchNorm(config.width, config.norm, steps, config.norm_eps)
@@ -71,16 +72,23 @@ class Block(nn.Module):
         else:
             nn.init.normal_(self.weight, std=sqrt(2 / (9 * config.width)))
 
-    def forward(self, x: Any, weights: Weights, norm: NormPass, layer: str) -> Tensor:
-        """[n, C, H, W] (the first block: `Patches`) to [n, width, H//2, W//2], channels last in memory."""
-        h = self.normalised(x, weights, norm, layer)
-        h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
+    def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
+        """[n, C, H, W] (the first block: `Patches`) to [n, width, H//2, W//2] (H, W without pooling).
+
+        Channels last in memory.
+        """
+        h = self.normalised(x, weights, now, layer)
+        if self.pool:
+            h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
+        if layer in now.film:
+            scale, shift = now.film[layer]
+            h = h * scale[:, None, None] + shift[:, None, None]
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
 
-    def normalised(self, x: Any, weights: Weights, norm: NormPass, layer: str) -> Tensor:
+    def normalised(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """Convolution and norm, [n, width, H, W]."""
         h = F.conv2d(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), padding=1)
-        return self.norm(h, *self._norm_weights(weights, layer), norm, layer)  # type: ignore[no-any-return]
+        return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
 
     @staticmethod
     def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor, Tensor]:
@@ -109,18 +117,18 @@ class FirstBlock(Block):
         covariance = centred.t() @ centred / len(flat)
         return Patches(rows, mean[:-1], covariance[:-1, :-1])
 
-    def normalised(self, x: Patches, weights: Weights, norm: NormPass, layer: str) -> Tensor:
+    def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
         weight, bias = weights[f"{layer}.weight"].flatten(1), weights.get(f"{layer}.bias")
         if bias is None:
             bias = weight.new_zeros(len(weight))
         if self.norm.mode == "running":
             h = self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t())
-            return self.norm(h, *self._norm_weights(weights, layer), norm, layer)  # type: ignore[no-any-return]
+            return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
 
         def moments() -> tuple[Tensor, Tensor]:
             return weight @ x.mean + bias, ((weight @ x.covariance) * weight).sum(1)
 
-        scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), norm, layer)
+        scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), now, layer)
         folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
         return self._image(x.rows @ folded)
 
@@ -134,31 +142,28 @@ class Conv4(Backbone):
     Config = Conv4Config
     batches_tasks_on_cpu: ClassVar[bool] = False  # vmap turns into grouped convolutions, which are slow on a CPU
 
-    def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], outputs: int, steps: int) -> None:
+    def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:
         super().__init__(config, input_shape, outputs, steps)
         if len(input_shape) != 3:
-            raise UserError(f"model.name: conv4 takes images, not inputs of shape {input_shape}; allowed: mlp")
-        channels, height, width = input_shape
-        self.size = (height, width)
+            raise refuse_shape("conv4", "images", input_shape, "mlp")
+        channels, *size = input_shape
         self.norm_mode = config.norm
-        self.block1 = FirstBlock(channels, config, steps, self.size)
+        self.block1 = FirstBlock(channels, config, steps, (size[0], size[1]))
         for i in range(1, BLOCKS):
-            self.add_module(f"block{i + 1}", Block(config.width, config, steps))
-        self.head = nn.Linear(config.width * prod(side >> BLOCKS for side in self.size), outputs)
-        nn.init.xavier_uniform_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+            self.add_module(f"block{i + 1}", Block(config.width, config, steps, pool=i < config.pools))
+        self.map_shape = (config.width, *(side >> config.pools for side in size))
+        self.feature_size = prod(self.map_shape)
+        self.film_channels = (config.width,) * BLOCKS
+        self.add_head(outputs)
 
     def prepare(self, x: Tensor) -> Patches:
         return self.block1.prepare(x)
 
-    def forward(self, prepared: Patches, weights: Weights, norm: NormPass) -> Tensor:
+    def maps(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
         h: Any = prepared
-        for i in range(BLOCKS):
-            layer = f"block{i + 1}"
-            h = getattr(self, layer)(h, weights, norm, layer)
-        return F.linear(h.flatten(1), weights["head.weight"], weights["head.bias"])
+        for layer in self.blocks():
+            h = getattr(self, layer)(h, weights, now, layer)
+        return h  # type: ignore[no-any-return]
 
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        names = list(self.weights())
-        layers = [*(f"block{i + 1}" for i in range(BLOCKS)), "head"]
-        return {layer: tuple(name for name in names if name.startswith(f"{layer}.")) for layer in layers}
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(f"block{i + 1}" for i in range(BLOCKS))

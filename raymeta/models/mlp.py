@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.errors import UserError
-from raymeta.models.backbone import Backbone, Weights
-from raymeta.norm import NormPass
+from raymeta.models.backbone import Backbone, Weights, refuse_shape
+from raymeta.norm import Pass
 from raymeta.schema import Section
 
 
@@ -28,28 +27,32 @@ class MLP(Backbone):
     Config = MLPConfig
     batches_tasks_on_cpu: ClassVar[bool] = True
 
-    def __init__(self, config: MLPConfig, input_shape: tuple[int, ...], outputs: int, steps: int) -> None:
+    def __init__(self, config: MLPConfig, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:
         super().__init__(config, input_shape, outputs, steps)
         if len(input_shape) != 1:
-            raise UserError(f"model.name: mlp takes vectors, not inputs of shape {input_shape}; allowed: conv4")
-        (width,) = input_shape
-        self.layers = [f"layer{i + 1}" for i in range(len(config.hidden))] + ["head"]
-        for layer, units in zip(self.layers, [*config.hidden, outputs], strict=True):
-            linear = nn.Linear(width, units)
-            if config.init == "xavier":
-                nn.init.xavier_uniform_(linear.weight)
-            else:
-                nn.init.trunc_normal_(linear.weight, std=0.01, a=-0.02, b=0.02)
-            nn.init.zeros_(linear.bias)
-            self.add_module(layer, linear)
-            width = units
+            raise refuse_shape("mlp", "vectors", input_shape, "conv4, resnet10, resnet18, resnet12")
+        self._layers = tuple(f"layer{i + 1}" for i in range(len(config.hidden)))
+        for layer, inputs, units in zip(self._layers, (*input_shape, *config.hidden), config.hidden, strict=False):
+            self.add_module(layer, _linear(nn.Linear(inputs, units), config.init))
+        self.feature_size = config.hidden[-1]
+        self.add_head(outputs)
+        if self.head is not None and config.init != "xavier":
+            _linear(self.head, config.init)
 
-    def forward(self, prepared: Tensor, weights: Weights, norm: NormPass) -> Tensor:
+    def maps(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared
-        for layer in self.layers:
-            h = F.linear(h, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
-            h = h if layer == "head" else F.relu(h)
+        for layer in self._layers:
+            h = F.relu(F.linear(h, weights[f"{layer}.weight"], weights[f"{layer}.bias"]))
         return h
 
-    def groups(self) -> dict[str, tuple[str, ...]]:
-        return {layer: (f"{layer}.weight", f"{layer}.bias") for layer in self.layers}
+    def blocks(self) -> tuple[str, ...]:
+        return self._layers
+
+
+def _linear(layer: nn.Linear, init: str) -> nn.Linear:
+    if init == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -41,11 +41,15 @@ class SeedResult:
 
     Attributes:
         values: the score of every test task; the same tasks for all seeds.
+        ensemble: mean score of the ensemble of the best validated weights, over the same tasks.
+        ensemble_ci95: its half-width over them.
         selected_at: outer steps of the weights that were tested, the best on validation.
     """
 
     seed: int
     values: list[float]
+    ensemble: float
+    ensemble_ci95: float
     val: float
     val_ci95: float
     selected_at: int
@@ -82,6 +86,11 @@ class FinalTable:
         return _ci95([statistics.fmean(scores) for scores in zip(*(r.values for r in self.seeds), strict=True)])
 
     @property
+    def ensemble(self) -> float:
+        """Mean over seeds of each seed's ensemble."""
+        return statistics.fmean(result.ensemble for result in self.seeds)
+
+    @property
     def sd_seeds(self) -> float | None:
         """Standard deviation of the seeds' means; None for a single seed."""
         return statistics.stdev(result.mean for result in self.seeds) if len(self.seeds) > 1 else None
@@ -96,6 +105,8 @@ class FinalTable:
             "mean": self.mean,
             "ci95": self.ci95,
             "sd_seeds": self.sd_seeds,
+            "ensemble": self.ensemble,
+            "ensemble_of": self.config.budget.ensemble,
             "test_tasks": self.config.budget.test_tasks,
             "outer_steps": self.config.budget.outer_steps,
             "seeds": [
@@ -103,6 +114,8 @@ class FinalTable:
                     "seed": result.seed,
                     f"test_{self.metric.name}": result.mean,
                     "ci95": result.ci95,
+                    "ensemble": result.ensemble,
+                    "ensemble_ci95": result.ensemble_ci95,
                     f"val_{self.metric.name}": result.val,
                     "val_ci95": result.val_ci95,
                     "selected_at": result.selected_at,
@@ -141,12 +154,14 @@ class _Seed:
         return {**self.trainer.rounds[-1], "done": self.trainer.done}
 
     def test(self) -> dict[str, Any]:
-        """The best validated weights on the test split."""
-        score, best = self.trainer.test(), self.trainer.best
+        """The best validated weights on the test split, alone and as an ensemble."""
+        (score, ensemble), best = self.trainer.test(), self.trainer.best
         assert best is not None
         result = {
             "seed": self.trainer.config.seed,
             "values": score.values.tolist(),
+            "ensemble": ensemble.mean,
+            "ensemble_ci95": ensemble.ci95,
             "val": best["score"],
             "val_ci95": best["ci95"],
             "selected_at": best["outer_step"],
@@ -242,6 +257,7 @@ def log_final(table: FinalTable, provenance: dict[str, Any]) -> str:
     log_params(client, parent, {**table.config.flat(), "seeds": ",".join(str(r.seed) for r in table.seeds)})
     client.log_metric(parent, metric, table.mean)
     client.log_metric(parent, f"{metric}_ci95", table.ci95)
+    client.log_metric(parent, f"{metric}_ensemble", table.ensemble)
     if table.sd_seeds is not None:
         client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
     client.log_dict(parent, {**table.as_dict(), "provenance": provenance}, "table.json")
@@ -252,6 +268,7 @@ def log_final(table: FinalTable, provenance: dict[str, Any]) -> str:
         log_params(client, child, {**table.config.flat(), "seed": result.seed})
         client.log_metric(child, metric, result.mean)
         client.log_metric(child, f"{metric}_ci95", result.ci95)
+        client.log_metric(child, f"{metric}_ensemble", result.ensemble)
         client.log_metric(child, f"val_{table.metric.name}", result.val)
         client.set_terminated(child)
     client.set_terminated(parent)
@@ -265,11 +282,14 @@ def as_table(final: FinalTable) -> Table:
     title = f"{final.config.spec}, {task.dataset} {task.ways}-way {task.shots}-shot, norm: {norm}"
     if norm == "batch":
         title += " (transductive)"
-    table = Table("seed", f"test {metric.name}", f"validation {metric.name}", "selected at", "train time", title=title)
+    ensemble = f"ensemble of {final.config.budget.ensemble}"
+    columns = (f"test {metric.name}", ensemble, f"validation {metric.name}", "selected at", "train time")
+    table = Table("seed", *columns, title=title)
     for result in final.seeds:
         table.add_row(
             str(result.seed),
             value(result.mean, metric, result.ci95),
+            value(result.ensemble, metric, result.ensemble_ci95),
             value(result.val, metric, result.val_ci95),
             f"{result.selected_at} steps",
             f"{result.seconds / 60:.1f} min",
@@ -277,6 +297,11 @@ def as_table(final: FinalTable) -> Table:
     spread = f"sd over seeds {value(final.sd_seeds, metric)}" if final.sd_seeds is not None else "one seed"
     table.add_section()
     table.add_row(
-        "all", value(final.mean, metric, final.ci95), spread, f"{final.config.budget.test_tasks} test tasks", ""
+        "all",
+        value(final.mean, metric, final.ci95),
+        value(final.ensemble, metric),
+        spread,
+        f"{final.config.budget.test_tasks} test tasks",
+        "",
     )
     return table

@@ -110,9 +110,7 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     ]
     overrides = parse_overrides(words)
     data = merge(*layers)
-    for other in registry.names("method"):  # a preset serves many methods; what it says of others is not for this one
-        if other != method:
-            data.pop(other, None)
+    data = merge({key: value for key, value in data.items() if key not in registry.names("method")}, _own(method, data))
     data = merge({"method": method, "regularizers": {name: {} for name in regularizers}}, data, overrides)
     study = check(StudyConfig, data.pop("study", {}), "study")
     base = parse_trial(data, "config")
@@ -121,6 +119,18 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     plan = Plan(spec, base, space, study)
     _check(plan)
     return plan
+
+
+def _own(method: str, preset: dict[str, Any]) -> dict[str, Any]:
+    """The method's own section of a preset, on top of what its settings share with those of the methods it builds on.
+
+    A preset serves many methods: what it says of MAML's inner loop holds for all that only change a part of it.
+    """
+    cls = registry.find("method", method)
+    lineage = [vars(base)["name"] for base in reversed(cls.__mro__) if "name" in vars(base)]
+    shared = merge(*(preset.get(name, {}) for name in lineage[:-1]))
+    known = {key: v for key, v in shared.items() if key in cls.Config.model_fields and key not in cls.own_settings}
+    return {method: merge(known, preset.get(method, {}))}
 
 
 def _check(plan: Plan) -> None:

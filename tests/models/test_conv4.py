@@ -12,7 +12,7 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.method import build_method
 from raymeta.models.conv4 import Conv4, Conv4Config
-from raymeta.norm import NormPass
+from raymeta.norm import Pass
 
 SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
 
@@ -33,7 +33,7 @@ def test_the_first_block_normalises_a_convolution(shape: tuple[int, ...], conv_b
     """It folds the norm into a product with patches; here is the long way."""
     model, x = network(shape, conv_bias=conv_bias, norm=norm), images(shape)
     weights = {name: weight + 0.1 for name, weight in model.weights().items()}
-    found = model.block1.normalised(model.prepare(x), weights, NormPass(step=1), "block1")
+    found = model.block1.normalised(model.prepare(x), weights, Pass(step=1), "block1")
     convolved = F.conv2d(x, weights["block1.weight"], weights.get("block1.bias"), padding=1)
     scale, shift = (weights[f"block1.norm.{kind}"] for kind in ("weight", "bias"))
     if norm == "per_step":
@@ -50,7 +50,7 @@ def test_folding_the_norm_costs_no_accuracy(kind: str) -> None:
     model = network((1, 28, 28))
     expected = F.batch_norm(F.conv2d(x, model.block1.weight, padding=1), None, None, training=True)
     model, x = model.float(), x.float()
-    found = model.block1.normalised(model.prepare(x), model.weights(), NormPass(), "block1")
+    found = model.block1.normalised(model.prepare(x), model.weights(), Pass(), "block1")
     textbook = F.batch_norm(F.conv2d(x, model.block1.weight, padding=1), None, None, training=True)
     error, usual = (float((h.double() - expected).detach().abs().max()) for h in (found, textbook))
     assert error < max(2 * usual, 1e-5)
@@ -69,7 +69,7 @@ def test_outputs_and_gradients_are_the_textbook_networks(
             if ".norm." in name:
                 parameter -= 0.7  # scales of both signs would do as well; shifts make most of a map negative
     weights = model.weights()
-    found = model(model.prepare(x), weights, NormPass())
+    found = model(model.prepare(x), weights, Pass())
     expected = conv4(slope=0.01 if activation == "leaky_relu" else 0.0)(x, weights, 0, None)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     cotangent = torch.randn(found.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_every_block_keeps_channels_last(shape: tuple[int, ...], norm: str) -> N
     for name, module in model.named_children():
         if name.startswith("block"):
             module.register_forward_hook(lambda module, inputs, output: inside.append(output))
-    model(model.prepare(images(shape)), model.weights(), NormPass())
+    model(model.prepare(images(shape)), model.weights(), Pass())
     assert len(inside) == 4
     assert all(h.is_contiguous(memory_format=torch.channels_last) for h in inside)
     sides = [h.shape[2:] for h in inside]

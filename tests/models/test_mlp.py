@@ -9,7 +9,7 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.method import build_method
 from raymeta.models.mlp import MLP, MLPConfig
-from raymeta.norm import NormPass
+from raymeta.norm import Pass
 
 
 def network(*hidden: int, inputs: int = 3, outputs: int = 2) -> MLP:
@@ -21,7 +21,7 @@ def network(*hidden: int, inputs: int = 3, outputs: int = 2) -> MLP:
 def test_outputs_are_those_of_linear_layers_and_relus(hidden: tuple[int, ...]) -> None:
     model, x = network(*hidden), torch.randn(9, 3, generator=torch.Generator().manual_seed(1)).double()
     weights = {name: weight + 0.1 for name, weight in model.weights().items()}
-    found = model(model.prepare(x), weights, NormPass())
+    found = model(model.prepare(x), weights, Pass())
     torch.testing.assert_close(found, mlp(x, weights))
     sizes, layers = [3, *hidden, 2], list[nn.Module]()
     for i in range(len(sizes) - 1):
@@ -56,4 +56,6 @@ def test_images_are_refused() -> None:
     config = parse_trial({"method": "maml", "model": {"name": "mlp"}})
     with pytest.raises(UserError) as caught:
         build_method(config, Random((1, 28, 28)))
-    assert str(caught.value) == "model.name: mlp takes vectors, not inputs of shape (1, 28, 28); allowed: conv4"
+    assert str(caught.value) == (
+        "model.name: mlp takes vectors, not inputs of shape (1, 28, 28); allowed: conv4, resnet10, resnet18, resnet12"
+    )

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study.driving import tiny_plan
 
+from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.study.plan import Plan, StudyConfig, make_plan, parse_task
+
+METHODS = ", ".join(registry.names("method"))
 
 PRESETS = "allowed: glyphs, omniglot, sinusoid, smoke"
 
@@ -140,7 +143,7 @@ def test_rungs_and_cost_of_any_plan(first: int, times: int, reduction: int, tria
 
 SINUSOID = ("maml+dropgrad", "sinusoid-5s", "smoke")
 WRONG = [
-    (("mam",), "unknown method 'mam': did you mean 'maml'? (allowed: maml)"),
+    (("mam",), f"unknown method 'mam': did you mean 'maml'? (allowed: {METHODS})"),
     (("maml+dropgrd",), "unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: dropgrad)"),
     (("maml+dropgrad+dropgrad",), "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
     (("maml", "glyps-5w1s"), "unknown data set 'glyps': did you mean 'glyphs'? (allowed: glyphs, omniglot, sinusoid)"),

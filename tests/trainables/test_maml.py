@@ -290,7 +290,11 @@ def test_running_norm_trains_like_batch_norm_and_evaluates_with_its_averages() -
 @pytest.mark.parametrize(
     ("maml", "sentence"),
     [
-        ({"adapt_norm": True}, "maml.adapt_norm: with model.norm per_step the scales and shifts are learned per step"),
+        (
+            {"adapt_norm": True},
+            "maml adapts the norm's scales and shifts here, but with model.norm per_step they are learned per step",
+        ),
+        ({"inner_steps": 0}, "maml.inner_steps: found 0, but model.norm per_step has a row for each of them"),
         (
             {"inner_steps": 2, "eval_steps": 3},
             "maml.eval_steps: found 3, but model.norm per_step has only inner_steps (2) rows",

@@ -52,9 +52,13 @@ class DropGrad(Regularizer):
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         ramp = context.progress if self.settings.ramp == "linear" else 1.0
         return {
-            name: gradient * self.factor(gradient.detach(), ramp, context) if name in self.scope else gradient
+            name: gradient * self.factor(gradient.detach(), ramp, context) if self.covers(name) else gradient
             for name, gradient in gradients.items()
         }
+
+    def covers(self, name: str) -> bool:
+        """Whether an adapted tensor is in the scope; `all` has those too that are no weights of the model (CAVIA's)."""
+        return self.settings.layers == "all" or name in self.scope
 
     def factor(self, like: Tensor, ramp: float, context: Context) -> Tensor:
         """n, in the shape of `like`; exactly 1 where the rate is 0."""

@@ -1,0 +1,126 @@
+"""MatchingNet against a slow reference; probabilities; the nearest neighbour as its limit."""
+
+from typing import Any
+
+import episodic
+import pytest
+import torch
+from episodic import EVALUATION, TRAINING, learned, maps, predict
+from reference import Random, Task, Weights, learner
+from torch import Tensor
+
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.method import Method, build_method
+
+IMAGES = Random((1, 16, 16))
+TINY = 1e-6  # in the logarithm
+
+
+def matchingnet(dataset: Random = IMAGES, *, norm: str = "batch", scale: float = 100.0) -> Method:
+    network = {"name": "conv4", "width": 6, "norm": norm} if dataset is IMAGES else {"name": "mlp", "hidden": [5]}
+    return learner(dataset, method="matchingnet", model=network, matchingnet={"scale": scale})
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / (torch.sqrt((a**2).sum()) * torch.sqrt((b**2).sum()))
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_outer_gradient_is_the_references(norm: str, scale: float) -> None:
+    def loss(weights: Weights, task: Task) -> Tensor:
+        x, y, query_x, query_y = task
+        memory = maps(x, weights).flatten(1)
+        losses = []
+        for feature, label in zip(
+            maps(query_x, weights, normaliser=x if norm == "support" else None).flatten(1), query_y, strict=True
+        ):
+            similarity = torch.exp(scale * torch.stack([cosine(feature, other) for other in memory]))
+            p = torch.stack([similarity[y == k].sum() for k in range(3)]) / similarity.sum() + TINY
+            losses.append(-torch.log(p[label] / p.sum()))
+        return torch.stack(losses).mean()
+
+    episodic.assert_gradient(matchingnet(norm=norm, scale=scale), IMAGES.tasks(2), loss)
+
+
+def test_gradient_is_the_finite_difference() -> None:
+    vectors = Random((4,))
+    method = matchingnet(vectors, scale=5.0)
+    episodic.assert_finite_differences(method, vectors.tasks(2), learned(method))
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_outputs_are_logarithms_of_probabilities(scale: float) -> None:
+    p = predict(matchingnet(scale=scale), IMAGES.tasks(1)[0]).exp()
+    torch.testing.assert_close(p.sum(1), torch.full((9,), 1 + 3 * TINY, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert (p >= TINY * (1 - 1e-9)).all()
+    assert (p.amax(1) < 0.9).all() == (scale == 1.0), "the larger the scale the surer"
+
+
+def test_equal_support_images_share_their_weight() -> None:
+    method, (task,) = matchingnet(scale=1.0), IMAGES.tasks(1, shots=1)
+    x, y = task[0][[0, 0, 1, 2]], task[1][[0, 1, 1, 2]]  # the first image belongs to two classes
+    memory = maps(x, dict(method.named_parameters())).flatten(1)
+    p = predict(method, (x, y, *task[2:])).exp() - TINY
+    for row, feature in zip(p, maps(task[2], dict(method.named_parameters())).flatten(1), strict=True):
+        attention = torch.stack([cosine(feature, other) for other in memory]).exp()
+        attention = attention / attention.sum()
+        torch.testing.assert_close(row, torch.stack([attention[0], attention[1] + attention[2], attention[3]]))
+
+
+def test_a_huge_scale_is_the_nearest_neighbour_by_cosine() -> None:
+    method, (task,) = matchingnet(scale=1e6), IMAGES.tasks(1, ways=3, shots=1, queries=10)
+    weights = dict(method.named_parameters())
+    memory, features = maps(task[0], weights).flatten(1), maps(task[2], weights).flatten(1)
+    nearest = [int(torch.stack([cosine(feature, other) for other in memory]).argmax()) for feature in features]
+    p = predict(method, task).exp()
+    assert p.argmax(1).tolist() == nearest
+    assert len(set(nearest)) == 3
+    torch.testing.assert_close(p.amax(1), torch.ones(30).double(), rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_reaches_the_support_images() -> None:
+    method, (task,) = matchingnet(scale=1.0), IMAGES.tasks(1)
+    support_x = task[0].requires_grad_()
+    method.query_loss(method.adapt(support_x, task[1], TRAINING), *task[2:]).backward()
+    assert support_x.grad is not None
+    assert (support_x.grad.flatten(1).norm(dim=1) > 1e-6).all()
+
+
+def test_the_support_is_kept_image_by_image() -> None:
+    method, (task,) = matchingnet(), IMAGES.tasks(1)
+    adapted: Any = method.adapt(*task[:2], EVALUATION)
+    assert adapted.features.shape == (6, 6)
+    assert torch.equal(adapted.labels, task[1])
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset", "sentence"),
+    [
+        (
+            {"model": {"name": "mlp"}},
+            Random((4,), "regression"),
+            "matchingnet learns classification, and random is regression",
+        ),
+        (
+            {"regularizers": {"dropgrad": {}}},
+            IMAGES,
+            "matchingnet+dropgrad: dropgrad acts on inner gradients, and matchingnet has none",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_method(parse_trial({"method": "matchingnet", **data}), dataset)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("norm", ["batch", "support", "running"])
+def test_evaluation_is_clean(norm: str) -> None:
+    episodic.assert_evaluation_is_clean(matchingnet(norm=norm), IMAGES.tasks(3))
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_batched_tasks_are_looped_tasks(norm: str) -> None:
+    episodic.assert_batched_is_looped(matchingnet(norm=norm), IMAGES.tasks(3))

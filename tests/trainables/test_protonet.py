@@ -1,0 +1,121 @@
+"""ProtoNet against a slow reference; its linear form; what a prototype depends on."""
+
+from typing import Any
+
+import episodic
+import pytest
+import torch
+import torch.nn.functional as F
+from episodic import EVALUATION, TRAINING, learned, maps, means, predict
+from reference import Random, Task, Weights, learner
+from torch import Tensor
+
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.method import Method, build_method
+
+IMAGES = Random((1, 16, 16))
+
+
+def protonet(dataset: Random = IMAGES, *, norm: str = "batch", **model: Any) -> Method:
+    network = {"name": "conv4", "width": 6, "norm": norm} if dataset is IMAGES else {"name": "mlp", "hidden": [5]}
+    return learner(dataset, method="protonet", model={**network, **model})
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_outer_gradient_is_the_references(norm: str) -> None:
+    def loss(weights: Weights, task: Task) -> Tensor:
+        x, y, query_x, query_y = task
+        classes = means(maps(x, weights).flatten(1), y)
+        features = maps(query_x, weights, normaliser=x if norm == "support" else None).flatten(1)
+        distances = [((feature - c) ** 2).sum() for feature in features for c in classes]
+        return F.cross_entropy(-torch.stack(distances).reshape(len(features), len(classes)), query_y)
+
+    method = protonet(norm=norm)
+    episodic.assert_gradient(method, IMAGES.tasks(2), loss)
+    assert len(learned(method)) == 16, "four blocks, no head"
+
+
+def test_gradient_is_the_finite_difference() -> None:
+    vectors = Random((4,))
+    method = protonet(vectors)
+    episodic.assert_finite_differences(method, vectors.tasks(2), learned(method))
+
+
+def test_logits_are_those_of_a_linear_classifier() -> None:
+    """Up to a constant of each query image: w = 2c, b = -|c|^2."""
+    method, (task,) = protonet(), IMAGES.tasks(1)
+    weights = dict(method.named_parameters())
+    classes = means(maps(task[0], weights).flatten(1), task[1])
+    linear = maps(task[2], weights).flatten(1) @ (2 * classes).T - (classes**2).sum(1)
+    logits = predict(method, task, TRAINING)
+    constants = logits - linear
+    torch.testing.assert_close(constants, constants[:, :1].expand(-1, 3), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(logits.softmax(1), linear.softmax(1), rtol=1e-9, atol=1e-9)
+    assert (logits <= 0).all()
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_proto_maml_without_steps_predicts_alike(norm: str) -> None:
+    method, (task,) = protonet(norm=norm), IMAGES.tasks(1)
+    other = learner(
+        IMAGES, method="protomaml", model={"name": "conv4", "width": 6, "norm": norm}, protomaml={"inner_steps": 0}
+    )
+    other.load_state_dict({**other.state_dict(), **method.state_dict()})
+    for context in (TRAINING, EVALUATION):
+        ours, theirs = predict(method, task, context), predict(other, task, context)
+        torch.testing.assert_close(ours.softmax(1), theirs.softmax(1), rtol=1e-9, atol=1e-9)
+        assert torch.equal(ours.argmax(1), theirs.argmax(1))
+
+
+def test_prototypes_do_not_depend_on_the_order_of_the_support() -> None:
+    method, (task,) = protonet(), IMAGES.tasks(1)
+    x, y = task[:2]
+    classes = method.adapt(x, y, TRAINING).classes
+    torch.testing.assert_close(classes, means(maps(x, dict(method.named_parameters())).flatten(1), y))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(method.adapt(x[order], y[order], TRAINING).classes, classes, rtol=1e-10, atol=1e-10)
+    renamed = torch.tensor([2, 0, 1])  # class k is now called renamed[k]
+    torch.testing.assert_close(method.adapt(x, renamed[y], TRAINING).classes[renamed], classes)
+    uneven = torch.tensor([0, 0, 0, 0, 1, 2])
+    expected = means(maps(x, dict(method.named_parameters())).flatten(1), uneven)
+    torch.testing.assert_close(method.adapt(x, uneven, TRAINING).classes, expected)
+
+
+def test_gradient_reaches_the_support_images() -> None:
+    method, (task,) = protonet(), IMAGES.tasks(1)
+    support_x = task[0].requires_grad_()
+    method.query_loss(method.adapt(support_x, task[1], TRAINING), *task[2:]).backward()
+    assert support_x.grad is not None
+    assert (support_x.grad.flatten(1).norm(dim=1) > 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset", "sentence"),
+    [
+        (
+            {"model": {"name": "mlp"}},
+            Random((4,), "regression"),
+            "protonet learns classification, and random is regression",
+        ),
+        (
+            {"regularizers": {"dropgrad": {}}},
+            IMAGES,
+            "protonet+dropgrad: dropgrad acts on inner gradients, and protonet has none",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_method(parse_trial({"method": "protonet", **data}), dataset)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("norm", ["batch", "support", "running"])
+def test_evaluation_is_clean(norm: str) -> None:
+    episodic.assert_evaluation_is_clean(protonet(norm=norm), IMAGES.tasks(3))
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+def test_batched_tasks_are_looped_tasks(norm: str) -> None:
+    episodic.assert_batched_is_looped(protonet(norm=norm), IMAGES.tasks(3))

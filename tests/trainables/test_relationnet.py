@@ -1,0 +1,138 @@
+"""RelationNet against a slow reference and finite differences; both losses; what it refuses."""
+
+from typing import Any
+
+import episodic
+import pytest
+import torch
+import torch.nn.functional as F
+from episodic import TRAINING, learned, maps, means, own, predict
+from reference import Random, Task, Weights, learner
+from torch import Tensor
+
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.method import Method, build_method
+
+IMAGES = Random((1, 16, 16))
+
+
+def relationnet(*, loss: str = "mse", hidden: int = 5, **model: Any) -> Method:
+    settings = {"loss": loss, "hidden": hidden}
+    return learner(IMAGES, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
+
+
+def relations(weights: Weights, task: Task) -> Tensor:
+    """Before the sigmoid, [n, N]; the pairs are normalised together."""
+    x, y, query_x, _ = task
+    classes = means(maps(x, weights, pools=2), y)
+    pairs = [torch.cat([c, query]) for query in maps(query_x, weights, pools=2) for c in classes]
+    h = maps(torch.stack(pairs), weights, blocks=2, prefix="relation.").flatten(1)
+    h = F.relu(h @ weights["relation.hidden.weight"].T + weights["relation.hidden.bias"])
+    scores = h @ weights["relation.score.weight"].T + weights["relation.score.bias"]
+    return scores.reshape(len(query_x), len(classes))
+
+
+@pytest.mark.parametrize("kind", ["mse", "softmax"])
+def test_outer_gradient_is_the_references(kind: str) -> None:
+    def loss(weights: Weights, task: Task) -> Tensor:
+        scores, y = relations(weights, task), task[3]
+        if kind == "softmax":
+            return -scores.log_softmax(1)[torch.arange(len(y)), y].mean()
+        target = torch.zeros_like(scores)
+        target[torch.arange(len(y)), y] = 1.0
+        return ((torch.sigmoid(scores) - target) ** 2).mean()
+
+    method = relationnet(loss=kind)
+    episodic.assert_gradient(method, IMAGES.tasks(2), loss)
+    assert {name.split(".")[1] for name in own(learned(method))} == {"block1", "block2", "hidden", "score"}
+
+
+@pytest.mark.parametrize("kind", ["mse", "softmax"])
+def test_gradient_for_the_relation_module_is_the_finite_difference(kind: str) -> None:
+    method = relationnet(loss=kind, width=1, hidden=2)
+    episodic.assert_finite_differences(method, IMAGES.tasks(1), own(learned(method)))
+
+
+def test_predictions_are_relations_and_logits() -> None:
+    (task,) = IMAGES.tasks(1)
+    mse, softmax = relationnet(), relationnet(loss="softmax")
+    softmax.load_state_dict(mse.state_dict())
+    scores = relations(dict(mse.named_parameters()), task)
+    torch.testing.assert_close(predict(mse, task, TRAINING), scores.sigmoid(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(predict(softmax, task, TRAINING), scores, rtol=1e-10, atol=1e-10)
+
+
+def test_the_loss_of_predictions_is_what_evaluation_reports() -> None:
+    (task,), method = IMAGES.tasks(1), relationnet()
+    prediction = predict(method, task, TRAINING)
+    onehot = torch.eye(3, dtype=torch.float64)[task[3]]
+    expected = (prediction - onehot).square().sum() / (9 * 3)
+    torch.testing.assert_close(method.loss(prediction, task[3]), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_class_is_the_mean_of_its_maps() -> None:
+    method, (task,) = relationnet(), IMAGES.tasks(1)
+    classes = method.adapt(*task[:2], TRAINING).classes
+    expected = means(maps(task[0], dict(method.named_parameters()), pools=2), task[1])
+    assert classes.shape == (3, 4, 4, 4)
+    torch.testing.assert_close(classes, expected, rtol=1e-10, atol=1e-10)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    permuted = method.adapt(task[0][order], task[1][order], TRAINING).classes
+    torch.testing.assert_close(permuted, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_classes_are_compared_alike() -> None:
+    """The module does not know a class by its number."""
+    method, (task,) = relationnet(), IMAGES.tasks(1)
+    renamed = torch.tensor([2, 0, 1])
+    there = predict(method, task, TRAINING)
+    again = predict(method, (task[0], renamed[task[1]], *task[2:]), TRAINING)
+    torch.testing.assert_close(again[:, renamed], there, rtol=1e-9, atol=1e-9)
+
+
+def test_two_blocks_pool_by_default() -> None:
+    assert parse_trial({"method": "relationnet", "model": {"name": "conv4"}}).model.pools == 2
+    assert parse_trial({"method": "protonet", "model": {"name": "conv4"}}).model.pools == 4
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset", "sentence"),
+    [
+        (
+            {"model": {"name": "conv4", "pools": 3}},
+            IMAGES,
+            "relationnet needs maps of 4x4 places or more; conv4 here ends in (2, 2)",
+        ),
+        (
+            {"model": {"name": "conv4", "norm": "support"}},
+            IMAGES,
+            "model.norm: found 'support', but relationnet compares pairs; allowed: batch, running",
+        ),
+        (
+            {"model": {"name": "conv4", "norm": "per_step"}},
+            IMAGES,
+            "model.norm: found 'per_step', but relationnet compares pairs; allowed: batch, running",
+        ),
+        (
+            {"model": {"name": "mlp"}},
+            Random((4,), "regression"),
+            "relationnet learns classification, and random is regression",
+        ),
+    ],
+)
+def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        build_method(parse_trial({"method": "relationnet", **data}), dataset)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+@pytest.mark.parametrize("kind", ["mse", "softmax"])
+def test_evaluation_is_clean(kind: str, norm: str) -> None:
+    episodic.assert_evaluation_is_clean(relationnet(loss=kind, norm=norm), IMAGES.tasks(3))
+
+
+@pytest.mark.parametrize("kind", ["mse", "softmax"])
+def test_batched_tasks_are_looped_tasks(kind: str) -> None:
+    episodic.assert_batched_is_looped(relationnet(loss=kind), IMAGES.tasks(3))

@@ -1,0 +1,36 @@
+"""BOIL: the inner loop adapts the body alone.
+
+Oh, Yoo, Kim, Yun: BOIL: Towards Representation Change for Few-shot Learning (ICLR 2021).
+
+    body_{j+1} = body_j - alpha * dLs(body_j, head)/dbody;  the head is that of theta
+
+The norm's scales and shifts are part of the body and move with it. The head learns in the outer loop like everything
+else; second-order terms cross it. One Adam throughout: the authors' code makes a new one every 100 outer steps.
+"""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.maml import MAML, MAMLConfig
+
+
+class BOILConfig(MAMLConfig):
+    """Defaults: the authors' code for Conv-4."""
+
+    inner_steps: int = Field(1, ge=0, description="S; the authors' 1.")
+    inner_lr: float = Field(0.5, ge=0, description="alpha; the authors' 0.5 for Conv-4, 0.3 for ResNet-12.")
+    adapt_norm: bool = Field(True, description="Adapt the norm's scale and shift too, as the authors do.")
+
+
+@method("boil")
+class BOIL(MAML):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = BOILConfig
+    own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
+
+    def adapted_names(self) -> list[str]:
+        return [name for name in super().adapted_names() if name not in self.model.scope("head")]

@@ -1,0 +1,84 @@
+"""L2F: the initialisation is attenuated for each task before the inner loop.
+
+Baik, Hong, Lee: Learning to Forget for Meta-Learning (CVPR 2020).
+
+    g_p = mean of dLs/dtheta_p at theta;  Gamma = sigmoid(MLP(g)), a number per tensor p;  theta_p <- Gamma_p * theta_p
+
+then MAML. The MLP has one hidden layer and PyTorch's initialisation, so that training starts with all weights halved.
+In the authors' code g is a constant to the outer gradient (`embed_graph` differentiates it, as ALFA's copy does), and
+task losses are summed.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.inner import gradients
+from raymeta.models import Weights
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.maml import MAML, MAMLConfig, Support
+
+
+class L2FConfig(MAMLConfig):
+    """Defaults: the authors' code on miniImageNet."""
+
+    first_order_share: float = Field(0.18, ge=0, le=1, description="The authors' epochs 0 to 10 of 60 in first order.")
+    hidden_factor: int = Field(1, ge=1, description="Hidden units of the MLP over adapted tensors.")
+    embed_graph: bool = Field(False, description="Differentiate the gradients that the MLP sees.")
+
+
+class Attenuator(nn.Module):
+    """Scales a task's initial tensors by what their mean gradients say; P tensors, P numbers in, P out."""
+
+    def __init__(self, tensors: int, hidden_factor: int = 1) -> None:
+        super().__init__()
+        hidden = tensors * hidden_factor
+        self.generator = nn.Sequential(nn.Linear(tensors, hidden), nn.ReLU(), nn.Linear(hidden, tensors), nn.Sigmoid())
+
+    def forward(self, weights: Weights, gradients: Weights) -> Weights:
+        """The weights, attenuated."""
+        gamma = self.generator(torch.stack([gradients[name].mean() for name in weights]))
+        return {name: scale * weight for (name, weight), scale in zip(weights.items(), gamma, strict=True)}
+
+
+@method("l2f")
+class L2F(MAML):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = L2FConfig
+    stops_gradients: ClassVar[str] = "the gradients that the MLP sees are constants"
+    defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__(config, dataset)
+        self.attenuator = Attenuator(len(self.adapted), self.settings.hidden_factor)
+
+    def start(self, support: Support) -> Weights:
+        return attenuated(self, self.attenuator, support, graph=self.settings.embed_graph)
+
+
+def attenuated(learner: MAML, attenuator: Attenuator, support: Support, *, graph: bool) -> Weights:
+    """A learner's theta, attenuated for a task.
+
+    Args:
+        learner: whose support loss and adapted tensors are used.
+        attenuator: its parameters are meta-learned.
+        support: the task's.
+        graph: differentiate the gradients that the attenuator sees.
+    """
+    theta, loss = learner.model.weights(), learner.support_loss(support)
+    moving = {name: theta[name] for name in learner.adapted}
+
+    def at(weights: Weights) -> Tensor:
+        return loss({**theta, **weights}, 0)
+
+    context = support.context
+    found = gradients(at, moving, second_order=graph and context.training, vectorized=context.vectorized)
+    if not graph:
+        found = {name: gradient.detach() for name, gradient in found.items()}
+    return {**theta, **attenuator(moving, found)}

@@ -1,0 +1,109 @@
+"""MAML++: MAML with a loss after every step, learned rates per tensor and step, and a norm of its own for every step.
+
+Antoniou, Edwards, Storkey: How to Train Your MAML (ICLR 2019).
+
+    theta_{j+1} = theta_j - a_{p,j} * grad Ls(theta_j)      a: one learned number per tensor p and step j
+    outer loss  = sum_j v_j Lq(theta_{j+1})                 while the multi-step loss is on, then Lq(theta_S)
+
+With r from 0 to 1 over `msl_share` of the full budget, v_j = max((1 - r)/S, 0.03/S) for all steps but the last, which
+has the rest of 1; then the weight is on the last step alone, at once (the authors' code, per epoch there).
+
+Its six switches, each alone: `multi_step_loss`; `learned_rates`; `model.norm: per_step` (the default here; statistics
+are always the pass's own, as the authors' running ones are stored and never used); `first_order_share`;
+`outer.schedule: cosine`; `order`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.errors import UserError
+from raymeta.method import Adapted
+from raymeta.models import Weights
+from raymeta.norm import Pass
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.maml import MAML, MAMLConfig, Support
+
+
+class MAMLPPConfig(MAMLConfig):
+    """Defaults: the authors' code on miniImageNet, with the inner rate of the paper."""
+
+    inner_steps: int = Field(5, ge=1, description="S.")
+    multi_step_loss: bool = True
+    msl_share: float = Field(
+        0.15, ge=0, le=1, description="Share of the budget with the multi-step loss: 15 of 100 epochs; Omniglot: 0.1."
+    )
+    learned_rates: bool = Field(True, description="Learn a rate per tensor and step, from inner_lr on; else constant.")
+
+
+@dataclass(frozen=True)
+class Steps(Adapted):
+    """Adapted weights with those after every step: (weight of its loss, weights, query pass)."""
+
+    path: tuple[tuple[float, Weights, Pass], ...] = ()
+
+
+@method("mamlpp")
+class MAMLPP(MAML):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MAMLPPConfig
+    defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}}
+    own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__(config, dataset)
+        settings = self.settings
+        self.rates: nn.Parameter | None = None  # [adapted tensors, S]
+        if settings.learned_rates:
+            refuse_more_eval_steps(self.name, settings)
+            self.rates = nn.Parameter(torch.full((len(self.adapted), settings.inner_steps), settings.inner_lr))
+
+    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
+        if self.rates is None:
+            return super().update(step, weights, gradients)
+        return {
+            name: weight - rate * gradients[name]
+            for (name, weight), rate in zip(weights.items(), self.rates[:, step], strict=True)
+        }
+
+    def adapted_state(self, support: Support, path: list[Weights]) -> Adapted:
+        last, settings = super().adapted_state(support, path), self.settings
+        progress, share = support.context.progress, settings.msl_share
+        on = settings.multi_step_loss and (progress < share or share == 1)
+        if not (support.context.training and on):
+            return last
+        shares = multi_step_weights(progress / share, len(path) - 1)
+        steps = [
+            (share, weights, self.query_pass(support, weights, step))
+            for step, (share, weights) in enumerate(zip(shares[:-1], path[1:-1], strict=True))
+        ]
+        return Steps(last.weights, last.query, (*steps, (shares[-1], last.weights, last.query)))
+
+    def query_loss(self, adapted: Adapted, query_x: Tensor, query_y: Tensor) -> Tensor:
+        if not isinstance(adapted, Steps):
+            return super().query_loss(adapted, query_x, query_y)
+        x = self.model.prepare(query_x)
+        losses = [share * self.loss(self.outputs(x, weights, now), query_y) for share, weights, now in adapted.path]
+        return torch.stack(losses).sum()
+
+
+def multi_step_weights(progress: float, steps: int) -> list[float]:
+    """v_0 .. v_{S-1}, which sum to 1; progress runs from 0 to 1 over the time that the multi-step loss is on."""
+    early = max((1 - progress) / steps, 0.03 / steps)
+    return [early] * (steps - 1) + [1 - (steps - 1) * early]
+
+
+def refuse_more_eval_steps(name: str, settings: Any) -> None:
+    """What is learned for every inner step has nothing for steps beyond them."""
+    if (settings.eval_steps or 0) > settings.inner_steps:
+        raise UserError(
+            f"{name}.eval_steps: found {settings.eval_steps}, but {name} learns something for each of its inner_steps "
+            f"({settings.inner_steps}) and has nothing for more"
+        )

@@ -1,0 +1,60 @@
+"""MatchingNet: the query's label is a mean of the support's, weighted by similarity.
+
+Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: Matching Networks for One Shot Learning (NeurIPS 2016).
+
+    p(k | x) = sum over support images i of class k of softmax_i(scale * cos(f(x), f(x_i)))
+
+The log of p is what is returned as logits. Similarities are cosines of the plain embeddings, without the paper's
+recurrent ones over the whole support set. The paper does not scale the cosines; CloserLookFewShot's code does, by 100.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from raymeta.inner import Context
+from raymeta.norm import Pass
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.protonet import ProtoNet
+
+TINY = 1e-6  # added to a probability before its logarithm
+
+
+class MatchingNetConfig(Section):
+    """Defaults: CloserLookFewShot's code."""
+
+    scale: float = Field(100.0, gt=0, description="Of the cosines, before their softmax; the paper: 1.")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A task's support images in feature space, [N*K, F], their labels, and how the query is to be normalised."""
+
+    features: Tensor
+    labels: Tensor
+    query: Pass
+
+
+@method("matchingnet")
+class MatchingNet(ProtoNet):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MatchingNetConfig
+
+    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+        now = context.at()
+        features = self.features(support_x, now)
+        query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
+        return Memory(features, support_y, query)
+
+    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
+        query = F.normalize(self.features(query_x, adapted.query), dim=1)
+        attention = (self.settings.scale * query @ F.normalize(adapted.features, dim=1).t()).softmax(1)
+        member = (adapted.labels[:, None] == torch.arange(self.ways, device=query.device)).to(query.dtype)
+        probability: Tensor = attention @ member + TINY
+        return probability.log()

@@ -1,0 +1,63 @@
+"""Proto-MAML: MAML whose head starts, in every task, as ProtoNet's classifier.
+
+Triantafillou et al.: Meta-Dataset (ICLR 2020).
+
+    w_k = 2 c_k, b_k = -||c_k||^2 with c_k the mean support feature of class k at theta;  then MAML on body and head
+
+The outer gradient flows into the body through w and b, in first order too: that stops the inner gradients only. The
+model's own head is neither used nor learned. The query is normalised with the support's statistics (`model.norm:
+support`, the default here). `rule: alfa` takes ALFA's update.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.models import Weights
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.alfa import AdaptiveConfig, AdaptiveRule
+from trainables.maml import MAML, Support
+from trainables.mamlpp import refuse_more_eval_steps
+from trainables.protonet import class_means
+
+
+class ProtoMAMLConfig(AdaptiveConfig):
+    """Defaults: Meta-Dataset's code."""
+
+    order: Literal["first", "second"] = "first"
+    rule: Literal["sgd", "alfa"] = Field("sgd", description="alfa: ALFA's update, with depth, state and decay.")
+
+
+@method("protomaml")
+class ProtoMAML(MAML):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = ProtoMAMLConfig
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "support"}}
+    own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__(config, dataset)
+        self.ways = config.task.ways
+        theta = self.model.weights()
+        self.rule: AdaptiveRule | None = None
+        if self.settings.rule == "alfa":
+            refuse_more_eval_steps(self.name, self.settings)
+            self.rule = AdaptiveRule({name: theta[name] for name in self.adapted}, self.settings)
+        for name in self.model.scope("head"):
+            theta[name].requires_grad_(False)
+
+    def start(self, support: Support) -> Weights:
+        theta = self.model.weights()
+        features = self.model.features(support.x, theta, support.context.at())
+        means = class_means(features, support.y, self.ways)
+        return {**theta, "head.weight": 2 * means, "head.bias": -means.square().sum(1)}
+
+    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
+        if self.rule is None:
+            return super().update(step, weights, gradients)
+        return self.rule(step, weights, gradients)  # type: ignore[no-any-return]

@@ -1,0 +1,72 @@
+"""ProtoNet: the query goes to the class whose mean support feature is nearest.
+
+Snell, Swersky, Zemel: Prototypical Networks for Few-shot Learning (NeurIPS 2017).
+
+    c_k = mean of f(x) over the support of class k;  logits_k = -||f(x) - c_k||^2
+
+No inner loop and no head: all of f is meta-learned. Support and query are separate passes, each normalised as
+`model.norm` says.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.inner import Context
+from raymeta.method import Method, backbone
+from raymeta.models import Backbone
+from raymeta.norm import Pass
+from raymeta.registry import method
+from raymeta.schema import Section
+
+
+class ProtoNetConfig(Section):
+    """ProtoNet has no hyperparameters of its own."""
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """A task's classes in feature space, [N, ...], and how the query is to be normalised."""
+
+    classes: Tensor
+    query: Pass
+
+
+@method("protonet")
+class ProtoNet(Method):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = ProtoNetConfig
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    inner_loop: ClassVar[bool] = False
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__(config, dataset)
+        self.ways = config.task.ways
+
+    def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
+        return backbone(config, dataset.input_shape, None)
+
+    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+        now = context.at()
+        features = self.features(support_x, now)
+        query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
+        return Prototypes(class_means(features, support_y, self.ways), query)
+
+    def features(self, x: Tensor, now: Pass) -> Tensor:
+        """f(x), [n, F]."""
+        return self.model.features(self.model.prepare(x), self.model.weights(), now)
+
+    def predict(self, adapted: Prototypes, query_x: Tensor) -> Tensor:
+        return -(self.features(query_x, adapted.query)[:, None] - adapted.classes).square().sum(-1)
+
+
+def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
+    """Mean features of every class: [n, ...] with labels [n] to [N, ...]."""
+    member = (y == torch.arange(ways, device=y.device)[:, None]).to(features.dtype)
+    means: Tensor = member @ features.flatten(1) / member.sum(1, keepdim=True)
+    return means.reshape(ways, *features.shape[1:])

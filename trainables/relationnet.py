@@ -1,0 +1,89 @@
+"""RelationNet: a small network says how well a query fits a class.
+
+Sung, Yang, Zhang, Xiang, Torr, Hospedales: Learning to Compare: Relation Network for Few-Shot Learning (CVPR 2018).
+
+    r_k(x) = g([mean support map of class k, map of x]);   loss = mean (r - onehot(y))^2
+
+Maps keep their places: Conv-4 pools in its first two blocks only (`model.pools: 2`, the default here). g is two blocks
+of convolution, norm, ReLU and pooling on the stacked maps, then two linear layers, 8 units between them, and a sigmoid.
+As in CloserLookFewShot's code a class is the mean of its support maps (the paper sums them), and `loss: softmax` takes
+the cross entropy of g without its sigmoid. Convolutions are padded throughout, also where theirs are not.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raymeta.config import TrialConfig
+from raymeta.data.store import Dataset
+from raymeta.errors import UserError
+from raymeta.inner import Context
+from raymeta.models.conv4 import Block, Conv4Config
+from raymeta.norm import Pass
+from raymeta.registry import method
+from raymeta.schema import Section
+from trainables.protonet import ProtoNet, Prototypes, class_means
+
+
+class RelationNetConfig(Section):
+    """Defaults: CloserLookFewShot's code."""
+
+    loss: Literal["mse", "softmax"] = "mse"
+    hidden: int = Field(8, ge=1, description="Units between the two linear layers of the relation module.")
+
+
+class Relation(nn.Module):
+    """g: stacked maps [n, 2C, h, w] to relations [n]."""
+
+    def __init__(self, shape: tuple[int, ...], settings: RelationNetConfig, norm: Any, eps: float) -> None:
+        super().__init__()
+        channels, height, width = shape
+        config = Conv4Config(width=channels, norm=norm, norm_eps=eps, init="fan_out")
+        self.block1 = Block(2 * channels, config, 1)
+        self.block2 = Block(channels, config, 1)
+        self.hidden = nn.Linear(channels * (height >> 2) * (width >> 2), settings.hidden)
+        self.score = nn.Linear(settings.hidden, 1)
+
+    def forward(self, pairs: Tensor, now: Pass) -> Tensor:
+        weights = dict(self.named_parameters())
+        h = self.block2(self.block1(pairs, weights, now, "block1"), weights, now, "block2")
+        return self.score(F.relu(self.hidden(h.flatten(1)))).squeeze(1)  # type: ignore[no-any-return]
+
+
+@method("relationnet")
+class RelationNet(ProtoNet):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = RelationNetConfig
+    defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
+
+    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
+        super().__init__(config, dataset)
+        shape, norm = self.model.map_shape, self.model.norm_mode
+        if len(shape) != 3 or min(shape[1:]) < 4:
+            raise UserError(
+                f"relationnet needs maps of 4x4 places or more; {config.model.name} here ends in {shape[1:]}"
+            )
+        if norm not in ("batch", "running"):
+            raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
+        self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
+        if self.settings.loss == "mse":
+            self.loss = lambda scores, y: F.mse_loss(scores, F.one_hot(y, self.ways).to(scores.dtype))
+
+    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+        now = context.at()
+        return Prototypes(class_means(self.features(support_x, now), support_y, self.ways), now)
+
+    def features(self, x: Tensor, now: Pass) -> Tensor:
+        """Maps, [n, C, h, w]."""
+        return self.model.maps(self.model.prepare(x), self.model.weights(), now)
+
+    def predict(self, adapted: Prototypes, query_x: Tensor) -> Tensor:
+        query = self.features(query_x, adapted.query)
+        shape = (len(query), self.ways, *query.shape[1:])
+        pairs = torch.cat([adapted.classes.expand(shape), query[:, None].expand(shape)], 2)
+        scores: Tensor = self.relation(pairs.flatten(0, 1), adapted.query).reshape(shape[:2])
+        return scores.sigmoid() if self.settings.loss == "mse" else scores
