@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from raymeta.cli_data import DataRoot, Json, console, data_app, prepare, say
 from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
-    from raymeta.data.store import Dataset
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
     from raymeta.study.session import Session
@@ -24,7 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
 app.add_typer(data_app, name="data")
 
 Spec = Annotated[str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad.")]
@@ -36,10 +35,8 @@ Words = Annotated[
 ]
 Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
 Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
-DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 Pack = Annotated[int, typer.Option(min=1, help="Trials per GPU.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
 @app.command()
@@ -69,7 +66,7 @@ def search(
         check_name(name)
     plan = make_plan(spec, task, preset, [*(words or []), *([f"study.trials={trials}"] if trials else [])])
     dataset = open_dataset(plan.base.task)
-    _prepare(dataset, data_root)
+    prepare(dataset, data_root)
     for split in ("train", "validation"):
         dataset.bank(split, 0)  # too few classes or images are named now
     if dry_run:
@@ -85,7 +82,7 @@ def search(
     given = start_ray(slots, pack)
     from raymeta.study.search import run
 
-    _say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
+    say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
     _report(record, run(record, given, started=started, quiet=as_json), as_json)
 
 
@@ -132,9 +129,9 @@ def export(
         print(json.dumps(content))  # noqa: T201
         return
     about = content["provenance"]
-    _say(f"wrote trial {about['trial']} of {name} to {out}")
-    _say(f"it is {about['against_start']}" if about["against_start"][0] not in "t" else about["against_start"])
-    _say(f"next: raymeta final {out} --seeds 3")
+    say(f"wrote trial {about['trial']} of {name} to {out}")
+    say(f"it is {about['against_start']}" if about["against_start"][0] not in "t" else about["against_start"])
+    say(f"next: raymeta final {out} --seeds 3")
 
 
 @app.command()
@@ -166,7 +163,7 @@ def final(
 
     trial, provenance, name = _config_for_final(config, task, preset, words or [])
     dataset = open_dataset(trial.task)
-    _prepare(dataset, data_root)
+    prepare(dataset, data_root)
     expected = provenance.get("data", {})
     if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
         raise UserError(
@@ -177,12 +174,12 @@ def final(
     try:
         log_final(table, provenance)
     except MlflowException as error:
-        _say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
+        say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
     if as_json:
         print(json.dumps(table.as_dict()))  # noqa: T201
         return
-    _console().print(as_table(table))
-    _say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
+    console().print(as_table(table))
+    say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
 
 
 def _config_for_final(
@@ -217,7 +214,7 @@ def ui(
     from raymeta.study.tracking import connect, tracking_uri
 
     connect()
-    _say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(), "--host", "127.0.0.1"]
     raise typer.Exit(subprocess.run([*command, "--port", str(port)], check=False).returncode)
 
@@ -236,78 +233,28 @@ def space(spec: Spec, words: Words = None, task: Task = None, preset: Preset = N
         return
     from raymeta.study.tables import space_table
 
-    _console().print(space_table(plan.space))
+    console().print(space_table(plan.space))
 
 
-@data_app.command("ls")
-def data_ls(as_json: Json = False) -> None:
-    """List the data sets and what of them is on this machine."""
-    from raymeta import registry
-
-    rows = {name: _dataset(name).describe() for name in registry.names("dataset")}
-    if as_json:
-        print(json.dumps(rows))  # noqa: T201
-        return
-    from raymeta.study.tables import data_table
-
-    _console().print(data_table(rows))
-
-
-@data_app.command("prepare")
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="A data set.")],
-    data_root: DataRoot = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
+@app.command()
+def methods(
+    name: Annotated[Optional[str], typer.Argument(help="A method; without it all are listed.")] = None,  # noqa: UP045
+    as_json: Json = False,
 ) -> None:
-    """Download or read a data set and pack it once for all trials of this machine.
+    """List the methods: paper, what adapts, what is meta-learned, what a step costs; or show one with its settings.
 
-    Example: raymeta data prepare omniglot --data-root ~/downloads/omniglot
+    Example: raymeta methods alfa
     """
-    dataset = _dataset(name)
-    _prepare(dataset, data_root, rebuild=rebuild)
-    for key, value in dataset.describe().items():
-        _say(f"{key}: {value}")
+    from raymeta.handbook import about, listing, page
 
+    if name:
+        from rich.markdown import Markdown
 
-@data_app.command("show")
-def data_show(
-    name: Annotated[str, typer.Argument(help="A data set.")],
-    out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The picture; by default NAME.png.")] = None,  # noqa: UP045
-    data_root: DataRoot = None,
-) -> None:
-    """Draw some training and validation classes of a data set as a PNG.
-
-    Example: raymeta data show glyphs -o glyphs.png
-    """
-    from raymeta.data.gallery import draw_classes
-
-    dataset = _dataset(name)
-    _prepare(dataset, data_root)
-    path = out or Path(f"{name}.png")
-    draw_classes(dataset, path)
-    _say(f"drew {path}")
-
-
-def _dataset(name: str) -> "Dataset":
-    """A data set under its own defaults of a task."""
-    from raymeta import registry
-    from raymeta.config import TaskConfig
-    from raymeta.data.store import open_dataset
-    from raymeta.schema import check
-
-    defaults = registry.find("dataset", name).task_defaults
-    return open_dataset(check(TaskConfig, {"dataset": name, **defaults}, "task"))
-
-
-def _prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
-    if dataset.ready and not rebuild and root is None:
-        return
-    from rich.progress import Progress
-
-    console = _console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(f"preparing {dataset.name}", total=None)
-        dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
+        console().print(Markdown(page(name)))
+    elif as_json:
+        print(json.dumps({one.name: one.as_dict() for one in about()}))  # noqa: T201
+    else:
+        console().print(listing())
 
 
 def _free_name(stem: str) -> str:
@@ -324,7 +271,7 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
     if as_json:
         print(json.dumps(shown.as_dict()))  # noqa: T201
     else:
-        _console().print(shown)
+        console().print(shown)
 
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
@@ -347,36 +294,24 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
         }
         print(json.dumps({"study": record.name, "trials": counts, "best": found, **figures}))  # noqa: T201
     else:
-        _say(
+        say(
             ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             + f" of {record.plan.study.trials}"
         )
         if best is not None:
-            _say(
+            say(
                 f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: "
                 + settings(best)
             )
-            _say(f"      {against_start(record, best)}")
+            say(f"      {against_start(record, best)}")
         first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
-        _say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+        say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
     if session.untracked:
-        _say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
+        say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
     over = len(trials) >= record.plan.study.trials and not counts["running"]
-    _say(
-        f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}"
-    )
+    say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
     if trials and not any(trial.best(record.metric) for trial in trials):
         raise typer.Exit(1)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201
 
 
 def main() -> None:
@@ -384,8 +319,8 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _say(f"raymeta: {error}")
+        say(f"raymeta: {error}")
         sys.exit(2)
     except RunFailed as error:
-        _say(f"raymeta: {error}")
+        say(f"raymeta: {error}")
         sys.exit(1)

@@ -54,6 +54,9 @@ class Method(nn.Module, ABC):
     A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1].
 
     Attributes:
+        adapts: what changes from task to task, in a phrase.
+        learns: what is meta-learned.
+        cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; None: not measured.
         kinds: of data that it can learn from.
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
@@ -63,6 +66,9 @@ class Method(nn.Module, ABC):
 
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
+    adapts: ClassVar[str] = ""
+    learns: ClassVar[str] = ""
+    cost: ClassVar[float | None] = None
     kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
     inner_loop: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}

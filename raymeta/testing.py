@@ -157,17 +157,22 @@ def follows_its_loss(trial: TrialConfig) -> None:
     episodes = episodes._replace(support_x=noise[0], query_x=noise[1])
     _, gradient = outer_gradient(trainer, episodes)
     parameters = {name: p for name, p in trainer.method.named_parameters() if p.requires_grad}
-    direction = {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in parameters.items()}
-    step, losses = 1e-7, []
-    for sign in (1, -2):
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.add_(direction[name], alpha=sign * step)
-        losses.append(outer_gradient(trainer, episodes)[0])
+    start = {name: p.detach().clone() for name, p in parameters.items()}
     count = 1 if trial.outer.reduction == "mean" else trial.outer.tasks_per_step
-    expected = count * (losses[0] - losses[1]) / (2 * step)
-    found = sum(float((gradient[name] * direction[name]).sum()) for name in gradient)
-    assert abs(found - expected) <= 1e-4 * max(abs(expected), 1e-3), f"{found} by the gradient, {expected} by the loss"
+    step, errors = 1e-7, []
+    for _ in range(4):  # a jump may lie on the way; a wrong gradient is wrong along every way
+        way = {n: torch.randn(p.shape, generator=generator, dtype=torch.float64) for n, p in parameters.items()}
+        losses = []
+        for sign in (1, -1):
+            for name, parameter in parameters.items():
+                parameter.data.copy_(start[name] + sign * step * way[name])
+            losses.append(outer_gradient(trainer, episodes)[0])
+        expected = count * (losses[0] - losses[1]) / (2 * step)
+        found = sum(float((gradient[name] * way[name]).sum()) for name in gradient)
+        errors.append(abs(found - expected) / max(abs(expected), 1e-3))
+        if errors[-1] < 1e-4:
+            return
+    raise AssertionError(f"the gradient is not the loss's: relative errors of {errors} along random directions")
 
 
 def keeps_tasks_apart(trial: TrialConfig) -> None:

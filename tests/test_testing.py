@@ -15,7 +15,6 @@ from raymeta.testing import conformance, small_trial
 from trainables.maml import MAML
 
 METHODS = registry.names("method")
-WITH_INNER_LOOP = [name for name in METHODS if registry.find("method", name).inner_loop]
 
 test_every_method_conforms = conformance(*METHODS)
 test_dropgrad_conforms = conformance("maml+dropgrad", "metasgd+dropgrad", config={"regularizers": {"dropgrad": {}}})

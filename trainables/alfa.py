@@ -92,6 +92,8 @@ class ALFA(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ALFAConfig
+    adapts: ClassVar[str] = "as MAML, by a rule made for the task"
+    learns: ClassVar[str] = "theta, the MLP of the rule, its multipliers"
     stops_gradients: ClassVar[str] = "the gradients that the MLP sees are constants"
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 

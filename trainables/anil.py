@@ -32,6 +32,8 @@ class ANIL(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ANILConfig
+    adapts: ClassVar[str] = "the head"
+    learns: ClassVar[str] = "theta"
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)

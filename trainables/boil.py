@@ -30,6 +30,8 @@ class BOIL(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = BOILConfig
+    adapts: ClassVar[str] = "the body, norm included"
+    learns: ClassVar[str] = "theta"
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
 
     def adapted_names(self) -> list[str]:

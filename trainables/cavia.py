@@ -46,6 +46,8 @@ class CAVIA(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = CAVIAConfig
+    adapts: ClassVar[str] = "a context vector"
+    learns: ClassVar[str] = "theta, the map from context to modulation"
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps"})
     context_lr: Tensor
 

@@ -46,6 +46,8 @@ class CxGrad(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = CxGradConfig
+    adapts: ClassVar[str] = "as MAML, and a context vector"
+    learns: ClassVar[str] = "theta, the MLP of the scaling"
     stops_gradients: ClassVar[str] = "the context's first step is a constant"
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     defaults: ClassVar[dict[str, Any]] = {"model": {"conv_bias": False, "activation": "leaky_relu"}}

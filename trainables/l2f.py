@@ -51,6 +51,8 @@ class L2F(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = L2FConfig
+    adapts: ClassVar[str] = "as MAML, from an attenuated start"
+    learns: ClassVar[str] = "theta, the attenuating MLP"
     stops_gradients: ClassVar[str] = "the gradients that the MLP sees are constants"
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
 

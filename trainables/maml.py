@@ -36,7 +36,7 @@ from raymeta.schema import Section
 class MAMLConfig(Section):
     """Defaults: the MAML of the MAML++, ALFA and L2F repositories on miniImageNet."""
 
-    order: Literal["first", "second"] = "second"
+    order: Literal["first", "second"] = Field("second", description="Of the outer gradient.")
     first_order_share: float = Field(
         0.0, ge=0, le=1, description="Share of the full budget trained in first order before the second (MAML++'s DA)."
     )
@@ -60,6 +60,8 @@ class MAML(Method):
     """See the module's docstring. Other learners override a part: what adapts, from where, by which rule."""
 
     Config: ClassVar[type[Section]] = MAMLConfig
+    adapts: ClassVar[str] = "all weights but the norm's"
+    learns: ClassVar[str] = "the weights theta"
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)

@@ -54,6 +54,8 @@ class MAMLPP(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MAMLPPConfig
+    adapts: ClassVar[str] = "as MAML"
+    learns: ClassVar[str] = "theta, a rate per tensor and step, a norm per step"
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 

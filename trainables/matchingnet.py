@@ -45,6 +45,8 @@ class MatchingNet(ProtoNet):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MatchingNetConfig
+    adapts: ClassVar[str] = "the support's features as a memory"
+    learns: ClassVar[str] = "the features"
 
     def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
         now = context.at()

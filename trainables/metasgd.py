@@ -36,6 +36,8 @@ class MetaSGD(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MetaSGDConfig
+    adapts: ClassVar[str] = "as MAML"
+    learns: ClassVar[str] = "theta, a rate for every weight"
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)

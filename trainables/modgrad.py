@@ -37,6 +37,8 @@ class ModGrad(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ModGradConfig
+    adapts: ClassVar[str] = "as MAML, and a context vector"
+    learns: ClassVar[str] = "theta, the MLP of the modulation"
     context_lr: Tensor
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:

@@ -36,6 +36,8 @@ class ProtoMAML(MAML):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ProtoMAMLConfig
+    adapts: ClassVar[str] = "body and head, from prototypes"
+    learns: ClassVar[str] = "the body (rule alfa: its MLP and multipliers)"
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "support"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})

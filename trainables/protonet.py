@@ -41,6 +41,8 @@ class ProtoNet(Method):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ProtoNetConfig
+    adapts: ClassVar[str] = "class means in feature space"
+    learns: ClassVar[str] = "the features"
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     inner_loop: ClassVar[bool] = False
 

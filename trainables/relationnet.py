@@ -58,6 +58,8 @@ class RelationNet(ProtoNet):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = RelationNetConfig
+    adapts: ClassVar[str] = "class means of feature maps"
+    learns: ClassVar[str] = "the features, the relation module"
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:

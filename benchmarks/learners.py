@@ -1,0 +1,136 @@
+"""Every learner in a table: its error against the tests' references, what a step costs, how much it learns.
+
+    uv run python benchmarks/learners.py                      # about 5 minutes
+    uv run python benchmarks/learners.py --rounds 3 maml alfa
+
+- error: the largest relative error of the whole outer gradient in float64, over all comparisons with an unrolled
+  reference that the learner's tests make, which are run for it;
+- steps/s and memory: outer steps on the same glyph episodes (Conv-4-32, 5-way 1-shot, 15 queries, 4 tasks; 5
+  second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process; memory is the
+  peak of a process of its own, above what it had before its first step;
+- parameters: all that are meta-learned.
+"""
+
+import argparse
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raymeta import registry
+from raymeta.config import parse_trial
+from raymeta.data.store import open_dataset
+from raymeta.schema import merge
+from raymeta.study.resources import WORKER_ENVIRONMENT
+from raymeta.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+def trainer(name: str) -> Trainer:
+    """A learner on the benchmark's task, in second order and with 5 steps where it has such settings."""
+    fields = registry.find("method", name).Config.model_fields
+    wanted: dict[str, Any] = {"order": "second", "inner_steps": 5, "first_order_share": 0.0}
+    data = {
+        "method": name,
+        name: {key: value for key, value in wanted.items() if key in fields},
+        "model": {"name": "conv4", "width": 32},
+        "task": {"dataset": "glyphs", "queries": 15},
+        "engine": {"device": "cpu", "tasks": "loop"},
+    }
+    return Trainer(parse_trial(merge(data)))
+
+
+def error(name: str) -> float:
+    """The largest relative error that the learner's own tests find against their references."""
+    program = f"""
+import sys
+import pytest
+sys.path.insert(0, {str(ROOT / "tests")!r})
+import reference, unrolled
+largest = [0.0]
+
+def watched(compare):
+    def compared(*arguments):
+        found = compare(*arguments)
+        largest[0] = max(largest[0], found)
+        return found
+    return compared
+
+reference.relative_error, unrolled.worst = watched(reference.relative_error), watched(unrolled.worst)
+code = pytest.main(["-q", "-k", "reference or unrolled", {f"tests/trainables/test_{name}.py"!r}])
+print("LARGEST", largest[0], int(code))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    match = re.search(r"^LARGEST (\S+) (\d+)$", done.stdout, re.MULTILINE)
+    if match is None or match[2] != "0" or float(match[1]) == 0:
+        raise SystemExit(f"the tests of {name} against its reference did not pass:\n{done.stdout[-3000:]}{done.stderr}")
+    return float(match[1])
+
+
+def seconds(name: str, rounds: int) -> tuple[float, float]:
+    """Seconds of an outer gradient of MAML and of the learner: medians of steps taken in turn."""
+    contenders = [trainer("maml"), trainer(name)]
+    episodes = contenders[0].dataset.bank("train", 0).batch(0, 4)
+    taken: list[list[float]] = [[], []]
+    for turn in range(rounds + 2):
+        for each, times in zip(contenders, taken, strict=True):
+            each.method.zero_grad(set_to_none=True)
+            start = time.perf_counter()
+            each.accumulate(episodes)
+            if turn > 1:  # the first ones fill the heap
+                times.append(time.perf_counter() - start)
+    return statistics.median(taken[0]), statistics.median(taken[1])
+
+
+def memory(name: str) -> float:
+    """Peak MiB of three outer steps of a process of its own, above what it had before."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", name], capture_output=True, text=True, check=True, env=os.environ
+    )
+    return float(done.stdout)
+
+
+def _memory(name: str) -> None:
+    now = trainer(name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        now.outer_update()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("learners", nargs="*", default=registry.names("method"))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if "RAYMETA_BENCHMARK" not in os.environ:  # malloc reads its settings when a process starts
+        environment = {**os.environ, **WORKER_ENVIRONMENT, "MALLOC_TOP_PAD_": "1048576", "RAYMETA_BENCHMARK": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    torch.set_num_threads(1)
+    if options.memory:
+        _memory(options.memory)
+        return
+    open_dataset(trainer("maml").config.task).prepare()
+    base = memory("maml")
+    print(f"torch {torch.__version__}, one thread, {options.rounds} rounds; MAML's peak: {base:.0f} MiB")
+    print("| learner | gradient error | outer steps/s | cost (MAML 1) | peak memory (MAML 1) | meta-learned |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in options.learners:
+        maml, own = seconds(name, options.rounds)
+        count = sum(p.numel() for p in trainer(name).method.parameters() if p.requires_grad)
+        row = (f"{error(name):.0e}", f"{1 / own:.2f}", f"{own / maml:.2f}", f"{memory(name) / base:.2f}", f"{count:,}")
+        print(f"| {name} | {' | '.join(row)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
