@@ -13,6 +13,7 @@ from study.driving import (
     ONE,
     assert_mlflow_equals_record,
     ctrl_c,
+    ends_noted,
     frozen_states,
     kill,
     load,
@@ -30,7 +31,7 @@ from study.driving import (
 
 from raymeta.study.tracking import connect
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 def times(name: str) -> dict[int, list[float]]:
@@ -43,7 +44,7 @@ def test_the_driver_is_killed_in_mid_search(studies: Path, tmp_path_factory: pyt
     expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
     connect()  # the database is there, so that runs are open when the driver is killed
     driver = start("search", *ONE)
-    until(lambda: rounds_noted(NAME) >= 8 and open_runs(studies), driver)
+    until(lambda: ends_noted(NAME) >= 1 and open_runs(studies), driver)
     kill(driver)
     before, cut = times(NAME), [trial for trial in load(NAME).trials() if trial.state == "running"]
     assert before
@@ -69,6 +70,7 @@ def test_the_driver_is_killed_in_mid_search(studies: Path, tmp_path_factory: pyt
     assert_mlflow_equals_record(NAME)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_a_killed_worker(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: F811
     finished = undisturbed(tmp_path_factory.getbasetemp())
     assert finished.studies != studies
@@ -122,6 +124,7 @@ def test_ctrl_c_and_a_killed_worker(studies: Path, tmp_path_factory: pytest.Temp
     assert_mlflow_equals_record(NAME)
 
 
+@pytest.mark.slow
 def test_every_trial_diverges_while_mlflow_is_away(studies: Path) -> None:  # noqa: F811
     words = ["maml.inner_lr=1e30", "study.trials=2", "--name", "lost"]
     done = raymeta("search", *ONE, *words, MLFLOW_TRACKING_URI=CLOSED)

@@ -89,6 +89,12 @@ def rounds_noted(name: str) -> int:
     return journal.read_bytes().count(b'"round 0') if journal.exists() else 0
 
 
+def ends_noted(name: str) -> int:
+    """Trials that the same journal says are over."""
+    journal = studies_folder() / name / "journal.log"
+    return journal.read_bytes().count(b'"user_attr":{"state":') if journal.exists() else 0
+
+
 def numbers(name: str) -> list[tuple[Any, ...]]:
     """What must not depend on when and how often a study was interrupted."""
     return [
