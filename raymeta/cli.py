@@ -130,7 +130,7 @@ def export(
         return
     about = content["provenance"]
     say(f"wrote trial {about['trial']} of {name} to {out}")
-    say(f"it is {about['against_start']}" if about["against_start"][0] not in "t" else about["against_start"])
+    say(about["against_start"])
     say(f"next: raymeta final {out} --seeds 3")
 
 

@@ -70,7 +70,7 @@ def against_start(record: StudyRecord, best: TrialRecord) -> str:
     if start is None:
         return "the study has no un-regularized start to compare with"
     if start.number == best.number:
-        return f"the un-regularized start itself is the best (trial {start.number})"
+        return f"this is the un-regularized start itself (trial {start.number})"
     key = f"val_{record.metric.name}"
     common = min(best.outer_steps, start.outer_steps)
     entries = [trial.best(record.metric, until=common) for trial in (best, start)]
@@ -81,6 +81,6 @@ def against_start(record: StudyRecord, best: TrialRecord) -> str:
     if record.metric.mode == "min":
         word = word.replace("above", "below")
     return (
-        f"{word} the un-regularized start (trial {start.number}, {start.state}) at {common} outer steps: "
+        f"it is {word} the un-regularized start (trial {start.number}, {start.state}) at {common} outer steps: "
         f"{mine:.4f} against {theirs:.4f}; the start's best is {score(start, record.metric)}"
     )
