@@ -92,7 +92,8 @@ def console() -> Any:
     """Where tables and progress go: standard error, so that standard output is for `--json`."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    screen = Console(stderr=True)
+    return screen if screen.is_terminal else Console(stderr=True, width=max(screen.width, 120))  # a file has no edge
 
 
 def say(text: str) -> None:
