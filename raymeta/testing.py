@@ -34,8 +34,8 @@ CURVES = {
     "model": {"name": "mlp", "hidden": [8, 8]},
 }
 BUDGET = {
-    "outer": {"tasks_per_step": 3},
-    "budget": {"outer_steps": 6, "validate_every": 2, "validation_tasks": 6, "test_tasks": 6},
+    "outer": {"tasks_per_step": 2},
+    "budget": {"outer_steps": 4, "validate_every": 2, "validation_tasks": 4, "test_tasks": 4},
 }
 
 
@@ -59,7 +59,7 @@ def conformance(*specs: str, config: Mapping[str, Any] | None = None) -> Callabl
 
 
 def small_trial(spec: str, kind: str = "classification", config: Mapping[str, Any] | None = None) -> TrialConfig:
-    """A trial of seconds: three rounds of two outer steps."""
+    """A trial of seconds: two rounds of two outer steps."""
     method, regularizers = split_spec(spec)
     data = IMAGES if kind == "classification" else CURVES
     own = {"method": method, "regularizers": {name: {} for name in regularizers}}
