@@ -192,6 +192,7 @@ def evaluates_cleanly(trial: TrialConfig) -> None:
     before = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
     trainer.method.zero_grad(set_to_none=True)
     counts = []
+    gc.freeze()  # what is there already need not be counted again and again
     for _ in range(3):
         with torch.no_grad():
             outputs = predictions(trainer.method, trainer.dataset.bank("validation", 0).batch(0, 8), False)
@@ -199,6 +200,7 @@ def evaluates_cleanly(trial: TrialConfig) -> None:
         del outputs
         gc.collect()
         counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+    gc.unfreeze()
     assert counts[2] <= counts[1], f"{counts[2] - counts[1]} tensors more after each evaluation"
     for name, tensor in trainer.method.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} changed"
