@@ -60,7 +60,7 @@ class Method(nn.Module, ABC):
         kinds: of data that it can learn from.
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
-        stops_gradients: what its outer gradient leaves out by design, in second order too; "": nothing.
+        exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
         own_settings: what it does not take over from presets made for the methods that it builds on.
     """
 
@@ -73,7 +73,7 @@ class Method(nn.Module, ABC):
     inner_loop: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
     own_settings: ClassVar[frozenset[str]] = frozenset()
-    stops_gradients: ClassVar[str] = ""
+    exact: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__()

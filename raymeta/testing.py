@@ -145,11 +145,10 @@ def learns_its_parameters(trial: TrialConfig) -> None:
 
 def follows_its_loss(trial: TrialConfig) -> None:
     """In second order the outer gradient is the derivative of the training loss along a random direction."""
-    reason = registry.find("method", trial.method).stops_gradients
-    if reason:
-        pytest.skip(reason)
-    if "order" in type(trial.settings).model_fields:
-        trial = parse_trial(merge(trial.as_dict(), {trial.method: {"order": "second"}}))
+    fields = type(trial.settings).model_fields
+    wanted = {key: value for key, value in (("order", "second"), ("first_order_share", 0.0)) if key in fields}
+    wanted |= registry.find("method", trial.method).exact
+    trial = parse_trial(merge(trial.as_dict(), {trial.method: wanted}))
     trainer, generator = Trainer(trial), torch.Generator().manual_seed(0)
     # Of noise: white paper is full of ties in ReLU and pooling, at which the inner gradient jumps.
     episodes = _double(trainer)

@@ -16,7 +16,7 @@ what trains.) A starts near zero with either sign: expect a slow start.
 `attenuate`: L2F's attenuation first, differentiated through its gradients ("ALFA on L2F").
 """
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -94,7 +94,7 @@ class ALFA(MAML):
     Config: ClassVar[type[Section]] = ALFAConfig
     adapts: ClassVar[str] = "as MAML, by a rule made for the task"
     learns: ClassVar[str] = "theta, the MLP of the rule, its multipliers"
-    stops_gradients: ClassVar[str] = "the gradients that the MLP sees are constants"
+    exact: ClassVar[dict[str, Any]] = {"state": "weights"}  # the gradients that the MLP sees are constants
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:

@@ -53,7 +53,7 @@ class L2F(MAML):
     Config: ClassVar[type[Section]] = L2FConfig
     adapts: ClassVar[str] = "as MAML, from an attenuated start"
     learns: ClassVar[str] = "theta, the attenuating MLP"
-    stops_gradients: ClassVar[str] = "the gradients that the MLP sees are constants"
+    exact: ClassVar[dict[str, Any]] = {"embed_graph": True}  # else the gradients that the MLP sees are constants
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
