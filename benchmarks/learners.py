@@ -26,7 +26,6 @@ import torch
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.data.store import open_dataset
-from raymeta.schema import merge
 from raymeta.study.resources import WORKER_ENVIRONMENT
 from raymeta.trainer import Trainer
 
@@ -44,7 +43,7 @@ def trainer(name: str) -> Trainer:
         "task": {"dataset": "glyphs", "queries": 15},
         "engine": {"device": "cpu", "tasks": "loop"},
     }
-    return Trainer(parse_trial(merge(data)))
+    return Trainer(parse_trial(data))
 
 
 def error(name: str) -> float:

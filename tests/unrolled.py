@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import reference
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,8 @@ class Case:
 
 
 IMAGES, VECTORS = Case("conv4"), Case("mlp")
+BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
+ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 
 
 def no_norm(name: str) -> bool:

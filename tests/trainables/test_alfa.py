@@ -8,7 +8,9 @@ from reference import GLYPHS
 from torch import Tensor
 from unrolled import (
     ALPHA,
+    BOTH,
     IMAGES,
+    ORDERS,
     TRAINING,
     VECTORS,
     Case,
@@ -33,8 +35,6 @@ from raymeta.errors import UserError
 from raymeta.method import Method, build_method
 from raymeta.trainer import Trainer
 
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
-ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 VARIANTS = pytest.mark.parametrize(
     "settings",
     [

@@ -6,7 +6,9 @@ import pytest
 import torch
 from unrolled import (
     ALPHA,
+    BOTH,
     IMAGES,
+    ORDERS,
     TRAINING,
     VECTORS,
     Case,
@@ -25,9 +27,6 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.method import build_method
-
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
-ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 
 
 def head(name: str) -> bool:

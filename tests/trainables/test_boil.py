@@ -6,7 +6,9 @@ import pytest
 import torch
 from unrolled import (
     ALPHA,
+    BOTH,
     IMAGES,
+    ORDERS,
     TRAINING,
     VECTORS,
     Case,
@@ -25,9 +27,6 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.method import build_method
-
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
-ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 
 
 def body(name: str) -> bool:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from unrolled import (
     ALPHA,
+    BOTH,
     IMAGES,
+    ORDERS,
     TRAINING,
     VECTORS,
     Case,
@@ -29,8 +31,6 @@ from raymeta.config import parse_trial
 from raymeta.inner import Context
 from raymeta.method import Method, build_method
 
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
-ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 GRAPHS = pytest.mark.parametrize("embed_graph", [False, True])
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from unrolled import (
     ALPHA,
+    BOTH,
     EVALUATION,
     IMAGES,
+    ORDERS,
     VECTORS,
     Case,
     assert_batched_is_looped,
@@ -27,8 +29,6 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.method import Method, build_method
 
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
-ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 OFF = {"multi_step_loss": False, "learned_rates": False}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from unrolled import (
     ALPHA,
+    BOTH,
     EVALUATION,
     IMAGES,
     TRAINING,
@@ -25,8 +26,6 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.method import Method, build_method
-
-BOTH = pytest.mark.parametrize("case", [IMAGES, VECTORS], ids=["conv4", "mlp"])
 
 
 @BOTH
