@@ -1,6 +1,6 @@
 """Every learner in a table: its error against the tests' references, what a step costs, how much it learns.
 
-    uv run python benchmarks/learners.py                      # about 5 minutes
+    uv run python benchmarks/learners.py
     uv run python benchmarks/learners.py --rounds 3 maml alfa
 
 - error: the largest relative error of the whole outer gradient in float64, over all comparisons with an unrolled
