@@ -32,15 +32,15 @@ from raymeta.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 
 
-def trainer(name: str) -> Trainer:
+def trainer(name: str, width: int = 32, queries: int = 15) -> Trainer:
     """A learner on the benchmark's task, in second order and with 5 steps where it has such settings."""
     fields = registry.find("method", name).Config.model_fields
     wanted: dict[str, Any] = {"order": "second", "inner_steps": 5, "first_order_share": 0.0}
     data = {
         "method": name,
         name: {key: value for key, value in wanted.items() if key in fields},
-        "model": {"name": "conv4", "width": 32},
-        "task": {"dataset": "glyphs", "queries": 15},
+        "model": {"name": "conv4", "width": width},
+        "task": {"dataset": "glyphs", "queries": queries},
         "engine": {"device": "cpu", "tasks": "loop"},
     }
     return Trainer(parse_trial(data))
@@ -97,6 +97,7 @@ def memory(name: str) -> float:
 
 
 def _memory(name: str) -> None:
+    trainer(name, width=2, queries=1).outer_update()  # what torch loads at its first step is nobody's
     now = trainer(name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of the imports, is forgotten (Linux)
     before = _kib("VmRSS")

@@ -136,69 +136,102 @@ def export(
 
 @app.command()
 def final(
-    config: Annotated[
-        str, typer.Argument(help="A .yaml file that `raymeta export` wrote, or any config; or a method at its preset.")
+    configs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Methods at the preset, as in maml+dropgrad, or .yaml files as `raymeta export` writes them; and key=value."
+        ),
     ],
-    words: Words = None,
     task: Task = None,
     preset: Preset = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
     slots: Slots = None,
     pack: Pack = 4,
+    picture: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Draw the validation curves to this .png, .svg or .pdf file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a config at its full budget with several seeds and test it on the test split: a table's row.
+    """Train configs at their full budget with several seeds and test them on the test split: a table's rows.
 
     Example: raymeta final best.yaml --seeds 3 budget.outer_steps=5000
 
-    Example: raymeta final maml --task sinusoid-10s
+    Example: raymeta final maml alfa l2f --task omniglot-5w1s --picture curves.png
     """
     from mlflow.exceptions import MlflowException
 
     from raymeta.data.store import open_dataset
-    from raymeta.study.final import as_table, log_final
     from raymeta.study.final import final as run
+    from raymeta.study.final_report import as_table, draw, log_final
     from raymeta.study.tracking import problem_of
 
-    trial, provenance, name = _config_for_final(config, task, preset, words or [])
-    dataset = open_dataset(trial.task)
-    prepare(dataset, data_root)
-    expected = provenance.get("data", {})
-    if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"{config}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
-            f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
-        )
-    table = run(trial, list(range(seeds)), name, slots=slots, pack=pack)
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--picture {picture}: expected a .png, .svg or .pdf file")
+    trials, provenances = _configs_for_final(configs, task, preset)
+    for name, trial in trials.items():
+        dataset = open_dataset(trial.task)
+        prepare(dataset, data_root)
+        expected = provenances[name].get("data", {})
+        if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
+            raise UserError(
+                f"{name}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
+                f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
+            )
+    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack)
     try:
-        log_final(table, provenance)
+        for table in tables:
+            log_final(table, provenances[table.name])
     except MlflowException as error:
         say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
     if as_json:
-        print(json.dumps(table.as_dict()))  # noqa: T201
-        return
-    console().print(as_table(table))
-    say(f"kept in {table.folder} and in MLflow's experiment 'final runs' (raymeta ui)")
+        print(json.dumps({"rows": [table.as_dict() for table in tables], "problems": problems}))  # noqa: T201
+    elif tables:
+        console().print(as_table(tables))
+        say(f"kept in {tables[0].folder.parent} and in MLflow's experiment 'final runs' (raymeta ui)")
+    if picture is not None and tables:
+        draw(tables, picture)
+        say(f"drew {picture}")
+    if problems:
+        raise RunFailed("; ".join(problems))
 
 
-def _config_for_final(
-    config: str, task: str | None, preset: str | None, words: list[str]
-) -> tuple["TrialConfig", dict[str, Any], str]:
-    """The config, its provenance and a name, from a file or from a method's preset."""
+def _configs_for_final(
+    words: list[str], task: str | None, preset: str | None
+) -> tuple[dict[str, "TrialConfig"], dict[str, dict[str, Any]]]:
+    """Configs and their provenances by name, from files and from methods' presets; `key=value` words change them all.
+
+    What stands in a method's own section changes that method only.
+    """
+    from raymeta import registry
     from raymeta.config import parse_trial
     from raymeta.schema import merge, parse_overrides
     from raymeta.study.export import read_export
     from raymeta.study.plan import make_plan
 
-    path = Path(config)
-    if path.suffix not in (".yaml", ".yml") and not path.exists():
-        plan = make_plan(config, task, preset, words)
-        return plan.base, {}, f"{config}-{task or plan.base.task.dataset}"
-    if task or preset:
-        raise UserError(f"{config}: --task and --preset are for a method's name; a file has its own task")
-    base, provenance = read_export(path)
-    return parse_trial(merge(base.as_dict(), parse_overrides(words)), config), provenance, path.stem
+    sources = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if not sources:
+        raise UserError(f"final: found no config but {' '.join(words)}; name methods or .yaml files")
+    configs: dict[str, TrialConfig] = {}
+    provenances: dict[str, dict[str, Any]] = {}
+    methods = {source.split("+")[0] for source in sources} & set(registry.names("method"))
+    for source in sources:
+        path, method = Path(source), source.split("+")[0]
+        own = [word for word in overrides if word.split(".")[0] not in methods - {method}]
+        if path.suffix not in (".yaml", ".yml") and not path.exists():
+            plan = make_plan(source, task, preset, own)
+            name, config, provenance = f"{source}-{task or plan.base.task.dataset}", plan.base, {}
+        elif task or preset:
+            raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
+        else:
+            base, provenance = read_export(path)
+            name, config = path.stem, parse_trial(merge(base.as_dict(), parse_overrides(own)), source)
+        if name in configs:
+            raise UserError(f"{source}: a config of the name '{name}' is given twice")
+        configs[name], provenances[name] = config, provenance
+    return configs, provenances
 
 
 @app.command()

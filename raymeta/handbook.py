@@ -45,7 +45,7 @@ def about(name: str | None = None) -> list[About]:
     for each in [name] if name else registry.names("method"):
         cls = registry.find("method", each)
         title, paper, *_ = [" ".join(part.split()) for part in _docstring(cls).split("\n\n")]
-        found.append(About(each, title, paper, cls.adapts, cls.learns, cls.cost))
+        found.append(About(each, title, paper, cls.adapts, cls.learns, vars(cls).get("cost")))
     return found
 
 

@@ -56,7 +56,7 @@ class Method(nn.Module, ABC):
     Attributes:
         adapts: what changes from task to task, in a phrase.
         learns: what is meta-learned.
-        cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; None: not measured.
+        cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; not inherited.
         kinds: of data that it can learn from.
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.

@@ -34,6 +34,7 @@ class ANIL(MAML):
     Config: ClassVar[type[Section]] = ANILConfig
     adapts: ClassVar[str] = "the head"
     learns: ClassVar[str] = "theta"
+    cost: ClassVar[float | None] = 0.4
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)

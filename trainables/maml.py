@@ -62,6 +62,7 @@ class MAML(Method):
     Config: ClassVar[type[Section]] = MAMLConfig
     adapts: ClassVar[str] = "all weights but the norm's"
     learns: ClassVar[str] = "the weights theta"
+    cost: ClassVar[float | None] = 1.0
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)

@@ -114,8 +114,8 @@ class Store:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def __init__(self, folder: Path, name: str, version: int, split: str) -> None:
-        """Open and check a store.
+    def __init__(self, folder: Path, name: str, version: int, split: str, stored_as: str) -> None:
+        """Open and check a store: of the data set `name`, packed under the name `stored_as`.
 
         Raises:
             UserError: it is not there, cut off, of another version, or its files don't fit together.
@@ -127,7 +127,10 @@ class Store:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
             found = (meta["format"], meta["name"], meta["version"], tuple(meta["shape"]), sum(meta["sizes"]))
-            if found != (FORMAT, name, version, self.images.shape, len(self.images)) or self.images.dtype != np.uint8:
+            if (
+                found != (FORMAT, stored_as, version, self.images.shape, len(self.images))
+                or self.images.dtype != np.uint8
+            ):
                 raise ValueError("its files don't belong together")
             self.class_names: list[str] = meta["class_names"]
             self.sizes = np.array(meta["sizes"], np.int64)
@@ -151,9 +154,11 @@ class ImageDataset(Dataset):
     Attributes:
         version: of what `build` makes; a new one makes a new store.
         mean, std: per channel, if pixels are to be standardised.
+        store_name: of the store, if data sets share one; None: the data set's own.
     """
 
     version: ClassVar[int] = 1
+    store_name: ClassVar[str | None] = None
     mean: ClassVar[tuple[float, ...] | None] = None
     std: ClassVar[tuple[float, ...] | None] = None
     _store: Store | None = None
@@ -169,7 +174,11 @@ class ImageDataset(Dataset):
     @property
     def folder(self) -> Path:
         """Where the store is or will be."""
-        return cache_folder() / f"{self.name}-{self.version}"
+        return cache_folder() / f"{self._stored_as}-{self.version}"
+
+    @property
+    def _stored_as(self) -> str:
+        return self.store_name or self.name
 
     @property
     def ready(self) -> bool:
@@ -183,7 +192,7 @@ class ImageDataset(Dataset):
             UserError: it is not there, or damaged.
         """
         if self._store is None:
-            store = Store(self.folder, self.name, self.version, self.split)
+            store = Store(self.folder, self.name, self.version, self.split, self._stored_as)
             store.mean, store.std = self.mean, self.std
             self._store = store
         return self._store
@@ -196,7 +205,7 @@ class ImageDataset(Dataset):
         def build() -> Packed:
             return self.build(root, progress or (lambda done, total: None))
 
-        build_store(self.folder, {"name": self.name, "version": self.version}, build, rebuild=rebuild)
+        build_store(self.folder, {"name": self._stored_as, "version": self.version}, build, rebuild=rebuild)
         self._store = None
         _ = self.store  # a store that was there already may be damaged: say so now
 

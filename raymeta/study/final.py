@@ -1,4 +1,4 @@
-"""Final runs: a config at its full budget, its seeds in parallel, selected by validation, tested on the test split.
+"""Final runs: configs at their full budget, all seeds in parallel, selected by validation, tested on the test split.
 
     <studies>/finals/<name>-<hash>/seed0/checkpoint.pt, result.json
     <studies>/finals/<name>-<hash>/table.json
@@ -10,6 +10,7 @@ import hashlib
 import json
 import statistics
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from math import sqrt
@@ -20,19 +21,13 @@ import ray
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
-from raymeta.errors import RunFailed
 from raymeta.evaluation import Metric, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study.resources import Slots, start_ray
-from raymeta.study.tables import value
-from raymeta.study.tracking import connect, experiment, log_params
 from raymeta.trainer import Trainer
-
-EXPERIMENT = "final runs"
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,7 @@ class SeedResult:
         ensemble: mean score of the ensemble of the best validated weights, over the same tasks.
         ensemble_ci95: its half-width over them.
         selected_at: outer steps of the weights that were tested, the best on validation.
+        rounds: the metrics of every round of its training.
     """
 
     seed: int
@@ -53,7 +49,12 @@ class SeedResult:
     val: float
     val_ci95: float
     selected_at: int
-    seconds: float
+    rounds: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation."""
+        return float(sum(entry["seconds"] for entry in self.rounds))
 
     @property
     def mean(self) -> float:
@@ -68,8 +69,9 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class FinalTable:
-    """A table's row: every seed, and all of them together."""
+    """A table's row: every seed of a config, and all of them together."""
 
+    name: str
     config: TrialConfig
     metric: Metric
     folder: Path
@@ -165,143 +167,111 @@ class _Seed:
             "val": best["score"],
             "val_ci95": best["ci95"],
             "selected_at": best["outer_step"],
-            "seconds": sum(entry["seconds"] for entry in self.trainer.rounds),
+            "rounds": self.trainer.rounds,
         }
         write_atomically(self.folder / "result.json", json.dumps(result))
         return result
 
 
-def final(config: TrialConfig, seeds: list[int], name: str, *, slots: int | None = None, pack: int = 4) -> FinalTable:
-    """Train and test a config with each seed, as many at a time as the machine has slots.
+def final(
+    configs: Mapping[str, TrialConfig], seeds: list[int], *, slots: int | None = None, pack: int = 4
+) -> tuple[list[FinalTable], list[str]]:
+    """Train and test configs with each seed, as many at a time as the machine has slots.
 
     Args:
-        config: its own seed is replaced.
+        configs: by what their folders are called, with a hash of the config behind it; their own seeds are replaced.
         seeds: seeds of the initial weights, training episodes and noise.
-        name: what the folder is called, with a hash of the config behind it.
-        slots: seeds at a time; None: what the machine has.
-        pack: seeds per GPU.
+        slots: runs at a time; None: what the machine has.
+        pack: runs per GPU.
 
-    Raises:
-        RunFailed: a seed diverged or its worker kept dying; the others' results are kept.
+    Returns:
+        A row for every config of which all seeds have been tested, and a sentence for every run that has not been: it
+        diverged, or its worker kept dying.
     """
-    plain = {**config.as_dict(), "seed": 0}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    folder = studies_folder() / "finals" / f"{name}-{digest}"
-    open_dataset(config.task).bank("test", config.task.bank_seed, final=True)  # refuse what cannot be tested at once
-    places = {seed: folder / f"seed{seed}" for seed in seeds}
-    results = {seed: _result(place) for seed, place in places.items() if (place / "result.json").exists()}
-    left = [seed for seed in seeds if seed not in results]
-    if left:
+    for config in configs.values():  # refuse at once what cannot be tested
+        open_dataset(config.task).bank("test", config.task.bank_seed, final=True)
+    runs = [
+        _Run(name, seed, config.as_dict() | {"seed": seed}, _folder(name, config) / f"seed{seed}")
+        for name, config in configs.items()
+        for seed in seeds
+    ]
+    problems: list[str] = []
+    if left := [run for run in runs if not run.tested]:
         given = start_ray(slots, pack)
         try:
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
-                results |= _train({seed: (plain | {"seed": seed}, places[seed]) for seed in left}, given)
+                problems = _train(left, given)
         finally:
             ray.shutdown()
-    table = FinalTable(config, metric_of(open_dataset(config.task)), folder, [results[seed] for seed in seeds])
-    write_atomically(folder / "table.json", json.dumps(table.as_dict(), indent=1))
-    return table
+    tables = []
+    for name, config in configs.items():
+        own = [run for run in runs if run.name == name]
+        if all(run.tested for run in own):
+            metric = metric_of(open_dataset(config.task))
+            table = FinalTable(name, config, metric, _folder(name, config), [run.result() for run in own])
+            write_atomically(table.folder / "table.json", json.dumps(table.as_dict(), indent=1))
+            tables.append(table)
+    return tables, problems
 
 
-def _train(jobs: dict[int, tuple[dict[str, Any], Path]], slots: Slots) -> dict[int, SeedResult]:
-    waiting, results = list(jobs), {}
+def _folder(name: str, config: TrialConfig) -> Path:
+    plain = {**config.as_dict(), "seed": 0}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    return studies_folder() / "finals" / f"{name}-{digest}"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One seed of a config and the folder that it works in."""
+
+    name: str
+    seed: int
+    config: dict[str, Any]
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    @property
+    def tested(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    def result(self) -> SeedResult:
+        return SeedResult(**json.loads((self.folder / "result.json").read_text()))
+
+
+def _train(runs: list[_Run], slots: Slots) -> list[str]:
+    """Train and test the runs; returns a sentence for each that came to nothing."""
+    waiting, problems = list(runs), []
     options = {"num_cpus": slots.cpu, "num_gpus": slots.gpu}
-    pending: dict[
-        Any, tuple[int, Any, bool]
-    ] = {}  # what a worker computes to its seed, the worker, and if it is the test
+    pending: dict[Any, tuple[_Run, Any, bool]] = {}  # what a worker computes to its run, the worker, if it is the test
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} outer steps"))
     console = Console(stderr=True)
     with Progress(
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bars:
-        tasks = {
-            s: bars.add_task(f"seed {s}", total=config["budget"]["outer_steps"]) for s, (config, _) in jobs.items()
-        }
+        shown = {}
         while waiting or pending:
             while waiting and len(pending) < slots.count:
-                seed = waiting.pop(0)
-                config, folder = jobs[seed]
-                worker = _Seed.options(**options).remote(config, str(folder))  # type: ignore[attr-defined]
-                pending[worker.round.remote()] = (seed, worker, False)
+                run = waiting.pop(0)
+                worker = _Seed.options(**options).remote(run.config, str(run.folder))  # type: ignore[attr-defined]
+                pending[worker.round.remote()] = (run, worker, False)
+                shown[run.folder] = bars.add_task(str(run), total=run.config["budget"]["outer_steps"])
             (ready,), _ = ray.wait(list(pending), num_returns=1)
-            seed, worker, tested = pending.pop(ready)
+            run, worker, tested = pending.pop(ready)
             try:
                 answer = ray.get(ready)
-            except ray.exceptions.RayActorError as error:
-                raise RunFailed(f"seed {seed}: its worker died again and again; the same command goes on") from error
-            if tested:
-                results[seed] = SeedResult(**answer)
-                ray.kill(worker)
+            except ray.exceptions.RayActorError:
+                problems.append(f"{run}: its worker died again and again; the same command goes on")
                 continue
-            if answer["diverged"]:
-                raise RunFailed(f"seed {seed} diverged at {answer['outer_steps']} outer steps")
-            bars.update(tasks[seed], completed=answer["outer_steps"])
-            step = worker.test if answer["done"] else worker.round
-            pending[step.remote()] = (seed, worker, answer["done"])
-    return results
-
-
-def _result(place: Path) -> SeedResult:
-    return SeedResult(**json.loads((place / "result.json").read_text()))
-
-
-def log_final(table: FinalTable, provenance: dict[str, Any]) -> str:
-    """Log a table to MLflow, once: a parent run with the row, a child run for each seed. Returns the parent's id."""
-    client = connect()
-    experiment_id = experiment(client, EXPERIMENT)
-    label, metric = table.folder.name, f"test_{table.metric.name}"
-    for old in client.search_runs([experiment_id], f"tags.`raymeta.final` = '{label}'"):
-        client.delete_run(old.info.run_id)  # the same config again, with other seeds perhaps: one row a config
-    tags = {"mlflow.runName": label, "raymeta.final": label, "raymeta.study": str(provenance.get("study", ""))}
-    parent = str(client.create_run(experiment_id, tags=tags).info.run_id)
-    log_params(client, parent, {**table.config.flat(), "seeds": ",".join(str(r.seed) for r in table.seeds)})
-    client.log_metric(parent, metric, table.mean)
-    client.log_metric(parent, f"{metric}_ci95", table.ci95)
-    client.log_metric(parent, f"{metric}_ensemble", table.ensemble)
-    if table.sd_seeds is not None:
-        client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
-    client.log_dict(parent, {**table.as_dict(), "provenance": provenance}, "table.json")
-    client.log_text(parent, table.config.to_yaml(), "config.yaml")
-    for result in table.seeds:
-        child_tags = {**tags, "mlflow.parentRunId": parent, "mlflow.runName": f"seed {result.seed}"}
-        child = str(client.create_run(experiment_id, tags=child_tags).info.run_id)
-        log_params(client, child, {**table.config.flat(), "seed": result.seed})
-        client.log_metric(child, metric, result.mean)
-        client.log_metric(child, f"{metric}_ci95", result.ci95)
-        client.log_metric(child, f"{metric}_ensemble", result.ensemble)
-        client.log_metric(child, f"val_{table.metric.name}", result.val)
-        client.set_terminated(child)
-    client.set_terminated(parent)
-    return parent
-
-
-def as_table(final: FinalTable) -> Table:
-    """A row a seed, and the overall one: mean and task-level 95 % interval on the test split."""
-    task, metric = final.config.task, final.metric
-    norm = getattr(final.config.model, "norm", "none")
-    title = f"{final.config.spec}, {task.dataset} {task.ways}-way {task.shots}-shot, norm: {norm}"
-    if norm == "batch":
-        title += " (transductive)"
-    ensemble = f"ensemble of {final.config.budget.ensemble}"
-    columns = (f"test {metric.name}", ensemble, f"validation {metric.name}", "selected at", "train time")
-    table = Table("seed", *columns, title=title)
-    for result in final.seeds:
-        table.add_row(
-            str(result.seed),
-            value(result.mean, metric, result.ci95),
-            value(result.ensemble, metric, result.ensemble_ci95),
-            value(result.val, metric, result.val_ci95),
-            f"{result.selected_at} steps",
-            f"{result.seconds / 60:.1f} min",
-        )
-    spread = f"sd over seeds {value(final.sd_seeds, metric)}" if final.sd_seeds is not None else "one seed"
-    table.add_section()
-    table.add_row(
-        "all",
-        value(final.mean, metric, final.ci95),
-        value(final.ensemble, metric),
-        spread,
-        f"{final.config.budget.test_tasks} test tasks",
-        "",
-    )
-    return table
+            if not tested and not answer["diverged"]:
+                bars.update(shown[run.folder], completed=answer["outer_steps"])
+                step = worker.test if answer["done"] else worker.round
+                pending[step.remote()] = (run, worker, answer["done"])
+                continue
+            ray.kill(worker)
+            if not tested:
+                problems.append(f"{run} diverged at {answer['outer_steps']} outer steps")
+            elif not console.is_terminal:
+                console.print(f"{run}: tested", highlight=False)
+    return problems

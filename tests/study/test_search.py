@@ -147,7 +147,7 @@ def test_final_runs(exported: Path, found: Finished) -> None:
     again = raymeta("final", str(exported), "--seeds", "2", "--json")
     assert again.returncode == 0, again.stderr
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in results} == before
-    table = parse(again.stdout)
+    (table,) = parse(again.stdout)["rows"]
     for row, (_, content) in zip(table["seeds"], before.values(), strict=True):
         assert row["test_mse"] == pytest.approx(sum(json.loads(content)["values"]) / 10)
     assert table["mean"] == pytest.approx((table["seeds"][0]["test_mse"] + table["seeds"][1]["test_mse"]) / 2)
