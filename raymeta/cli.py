@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from raymeta.cli_data import DataRoot, Json, console, data_app, prepare, say
+from raymeta.cli_data import DataRoot, Json, console, data_app, prepare, pretrain, say
 from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def search(
     if dry_run:
         _dry_run(plan, as_json)
         return
+    pretrain(plan.base, dataset)
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
 
@@ -139,7 +140,7 @@ def final(
     configs: Annotated[
         list[str],
         typer.Argument(
-            help="Methods at the preset, as in maml+dropgrad, or .yaml files as `raymeta export` writes them; and key=value."
+            help="Methods at the preset, as in maml+dropgrad, or .yaml files as `raymeta export` writes; and key=value."
         ),
     ],
     task: Task = None,
@@ -179,6 +180,7 @@ def final(
                 f"{name}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
                 f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
+        pretrain(trial, dataset)
     tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack)
     try:
         for table in tables:
@@ -220,9 +222,10 @@ def _configs_for_final(
     for source in sources:
         path, method = Path(source), source.split("+")[0]
         own = [word for word in overrides if word.split(".")[0] not in methods - {method}]
+        provenance: dict[str, Any] = {}
         if path.suffix not in (".yaml", ".yml") and not path.exists():
             plan = make_plan(source, task, preset, own)
-            name, config, provenance = f"{source}-{task or plan.base.task.dataset}", plan.base, {}
+            name, config = f"{source}-{task or plan.base.task.dataset}", plan.base
         elif task or preset:
             raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
         else:

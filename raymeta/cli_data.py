@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 if TYPE_CHECKING:
+    from raymeta.config import TrialConfig
     from raymeta.data.store import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
@@ -86,6 +87,23 @@ def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> 
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
         bar = bars.add_task(f"preparing {dataset.name}", total=None)
         dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
+
+
+def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
+    """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
+    if not config.pretraining.epochs:
+        return
+    import torch
+    from rich.progress import Progress
+
+    from raymeta.pretraining import pretrained
+    from raymeta.trainer import device_of
+
+    torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
+    screen = console()
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(f"pre-training {config.model.name}", total=None)
+        pretrained(config, dataset, device_of(config), lambda done, all: bars.update(bar, completed=done, total=all))
 
 
 def console() -> Any:

@@ -49,6 +49,17 @@ class OuterConfig(Section):
     min_lr: float = Field(0.0, ge=0, description="Where the cosine ends.")
 
 
+class PretrainingConfig(Section):
+    """Plain classification of all training classes before meta-training, with Adam; see raymeta/pretraining.py."""
+
+    epochs: int = Field(
+        0, ge=0, description="Passes over the training images; 0: the backbone starts from `model.init`."
+    )
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(1e-3, gt=0, description="Adam's step size.")
+    seed: int = Field(0, ge=0, description="Of its initial weights and batches, the same for all trials.")
+
+
 class BudgetConfig(Section):
     """How long a trial trains and how it is watched; schedules are keyed to the full budget."""
 
@@ -86,6 +97,7 @@ class TrialConfig(Section):
     model: ModelConfig = Conv4Config()
     task: TaskConfig = TaskConfig()
     outer: OuterConfig = OuterConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()
     seed: int = Field(

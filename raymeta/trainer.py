@@ -23,6 +23,7 @@ from raymeta.evaluation import Score, evaluate, metric_of
 from raymeta.files import write_atomically
 from raymeta.inner import Context, Noise
 from raymeta.method import build_method
+from raymeta.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
 
@@ -39,10 +40,12 @@ class Trainer:
 
     def __init__(self, config: TrialConfig) -> None:
         self.config = config
-        self.device = _device(config)
+        self.device = device_of(config)
         self.dataset = open_dataset(config.task)
         self.metric = metric_of(self.dataset)
         self.method = build_method(config, self.dataset).to(self.device)
+        if config.pretraining.epochs:
+            load_pretrained(self.method.model, config, self.dataset, self.device)
         self.vectorized = _vectorized(config, self.device, self.method.model)
         self._learned = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self._learned, lr=config.outer.lr)
@@ -230,7 +233,12 @@ class Trainer:
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
 
 
-def _device(config: TrialConfig) -> torch.device:
+def device_of(config: TrialConfig) -> torch.device:
+    """Where a trial computes.
+
+    Raises:
+        UserError: it asks for a GPU and there is none.
+    """
     wanted = config.engine.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")

@@ -54,8 +54,8 @@ SUPERCLASSES = {
 }
 CLASSES = sorted(" ".join(SUPERCLASSES.values()).split())
 CIFAR_FS = {
-    "validation": "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea shark"
-    " television tractor",
+    "validation": "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea"
+    " shark television tractor",
     "test": "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper table"
     " telephone wardrobe whale woman worm",
 }
@@ -173,7 +173,7 @@ def _from_torchvision(root: Path | None) -> Iterator[NDArray[np.uint8]]:
         if root is not None:
             raise UserError(f"{root / TORCHVISION_FOLDER}: incomplete or damaged ({reason})") from error
         raise UserError(
-            f"CIFAR-100 could not be downloaded ({reason}): name a folder that holds {TORCHVISION_FOLDER} by --data-root"
+            f"CIFAR-100 could not be downloaded ({reason}): name a folder with {TORCHVISION_FOLDER} by --data-root"
         ) from error
     for name in CLASSES:
         yield np.concatenate(

@@ -91,8 +91,7 @@ class ImageEpisodes:
 
     def __init__(self, store: "Store", task: "TaskConfig", split: Split, seed: int) -> None:
         training = split == "train"
-        self._pixels = store.images
-        self._mean, self._std = store.mean, store.std
+        self._pixels, self._scaled = store.images, store.scaled
         self._ways, self._shots = task.ways, task.shots
         self._queries = task.queries if training else task.eval_queries or task.queries
         self._turned = task.rotations == "always" or (training and task.rotations == "train")
@@ -153,13 +152,7 @@ class ImageEpisodes:
             for quarter in (1, 2, 3):
                 which = turns == quarter
                 pixels[which] = np.rot90(pixels[which], quarter, axes=(-2, -1))
-        # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
-        x = pixels.astype(np.float32)
-        x /= 255
-        if self._mean is not None and self._std is not None:
-            x -= np.array(self._mean, np.float32)[:, None, None]
-            x /= np.array(self._std, np.float32)[:, None, None]
-        return torch.from_numpy(x).flatten(1, 2)
+        return torch.from_numpy(self._scaled(pixels)).flatten(1, 2)
 
     def _labels(self, count: int, per_class: int) -> Tensor:
         return torch.arange(self._ways).repeat_interleave(per_class).repeat(count, 1)

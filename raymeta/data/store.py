@@ -147,6 +147,16 @@ class Store:
         """Indices of the classes of a split."""
         return self._classes[split]
 
+    def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Images [..., C, H, W] as networks see them: in 0..1, and standardised if the data set is."""
+        # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
+        x = pixels.astype(np.float32)
+        x /= 255
+        if self.mean is not None and self.std is not None:
+            x -= np.array(self.mean, np.float32)[:, None, None]
+            x /= np.array(self.std, np.float32)[:, None, None]
+        return x
+
 
 class ImageDataset(Dataset):
     """A data set of images, packed once per machine and shared by all processes. A subclass writes `build`.
