@@ -274,21 +274,21 @@ def space(spec: Spec, words: Words = None, task: Task = None, preset: Preset = N
 
 @app.command()
 def methods(
-    name: Annotated[Optional[str], typer.Argument(help="A method; without it all are listed.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Argument(help="One of them; without it all are listed.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
-    """List the methods: paper, what adapts, what is meta-learned, what a step costs; or show one with its settings.
+    """List methods and regularizers: paper, what adapts, what is learned, what a step costs; or show one's settings.
 
     Example: raymeta methods alfa
     """
-    from raymeta.handbook import about, listing, page
+    from raymeta.handbook import about, about_regularizers, listing, page
 
     if name:
         from rich.markdown import Markdown
 
         console().print(Markdown(page(name)))
     elif as_json:
-        print(json.dumps({one.name: one.as_dict() for one in about()}))  # noqa: T201
+        print(json.dumps({one.name: one.as_dict() for one in [*about(), *about_regularizers()]}))  # noqa: T201
     else:
         console().print(listing())
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raymeta.data.episodes import EpisodeBank, Episodes
 from raymeta.data.store import Dataset
-from raymeta.inner import Context
+from raymeta.inner import Context, Noise
 from raymeta.method import Method
 
 CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time
@@ -85,7 +85,7 @@ def evaluate(
             outputs = []
             for member in members or [{}]:
                 method.load_state_dict(member or method.state_dict())
-                outputs.append(predictions(method, episodes, vectorized))
+                outputs.append(predictions(method, episodes, vectorized, range(first, first + episodes.tasks)))
             together = torch.stack(outputs).mean(0)
             for prediction, y in zip(together, episodes.query_y, strict=True):
                 losses.append(method.loss(prediction, y))
@@ -95,14 +95,28 @@ def evaluate(
     return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
 
 
-def predictions(method: Method, episodes: Episodes, vectorized: bool) -> Tensor:
-    """Outputs for the query sets, each task adapted to by itself: [tasks, n, outputs]."""
-    context = Context(training=False, vectorized=vectorized)
+def predictions(method: Method, episodes: Episodes, vectorized: bool, numbers: Sequence[int] | None = None) -> Tensor:
+    """Outputs for the query sets, each task adapted to by itself: [tasks, n, outputs].
 
-    def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+    Args:
+        method: with its present weights.
+        episodes: the tasks.
+        vectorized: batch them with vmap.
+        numbers: of the episodes in their bank, the seeds of what noise there is in evaluation; None: 0, 1, ...
+    """
+    device = episodes.support_x.device
+    regularizers = tuple(one for one in method.regularizers if one.in_evaluation)
+    seeds = range(episodes.tasks) if numbers is None else numbers
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if regularizers else []
+
+    def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor, task: int | Tensor) -> Tensor:
+        noise = Noise(generators, task) if regularizers else None
+        context = Context(training=False, vectorized=vectorized, noise=noise, regularizers=regularizers)  # type: ignore[arg-type]
         return method.predict(method.adapt(support_x, support_y, context), query_x)
 
     if vectorized:
-        batched: Tensor = torch.vmap(predict)(episodes.support_x, episodes.support_y, episodes.query_x)
+        tasks = torch.arange(episodes.tasks, device=device)
+        run = torch.vmap(predict, randomness="same")  # as in training: each task takes its own of the draws
+        batched: Tensor = run(episodes.support_x, episodes.support_y, episodes.query_x, tasks)
         return batched
-    return torch.stack([predict(*episodes.task(i)[:3]) for i in range(episodes.tasks)])
+    return torch.stack([predict(*episodes.task(i)[:3], i) for i in range(episodes.tasks)])

@@ -1,4 +1,4 @@
-"""What the methods are, from their own docstrings and settings: the list, and a page for each.
+"""What the methods and regularizers are, from their own docstrings and settings: the list, and a page for each.
 
 python -m raymeta.handbook docs/methods        # writes the pages
 """
@@ -9,23 +9,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from rich.console import Group
 from rich.table import Table
 
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.files import write_atomically
+from raymeta.method import Regularizer
+
+HOOKS = {
+    "on_inner_gradients": "inner gradients",
+    "on_convolution": "convolutions",
+    "on_block": "blocks' outputs",
+    "on_outputs": "logits",
+}
 
 
 @dataclass(frozen=True)
-class About:
-    """A method in a line: name, title, paper, what adapts, what is learned, cost of a step relative to MAML's."""
+class Entry:
+    """What has a name and a paper."""
 
     name: str
     title: str
     paper: str
-    adapts: str
-    learns: str
-    cost: float | None
 
     @property
     def short(self) -> str:
@@ -39,49 +45,101 @@ class About:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class About(Entry):
+    """A method in a line: also what adapts, what is learned, cost of a step relative to MAML's."""
+
+    adapts: str
+    learns: str
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class AboutRegularizer(Entry):
+    """A regularizer in a line: also what it acts on."""
+
+    acts_on: str
+
+
 def about(name: str | None = None) -> list[About]:
     """All methods, or one."""
     found = []
     for each in [name] if name else registry.names("method"):
         cls = registry.find("method", each)
-        title, paper, *_ = [" ".join(part.split()) for part in _docstring(cls).split("\n\n")]
-        found.append(About(each, title, paper, cls.adapts, cls.learns, vars(cls).get("cost")))
+        found.append(About(each, *_title(cls), cls.adapts, cls.learns, vars(cls).get("cost")))
     return found
 
 
-def listing() -> Table:
-    """A row a method."""
+def about_regularizers(name: str | None = None) -> list[AboutRegularizer]:
+    """All regularizers, or one."""
+    found = []
+    for each in [name] if name else registry.names("regularizer"):
+        cls = registry.find("regularizer", each)
+        acts = ", ".join(what for hook, what in HOOKS.items() if getattr(cls, hook) is not getattr(Regularizer, hook))
+        found.append(AboutRegularizer(each, *_title(cls), acts))
+    return found
+
+
+def listing() -> Group:
+    """A row a method, and a row a regularizer."""
     table = Table("method", "paper", "adapts", "meta-learned", "cost", box=None, pad_edge=False)
     for one in about():
         cost = f"{one.cost:.1f}" if one.cost is not None else "-"
         table.add_row(one.name, one.short, one.adapts, one.learns, cost)
     table.caption = "cost: time of an outer step, second-order MAML's being 1"
-    return table
+    added = Table("regularizer", "paper", "acts on", box=None, pad_edge=False)
+    for other in about_regularizers():
+        added.add_row(f"+{other.name}", other.short, other.acts_on)
+    return Group(table, "", added)
 
 
 def page(name: str) -> str:
-    """A method's page in Markdown: its docstring, its settings with their defaults, what else it changes.
+    """The page of a method or a regularizer in Markdown: its docstring, its settings with their defaults.
 
     Raises:
-        UserError: no such method.
+        UserError: there is neither of that name.
     """
+    if name in registry.names("regularizer"):
+        return _regularizer_page(name)
     (one,) = about(name)
     cls = registry.find("method", name)
-    _, *paragraphs = _docstring(cls).split("\n\n")
-    lines = [f"# {one.title.rstrip('.')}", "", *(part + "\n" for part in map(_markdown, paragraphs))]
-    lines += [f"Adapts {one.adapts}. Meta-learned: {one.learns}.", ""]
-    fields = cls.Config.model_fields
-    if fields:
-        lines += ["| setting | default | values | what it is |", "| --- | --- | --- | --- |"]
-    for key, field in fields.items():
-        default = "null" if field.default is None else str(field.default).lower()
-        lines.append(f"| `{name}.{key}` | {default} | {_values(field.annotation)} | {field.description or ''} |")
+    lines = [*_head(cls), f"Adapts {one.adapts}. Meta-learned: {one.learns}.", "", *_settings(cls, name)]
     if cls.defaults:
         plain, own = parse_trial({"method": "maml"}).flat(), parse_trial({"method": name}).flat()
         changed = [f"`{k}: {str(v).lower()}`" for k, v in own.items() if k in plain and plain[k] != v and k != "method"]
         lines += ["", f"Unless said otherwise: {', '.join(changed)}."]
     lines += ["", f"`raymeta search {name}` searches [its space](../../search_spaces/{name}.yaml).", ""]
     return "\n".join(lines)
+
+
+def _regularizer_page(name: str) -> str:
+    (one,) = about_regularizers(name)
+    cls = registry.find("regularizer", name)
+    where = "in training and evaluation" if cls.in_evaluation else "in training only"
+    which = "learners with an inner loop" if cls.inner_loop else "any learner"
+    lines = [*_head(cls), f"Acts on {one.acts_on}, {where}, of {which}.", "", *_settings(cls, f"regularizers.{name}")]
+    space = f"[its space](../../search_spaces/regularizers/{name}.yaml)"
+    return "\n".join([*lines, "", f"`raymeta search maml+{name}` searches {space} with the learner's.", ""])
+
+
+def _head(cls: type) -> list[str]:
+    title, *paragraphs = _docstring(cls).split("\n\n")
+    return [f"# {' '.join(title.split()).rstrip('.')}", "", *(part + "\n" for part in map(_markdown, paragraphs))]
+
+
+def _settings(cls: Any, section: str) -> list[str]:
+    """A row for each key of the section."""
+    rows = []
+    for key, field in cls.Config.model_fields.items():
+        default = "null" if field.default is None else str(field.default).lower()
+        rows.append(f"| `{section}.{key}` | {default} | {_values(field.annotation)} | {field.description or ''} |")
+    return ["| setting | default | values | what it is |", "| --- | --- | --- | --- |", *rows] if rows else []
+
+
+def _title(cls: type) -> tuple[str, str]:
+    """Title and paper."""
+    title, paper, *_ = [" ".join(part.split()) for part in _docstring(cls).split("\n\n")]
+    return title, paper
 
 
 def _docstring(cls: type) -> str:
@@ -104,8 +162,8 @@ def _values(annotation: Any) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write every method's page."""
-    for name in registry.names("method"):
+    """Write every page."""
+    for name in registry.names("method") + registry.names("regularizer"):
         write_atomically(folder / f"{name}.md", page(name))
 
 

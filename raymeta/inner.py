@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from raymeta.method import Regularizer
 
 
+ON_PASSES = ("on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries
+
+
 class Noise:
     """Random tensors of the tasks of an outer step: the same whether the tasks are looped over or batched.
 
@@ -52,8 +55,8 @@ class Context:
         training: False in evaluation, where no outer graph is built and regularizers are off.
         progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it.
         vectorized: the task is one of a batch under vmap.
-        noise: where a regularizer draws random numbers; None in evaluation.
-        regularizers: the hooks to call, in the order of the composition; empty in evaluation.
+        noise: where a regularizer draws random numbers; None if nothing draws any.
+        regularizers: the hooks to call, in the order of the composition; in evaluation those that act there too.
     """
 
     training: bool
@@ -62,9 +65,20 @@ class Context:
     noise: Noise | None = None
     regularizers: tuple["Regularizer", ...] = ()
 
-    def at(self, step: int = 0, moments: Moments | None = None) -> Pass:
+    def at(self, step: int = 0, moments: Moments | None = None, *, query: bool = False) -> Pass:
         """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
-        return Pass(self.training, step, self.vectorized, moments)
+        hooks = (tuple(getattr(one, name) for one in self.regularizers if one.has(name)) for name in ON_PASSES)
+        return Pass(self.training, step, self.vectorized, moments, {}, {}, query, self.noise, *hooks)
+
+    @property
+    def perturbed(self) -> bool:
+        """Passes over the same images are not alike: regularizers change activations."""
+        return any(one.has(name) for one in self.regularizers for name in ON_PASSES)
+
+    @property
+    def samples(self) -> int:
+        """Noisy passes whose mean is the support loss of an inner step."""
+        return max((one.samples(self.training) for one in self.regularizers), default=1)
 
 
 def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_order: bool, vectorized: bool) -> Weights:

@@ -28,16 +28,23 @@ class Adapted:
 
 
 class Regularizer(nn.Module):
-    """Hooks into training; every one is optional. Parameters, if any, are meta-learned. Off in evaluation.
+    """Hooks into training; every one is optional. Parameters, if any, are meta-learned.
 
     Args:
         config: the regularizer's section.
         model: the backbone, for its layer groups.
+
+    Attributes:
+        neutral: settings at which it changes nothing: the baseline of every search.
+        in_evaluation: it acts in evaluation too.
+        inner_loop: it has a meaning for learners with an inner loop only.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
-    neutral: ClassVar[dict[str, Any]]  # settings at which it changes nothing: the baseline of every search
+    neutral: ClassVar[dict[str, Any]]
+    in_evaluation: ClassVar[bool] = False
+    inner_loop: ClassVar[bool] = False
 
     def __init__(self, config: Any, model: Backbone) -> None:
         super().__init__()
@@ -46,6 +53,35 @@ class Regularizer(nn.Module):
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         """Change the gradients of an inner step, by parameter name, before the method's update uses them."""
         return gradients
+
+    def on_convolution(
+        self, h: Tensor, again: Callable[[Tensor, Tensor | None], Tensor], layer: str, now: Pass
+    ) -> Tensor:
+        """Change a block's convolution before its norm, [n, C, H, W]; Conv-4 only.
+
+        Args:
+            h: the convolution of the block's input with its own weights.
+            again: the same input convolved with another weight and bias.
+            layer: the block.
+            now: the pass.
+        """
+        return h
+
+    def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
+        """Change a block's output: [n, C, h, w], or [n, units] of an MLP's layer."""
+        return h
+
+    def on_outputs(self, outputs: Tensor, features: Tensor, now: Pass) -> Tensor:
+        """Change the head's outputs [n, outputs], made from features [n, F]."""
+        return outputs
+
+    def samples(self, training: bool) -> int:
+        """Noisy passes whose mean is the support loss of an inner step."""
+        return 1
+
+    def has(self, hook: str) -> bool:
+        """It has a hook of its own of this name."""
+        return getattr(type(self), hook) is not getattr(Regularizer, hook)
 
 
 class Method(nn.Module, ABC):
@@ -86,9 +122,8 @@ class Method(nn.Module, ABC):
             for name in type(config.regularizers).model_fields
         )
         for name in type(config.regularizers).model_fields:
-            acts = registry.find("regularizer", name).on_inner_gradients is not Regularizer.on_inner_gradients
-            if acts and not self.inner_loop:
-                raise UserError(f"{config.spec}: {name} acts on inner gradients, and {self.name} has none")
+            if registry.find("regularizer", name).inner_loop and not self.inner_loop:
+                raise UserError(f"{config.spec}: {name} acts in the inner loop, and {self.name} has none")
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:

@@ -12,7 +12,7 @@ Papers disagree here more than anywhere else, and by points (`docs/conventions.m
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 NormMode = Literal["batch", "support", "running", "per_step"]
 Moments = dict[str, tuple[Tensor, Tensor]]  # a pair of tensors [C] by layer
+Changes = tuple[Callable[..., Tensor], ...]  # hooks of regularizers; raymeta/method.py says with which arguments
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Pass:
         moments: statistics to normalise with (`support` mode, query pass); None: those of the pass itself.
         recorded: where a `support` pass leaves its statistics, by layer.
         film: scale and shift, [C] each, of a block's activations before its nonlinearity, by block (CAVIA).
+        query: the images are a task's query set.
+        noise: where hooks draw random numbers; None if they have none to draw.
+        on_convolution, on_block, on_outputs: what changes activations on the way.
     """
 
     training: bool = True
@@ -41,6 +45,11 @@ class Pass:
     moments: Moments | None = None
     recorded: Moments = field(default_factory=dict)
     film: Moments = field(default_factory=dict)
+    query: bool = False
+    noise: Any = None
+    on_convolution: Changes = ()
+    on_block: Changes = ()
+    on_outputs: Changes = ()
 
 
 class BatchNorm(nn.Module):

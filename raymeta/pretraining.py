@@ -55,7 +55,9 @@ def pretrained(
         raise UserError(
             f"pretraining.epochs: found {config.pretraining.epochs}, but {dataset.name} has no classes; allowed: 0"
         )
-    if getattr(config.model, "norm", None) == "per_step":  # there are no steps yet: every row then starts from the one learned here
+    if (
+        getattr(config.model, "norm", None) == "per_step"
+    ):  # there are no steps yet: every row then starts from the one learned here
         config = config.model_copy(update={"model": config.model.model_copy(update={"norm": "batch"})})
     path = _path(config, dataset)
     try:

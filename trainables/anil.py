@@ -45,6 +45,8 @@ class ANIL(MAML):
         return [name for name in self.model.weights() if name in self.model.scope("head")]
 
     def support_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
+        if support.context.perturbed:
+            return super().support_loss(support)  # of features that are new at every step
         features = self.model.features(support.x, self.model.weights(), support.context.at())
         if not self.second_order(support.context):
             features = features.detach()

@@ -52,6 +52,7 @@ class CxGrad(MAML):
     exact: ClassVar[dict[str, Any]] = {"context_lr": 0.0}  # the context's first step is a constant
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     defaults: ClassVar[dict[str, Any]] = {"model": {"conv_bias": False, "activation": "leaky_relu"}}
+    own_settings: ClassVar[frozenset[str]] = frozenset({"inner_lr"})  # it acts on weights of norm gamma, not of theirs
     context_lr: Tensor
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:

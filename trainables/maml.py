@@ -106,7 +106,9 @@ class MAML(Method):
         """The loss that the inner loop descends, a function of (weights, step)."""
 
         def loss(weights: Weights, step: int) -> Tensor:
-            return self.loss(self.outputs(support.x, weights, support.context.at(step)), support.y)
+            now, samples = support.context.at(step), support.context.samples
+            losses = [self.loss(self.outputs(support.x, weights, now), support.y) for _ in range(samples)]
+            return losses[0] if samples == 1 else torch.stack(losses).mean()
 
         return loss
 
@@ -124,11 +126,11 @@ class MAML(Method):
 
     def query_pass(self, support: Support, weights: Weights, step: int) -> Pass:
         """How the query is normalised after inner step `step`: in `support` mode with the support's statistics."""
-        now = support.context.at(step)
         if self.model.norm_mode != "support":
-            return now
+            return support.context.at(step, query=True)
+        now = support.context.at(step)
         self.outputs(support.x, weights, now)
-        return support.context.at(step, now.recorded)
+        return support.context.at(step, now.recorded, query=True)
 
     def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
         """Logits or values of prepared inputs under the weights of a task."""

@@ -56,7 +56,11 @@ class Backbone(nn.Module, ABC):
 
     def forward(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """Outputs [n, outputs] of prepared inputs under the given weights."""
-        return self.classify(self.features(prepared, weights, now), weights)
+        features = self.features(prepared, weights, now)
+        outputs = self.classify(features, weights)
+        for change in now.on_outputs:
+            outputs = change(outputs, features, now)
+        return outputs
 
     def features(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """What the head sees, [n, F]."""

@@ -83,12 +83,21 @@ class Block(nn.Module):
         if layer in now.film:
             scale, shift = now.film[layer]
             h = h * scale[:, None, None] + shift[:, None, None]
-        return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+        h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+        for change in now.on_block:
+            h = change(h, layer, now)
+        return h
 
     def normalised(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """Convolution and norm, [n, width, H, W]."""
-        h = F.conv2d(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), padding=1)
+        h = self.convolve(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
+        for change in now.on_convolution:
+            h = change(h, lambda weight, bias: self.convolve(x, weight, bias), layer, now)
         return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
+
+    def convolve(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The block's input convolved with a weight [width, C, 3, 3]: [n, width, H, W]."""
+        return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
     def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor, Tensor]:
@@ -118,12 +127,9 @@ class FirstBlock(Block):
         return Patches(rows, mean[:-1], covariance[:-1, :-1])
 
     def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
-        weight, bias = weights[f"{layer}.weight"].flatten(1), weights.get(f"{layer}.bias")
-        if bias is None:
-            bias = weight.new_zeros(len(weight))
-        if self.norm.mode == "running":
-            h = self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t())
-            return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
+        if self.norm.mode == "running" or now.on_convolution:
+            return super().normalised(x, weights, now, layer)
+        weight, bias = self._matrix(weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
 
         def moments() -> tuple[Tensor, Tensor]:
             return weight @ x.mean + bias, ((weight @ x.covariance) * weight).sum(1)
@@ -131,6 +137,16 @@ class FirstBlock(Block):
         scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), now, layer)
         folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
         return self._image(x.rows @ folded)
+
+    def convolve(self, x: Patches, weight: Tensor, bias: Tensor | None) -> Tensor:
+        weight, bias = self._matrix(weight, bias)
+        return self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t())
+
+    @staticmethod
+    def _matrix(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """[width, C, 3, 3] as [width, 9*C], and a bias for each row."""
+        weight = weight.flatten(1)
+        return weight, weight.new_zeros(len(weight)) if bias is None else bias
 
     def _image(self, h: Tensor) -> Tensor:
         return h.reshape(*h.shape[:-2], *self.size, h.shape[-1]).movedim(-1, -3)

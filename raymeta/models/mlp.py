@@ -43,6 +43,8 @@ class MLP(Backbone):
         h = prepared
         for layer in self._layers:
             h = F.relu(F.linear(h, weights[f"{layer}.weight"], weights[f"{layer}.bias"]))
+            for change in now.on_block:
+                h = change(h, layer, now)
         return h
 
     def blocks(self) -> tuple[str, ...]:

@@ -118,7 +118,10 @@ class Residual(nn.Module):
         for name in self._names[1:]:
             h = getattr(self, name)(self._activate(h), now, f"{layer}.{name}")
         h = h + (x if self.shortcut is None else self.shortcut(x, now, f"{layer}.shortcut"))
-        return self._activate(h if self.pool is None else F.max_pool2d(h, 2, padding=self.pool))
+        h = self._activate(h if self.pool is None else F.max_pool2d(h, 2, padding=self.pool))
+        for change in now.on_block:
+            h = change(h, layer, now)
+        return h
 
     def _activate(self, h: Tensor) -> Tensor:
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)

@@ -106,7 +106,7 @@ def test_the_support_is_kept_image_by_image() -> None:
         (
             {"regularizers": {"dropgrad": {}}},
             IMAGES,
-            "matchingnet+dropgrad: dropgrad acts on inner gradients, and matchingnet has none",
+            "matchingnet+dropgrad: dropgrad acts in the inner loop, and matchingnet has none",
         ),
     ],
 )

@@ -101,7 +101,7 @@ def test_gradient_reaches_the_support_images() -> None:
         (
             {"regularizers": {"dropgrad": {}}},
             IMAGES,
-            "protonet+dropgrad: dropgrad acts on inner gradients, and protonet has none",
+            "protonet+dropgrad: dropgrad acts in the inner loop, and protonet has none",
         ),
     ],
 )

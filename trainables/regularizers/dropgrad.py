@@ -42,6 +42,7 @@ class DropGrad(Regularizer):
 
     Config: ClassVar[type[Section]] = DropGradConfig
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
+    inner_loop: ClassVar[bool] = True
     rate: Tensor
 
     def __init__(self, config: DropGradConfig, model: Backbone) -> None:

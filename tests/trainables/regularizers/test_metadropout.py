@@ -1,0 +1,206 @@
+"""Meta-Dropout against the equations written down once more, with the noise that it drew; its ablations; evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import GLYPHS, Random, Task, Weights, learner, relative_error, small_trial
+from torch import Tensor
+
+from raymeta.data.store import ImageDataset
+from raymeta.errors import UserError
+from raymeta.evaluation import predictions
+from raymeta.inner import Context, Noise
+from raymeta.method import Method
+from raymeta.trainer import Trainer
+
+ALPHA, STEPS, WIDTH = 0.125, 2, 5
+NOISES = ["learned", "fixed", "weight", "independent"]
+Draw = Callable[[Tensor], Tensor]
+
+
+def method(noise: str = "learned", order: str = "second", dataset: Any = None, **more: Any) -> Method:
+    """MAML with it, in float64; what it learns is moved off its start."""
+    made = learner(
+        dataset or Random((1, 16, 16)),
+        model={"name": "conv4", "width": WIDTH, **more.pop("model", {})},
+        maml={"inner_lr": ALPHA, "inner_steps": STEPS, "order": order},
+        regularizers={"metadropout": {"noise": noise, **more}},
+    )
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if name.startswith("regularizers."):
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return made
+
+
+def context(made: Method, training: bool = True, seed: int = 0, vectorized: bool = False) -> Context:
+    generators = [torch.Generator().manual_seed(seed)]
+    return Context(training, 0.0, vectorized, Noise(generators, 0), tuple(made.regularizers))  # type: ignore[arg-type]
+
+
+def gradient(made: Method, task: Task) -> tuple[float, Weights]:
+    loss = made.query_loss(made.adapt(*task[:2], context(made)), *task[2:])
+    return float(loss.detach()), differentiate(loss, dict(made.named_parameters()))
+
+
+def differentiate(loss: Tensor, weights: Weights) -> Weights:
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    return {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), found, strict=True)}
+
+
+def network(x: Tensor, theta: Weights, phi: Weights, noise: str, draw: Draw | None) -> Tensor:
+    """One pass, in the textbook order; without `draw` at the means: the query's."""
+    h = x
+    for layer in ("block1", "block2", "block3", "block4"):
+        m = F.conv2d(h, theta[f"{layer}.weight"], theta[f"{layer}.bias"], padding=1)
+        mean, deviation = torch.zeros_like(m), torch.ones_like(m)
+        if noise == "learned":
+            mean = F.conv2d(h, phi[f"weights.{layer}"], phi[f"shifts.{layer}"], padding=1)
+        elif noise == "weight":
+            deviation = phi[f"weights.{layer}"].expand_as(m)
+        elif noise == "independent":
+            mean = phi[f"shifts.{layer}"][None, :, None, None].expand_as(m)
+        z = mean if draw is None else mean + deviation * draw(m)
+        m = m * torch.log1p(torch.exp(z))
+        m = F.batch_norm(m, None, None, theta[f"{layer}.norm.weight"], theta[f"{layer}.norm.bias"], training=True)
+        h = F.max_pool2d(F.relu(m), 2)
+    h = h.flatten(1)
+    mu = h @ theta["head.weight"].T + theta["head.bias"]
+    if draw is None or noise == "fixed":
+        return mu
+    raw = phi["shifts.head"] + (h @ phi["weights.head"].T if noise == "learned" else 0)
+    return mu + torch.log1p(torch.exp(raw)) * draw(mu)
+
+
+def expected(made: Method, task: Task, noise: str, order: str) -> tuple[float, Weights]:
+    """The outer loss and its gradient once more, with the same draws: block after block, then the head."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in made.named_parameters()}
+    theta = {name.removeprefix("model."): leaf for name, leaf in leaves.items() if name.startswith("model.")}
+    start = "regularizers.0."
+    phi = {name.removeprefix(start): leaf for name, leaf in leaves.items() if name.startswith(start)}
+    moving = dict(theta)
+    for _ in range(STEPS):
+        names = [name for name in moving if ".norm." not in name]
+        loss = F.cross_entropy(network(task[0], moving, phi, noise, draw), task[1])
+        found = torch.autograd.grad(loss, [moving[name] for name in names], create_graph=True)
+        for name, g in zip(names, found, strict=True):
+            moving[name] = moving[name] - ALPHA * (g if order == "second" else g.detach())
+    loss = F.cross_entropy(network(task[2], moving, phi, noise, None), task[3])
+    return float(loss.detach()), differentiate(loss, leaves)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_outer_gradient_is_the_references(noise: str, order: str) -> None:
+    made = method(noise, order)
+    for task in Random((1, 16, 16)).tasks(2):
+        (loss, found), (wanted, gradients) = gradient(made, task), expected(made, task, noise, order)
+        assert loss == pytest.approx(wanted, rel=1e-10)
+        assert relative_error(found, gradients) < 1e-8
+        own = [name for name in found if name.startswith("regularizers.")]
+        reached = {name for name in own if float(found[name].norm()) > 0}
+        through_the_query = {name for name in own if "head" not in name and noise != "weight"}
+        assert reached == (set(own) if order == "second" else through_the_query)
+        if reached:  # fixed noise learns nothing, and a deviation is not seen by the query
+            assert relative_error({n: found[n] for n in own}, {n: gradients[n] for n in own}) < 1e-8
+
+
+def test_its_own_gradient_is_the_central_difference() -> None:
+    made, (task,) = method(), Random((1, 16, 16)).tasks(1)
+    _, found = gradient(made, task)
+    generator, errors = torch.Generator().manual_seed(3), []
+    for name, parameter in made.named_parameters():
+        if not name.startswith("regularizers."):
+            continue
+        direction, start = torch.randn(parameter.shape, generator=generator).double(), parameter.detach().clone()
+        values = []
+        for sign in (1, -1):
+            parameter.data.copy_(start + sign * 1e-6 * direction)
+            values.append(gradient(made, task)[0])
+        parameter.data.copy_(start)
+        along = float((found[name] * direction).sum())
+        errors.append(abs((values[0] - values[1]) / 2e-6 - along) / abs(along))
+    assert len(errors) == 10
+    assert max(errors) < 1e-5
+
+
+def test_none_is_bitwise_the_plain_learner(glyphs: ImageDataset) -> None:
+    plain, none, some = (
+        Trainer(small_trial(GLYPHS, regularizers=regularizers))
+        for regularizers in ({}, {"metadropout": {"noise": "none"}}, {"metadropout": {"eval_samples": 2}})
+    )
+    metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, none, some)]
+    assert metrics[0] == metrics[1] != metrics[2]
+    assert len(list(none.method.parameters())) == len(list(plain.method.parameters()))
+
+
+def test_noise_is_new_for_every_step_layer_task_and_pass() -> None:
+    made, seen = method(), list[Tensor]()
+
+    class Watched(Noise):
+        def normal(self, like: Tensor) -> Tensor:
+            seen.append(super().normal(like))
+            return seen[-1]
+
+    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    for number, task in enumerate(Random((1, 16, 16)).tasks(2)):
+        watched = Context(True, noise=Watched(generators, number), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+        made.query_loss(made.adapt(*task[:2], watched), *task[2:])
+    assert len(seen) == 2 * STEPS * 5  # tasks, steps, four blocks and the head; the query draws none
+    assert len({tuple(draw.flatten()[:6].tolist()) for draw in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("noise", ["learned", "none"])
+def test_evaluation_averages_its_samples_and_the_query_has_no_noise(noise: str) -> None:
+    made, (task,) = method(noise, eval_samples=3), Random((1, 16, 16)).tasks(1)
+    passes = []
+    plain = made.model.forward
+
+    def forward(*arguments: Any) -> Tensor:
+        passes.append(arguments[2].query)
+        return plain(*arguments)
+
+    made.model.forward = forward  # type: ignore[method-assign]
+    with torch.no_grad():
+        adapted = made.adapt(*task[:2], context(made, training=False))
+        one, other = (made.predict(adapted, task[2]) for _ in range(2))
+    assert passes == [False] * STEPS * (3 if noise == "learned" else 1) + [True] * 2
+    assert torch.equal(one, other)
+
+
+def test_a_task_is_evaluated_alike_every_time_and_wherever_it_stands() -> None:
+    made, tasks = method(eval_samples=2), Random((1, 16, 16)).tasks(3)
+    from raymeta.data.episodes import Episodes
+
+    episodes = Episodes(*map(torch.stack, zip(*tasks, strict=True)))
+    with torch.no_grad():
+        found = predictions(made, episodes, False, [7, 8, 9])
+        assert torch.equal(found, predictions(made, episodes, False, [7, 8, 9]))
+        assert torch.equal(found[1:2], predictions(made, Episodes(*(part[1:2] for part in episodes)), False, [8]))
+        assert not torch.equal(found[1:2], predictions(made, Episodes(*(part[1:2] for part in episodes)), False, [7]))
+        torch.testing.assert_close(found, predictions(made, episodes, True, [7, 8, 9]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("sections", "sentence"), [
+    (
+        {"method": "protonet", "regularizers": {"metadropout": {}}},
+        "protonet+metadropout: metadropout acts in the inner loop, and protonet has none",
+    ),
+    (
+        {"method": "maml", "model": {"name": "resnet10"}, "regularizers": {"metadropout": {}}},
+        "metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, found resnet10",
+    ),
+])  # fmt: skip
+def test_what_it_cannot_sit_on_is_refused(sections: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        learner(Random((3, 32, 32)), **sections)
+    assert str(caught.value) == sentence

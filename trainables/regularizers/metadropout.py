@@ -1,0 +1,116 @@
+"""Meta-Dropout: learned multiplicative noise in the inner loop.
+
+Lee, Nam, Yang, Hwang: Meta Dropout: Learning to Perturb Latent Features for Generalization (ICLR 2020).
+
+Every convolution theta_l has a second one of the same shape, phi_l, for its noise. With x the input of block l:
+
+    m = conv(x; theta_l);  a = conv(x; phi_l);  z ~ N(a, 1);  the block goes on with m * softplus(z), before its norm
+    logits ~ N(mu, s^2) with mu the head's output and s = softplus(features w + b), one s for all classes of an image
+
+phi is meta-learned with theta, in second order through the sampled inner gradients too, and never moves in the inner
+loop. The query is predicted without noise, at z = a and logits = mu: it is multiplied by softplus(a), which is not the
+mean of softplus(z). In evaluation the inner loop draws too: the mean loss of `eval_samples` passes per step.
+
+`noise` replaces z by a simpler one, as the paper's ablations do (their text is not at hand: this is how their names are
+read here; the code of a published reproduction does other things under these names):
+
+    fixed        z ~ N(0, 1), nothing is learned, no noise on the logits
+    weight       z ~ N(0, c_l^2), one c_l per layer is learned
+    independent  z ~ N(mu_l, 1), one mu_l per channel is learned
+    none         no noise and no softplus: the learner by itself
+
+with z at its mean for the query, and s = softplus(b) independent of the image for the middle two.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raymeta.errors import UserError
+from raymeta.method import Regularizer
+from raymeta.models import Backbone, Conv4
+from raymeta.norm import Pass
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+
+
+class MetaDropoutConfig(Section):
+    """Defaults: the authors' code."""
+
+    noise: Literal["learned", "fixed", "weight", "independent", "none"] = "learned"
+    head: bool = Field(True, description="Noise on the logits too.")
+    init_std: float = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
+    eval_samples: int = Field(30, ge=1, description="Passes per inner step in evaluation.")
+
+
+@regularizer("metadropout")
+class MetaDropout(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MetaDropoutConfig
+    neutral: ClassVar[dict[str, Any]] = {"noise": "none"}
+    inner_loop: ClassVar[bool] = True
+    in_evaluation: ClassVar[bool] = True
+
+    def __init__(self, config: MetaDropoutConfig, model: Backbone) -> None:
+        super().__init__(config, model)
+        if not isinstance(model, Conv4):
+            raise UserError(
+                f"metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, "
+                f"found {type(model).__name__.lower()}"
+            )
+        if config.noise in ("fixed", "none"):
+            return
+        learned = config.noise == "learned"
+        self.weights, self.shifts = nn.ParameterDict(), nn.ParameterDict()  # phi, or c (weights) or mu (shifts)
+        for layer in model.blocks():
+            shape = model.weights()[f"{layer}.weight"].shape
+            if learned:
+                self.weights[layer] = nn.Parameter(self._truncated(*shape))
+            elif config.noise == "weight":
+                self.weights[layer] = nn.Parameter(torch.ones(1))
+            if config.noise != "weight":
+                self.shifts[layer] = nn.Parameter(torch.zeros(shape[0]))
+        if config.head and model.head is not None:
+            if learned:
+                self.weights["head"] = nn.Parameter(self._truncated(1, model.feature_size))
+            self.shifts["head"] = nn.Parameter(torch.zeros(1))
+
+    def _truncated(self, *shape: int) -> Tensor:
+        """Normal initial weights within two deviations, as TensorFlow's truncated normal."""
+        deviation = self.settings.init_std
+        return nn.init.trunc_normal_(torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation)
+
+    def on_convolution(
+        self, h: Tensor, again: Callable[[Tensor, Tensor | None], Tensor], layer: str, now: Pass
+    ) -> Tensor:
+        kind = self.settings.noise
+        if kind == "learned":
+            mean = again(self.weights[layer], self.shifts[layer])
+        elif kind == "independent":
+            mean = self.shifts[layer][:, None, None]
+        else:
+            mean = h.new_zeros(())
+        if now.query:
+            return h * F.softplus(mean)
+        noise = now.noise.normal(h)
+        return h * F.softplus(mean + (self.weights[layer] * noise if kind == "weight" else noise))
+
+    def on_outputs(self, outputs: Tensor, features: Tensor, now: Pass) -> Tensor:
+        if now.query or self.settings.noise == "fixed" or "head" not in self.shifts:
+            return outputs
+        raw = self.shifts["head"]
+        if "head" in self.weights:
+            raw = F.linear(features, self.weights["head"], raw)
+        noise: Tensor = now.noise.normal(outputs)
+        return outputs + F.softplus(raw) * noise
+
+    def has(self, hook: str) -> bool:
+        return self.settings.noise != "none" and super().has(hook)
+
+    def samples(self, training: bool) -> int:
+        return 1 if training or self.settings.noise == "none" else int(self.settings.eval_samples)
