@@ -63,7 +63,7 @@ def watched(compare):
     return compared
 
 reference.relative_error, unrolled.worst = watched(reference.relative_error), watched(unrolled.worst)
-code = pytest.main(["-q", "-k", "reference or unrolled", {f"tests/trainables/test_{name}.py"!r}])
+code = pytest.main(["-n", "0", "-k", "reference or unrolled", {f"tests/trainables/test_{name}.py"!r}])
 print("LARGEST", largest[0], int(code))
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)

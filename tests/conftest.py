@@ -15,6 +15,13 @@ hypothesis.settings.register_profile("raymeta", deadline=None)
 hypothesis.settings.load_profile("raymeta")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start a Ray fill the machine: they go to one worker, one after the other."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache folder that stays for the session; don't damage what is in it. Nothing of the user's is touched."""
