@@ -210,7 +210,7 @@ def _configs_for_final(
     from raymeta.config import parse_trial
     from raymeta.schema import merge, parse_overrides
     from raymeta.study.export import read_export
-    from raymeta.study.plan import make_plan
+    from raymeta.study.plan import make_config
 
     sources = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
@@ -224,8 +224,8 @@ def _configs_for_final(
         own = [word for word in overrides if word.split(".")[0] not in methods - {method}]
         provenance: dict[str, Any] = {}
         if path.suffix not in (".yaml", ".yml") and not path.exists():
-            plan = make_plan(source, task, preset, own)
-            name, config = f"{source}-{task or plan.base.task.dataset}", plan.base
+            config = make_config(source, task, preset, own)
+            name = f"{source}-{task or config.task.dataset}"
         elif task or preset:
             raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
         else:

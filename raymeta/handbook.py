@@ -18,6 +18,7 @@ from raymeta.files import write_atomically
 from raymeta.method import Regularizer
 
 HOOKS = {
+    "on_tasks": "training episodes",
     "on_inner_gradients": "inner gradients",
     "on_convolution": "convolutions",
     "on_block": "blocks' outputs",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
+from raymeta.data.episodes import Episodes
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
@@ -36,6 +37,7 @@ class Regularizer(nn.Module):
 
     Attributes:
         neutral: settings at which it changes nothing: the baseline of every search.
+        kinds: of data that it has a meaning for.
         in_evaluation: it acts in evaluation too.
         inner_loop: it has a meaning for learners with an inner loop only.
     """
@@ -43,6 +45,7 @@ class Regularizer(nn.Module):
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
     neutral: ClassVar[dict[str, Any]]
+    kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
     in_evaluation: ClassVar[bool] = False
     inner_loop: ClassVar[bool] = False
 
@@ -50,9 +53,23 @@ class Regularizer(nn.Module):
         super().__init__()
         self.settings = config
 
+    def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
+        """Change the episodes of an outer step.
+
+        Args:
+            episodes: T of them; not to be changed in place.
+            progress: outer steps done over the full budget, 0 to 1.
+            generator: on the CPU, of this outer step.
+        """
+        return episodes
+
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         """Change the gradients of an inner step, by parameter name, before the method's update uses them."""
         return gradients
+
+    def covers(self, name: str) -> bool:
+        """Whether it has something to do where the inner loop moves a tensor of this name."""
+        return True
 
     def on_convolution(
         self, h: Tensor, again: Callable[[Tensor, Tensor | None], Tensor], layer: str, now: Pass
@@ -122,8 +139,11 @@ class Method(nn.Module, ABC):
             for name in type(config.regularizers).model_fields
         )
         for name in type(config.regularizers).model_fields:
-            if registry.find("regularizer", name).inner_loop and not self.inner_loop:
+            cls = registry.find("regularizer", name)
+            if cls.inner_loop and not self.inner_loop:
                 raise UserError(f"{config.spec}: {name} acts in the inner loop, and {self.name} has none")
+            if dataset.kind not in cls.kinds:
+                raise UserError(f"{config.spec}: {name} is for {' or '.join(cls.kinds)}, not for {dataset.kind}")
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:

@@ -46,7 +46,7 @@ def conformance(*specs: str, config: Mapping[str, Any] | None = None) -> Callabl
         specs: what a user types: `mine`, `mine+dropgrad`.
         config: sections on top of the suite's small trial, `{"mine": {"inner_steps": 2}}` say.
     """
-    cases = [(spec, kind, check) for spec in specs for kind in _kinds(spec) for check in CHECKS]
+    cases = [(spec, kind, check) for spec in specs for kind in _kinds(spec) for check in checks(spec)]
     names = [f"{spec}-{kind}-{check.__name__}" for spec, kind, check in cases]
 
     @pytest.mark.parametrize(("spec", "kind", "check"), cases, ids=names)
@@ -214,6 +214,33 @@ def keeps_its_config(trial: TrialConfig) -> None:
     assert (registry.find("method", trial.method).__doc__ or "").strip(), "the class has no docstring"
 
 
+def neutral_is_the_plain_learner(trial: TrialConfig) -> None:
+    """With every regularizer at its neutral settings the outer gradient is the learner's own."""
+    neutral = {name: registry.find("regularizer", name).neutral for name in type(trial.regularizers).model_fields}
+    with_them = Trainer(parse_trial(merge(trial.as_dict(), {"regularizers": neutral})))
+    loss, found = outer_gradient(with_them)
+    plain_loss, expected = outer_gradient(_plain(trial))
+    assert abs(loss - plain_loss) <= 1e-10 * abs(plain_loss), f"the loss is {loss}, and {plain_loss} without them"
+    scale = max(float(gradient.norm()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        error = float((found[name] - gradient).norm()) / scale
+        assert error < 1e-9, f"the gradient of {name} differs by {error:.0e} from the plain learner's"
+
+
+def is_off_in_evaluation(trial: TrialConfig) -> None:
+    """Evaluation is the plain learner's under the same weights; of one that acts there too, repeatable."""
+    trainer, plain = _trained(trial), _plain(trial)
+    bank = trainer.dataset.bank("validation", 0)
+    state = trainer.method.state_dict()
+    plain.method.load_state_dict({name: state[name] for name in plain.method.state_dict()})
+    with torch.no_grad():
+        found, again = (predictions(trainer.method, bank.batch(0, 4), False) for _ in range(2))
+        expected = predictions(plain.method, bank.batch(0, 4), False)
+    assert torch.equal(found, again), "a second evaluation predicts something else"
+    if not any(one.in_evaluation for one in trainer.method.regularizers):
+        assert torch.equal(found, expected), "a regularizer acts in evaluation and does not say so"
+
+
 CHECKS: list[Callable[[TrialConfig], None]] = [
     is_deterministic,
     resumes_exactly,
@@ -227,9 +254,23 @@ CHECKS: list[Callable[[TrialConfig], None]] = [
 ]
 
 
-def _kinds(spec: str) -> tuple[str, ...]:
-    kinds: tuple[str, ...] = registry.find("method", split_spec(spec)[0]).kinds
-    return kinds
+CHECKS_OF_REGULARIZERS: list[Callable[[TrialConfig], None]] = [neutral_is_the_plain_learner, is_off_in_evaluation]
+
+
+def checks(spec: str) -> list[Callable[[TrialConfig], None]]:
+    """Those of a composition: with regularizers there are more."""
+    return CHECKS + (CHECKS_OF_REGULARIZERS if "+" in spec else [])
+
+
+def _kinds(spec: str) -> list[str]:
+    method, regularizers = split_spec(spec)
+    parts = [registry.find("method", method), *(registry.find("regularizer", name) for name in regularizers)]
+    return [kind for kind in parts[0].kinds if all(kind in part.kinds for part in parts)]
+
+
+def _plain(trial: TrialConfig) -> Trainer:
+    """The learner without its regularizers."""
+    return Trainer(parse_trial({**trial.as_dict(), "regularizers": {}}))
 
 
 def _double(trainer: Trainer) -> Episodes:
@@ -256,4 +297,4 @@ def _assert_same(one: Trainer, other: Trainer) -> None:
         assert torch.equal(tensor, other.method.state_dict()[name]), f"{name} differs"
 
 
-__all__ = ["BUDGET", "CHECKS", "conformance", "outer_gradient", "small_trial"]
+__all__ = ["BUDGET", "CHECKS", "CHECKS_OF_REGULARIZERS", "checks", "conformance", "outer_gradient", "small_trial"]

@@ -105,7 +105,16 @@ class Trainer:
     def outer_gradient(self) -> float:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
         count = self.config.outer.tasks_per_step
-        return self.accumulate(self._training.batch(self.outer_step * count, count).to(self.device))
+        episodes = self._training.batch(self.outer_step * count, count)
+        for regularizer in self.method.regularizers:
+            # Numbers 0 .. count-1 are the tasks' own noise.
+            episodes = regularizer.on_tasks(episodes, self._progress, self._generator(count, "cpu"))  # type: ignore[operator]
+        return self.accumulate(episodes.to(self.device))
+
+    @property
+    def _progress(self) -> float:
+        """Outer steps done over the full budget, 0 to 1: what schedules of noise are keyed to."""
+        return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
 
     def accumulate(self, episodes: Episodes) -> float:
         """Add the gradients of these episodes, as outer step `outer_step` weighs them; returns their mean loss."""
@@ -136,16 +145,16 @@ class Trainer:
     ) -> Tensor:
         context = Context(
             training=True,
-            progress=self.outer_step / max(self.config.budget.outer_steps - 1, 1),
+            progress=self._progress,
             vectorized=self.vectorized,
             noise=Noise(generators, task),
             regularizers=tuple(self.method.regularizers),  # type: ignore[arg-type]
         )
         return self.method.query_loss(self.method.adapt(support_x, support_y, context), query_x, query_y)
 
-    def _generator(self, task: int) -> torch.Generator:
+    def _generator(self, task: int, device: str | torch.device | None = None) -> torch.Generator:
         words = np.random.SeedSequence((self.config.seed, self.outer_step, task)).generate_state(2, np.uint32)
-        return torch.Generator(self.device).manual_seed(int(words[0]) << 31 ^ int(words[1]))
+        return torch.Generator(device or self.device).manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
     def _learning_rate(self) -> float:
         outer = self.config.outer

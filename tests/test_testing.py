@@ -17,7 +17,9 @@ from trainables.maml import MAML
 METHODS = registry.names("method")
 
 test_every_method_conforms = conformance(*METHODS)
-test_dropgrad_conforms = conformance("maml+dropgrad", "metasgd+dropgrad", config={"regularizers": {"dropgrad": {}}})
+test_regularizers_conform = conformance(
+    "maml+dropgrad", "metasgd+dropgrad", "maml+dropout", "protonet+dropout", "alfa+metadropout", "protonet+taskaug"
+)
 
 
 class Remembers(MAML):

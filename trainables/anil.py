@@ -35,9 +35,12 @@ class ANIL(MAML):
     adapts: ClassVar[str] = "the head"
     learns: ClassVar[str] = "theta"
     cost: ClassVar[float | None] = 0.4
+    own_settings: ClassVar[frozenset[str]] = frozenset({"adapt_norm"})
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
+        if self.settings.adapt_norm:
+            raise UserError("anil.adapt_norm: found True, but anil adapts the head, which has no norm; allowed: False")
         if self.model.norm_mode == "per_step":
             raise UserError("model.norm: found 'per_step', but anil computes a task's features once, for all steps")
 

@@ -68,6 +68,9 @@ class MAML(Method):
         super().__init__(config, dataset)
         settings = self.settings
         self.adapted = self.adapted_names()
+        for regularizer in self.regularizers:
+            if not any(regularizer.covers(name) for name in self.adapted):  # type: ignore[operator]
+                raise UserError(f"{config.spec}: {self.name} adapts nothing in the scope of {regularizer.name}")
         if self.model.norm_mode == "per_step":
             if settings.inner_steps < 1:
                 raise UserError(f"{self.name}.inner_steps: found 0, but model.norm per_step has a row for each of them")

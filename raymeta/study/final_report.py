@@ -46,15 +46,14 @@ def _seeds(final: FinalTable) -> Table:
 
 
 def _comparison(tables: list[FinalTable]) -> Table:
-    first = tables[0]
-    tasks = {_task(final) for final in tables}
-    title = tasks.pop() if len(tasks) == 1 else f"{len(tables)} configs, not all of one task"
+    first, tasks = tables[0], {_task(final) for final in tables}
+    title = tasks.pop() if (same := len(tasks) == 1) else f"{len(tables)} configs, not all of one task"
     title += f", {len(first.seeds)} seed{'s'[: len(first.seeds) != 1]}, {first.config.budget.test_tasks} test tasks"
     table = Table("config", *_columns(first), "outer steps", "train time", "norm", title=title)
     for final in tables:
         metric = final.metric
         table.add_row(
-            final.name if final.name.startswith(final.config.spec) else f"{final.name} ({final.config.spec})",
+            final.config.spec if same and final.name.startswith(final.config.spec) else final.name,
             value(final.mean, metric, final.ci95),
             value(final.ensemble, metric),
             value(

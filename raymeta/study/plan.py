@@ -5,7 +5,7 @@ From the bottom: the schema's defaults, the data set's, its preset, `--preset`, 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, Self
@@ -98,6 +98,26 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     Raises:
         UserError: a name, a key, a value or a budget is wrong.
     """
+    base, study, fixed = _layers(spec, task, preset, words)
+    plan = Plan(spec, base, _fits(space_for(spec).without(fixed), base), study)
+    plan = replace(plan, space=_allowed(plan))
+    _check(plan)
+    return plan
+
+
+def make_config(
+    spec: str, task: str | None = None, preset: str | None = None, words: Sequence[str] = ()
+) -> TrialConfig:
+    """The config alone, as `make_plan` puts it together: for final runs, which have no rungs."""
+    config, _, _ = _layers(spec, task, preset, words)
+    _accept(config)
+    return config
+
+
+def _layers(
+    spec: str, task: str | None, preset: str | None, words: Sequence[str]
+) -> tuple[TrialConfig, StudyConfig, dict[str, Any]]:
+    """The base config, the study's settings, and the keys of the config that the user gave."""
     method, regularizers = split_spec(spec)
     asked = parse_task(task) if task else {}
     chosen = _preset(preset) if preset else {}
@@ -115,10 +135,7 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     study = check(StudyConfig, data.pop("study", {}), "study")
     base = parse_trial(data, "config")
     fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}
-    space = _fits(space_for(spec).without(fixed), base)
-    plan = Plan(spec, base, space, study)
-    _check(plan)
-    return plan
+    return base, study, fixed
 
 
 def _own(method: str, preset: dict[str, Any]) -> dict[str, Any]:
@@ -147,9 +164,33 @@ def _check(plan: Plan) -> None:
         )
     for point in plan.space.start_from:
         plan.trial(point)
+    _accept(plan.base)
+
+
+def _allowed(plan: Plan) -> Space:
+    """The space without the choices that the method refuses where a starting point is all right without them."""
+    params = dict(plan.space.params)
+    for key, param in params.items():
+        point = next((point for point in plan.space.start_from if key in point), None)
+        if param.choice is not None and point is not None:
+            choice = tuple(one for one in param.choice if one == point[key] or _accepted(plan, {**point, key: one}))
+            params[key] = param.model_copy(update={"choice": choice})
+    return Space(params, plan.space.start_from, plan.space.labels)
+
+
+def _accepted(plan: Plan, point: Point) -> bool:
+    try:
+        _accept(plan.trial(point))
+    except UserError:
+        return False
+    return True
+
+
+def _accept(config: TrialConfig) -> None:
+    """Raise now what only the method itself can refuse."""
     from raymeta.data.store import open_dataset
 
-    build_method(plan.base, open_dataset(plan.base.task))  # what only the method can refuse, refused now
+    build_method(config, open_dataset(config.task))
 
 
 def _fits(space: Space, base: TrialConfig) -> Space:

@@ -10,11 +10,11 @@ from study.driving import tiny_plan
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.study.plan import Plan, StudyConfig, make_plan, parse_task
+from raymeta.study.plan import Plan, StudyConfig, make_config, make_plan, parse_task
 
-METHODS = ", ".join(registry.names("method"))
+METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
 
-PRESETS = "allowed: glyphs, omniglot, sinusoid, smoke"
+PRESETS = "allowed: cifarfs, glyphs, learners, omniglot, sinusoid, smoke"
 
 
 def flat(*arguments: Any, **named: Any) -> dict[str, Any]:
@@ -52,6 +52,21 @@ def test_a_key_that_the_user_gives_is_not_searched() -> None:
         config = plan.trial(point)
         assert config.settings.inner_lr == 0.2
         assert config.flat()["regularizers.dropgrad.noise"] == "binary"
+
+
+def test_choices_that_the_method_refuses_are_not_searched(glyphs: Any) -> None:
+    scopes = {
+        method: make_plan(f"{method}+dropgrad").space.params["regularizers.dropgrad.layers"].choice
+        for method in ("maml", "boil", "cavia")
+    }
+    assert scopes == {"maml": ("all", "last", "head"), "boil": ("all", "last"), "cavia": ("all",)}
+
+
+def test_a_config_alone_has_no_rungs() -> None:
+    words = ["budget.outer_steps=1000", "budget.validate_every=500"]
+    with pytest.raises(UserError, match="first_rung"):
+        make_plan("maml", "sinusoid", words=words)
+    assert make_config("maml", "sinusoid", words=words).budget.outer_steps == 1000
 
 
 def test_settings_of_the_study_are_not_the_trials() -> None:
@@ -144,9 +159,9 @@ def test_rungs_and_cost_of_any_plan(first: int, times: int, reduction: int, tria
 SINUSOID = ("maml+dropgrad", "sinusoid-5s", "smoke")
 WRONG = [
     (("mam",), f"unknown method 'mam': did you mean 'maml'? (allowed: {METHODS})"),
-    (("maml+dropgrd",), "unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: dropgrad)"),
+    (("maml+dropgrd",), f"unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: {REGULARIZERS})"),
     (("maml+dropgrad+dropgrad",), "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
-    (("maml", "glyps-5w1s"), "unknown data set 'glyps': did you mean 'glyphs'? (allowed: glyphs, omniglot, sinusoid)"),
+    (("maml", "glyps-5w1s"), f"unknown data set 'glyps': did you mean 'glyphs'? (allowed: {DATASETS})"),
     (("maml", None, "smok"), f"unknown preset 'smok': did you mean 'smoke'? ({PRESETS})"),
     (("maml", None, "../maml"), f"unknown preset '../maml': {PRESETS}"),
     (

@@ -162,6 +162,23 @@ def test_final_runs(exported: Path, found: Finished) -> None:
     assert {run.data.params["seed"] for run in children} == {"0", "1"}
 
 
+def test_several_configs_are_one_table_and_one_picture(studies: Path, tmp_path: Path) -> None:
+    words = ["maml", "metasgd", "--task", "sinusoid-5s", "--preset", "smoke", "--seeds", "1", "maml.inner_lr=1e30"]
+    done = raymeta("final", *words, "--json", "--picture", str(tmp_path / "curves.svg"))
+    assert done.returncode == 1
+    answer = parse(done.stdout)
+    (problem,) = answer["problems"]
+    assert problem.startswith("maml-sinusoid-5s, seed 0 diverged at ")
+    assert done.stderr.splitlines()[-1] == f"raymeta: {problem}"
+    (row,) = answer["rows"]  # what can be tested is, whatever becomes of the others
+    assert row["method"] == "metasgd"
+    assert (tmp_path / "curves.svg").read_text().count("metasgd: test") == 1
+    _, (child,) = final_runs()
+    curve = connect().get_metric_history(child.info.run_id, "val_mse")
+    assert [point.step for point in curve] == list(range(2, 19, 2))
+    assert min(point.value for point in curve) == row["seeds"][0]["val_mse"]
+
+
 def test_other_data_than_the_config_was_found_on(exported: Path, found: Finished, tmp_path: Path) -> None:
     content = yaml.safe_load(exported.read_text())
     mine = content["provenance"]["data"]["fingerprint"]

@@ -58,7 +58,7 @@ class DropGrad(Regularizer):
         }
 
     def covers(self, name: str) -> bool:
-        """Whether an adapted tensor is in the scope; `all` has those too that are no weights of the model (CAVIA's)."""
+        # `all` has those too that are no weights of the model (CAVIA's).
         return self.settings.layers == "all" or name in self.scope
 
     def factor(self, like: Tensor, ramp: float, context: Context) -> Tensor:

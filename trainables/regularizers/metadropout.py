@@ -53,6 +53,7 @@ class MetaDropout(Regularizer):
 
     Config: ClassVar[type[Section]] = MetaDropoutConfig
     neutral: ClassVar[dict[str, Any]] = {"noise": "none"}
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
     inner_loop: ClassVar[bool] = True
     in_evaluation: ClassVar[bool] = True
 

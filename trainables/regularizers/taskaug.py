@@ -1,0 +1,65 @@
+"""TaskAug: classes turned by 90, 180 or 270 degrees are new classes.
+
+Liu, Chao, Lin: Task Augmentation by Rotating for Meta-Learning (arXiv 2020).
+
+Every class of a training episode becomes a turned one with probability p, each of the three turns being as likely; all
+its support and query images turn alike. p grows linearly from 0 to `rate` over the first part of the budget (`ramp`),
+and `rate` 0.75 makes all four turns equally likely. Off in evaluation.
+
+The authors draw turned and plain classes from one pool, so that a class may meet its own turned self in an episode;
+here the classes of an episode are different before they are turned.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raymeta.data.episodes import Episodes
+from raymeta.errors import UserError
+from raymeta.method import Regularizer
+from raymeta.models import Backbone
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+
+
+class TaskAugConfig(Section):
+    """Defaults: the authors' code on miniImageNet, but for the ramp."""
+
+    rate: float = Field(0.25, ge=0, le=1, description="p at the end of the ramp; CIFAR-FS: 0.5, FC100: 0.25.")
+    ramp: float = Field(
+        0.25, ge=0, le=1, description="Share of the full budget over which p grows; the authors: 80,000 tasks."
+    )
+
+
+@regularizer("taskaug")
+class TaskAug(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = TaskAugConfig
+    neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+
+    def __init__(self, config: TaskAugConfig, model: Backbone) -> None:
+        super().__init__(config, model)
+        if model.input_shape[-1] != model.input_shape[-2]:
+            height, width = model.input_shape[-2:]
+            raise UserError(f"taskaug turns square images only: found {height}x{width}")
+
+    def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
+        ways = int(episodes.support_y.max()) + 1
+        ramp = self.settings.ramp
+        rate = self.settings.rate * (min(progress / ramp, 1) if ramp else 1)
+        uniform = torch.rand(2, episodes.tasks, ways, generator=generator)
+        turns = torch.where(uniform[0] < rate, 1 + (3 * uniform[1]).long(), 0)
+        return episodes._replace(support_x=turned(episodes.support_x, turns), query_x=turned(episodes.query_x, turns))
+
+
+def turned(x: Tensor, turns: Tensor) -> Tensor:
+    """Images [T, N*n, C, H, W], class after class, turned by the quarters [T, N] of their classes."""
+    images = x.reshape(*turns.shape, -1, *x.shape[2:]).clone()
+    for quarter in (1, 2, 3):
+        chosen = (turns == quarter).to(x.device)
+        images[chosen] = images[chosen].rot90(quarter, (-2, -1))
+    return images.reshape(x.shape)
