@@ -1,6 +1,6 @@
-"""MAML's outer gradient once more: slow, float64, in the textbook order. Of raymeta it knows the names of weights only.
+"""Networks once more: slow, float64, in the textbook order. Of raymeta they know the names of weights only.
 
-Below it: small learners, tasks and configs to test with.
+Below them: small learners, tasks and configs to test with.
 """
 
 from collections.abc import Callable
@@ -19,29 +19,48 @@ Weights = dict[str, Tensor]
 Task = tuple[Tensor, Tensor, Tensor, Tensor]  # support x, support y, query x, query y
 # (x, weights, inner step, images whose statistics normalise x; None: its own) to predictions
 Network = Callable[[Tensor, Weights, int, Tensor | None], Tensor]
-Factor = Callable[[int, str], Tensor | float]  # (inner step, name) to what an inner gradient is multiplied with
+Film = tuple[int, Tensor, Tensor]  # number of the block, scale and shift of its channels
 
 
-def conv4(*, slope: float = 0.0, eps: float = 1e-5) -> Network:
-    """Four times convolution, batch norm, activation, pooling; then a linear head."""
+def maps(
+    x: Tensor,
+    weights: Weights,
+    step: int = 0,
+    normaliser: Tensor | None = None,
+    *,
+    blocks: int = 4,
+    pools: int = 4,
+    film: Film | None = None,
+    slope: float = 0.0,
+    eps: float = 1e-5,
+    prefix: str = "",
+) -> Tensor:
+    """Blocks of convolution, batch norm, leaky ReLU, pooling; with FiLM, which is between the two, pooling is first."""
+    h = x if normaliser is None else torch.cat([normaliser, x])
+    first = len(x) if normaliser is None else len(normaliser)  # the images that make the statistics
+    for number in range(1, blocks + 1):
+        block = f"{prefix}block{number}"
+        h = F.conv2d(h, weights[f"{block}.weight"], weights.get(f"{block}.bias"), padding=1)
+        mean, variance = h[:first].mean((0, 2, 3)), h[:first].var((0, 2, 3), correction=0)
+        scale, shift = weights[f"{block}.norm.weight"], weights[f"{block}.norm.bias"]
+        if scale.ndim == 2:
+            scale, shift = scale[step], shift[step]
+        mean, variance, scale, shift = (v[:, None, None] for v in (mean, variance, scale, shift))
+        h = (h - mean) / torch.sqrt(variance + eps) * scale + shift
+        if film is not None and number == film[0]:
+            h = F.leaky_relu(F.max_pool2d(h, 2) * film[1][:, None, None] + film[2][:, None, None], slope)
+        else:
+            h = F.leaky_relu(h, slope)
+            h = F.max_pool2d(h, 2) if number <= pools else h
+    return h[-len(x) :]
+
+
+def conv4(**settings: Any) -> Network:
+    """Four blocks and a linear head; the settings are those of `maps`."""
 
     def network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
-        everything = x if normaliser is None else torch.cat([normaliser, x])
-        first = len(everything) if normaliser is None else len(normaliser)  # the images that make the statistics
-        for block in ("block1", "block2", "block3", "block4"):
-            h = F.conv2d(everything, weights[f"{block}.weight"], weights.get(f"{block}.bias"), padding=1)
-            scale, shift = weights[f"{block}.norm.weight"], weights[f"{block}.norm.bias"]
-            if scale.ndim == 2:
-                scale, shift = scale[step], shift[step]
-            if normaliser is None:
-                h = F.batch_norm(h, None, None, scale, shift, training=True, eps=eps)
-            else:
-                mean, variance = h[:first].mean((0, 2, 3)), h[:first].var((0, 2, 3), correction=0)
-                mean, variance, scale, shift = (v[:, None, None] for v in (mean, variance, scale, shift))
-                h = (h - mean) / torch.sqrt(variance + eps) * scale + shift
-            h = F.relu(h) if slope == 0 else F.leaky_relu(h, slope)
-            everything = F.max_pool2d(h, 2)
-        return everything[-len(x) :].flatten(1) @ weights["head.weight"].T + weights["head.bias"]
+        features = maps(x, weights, step, normaliser, **settings).flatten(1)
+        return features @ weights["head.weight"].T + weights["head.bias"]
 
     return network
 
@@ -53,46 +72,18 @@ def mlp(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = 
     return x @ weights["head.weight"].T + weights["head.bias"]
 
 
-def outer_gradient(
-    network: Network,
-    weights: Weights,
-    tasks: list[Task],
-    *,
-    alpha: float,
-    steps: int,
-    second_order: bool,
-    adapted: Callable[[str], bool] = lambda name: True,
-    query_norm: str = "query",
-    reduction: str = "mean",
-    factor: Factor = lambda step, name: 1.0,
-) -> tuple[float, Weights]:
-    """The mean query loss of the tasks, and the gradient of their mean (or summed) query loss for all weights."""
-    theta = {name: weight.detach().double().requires_grad_() for name, weight in weights.items()}
-    losses = []
-    for support_x, support_y, query_x, query_y in tasks:
-        loss = F.mse_loss if query_y.is_floating_point() else F.cross_entropy
-        moving = dict(theta)
-        for step in range(steps):
-            names = [name for name in moving if adapted(name)]
-            support_loss = loss(network(support_x, moving, step, None), support_y)
-            gradients = torch.autograd.grad(support_loss, [moving[name] for name in names], create_graph=True)
-            for name, gradient in zip(names, gradients, strict=True):
-                gradient = gradient if second_order else gradient.detach()
-                moving[name] = moving[name] - alpha * factor(step, name) * gradient
-        normaliser = support_x if query_norm == "support" else None
-        losses.append(loss(network(query_x, moving, max(steps - 1, 0), normaliser), query_y))
-    total = torch.stack(losses).sum() / (len(losses) if reduction == "mean" else 1)
-    found = torch.autograd.grad(total, list(theta.values()), allow_unused=True)
-    zeros = (torch.zeros_like(weight) for weight in theta.values())
-    together = {name: z if g is None else g for name, g, z in zip(theta, found, zeros, strict=True)}
-    return float(torch.stack(losses).detach().mean()), together
+def dense(weights: Weights, prefix: str, x: Tensor) -> Tensor:
+    """The linear layers under a prefix, with ReLU in between, on a vector."""
+    tensors = [tensor for name, tensor in weights.items() if name.startswith(prefix)]
+    layers = list(zip(tensors[::2], tensors[1::2], strict=True))
+    for weight, bias in layers[:-1]:
+        x = F.relu(weight @ x + bias)
+    return layers[-1][0] @ x + layers[-1][1]
 
 
-def relative_error(found: Weights, expected: Weights) -> float:
-    """Largest over the tensors of |found - expected| / |expected|, in the norm of the largest tensor's scale."""
-    assert found.keys() == expected.keys()
-    scale = max(float(tensor.norm()) for tensor in expected.values())
-    return max(float((found[name] - expected[name]).norm()) for name in expected) / scale
+def means(features: Tensor, y: Tensor, ways: int = 3) -> Tensor:
+    """Class by class."""
+    return torch.stack([features[y == k].mean(0) for k in range(ways)])
 
 
 class Random(Dataset):
@@ -136,7 +127,6 @@ def learner(dataset: Dataset, ways: int = 3, **sections: Any) -> Method:
 
 
 SMALL = {
-    "method": "maml",
     "maml": {"inner_steps": 2},
     "outer": {"tasks_per_step": 3},
     "budget": {"outer_steps": 6, "validate_every": 2, "validation_tasks": 4, "test_tasks": 4},
@@ -153,6 +143,8 @@ GLYPHS = {
 }
 
 
-def small_trial(data: dict[str, Any] = CURVES, **sections: Any) -> TrialConfig:
-    """Three rounds of two outer steps on small tasks, but for what the sections say."""
-    return parse_trial(merge(SMALL, data, sections))
+def small_trial(data: dict[str, Any] = CURVES, method: str = "maml", **sections: Any) -> TrialConfig:
+    """Three rounds of two outer steps on small tasks, but for what the sections say; any method has MAML's settings."""
+    config = merge(SMALL, data)
+    own = {"method": method, method: config.pop("maml")}
+    return parse_trial(merge(config, own, sections))

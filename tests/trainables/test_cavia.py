@@ -1,15 +1,27 @@
 """CAVIA against a slow reference and finite differences; what adapts; what a task knows of others."""
 
+from functools import partial
 from typing import Any
 
-import episodic
 import pytest
-import reference
 import torch
-import torch.nn.functional as F
-from episodic import EVALUATION, TRAINING, learned, maps, predict
-from reference import Random, Task, Weights, learner
+from reference import Network, Random, Task, Weights, conv4, learner, mlp
 from torch import Tensor
+from unrolled import (
+    EVALUATION,
+    ORDERS,
+    TRAINING,
+    assert_batched_is_looped,
+    assert_evaluation_only_predicts,
+    assert_gradient,
+    assert_orders_differ_in_the_gradient_only,
+    beside_theta,
+    descent,
+    finite_difference_error,
+    learned,
+    predict,
+    unrolled_loss,
+)
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -25,54 +37,45 @@ def cavia(dataset: Random, *, model: dict[str, Any] | None = None, **settings: A
     return learner(dataset, method="cavia", model={**network, **(model or {})}, cavia=own)
 
 
-def film_network(x: Tensor, phi: Tensor, weights: Weights, block: int) -> Tensor:
-    film = weights["film.weight"] @ phi + weights["film.bias"]
-    half = len(film) // 2
-    features = maps(x, weights, film=(block, film[:half], film[half:])).flatten(1)
-    return features @ weights["model.head.weight"].T + weights["model.head.bias"]
+def network(own: Weights, block: int) -> Network:
+    """On weights that have the context among them."""
+
+    def film(x: Tensor, weights: Weights, step: int, normaliser: Tensor | None) -> Tensor:
+        scale, shift = (own["film.weight"] @ weights["context"] + own["film.bias"]).chunk(2)
+        return conv4(film=(block, scale, shift))(x, weights, step, normaliser)
+
+    def appended(x: Tensor, weights: Weights, step: int, normaliser: Tensor | None) -> Tensor:
+        rest = {name: weight for name, weight in weights.items() if name != "context"}
+        return mlp(torch.stack([torch.cat([row, weights["context"]]) for row in x]), rest)
+
+    return film if own else appended
 
 
-def appended(x: Tensor, phi: Tensor, weights: Weights, block: int) -> Tensor:
-    inputs = torch.stack([torch.cat([row, phi]) for row in x])
-    return reference.mlp(inputs, {name.removeprefix("model."): weight for name, weight in weights.items()})
-
-
-def unrolled(weights: Weights, task: Task, *, steps: int, second_order: bool, block: int = 3) -> Tensor:
-    support_x, support_y, query_x, query_y = task
-    regression = query_y.is_floating_point()
-    network, loss = (appended, F.mse_loss) if regression else (film_network, F.cross_entropy)
-    phi = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
-    for _ in range(steps):
-        support_loss = loss(network(support_x, phi, weights, block), support_y)
-        (found,) = torch.autograd.grad(support_loss, phi, create_graph=True)
-        phi = phi - ALPHA * (found if second_order else found.detach())
-    return loss(network(query_x, phi, weights, block), query_y)
-
-
-@pytest.mark.parametrize("order", ["first", "second"])
+@ORDERS
 @pytest.mark.parametrize(("dataset", "block"), [(IMAGES, 1), (IMAGES, 3), (CURVES, 3)])
 def test_outer_gradient_is_the_references(order: str, dataset: Random, block: int) -> None:
     method = cavia(dataset, order=order, inner_steps=3, block=block)
 
-    def loss(weights: Weights, task: Task) -> Tensor:
-        return unrolled(weights, task, steps=3, second_order=order == "second", block=block)
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
+        start = {**theta, "context": torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)}
+        rule = descent(lambda step, name: ALPHA)
+        return unrolled_loss(network(own, block), start, task, rule, order=order, adapted=lambda n: n == "context")
 
-    episodic.assert_gradient(method, dataset.tasks(2), loss)
+    assert_gradient(method, dataset.tasks(2), loss)
 
 
 def test_orders_differ() -> None:
-    first, second = (cavia(IMAGES, order=order) for order in ("first", "second"))
-    episodic.assert_orders_differ_in_the_gradient_only(first, second, IMAGES.tasks(1))
+    assert_orders_differ_in_the_gradient_only(partial(cavia, IMAGES), IMAGES.tasks(1))
 
 
 def test_gradient_for_film_is_the_finite_difference() -> None:
     method = cavia(IMAGES, model={"width": 2}, context_size=3)
-    episodic.assert_finite_differences(method, IMAGES.tasks(1), ["film.weight", "film.bias"])
+    assert finite_difference_error(method, IMAGES.tasks(1), beside_theta) < 1e-7
 
 
 def test_gradient_of_regression_is_the_finite_difference() -> None:
     method = cavia(CURVES, model={"hidden": [5]}, context_size=3)
-    episodic.assert_finite_differences(method, CURVES.tasks(2), learned(method))
+    assert finite_difference_error(method, CURVES.tasks(2)) < 1e-7
 
 
 @pytest.mark.parametrize("dataset", [IMAGES, CURVES])
@@ -98,7 +101,7 @@ def test_the_context_starts_anew_in_every_task() -> None:
 def test_regression_appends_the_context_to_the_inputs() -> None:
     method, (task,) = cavia(CURVES), CURVES.tasks(1)
     adapted = method.adapt(*task[:2], TRAINING)
-    expected = appended(task[2], adapted.weights["context"], dict(method.named_parameters()), 0)
+    expected = network({}, block=0)(task[2], adapted.weights, 0, None)
     torch.testing.assert_close(method.predict(adapted, task[2]), expected, rtol=1e-12, atol=1e-12)
     assert not any(name.startswith("film") for name in learned(method))
     assert cavia(CURVES, context_size=None).model.input_shape == (4 + 5,)
@@ -113,11 +116,11 @@ def test_a_block_that_is_not_there_is_refused(block: int) -> None:
 
 
 @pytest.mark.parametrize("dataset", [IMAGES, CURVES])
-def test_evaluation_is_clean(dataset: Random) -> None:
-    episodic.assert_evaluation_is_clean(cavia(dataset), dataset.tasks(3))
+def test_evaluation_only_predicts(dataset: Random) -> None:
+    assert_evaluation_only_predicts(cavia(dataset), dataset.tasks(3))
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
+@ORDERS
 @pytest.mark.parametrize("dataset", [IMAGES, CURVES])
-def test_batched_tasks_are_looped_tasks(order: str, dataset: Random) -> None:
-    episodic.assert_batched_is_looped(cavia(dataset, order=order), dataset.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(order: str, dataset: Random) -> None:
+    assert_batched_is_looped(cavia(dataset, order=order), dataset.tasks(3))

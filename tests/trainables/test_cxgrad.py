@@ -1,15 +1,31 @@
 """CxGrad against a slow reference and finite differences; what the scaling of convolutions does and does not change."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import episodic
 import pytest
 import torch
 import torch.nn.functional as F
-from episodic import TRAINING, gradient, maps, own, predict, reference_gradient
-from reference import Random, Task, Weights, learner, relative_error
+from reference import Random, Task, Weights, conv4, dense, learner
 from torch import Tensor
+from unrolled import (
+    ORDERS,
+    TRAINING,
+    assert_batched_is_looped,
+    assert_evaluation_only_predicts,
+    assert_gradient,
+    assert_orders_differ_in_the_gradient_only,
+    beside_theta,
+    everything,
+    expected_gradient,
+    finite_difference_error,
+    no_norm,
+    outer_gradient,
+    predict,
+    query_loss,
+    relative_error,
+)
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -26,70 +42,64 @@ def cxgrad(*, model: dict[str, Any] | None = None, **settings: Any) -> Method:
     return learner(IMAGES, method="cxgrad", model=network, cxgrad=own_settings)
 
 
-def network(x: Tensor, weights: Weights) -> Tensor:
-    features = maps(x, weights, slope=0.01, eps=EPS, prefix="").flatten(1)
-    return features @ weights["head.weight"].T + weights["head.bias"]
-
-
-def scaled(weights: Weights, nu: Tensor, generator: Weights) -> Weights:
-    hidden = F.relu(generator["generator.0.weight"] @ nu + generator["generator.0.bias"])
-    gamma = F.softplus(generator["generator.2.weight"] @ hidden + generator["generator.2.bias"])
+def scaled(weights: Weights, nu: Tensor, own: Weights) -> Weights:
     result = dict(weights)
-    for i, g in enumerate(gamma):
+    for i, g in enumerate(F.softplus(dense(own, "generator.", nu))):
         convolution = weights[f"block{i + 1}.weight"]
         result[f"block{i + 1}.weight"] = g * convolution / torch.sqrt((convolution**2).sum())
     return result
 
 
 def unrolled(
-    weights: Weights, task: Task, *, second_order: bool, steps: int = 2, adapt_norm: bool = False, constant: bool = True
+    theta: Weights,
+    own: Weights,
+    task: Task,
+    *,
+    order: str,
+    steps: int = 2,
+    adapted: Any = no_norm,
+    constant: bool = True,
 ) -> Tensor:
-    support_x, support_y, query_x, query_y = task
-    fast = {name.removeprefix("model."): weight for name, weight in weights.items() if name.startswith("model.")}
-    names = [name for name in fast if adapt_norm or ".norm." not in name]
+    names, network = list(filter(adapted, theta)), conv4(slope=0.01, eps=EPS)
     nu = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
-    support_loss = F.cross_entropy(network(support_x, scaled(fast, nu, weights)), support_y)
+    support_loss = F.cross_entropy(network(task[0], scaled(theta, nu, own), 0, None), task[1])
     (first,) = torch.autograd.grad(support_loss, nu, create_graph=True)
     nu = nu - BETA * (first.detach() if constant else first)
+    fast = theta
     for _ in range(steps):
-        fast = {name: weight.clone() for name, weight in scaled(fast, nu, weights).items()}
-        support_loss = F.cross_entropy(network(support_x, fast), support_y)
+        fast = {name: weight.clone() for name, weight in scaled(fast, nu, own).items()}
+        support_loss = F.cross_entropy(network(task[0], fast, 0, None), task[1])
         found = torch.autograd.grad(support_loss, [*(fast[name] for name in names), nu], create_graph=True)
-        found = found if second_order else [tensor.detach() for tensor in found]
+        found = found if order == "second" else [tensor.detach() for tensor in found]
         fast = {**fast, **{name: fast[name] - ALPHA * g for name, g in zip(names, found[:-1], strict=True)}}
         nu = nu - BETA * found[-1]
-    return F.cross_entropy(network(query_x, fast), query_y)
+    return query_loss(network, fast, task)
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
+@ORDERS
 @pytest.mark.parametrize(("steps", "adapt_norm"), [(1, False), (3, False), (2, True)])
 def test_outer_gradient_is_the_references(order: str, steps: int, adapt_norm: bool) -> None:
     method = cxgrad(order=order, inner_steps=steps, adapt_norm=adapt_norm)
-
-    def loss(weights: Weights, task: Task) -> Tensor:
-        return unrolled(weights, task, second_order=order == "second", steps=steps, adapt_norm=adapt_norm)
-
-    episodic.assert_gradient(method, IMAGES.tasks(2), loss)
+    loss = partial(unrolled, order=order, steps=steps, adapted=everything if adapt_norm else no_norm)
+    assert_gradient(method, IMAGES.tasks(2), loss)
 
 
 def test_the_first_step_of_the_context_is_a_constant_to_the_outer_gradient() -> None:
     method, tasks = cxgrad(), IMAGES.tasks(1)
-    _, found = gradient(method, tasks)
-    _, through = reference_gradient(method, tasks, lambda w, t: unrolled(w, t, second_order=True, constant=False))
-    assert relative_error(own(found), own(through)) > 1e-5
+    _, found = outer_gradient(method, tasks)
+    _, through = expected_gradient(method, tasks, partial(unrolled, order="second", constant=False))
+    ours, others = ({name: g[name] for name in filter(beside_theta, g)} for g in (found, through))
+    assert relative_error(ours, others, floor=1) > 1e-5
 
 
 def test_orders_differ() -> None:
-    first, second = (cxgrad(order=order) for order in ("first", "second"))
-    episodic.assert_orders_differ_in_the_gradient_only(first, second, IMAGES.tasks(1))
+    assert_orders_differ_in_the_gradient_only(cxgrad, IMAGES.tasks(1))
 
 
 def test_gradient_for_the_generator_is_the_finite_difference() -> None:
     """Where the context stays at zero, so that no part of the loss is taken as a constant."""
     method = cxgrad(model={"width": 2}, context_size=3, context_lr=0.0)
-    names = [name for name, _ in method.named_parameters() if name.startswith("generator")]
-    assert len(names) == 4
-    episodic.assert_finite_differences(method, IMAGES.tasks(1), names)
+    assert finite_difference_error(method, IMAGES.tasks(1), beside_theta) < 1e-7
 
 
 def test_scaling_leaves_the_logits_alone_but_for_eps() -> None:
@@ -141,7 +151,7 @@ def test_the_context_has_a_gradient_through_eps_only() -> None:
 
 
 def test_the_generator_learns_where_the_context_hardly_moves() -> None:
-    _, found = gradient(cxgrad(model={"norm_eps": 1e-9}), IMAGES.tasks(2))
+    _, found = outer_gradient(cxgrad(model={"norm_eps": 1e-9}), IMAGES.tasks(2))
     assert float(found["generator.2.bias"].norm()) > 1e-3
     assert float(found["generator.0.bias"].norm()) > 1e-4
 
@@ -156,11 +166,11 @@ def test_convolutions_have_no_bias() -> None:
     )
 
 
-def test_evaluation_is_clean() -> None:
-    episodic.assert_evaluation_is_clean(cxgrad(), IMAGES.tasks(3))
+def test_evaluation_only_predicts() -> None:
+    assert_evaluation_only_predicts(cxgrad(), IMAGES.tasks(3))
 
 
-@pytest.mark.parametrize("order", ["first", "second"])
+@ORDERS
 @pytest.mark.parametrize("adapt_norm", [False, True])
-def test_batched_tasks_are_looped_tasks(order: str, adapt_norm: bool) -> None:
-    episodic.assert_batched_is_looped(cxgrad(order=order, adapt_norm=adapt_norm), IMAGES.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(order: str, adapt_norm: bool) -> None:
+    assert_batched_is_looped(cxgrad(order=order, adapt_norm=adapt_norm), IMAGES.tasks(3))

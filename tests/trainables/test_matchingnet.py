@@ -2,12 +2,19 @@
 
 from typing import Any
 
-import episodic
 import pytest
 import torch
-from episodic import EVALUATION, TRAINING, learned, maps, predict
-from reference import Random, Task, Weights, learner
+from reference import Random, Task, Weights, learner, maps
 from torch import Tensor
+from unrolled import (
+    EVALUATION,
+    TRAINING,
+    assert_batched_is_looped,
+    assert_evaluation_only_predicts,
+    assert_gradient,
+    finite_difference_error,
+    predict,
+)
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -29,25 +36,24 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_outer_gradient_is_the_references(norm: str, scale: float) -> None:
-    def loss(weights: Weights, task: Task) -> Tensor:
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         x, y, query_x, query_y = task
-        memory = maps(x, weights).flatten(1)
+        memory = maps(x, theta).flatten(1)
         losses = []
         for feature, label in zip(
-            maps(query_x, weights, normaliser=x if norm == "support" else None).flatten(1), query_y, strict=True
+            maps(query_x, theta, normaliser=x if norm == "support" else None).flatten(1), query_y, strict=True
         ):
             similarity = torch.exp(scale * torch.stack([cosine(feature, other) for other in memory]))
             p = torch.stack([similarity[y == k].sum() for k in range(3)]) / similarity.sum() + TINY
             losses.append(-torch.log(p[label] / p.sum()))
         return torch.stack(losses).mean()
 
-    episodic.assert_gradient(matchingnet(norm=norm, scale=scale), IMAGES.tasks(2), loss)
+    assert_gradient(matchingnet(norm=norm, scale=scale), IMAGES.tasks(2), loss)
 
 
 def test_gradient_is_the_finite_difference() -> None:
     vectors = Random((4,))
-    method = matchingnet(vectors, scale=5.0)
-    episodic.assert_finite_differences(method, vectors.tasks(2), learned(method))
+    assert finite_difference_error(matchingnet(vectors, scale=5.0), vectors.tasks(2)) < 1e-7
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
@@ -61,9 +67,9 @@ def test_outputs_are_logarithms_of_probabilities(scale: float) -> None:
 def test_equal_support_images_share_their_weight() -> None:
     method, (task,) = matchingnet(scale=1.0), IMAGES.tasks(1, shots=1)
     x, y = task[0][[0, 0, 1, 2]], task[1][[0, 1, 1, 2]]  # the first image belongs to two classes
-    memory = maps(x, dict(method.named_parameters())).flatten(1)
+    memory = maps(x, method.model.weights()).flatten(1)
     p = predict(method, (x, y, *task[2:])).exp() - TINY
-    for row, feature in zip(p, maps(task[2], dict(method.named_parameters())).flatten(1), strict=True):
+    for row, feature in zip(p, maps(task[2], method.model.weights()).flatten(1), strict=True):
         attention = torch.stack([cosine(feature, other) for other in memory]).exp()
         attention = attention / attention.sum()
         torch.testing.assert_close(row, torch.stack([attention[0], attention[1] + attention[2], attention[3]]))
@@ -71,7 +77,7 @@ def test_equal_support_images_share_their_weight() -> None:
 
 def test_a_huge_scale_is_the_nearest_neighbour_by_cosine() -> None:
     method, (task,) = matchingnet(scale=1e6), IMAGES.tasks(1, ways=3, shots=1, queries=10)
-    weights = dict(method.named_parameters())
+    weights = method.model.weights()
     memory, features = maps(task[0], weights).flatten(1), maps(task[2], weights).flatten(1)
     nearest = [int(torch.stack([cosine(feature, other) for other in memory]).argmax()) for feature in features]
     p = predict(method, task).exp()
@@ -117,10 +123,10 @@ def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sen
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "running"])
-def test_evaluation_is_clean(norm: str) -> None:
-    episodic.assert_evaluation_is_clean(matchingnet(norm=norm), IMAGES.tasks(3))
+def test_evaluation_only_predicts(norm: str) -> None:
+    assert_evaluation_only_predicts(matchingnet(norm=norm), IMAGES.tasks(3))
 
 
 @pytest.mark.parametrize("norm", ["batch", "support"])
-def test_batched_tasks_are_looped_tasks(norm: str) -> None:
-    episodic.assert_batched_is_looped(matchingnet(norm=norm), IMAGES.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(norm: str) -> None:
+    assert_batched_is_looped(matchingnet(norm=norm), IMAGES.tasks(3))

@@ -2,13 +2,21 @@
 
 from typing import Any
 
-import episodic
 import pytest
 import torch
 import torch.nn.functional as F
-from episodic import EVALUATION, TRAINING, learned, maps, means, predict
-from reference import Random, Task, Weights, learner
+from reference import Random, Task, Weights, learner, maps, means
 from torch import Tensor
+from unrolled import (
+    EVALUATION,
+    TRAINING,
+    assert_batched_is_looped,
+    assert_evaluation_only_predicts,
+    assert_gradient,
+    finite_difference_error,
+    learned,
+    predict,
+)
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -24,28 +32,28 @@ def protonet(dataset: Random = IMAGES, *, norm: str = "batch", **model: Any) -> 
 
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_outer_gradient_is_the_references(norm: str) -> None:
-    def loss(weights: Weights, task: Task) -> Tensor:
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         x, y, query_x, query_y = task
-        classes = means(maps(x, weights).flatten(1), y)
-        features = maps(query_x, weights, normaliser=x if norm == "support" else None).flatten(1)
+        classes = means(maps(x, theta).flatten(1), y)
+        features = maps(query_x, theta, normaliser=x if norm == "support" else None).flatten(1)
         distances = [((feature - c) ** 2).sum() for feature in features for c in classes]
         return F.cross_entropy(-torch.stack(distances).reshape(len(features), len(classes)), query_y)
 
     method = protonet(norm=norm)
-    episodic.assert_gradient(method, IMAGES.tasks(2), loss)
+    assert_gradient(method, IMAGES.tasks(2), loss)
     assert len(learned(method)) == 16, "four blocks, no head"
 
 
 def test_gradient_is_the_finite_difference() -> None:
     vectors = Random((4,))
     method = protonet(vectors)
-    episodic.assert_finite_differences(method, vectors.tasks(2), learned(method))
+    assert finite_difference_error(method, vectors.tasks(2)) < 1e-7
 
 
 def test_logits_are_those_of_a_linear_classifier() -> None:
     """Up to a constant of each query image: w = 2c, b = -|c|^2."""
     method, (task,) = protonet(), IMAGES.tasks(1)
-    weights = dict(method.named_parameters())
+    weights = method.model.weights()
     classes = means(maps(task[0], weights).flatten(1), task[1])
     linear = maps(task[2], weights).flatten(1) @ (2 * classes).T - (classes**2).sum(1)
     logits = predict(method, task, TRAINING)
@@ -72,13 +80,13 @@ def test_prototypes_do_not_depend_on_the_order_of_the_support() -> None:
     method, (task,) = protonet(), IMAGES.tasks(1)
     x, y = task[:2]
     classes = method.adapt(x, y, TRAINING).classes
-    torch.testing.assert_close(classes, means(maps(x, dict(method.named_parameters())).flatten(1), y))
+    torch.testing.assert_close(classes, means(maps(x, method.model.weights()).flatten(1), y))
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     torch.testing.assert_close(method.adapt(x[order], y[order], TRAINING).classes, classes, rtol=1e-10, atol=1e-10)
     renamed = torch.tensor([2, 0, 1])  # class k is now called renamed[k]
     torch.testing.assert_close(method.adapt(x, renamed[y], TRAINING).classes[renamed], classes)
     uneven = torch.tensor([0, 0, 0, 0, 1, 2])
-    expected = means(maps(x, dict(method.named_parameters())).flatten(1), uneven)
+    expected = means(maps(x, method.model.weights()).flatten(1), uneven)
     torch.testing.assert_close(method.adapt(x, uneven, TRAINING).classes, expected)
 
 
@@ -112,10 +120,10 @@ def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sen
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "running"])
-def test_evaluation_is_clean(norm: str) -> None:
-    episodic.assert_evaluation_is_clean(protonet(norm=norm), IMAGES.tasks(3))
+def test_evaluation_only_predicts(norm: str) -> None:
+    assert_evaluation_only_predicts(protonet(norm=norm), IMAGES.tasks(3))
 
 
 @pytest.mark.parametrize("norm", ["batch", "support"])
-def test_batched_tasks_are_looped_tasks(norm: str) -> None:
-    episodic.assert_batched_is_looped(protonet(norm=norm), IMAGES.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(norm: str) -> None:
+    assert_batched_is_looped(protonet(norm=norm), IMAGES.tasks(3))

@@ -2,13 +2,21 @@
 
 from typing import Any
 
-import episodic
 import pytest
 import torch
 import torch.nn.functional as F
-from episodic import TRAINING, learned, maps, means, own, predict
-from reference import Random, Task, Weights, learner
+from reference import Random, Task, Weights, learner, maps, means
 from torch import Tensor
+from unrolled import (
+    TRAINING,
+    assert_batched_is_looped,
+    assert_evaluation_only_predicts,
+    assert_gradient,
+    beside_theta,
+    finite_difference_error,
+    learned,
+    predict,
+)
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -22,21 +30,21 @@ def relationnet(*, loss: str = "mse", hidden: int = 5, **model: Any) -> Method:
     return learner(IMAGES, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
 
 
-def relations(weights: Weights, task: Task) -> Tensor:
+def relations(theta: Weights, own: Weights, task: Task) -> Tensor:
     """Before the sigmoid, [n, N]; the pairs are normalised together."""
     x, y, query_x, _ = task
-    classes = means(maps(x, weights, pools=2), y)
-    pairs = [torch.cat([c, query]) for query in maps(query_x, weights, pools=2) for c in classes]
-    h = maps(torch.stack(pairs), weights, blocks=2, prefix="relation.").flatten(1)
-    h = F.relu(h @ weights["relation.hidden.weight"].T + weights["relation.hidden.bias"])
-    scores = h @ weights["relation.score.weight"].T + weights["relation.score.bias"]
+    classes = means(maps(x, theta, pools=2), y)
+    pairs = [torch.cat([c, query]) for query in maps(query_x, theta, pools=2) for c in classes]
+    h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.").flatten(1)
+    h = F.relu(h @ own["relation.hidden.weight"].T + own["relation.hidden.bias"])
+    scores = h @ own["relation.score.weight"].T + own["relation.score.bias"]
     return scores.reshape(len(query_x), len(classes))
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
 def test_outer_gradient_is_the_references(kind: str) -> None:
-    def loss(weights: Weights, task: Task) -> Tensor:
-        scores, y = relations(weights, task), task[3]
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
+        scores, y = relations(theta, own, task), task[3]
         if kind == "softmax":
             return -scores.log_softmax(1)[torch.arange(len(y)), y].mean()
         target = torch.zeros_like(scores)
@@ -44,21 +52,22 @@ def test_outer_gradient_is_the_references(kind: str) -> None:
         return ((torch.sigmoid(scores) - target) ** 2).mean()
 
     method = relationnet(loss=kind)
-    episodic.assert_gradient(method, IMAGES.tasks(2), loss)
-    assert {name.split(".")[1] for name in own(learned(method))} == {"block1", "block2", "hidden", "score"}
+    assert_gradient(method, IMAGES.tasks(2), loss)
+    parts = {name.split(".")[1] for name in filter(beside_theta, learned(method))}
+    assert parts == {"block1", "block2", "hidden", "score"}
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
 def test_gradient_for_the_relation_module_is_the_finite_difference(kind: str) -> None:
     method = relationnet(loss=kind, width=1, hidden=2)
-    episodic.assert_finite_differences(method, IMAGES.tasks(1), own(learned(method)))
+    assert finite_difference_error(method, IMAGES.tasks(1), beside_theta) < 1e-7
 
 
 def test_predictions_are_relations_and_logits() -> None:
     (task,) = IMAGES.tasks(1)
     mse, softmax = relationnet(), relationnet(loss="softmax")
     softmax.load_state_dict(mse.state_dict())
-    scores = relations(dict(mse.named_parameters()), task)
+    scores = relations(mse.model.weights(), dict(mse.named_parameters()), task)
     torch.testing.assert_close(predict(mse, task, TRAINING), scores.sigmoid(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(predict(softmax, task, TRAINING), scores, rtol=1e-10, atol=1e-10)
 
@@ -74,7 +83,7 @@ def test_the_loss_of_predictions_is_what_evaluation_reports() -> None:
 def test_a_class_is_the_mean_of_its_maps() -> None:
     method, (task,) = relationnet(), IMAGES.tasks(1)
     classes = method.adapt(*task[:2], TRAINING).classes
-    expected = means(maps(task[0], dict(method.named_parameters()), pools=2), task[1])
+    expected = means(maps(task[0], method.model.weights(), pools=2), task[1])
     assert classes.shape == (3, 4, 4, 4)
     torch.testing.assert_close(classes, expected, rtol=1e-10, atol=1e-10)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -129,10 +138,10 @@ def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sen
 
 @pytest.mark.parametrize("norm", ["batch", "running"])
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_evaluation_is_clean(kind: str, norm: str) -> None:
-    episodic.assert_evaluation_is_clean(relationnet(loss=kind, norm=norm), IMAGES.tasks(3))
+def test_evaluation_only_predicts(kind: str, norm: str) -> None:
+    assert_evaluation_only_predicts(relationnet(loss=kind, norm=norm), IMAGES.tasks(3))
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_batched_tasks_are_looped_tasks(kind: str) -> None:
-    episodic.assert_batched_is_looped(relationnet(loss=kind), IMAGES.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(kind: str) -> None:
+    assert_batched_is_looped(relationnet(loss=kind), IMAGES.tasks(3))

@@ -3,17 +3,16 @@
 from typing import Any, cast
 
 import pytest
-import reference
 import torch
-from reference import Random, learner, outer_gradient, relative_error, small_trial
+from reference import Random, Task, conv4, learner, small_trial
 from torch import Tensor
+from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, outer_gradient, unrolled_loss
 
 from raymeta.inner import Context, Noise
 from raymeta.method import Method
 from raymeta.trainer import Trainer
 from trainables.regularizers.dropgrad import DropGrad
 
-ALPHA = 0.125
 LAYERS = {
     "all": {"block1", "block2", "block3", "block4", "head"},
     "last": {"block4", "head"},
@@ -171,21 +170,14 @@ def test_noise_is_a_constant_of_the_outer_gradient(kind: str, order: str) -> Non
         regularizers={"dropgrad": {"rate": 0.3, "noise": kind, "layers": "last"}},
     )
     seen = record(method)
-    weights, ((x, y, query_x, query_y),) = method.model.weights(), Random((1, 16, 16)).tasks(1)
-    loss = method.query_loss(method.adapt(x, y, context(method)), query_x, query_y)
-    found = dict(zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True))
-
-    noisy = [name for name in weights if name.split(".")[0] in LAYERS["last"]]
+    tasks = Random((1, 16, 16)).tasks(1)
+    found = outer_gradient(method, tasks, context(method))
+    noisy = [name for name in method.model.weights() if name.split(".")[0] in LAYERS["last"]]
     assert len(seen) == 3 * len(noisy)
     table = {(step, name): seen[step * len(noisy) + i][1] for step in range(3) for i, name in enumerate(noisy)}
-    expected_loss, expected = outer_gradient(
-        reference.conv4(),
-        weights,
-        [(x, y, query_x, query_y)],
-        alpha=ALPHA,
-        steps=3,
-        second_order=order == "second",
-        factor=lambda step, name: table.get((step, name), 1.0),
-    )
-    assert float(loss.detach()) == pytest.approx(expected_loss, rel=1e-10)
-    assert relative_error(found, expected) < 1e-8
+    rule = descent(lambda step, name: ALPHA * table.get((step, name), 1.0))
+
+    def loss(theta: Any, own: Any, task: Task) -> Tensor:
+        return unrolled_loss(conv4(), theta, task, rule, order=order, adapted=everything)
+
+    assert_same(found, expected_gradient(method, tasks, loss))
