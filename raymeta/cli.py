@@ -177,8 +177,8 @@ def final(
         expected = provenances[name].get("data", {})
         if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
             raise UserError(
-                f"{name}: was found on {dataset.name} with fingerprint {expected['fingerprint'][:12]}, "
-                f"but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
+                f"{provenances[name]['file']}: was found on {dataset.name} with fingerprint "
+                f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
         pretrain(trial, dataset)
     tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack)
@@ -231,6 +231,7 @@ def _configs_for_final(
         else:
             base, provenance = read_export(path)
             name, config = path.stem, parse_trial(merge(base.as_dict(), parse_overrides(own)), source)
+            provenance = {**provenance, "file": source}
         if name in configs:
             raise UserError(f"{source}: a config of the name '{name}' is given twice")
         configs[name], provenances[name] = config, provenance

@@ -133,17 +133,18 @@ class Method(nn.Module, ABC):
         self.settings = config.settings
         if dataset.kind not in self.kinds:
             raise UserError(f"{self.name} learns {' or '.join(self.kinds)}, and {dataset.name} is {dataset.kind}")
-        self.model = self.build_model(config, dataset)
-        self.regularizers = nn.ModuleList(
-            registry.find("regularizer", name)(getattr(config.regularizers, name), self.model)
-            for name in type(config.regularizers).model_fields
-        )
-        for name in type(config.regularizers).model_fields:
-            cls = registry.find("regularizer", name)
+        chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}
+        for name, cls in chosen.items():
             if cls.inner_loop and not self.inner_loop:
                 raise UserError(f"{config.spec}: {name} acts in the inner loop, and {self.name} has none")
             if dataset.kind not in cls.kinds:
-                raise UserError(f"{config.spec}: {name} is for {' or '.join(cls.kinds)}, not for {dataset.kind}")
+                raise UserError(
+                    f"{config.spec}: {name} is for {' or '.join(cls.kinds)}, and {dataset.name} is {dataset.kind}"
+                )
+        self.model = self.build_model(config, dataset)
+        self.regularizers = nn.ModuleList(
+            cls(getattr(config.regularizers, name), self.model) for name, cls in chosen.items()
+        )
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:

@@ -154,6 +154,9 @@ def follows_its_loss(trial: TrialConfig) -> None:
     episodes = _double(trainer)
     noise = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (episodes.support_x, episodes.query_x)]
     episodes = episodes._replace(support_x=noise[0], query_x=noise[1])
+    with torch.no_grad():  # so are biases of zero, once dropout leaves nothing else
+        for parameter in trainer.method.double().parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     _, gradient = outer_gradient(trainer, episodes)
     parameters = {name: p for name, p in trainer.method.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in parameters.items()}

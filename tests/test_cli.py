@@ -13,7 +13,7 @@ import pytest
 from study.conftest import studies  # noqa: F401
 from study.driving import COMMAND, TINY, tiny_record
 
-from raymeta import cli
+from raymeta import cli, registry
 from raymeta.files import write_atomically
 
 Run = Callable[..., tuple[int, str, str]]
@@ -230,7 +230,7 @@ def test_data_sets(run: Run, glyphs: Any, tmp_path: Path) -> None:
     code, out, _ = run("data", "ls", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert set(rows) == {"glyphs", "omniglot", "sinusoid"}
+    assert set(rows) == set(registry.names("dataset"))
     assert (rows["glyphs"]["ready"], rows["omniglot"]["ready"]) == (True, False)
     code, out, err = run("data", "ls")
     assert (code, out) == (0, "")

@@ -15,7 +15,7 @@ from raymeta.files import parse_yaml
 from raymeta.norm import NormMode
 from raymeta.schema import flatten, merge, nest, parse_overrides
 
-METHODS = ", ".join(registry.names("method"))
+METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
 
 POSITIVE = st.floats(1e-12, 1e12)
 COUNTS = st.integers(1, 10**9)
@@ -29,7 +29,7 @@ ONE_OF: dict[str, st.SearchStrategy[Any]] = {
     "regularizers.dropgrad.rate": st.floats(0, 1, exclude_max=True),
     "regularizers.dropgrad.noise": st.sampled_from(["gaussian", "binary"]),
     "regularizers.dropgrad.layers": st.sampled_from(["all", "last", "head", "first"]),
-    "task.dataset": st.sampled_from(["glyphs", "omniglot", "sinusoid"]),
+    "task.dataset": st.sampled_from(registry.names("dataset")),
     "task.split": st.none() | st.sampled_from(["standard", "1e3", "null", "yes", "0x1", "2024-01-01", "", "é: #"]),
     "task.ways": COUNTS,
     "task.eval_queries": st.none() | COUNTS,
@@ -124,7 +124,7 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         (
             {"taks": {}},
             "f.yaml: unknown key 'taks', did you mean 'task'? "
-            "(allowed: budget, engine, maml, method, model, outer, regularizers, seed, task)",
+            "(allowed: budget, engine, maml, method, model, outer, pretraining, regularizers, seed, task)",
         ),
         (
             {"maml.inner_lrr": 1},
@@ -147,7 +147,10 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
             "(allowed: layers, noise, ramp, rate)",
         ),
         ({"regularizers.dropgrad.rate": 2}, "f.yaml: regularizers.dropgrad.rate: found 2: input should be less than 1"),
-        ({"regularizers.dropgrd": {}}, "unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: dropgrad)"),
+        (
+            {"regularizers.dropgrd": {}},
+            f"unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: {REGULARIZERS})",
+        ),
         ({"regularizers": ["dropgrad"]}, "f.yaml: 'regularizers' must map names to settings, found ['dropgrad']"),
         (
             {"model": {"name": "conv4", "widht": 3}},
@@ -174,7 +177,7 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ),
         (
             {"task.dataset": "omnigot"},
-            "unknown data set 'omnigot': did you mean 'omniglot'? (allowed: glyphs, omniglot, sinusoid)",
+            f"unknown data set 'omnigot': did you mean 'omniglot'? (allowed: {DATASETS})",
         ),
         ({"seed": 2**32}, "f.yaml: seed: found 4294967296: input should be less than 4294967296"),
         (
@@ -202,7 +205,7 @@ def test_specs() -> None:
     for spec, sentence in (
         ("maml+dropgrad+dropgrad", "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
         ("malm", f"unknown method 'malm': did you mean 'maml'? (allowed: {METHODS})"),
-        ("maml+", "unknown regularizer '': allowed: dropgrad"),
+        ("maml+", f"unknown regularizer '': allowed: {REGULARIZERS}"),
         ("", f"unknown method '': allowed: {METHODS}"),
         ("dropgrad+maml", f"unknown method 'dropgrad': did you mean 'modgrad'? (allowed: {METHODS})"),
     ):
