@@ -43,7 +43,7 @@ class ProtoNet(Method):
     Config: ClassVar[type[Section]] = ProtoNetConfig
     adapts: ClassVar[str] = "class means in feature space"
     learns: ClassVar[str] = "the features"
-    cost: ClassVar[float | None] = 0.4
+    cost: ClassVar[float | None] = 0.3
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     inner_loop: ClassVar[bool] = False
 

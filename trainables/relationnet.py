@@ -60,7 +60,7 @@ class RelationNet(ProtoNet):
     Config: ClassVar[type[Section]] = RelationNetConfig
     adapts: ClassVar[str] = "class means of feature maps"
     learns: ClassVar[str] = "the features, the relation module"
-    cost: ClassVar[float | None] = 0.7
+    cost: ClassVar[float | None] = 0.8
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
