@@ -10,7 +10,6 @@ read.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +20,11 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
+from raymeta import checkpoints
 from raymeta.config import TrialConfig
 from raymeta.data.store import Dataset, ImageDataset
 from raymeta.errors import UserError
-from raymeta.files import cache_folder, write_atomically
+from raymeta.files import cache_folder
 from raymeta.method import backbone
 from raymeta.models import Backbone, Weights
 from raymeta.norm import Pass
@@ -86,7 +86,7 @@ def _train(
     classes = store.classes("train")
     rows = np.concatenate([np.arange(store.starts[c], store.starts[c] + store.sizes[c]) for c in classes])
     labels = np.repeat(np.arange(len(classes)), store.sizes[classes])
-    state = torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+    state = checkpoints.read(path, device) if path.exists() else None
     if state is not None and state["epoch"] == settings.epochs:
         return dict(state["weights"])
     with torch.random.fork_rng(devices=[]):
@@ -110,9 +110,7 @@ def _train(
             optimizer.step()
             progress(epoch * batches + batch + 1, settings.epochs * batches)
         state = {"epoch": epoch + 1, "weights": model.state_dict(), "optimizer": optimizer.state_dict()}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(path, buffer.getvalue())
+        checkpoints.write(path, state)
     return model.state_dict()
 
 

@@ -4,10 +4,8 @@ There is no generator to save: the episodes and the noise of outer step t are fu
 the weights, the optimizer and t.
 """
 
-import io
 import math
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymeta import checkpoints
 from raymeta.config import TrialConfig
 from raymeta.data.episodes import Episodes
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
 from raymeta.evaluation import Score, evaluate, metric_of
-from raymeta.files import write_atomically
 from raymeta.inner import Context, Noise
 from raymeta.method import build_method
 from raymeta.pretraining import load_pretrained
@@ -217,9 +215,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint whole or not at all."""
-        buffer = io.BytesIO()
-        torch.save(self.state_dict(), buffer)
-        write_atomically(path, buffer.getvalue())
+        checkpoints.write(path, self.state_dict())
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. Nothing in the file is executed.
@@ -227,18 +223,12 @@ class Trainer:
         Raises:
             UserError: the file is not a checkpoint of this config, or is damaged.
         """
+        state = checkpoints.read(path, self.device)
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if archive.testzip():  # torch does not look at the checksums
-                    raise zipfile.BadZipFile
-            self.load_state_dict(torch.load(io.BytesIO(data), map_location=self.device, weights_only=True))
+            self.load_state_dict(state)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except Exception as error:  # there is no end to what damaged or foreign bytes can raise
+        except Exception as error:  # a file of tensors, but of something else
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
 
 

@@ -139,6 +139,14 @@ def test_a_killed_one_goes_on_from_its_last_epoch(stripes: Stripes) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
+def test_a_damaged_file_is_one_sentence(stripes: Stripes) -> None:
+    pretrained(config(), stripes, CPU)
+    (path,) = files(stripes)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"pretrained-.*: not a checkpoint, or a damaged one$"):
+        pretrained(config(), stripes, CPU)
+
+
 def test_held_out_classes_are_not_read(stripes: Stripes, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, seen = stripes.store.scaled, []
 

@@ -1,0 +1,41 @@
+"""Files of tensors and plain data: written whole or not at all, read without executing anything in them."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raymeta.errors import UserError
+from raymeta.files import write_atomically
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; a crash leaves the file that was there.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read(path: Path, device: torch.device) -> Any:
+    """The state in a file, its tensors on a device.
+
+    Raises:
+        UserError: the file is not there, not a checkpoint, or damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if archive.testzip():  # torch does not look at the checksums
+                raise zipfile.BadZipFile
+        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except Exception as error:  # there is no end to what damaged or foreign bytes can raise
+        raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
