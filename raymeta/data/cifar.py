@@ -8,19 +8,18 @@ deviation that ALFA's and CxGrad's code have. The two data sets share one store.
 """
 
 import io
-import urllib.error
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from raymeta import registry
 from raymeta.data.packing import Packed, Progress
+from raymeta.data.sources import UNREADABLE, downloading, reading, reason
 from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
@@ -126,7 +125,7 @@ def _classes(root: Path | None) -> Iterator[NDArray[np.uint8]]:
 
 
 def _from_folders(source: Path) -> Iterator[NDArray[np.uint8]]:
-    try:
+    with reading(source):
         if source.is_dir():
             for name in CLASSES:
                 files = sorted(path for path in (source / name).glob("*") if path.is_file())
@@ -141,10 +140,6 @@ def _from_folders(source: Path) -> Iterator[NDArray[np.uint8]]:
             for name in CLASSES:
                 files_in = [(PurePosixPath(m).name, archive.read(m)) for m in members.get(name, [])]
                 yield _decode(files_in, f"{source}: {name}")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{source}: not a zip file, or one that is cut off or damaged ({error})") from error
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
@@ -157,7 +152,7 @@ def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
                 if image.size != (SIDE, SIDE):
                     raise UserError(f"{where}: {name} is {image.width}x{image.height}, {SIDE}x{SIDE} is expected")
                 pixels[row] = np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{where}: {name} is not an image that can be read") from error
     return pixels.transpose(0, 3, 1, 2)
 
@@ -165,16 +160,15 @@ def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
 def _from_torchvision(root: Path | None) -> Iterator[NDArray[np.uint8]]:
     from torchvision.datasets import CIFAR100 as Published  # imported here: torchvision costs every worker seconds
 
-    folder = root or cache_folder() / "downloads"
-    try:
-        parts = [Published(str(folder), train=train, download=root is None) for train in (False, True)]
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if root is not None:
-            raise UserError(f"{root / TORCHVISION_FOLDER}: incomplete or damaged ({reason})") from error
-        raise UserError(
-            f"CIFAR-100 could not be downloaded ({reason}): name a folder with {TORCHVISION_FOLDER} by --data-root"
-        ) from error
+    if root is None:
+        folder = cache_folder() / "downloads"
+        with downloading("CIFAR-100", TORCHVISION_FOLDER):
+            parts = [Published(str(folder), train=train, download=True) for train in (False, True)]
+    else:
+        try:
+            parts = [Published(str(root), train=train, download=False) for train in (False, True)]
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{root / TORCHVISION_FOLDER}: incomplete or damaged ({reason(error)})") from error
     for name in CLASSES:
         yield np.concatenate(
             [part.data[np.array(part.targets) == part.class_to_idx[name]].transpose(0, 3, 1, 2) for part in parts]

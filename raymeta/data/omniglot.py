@@ -16,19 +16,18 @@ A multiple of 90 degrees is drawn per class and episode, in training and evaluat
 
 import io
 import random
-import urllib.error
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from raymeta import registry
 from raymeta.data.packing import Packed, Progress
+from raymeta.data.sources import UNREADABLE, downloading, reading
 from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
@@ -110,7 +109,7 @@ def _find(root: Path, part: str) -> Path:
 
 def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
     """Name and PNG files of each character, in the order of their paths."""
-    try:
+    with reading(source):
         if source.is_dir():
             for folder in sorted(path for path in source.glob("*/*") if path.is_dir()):
                 name = f"{part}/{folder.relative_to(source).as_posix()}"
@@ -124,10 +123,6 @@ def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
                     members.setdefault(str(path.parent), []).append(member)
             for name in sorted(members, key=lambda name: name.split("/")):
                 yield name, [archive.read(member) for member in members[name]]
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise UserError(f"{source}: not a zip file, or one that is cut off or damaged ({error})") from error
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
 
 
 def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
@@ -135,7 +130,7 @@ def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(png)) as image:
             grey = ImageOps.invert(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow says SyntaxError of a broken PNG
+    except UNREADABLE as error:
         raise UserError(f"{where}: a drawing is not a readable PNG file") from error
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
@@ -156,13 +151,7 @@ def _download() -> Path:
     from torchvision.datasets import Omniglot as Published  # imported here: torchvision costs every worker seconds
 
     folder = cache_folder() / "downloads"
-    try:
+    with downloading("Omniglot", "images_background.zip and images_evaluation.zip"):
         for background in (True, False):
             Published(str(folder), background=background, download=True)
-    except (urllib.error.URLError, OSError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"Omniglot could not be downloaded ({reason}): name a folder with images_background.zip and "
-            "images_evaluation.zip by --data-root"
-        ) from error
     return folder
