@@ -222,12 +222,16 @@ def neutral_is_the_plain_learner(trial: TrialConfig) -> None:
     neutral = {name: registry.find("regularizer", name).neutral for name in type(trial.regularizers).model_fields}
     with_them = Trainer(parse_trial(merge(trial.as_dict(), {"regularizers": neutral})))
     loss, found = outer_gradient(with_them)
-    plain_loss, expected = outer_gradient(_plain(trial))
+    plain_loss, expected = outer_gradient(plain := _plain(trial))
     assert abs(loss - plain_loss) <= 1e-10 * abs(plain_loss), f"the loss is {loss}, and {plain_loss} without them"
     scale = max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in expected.items():
         error = float((found[name] - gradient).norm()) / scale
         assert error < 1e-9, f"the gradient of {name} differs by {error:.0e} from the plain learner's"
+    # A whole training too, with its own episodes: changes of the tasks, ramps.
+    trained = [_trained(parse_trial(merge(trial.as_dict(), {"regularizers": neutral}))), _trained(plain.config)]
+    losses = [[entry["train_loss"] for entry in each.rounds] for each in trained]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4), f"training losses are {losses[0]}, and {losses[1]} without"
 
 
 def is_off_in_evaluation(trial: TrialConfig) -> None:

@@ -104,9 +104,9 @@ class Trainer:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
         count = self.config.outer.tasks_per_step
         episodes = self._training.batch(self.outer_step * count, count)
+        generator = self._generator(count, "cpu")  # numbers 0 .. count-1 are the tasks' own
         for regularizer in self.method.regularizers:
-            # Numbers 0 .. count-1 are the tasks' own noise.
-            episodes = regularizer.on_tasks(episodes, self._progress, self._generator(count, "cpu"))  # type: ignore[operator]
+            episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
         return self.accumulate(episodes.to(self.device))
 
     @property
