@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 
-Spec = Annotated[str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad.")]
+Spec = Annotated[
+    str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad, or maml+dropgrad:noise=binary.")
+]
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
     typer.Argument(
@@ -76,7 +78,7 @@ def search(
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
 
-    folder = studies_folder() / (name or _free_name(f"{spec}-{task or plan.base.task.dataset}"))
+    folder = studies_folder() / (name or _free_name(f"{plan.spec}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
     from raymeta.study.resources import start_ray
 
@@ -140,7 +142,8 @@ def final(
     configs: Annotated[
         list[str],
         typer.Argument(
-            help="Methods at the preset, as in maml+dropgrad, or .yaml files as `raymeta export` writes; and key=value."
+            help="Methods at the preset, as in maml+dropgrad or maml+dropgrad:rate=0.2, or .yaml files as "
+            "`raymeta export` writes; and key=value."
         ),
     ],
     task: Task = None,
@@ -212,20 +215,20 @@ def _configs_for_final(
     from raymeta.study.export import read_export
     from raymeta.study.plan import make_config
 
-    sources = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
+    overrides = [word for word in words if "=" in word.split(":")[0]]
+    sources = [word for word in words if word not in overrides]
     if not sources:
         raise UserError(f"final: found no config but {' '.join(words)}; name methods or .yaml files")
     configs: dict[str, TrialConfig] = {}
     provenances: dict[str, dict[str, Any]] = {}
-    methods = {source.split("+")[0] for source in sources} & set(registry.names("method"))
+    methods = {_method_of(source) for source in sources} & set(registry.names("method"))
     for source in sources:
-        path, method = Path(source), source.split("+")[0]
+        path, method = Path(source), _method_of(source)
         own = [word for word in overrides if word.split(".")[0] not in methods - {method}]
         provenance: dict[str, Any] = {}
         if path.suffix not in (".yaml", ".yml") and not path.exists():
             config = make_config(source, task, preset, own)
-            name = f"{source}-{task or config.task.dataset}"
+            name = source
         elif task or preset:
             raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
         else:
@@ -236,6 +239,12 @@ def _configs_for_final(
             raise UserError(f"{source}: a config of the name '{name}' is given twice")
         configs[name], provenances[name] = config, provenance
     return configs, provenances
+
+
+def _method_of(source: str) -> str:
+    from raymeta.config import split_settings
+
+    return split_settings(source)[0].split("+")[0]
 
 
 @app.command()

@@ -37,6 +37,11 @@ class TaskConfig(Section):
     )
     bank_seed: int = Field(0, ge=0, description="Seed of the validation and test episodes, the same for all trials.")
 
+    @property
+    def name(self) -> str:
+        """What a user types: `omniglot-20w1s`."""
+        return f"{self.dataset}-{f'{self.ways}w' if self.ways > 1 else ''}{self.shots}s"
+
 
 class OuterConfig(Section):
     """The outer update."""
@@ -140,6 +145,17 @@ def split_spec(spec: str) -> tuple[str, tuple[str, ...]]:
         if regularizers.count(name) > 1:
             raise UserError(f"'{spec}': the regularizer '{name}' is given twice")
     return method, tuple(regularizers)
+
+
+def split_settings(spec: str) -> tuple[str, list[str]]:
+    """`maml+dropgrad:rate=0.2,noise=binary` to `maml+dropgrad` and the `key=value` words that it stands for."""
+    names, words = [], []
+    for number, part in enumerate(spec.split("+")):
+        name, _, settings = (piece.strip() for piece in part.partition(":"))
+        names.append(name)
+        section = f"regularizers.{name}" if number else name
+        words += [f"{section}.{setting.strip()}" for setting in settings.split(",") if setting]
+    return "+".join(names), words
 
 
 @cache

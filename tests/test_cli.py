@@ -83,7 +83,7 @@ WRONG = {
     "no file": (["final", "nosuch.yaml"], "nosuch.yaml: no such file"),
     "not a file": (["final", "."], ".: cannot be read: Is a directory"),
     "no config": (["final", "maml.inner_lr=1"], "final: found no config but maml.inner_lr=1"),
-    "same twice": (["final", "maml", "maml", "--task", "sinusoid-5s"], "the name 'maml-sinusoid-5s' is given twice"),
+    "same twice": (["final", "maml", "maml", "--task", "sinusoid-5s"], "the name 'maml' is given twice"),
     "not a picture": (["final", "maml", "--picture", "curves.jpeg"], "expected a .png, .svg or .pdf file"),
     "another's key": (["final", "maml", "anil", "l2f.order=first"], "unknown key 'l2f', allowed: budget"),
     "nothing in scope": (

@@ -1,7 +1,7 @@
 """Final runs: configs at their full budget, all seeds in parallel, selected by validation, tested on the test split.
 
-    <studies>/finals/<name>-<hash>/seed0/checkpoint.pt, result.json
-    <studies>/finals/<name>-<hash>/table.json
+    <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
+    <studies>/finals/<name>-<task>-<hash>/table.json
 
 The same command goes on from what is there; a seed that has its result is not trained again.
 """
@@ -179,7 +179,7 @@ def final(
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
     Args:
-        configs: by what their folders are called, with a hash of the config behind it; their own seeds are replaced.
+        configs: by what the table calls them; their own seeds are replaced.
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
         pack: runs per GPU.
@@ -217,7 +217,7 @@ def final(
 def _folder(name: str, config: TrialConfig) -> Path:
     plain = {**config.as_dict(), "seed": 0}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    return studies_folder() / "finals" / f"{name}-{digest}"
+    return studies_folder() / "finals" / f"{name.replace(':', '-')}-{config.task.name}-{digest}"
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,13 @@ def _seeds(final: FinalTable) -> Table:
 
 def _comparison(tables: list[FinalTable]) -> Table:
     first, tasks = tables[0], {_task(final) for final in tables}
-    title = tasks.pop() if (same := len(tasks) == 1) else f"{len(tables)} configs, not all of one task"
+    title = tasks.pop() if len(tasks) == 1 else f"{len(tables)} configs, not all of one task"
     title += f", {len(first.seeds)} seed{'s'[: len(first.seeds) != 1]}, {first.config.budget.test_tasks} test tasks"
     table = Table("config", *_columns(first), "outer steps", "train time", "norm", title=title)
     for final in tables:
         metric = final.metric
         table.add_row(
-            final.config.spec if same and final.name.startswith(final.config.spec) else final.name,
+            final.name,
             value(final.mean, metric, final.ci95),
             value(final.ensemble, metric),
             value(
@@ -109,7 +109,7 @@ def draw(tables: list[FinalTable], path: Path) -> None:
                 for curve in curves:
                     axis.plot(steps, [score for _, score in curve], color=f"C{number}", lw=0.6, alpha=0.5)
             mean = [statistics.fmean(score for _, score in scores) for scores in zip(*curves, strict=True)]
-            label = f"{final.config.spec}: test {value(final.mean, final.metric, final.ci95)}"
+            label = f"{final.name}: test {value(final.mean, final.metric, final.ci95)}"
             axis.plot(steps, mean, color=f"C{number}", lw=1.8, label=label)
         axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation "))
         axis.spines[["top", "right"]].set_visible(False)

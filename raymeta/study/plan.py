@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import Field
 
 from raymeta import registry
-from raymeta.config import TrialConfig, parse_trial, split_spec
+from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
 from raymeta.errors import UserError, suggest
 from raymeta.files import read_yaml
 from raymeta.method import build_method
@@ -90,7 +90,7 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     """Put a plan together from what a user types.
 
     Args:
-        spec: `maml+dropgrad`.
+        spec: `maml+dropgrad`, or `maml+dropgrad:rate=0.2,noise=binary`.
         task: `omniglot-5w1s`, `sinusoid-10s` or a data set's name; None: the preset's, or glyphs.
         preset: a file of `search_spaces/presets`; None: the one named like the data set.
         words: `key=value` overrides of the trial's config and of `study.*`; a searched key is then fixed.
@@ -98,7 +98,8 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
     Raises:
         UserError: a name, a key, a value or a budget is wrong.
     """
-    base, study, fixed = _layers(spec, task, preset, words)
+    spec, own = split_settings(spec)
+    base, study, fixed = _layers(spec, task, preset, [*words, *own])
     plan = Plan(spec, base, _fits(space_for(spec).without(fixed), base), study)
     plan = replace(plan, space=_allowed(plan))
     _check(plan)
@@ -109,7 +110,8 @@ def make_config(
     spec: str, task: str | None = None, preset: str | None = None, words: Sequence[str] = ()
 ) -> TrialConfig:
     """The config alone, as `make_plan` puts it together: for final runs, which have no rungs."""
-    config, _, _ = _layers(spec, task, preset, words)
+    spec, own = split_settings(spec)
+    config, _, _ = _layers(spec, task, preset, [*words, *own])
     _accept(config)
     return config
 
@@ -130,8 +132,10 @@ def _layers(
     ]
     overrides = parse_overrides(words)
     data = merge(*layers)
-    data = merge({key: value for key, value in data.items() if key not in registry.names("method")}, _own(method, data))
-    data = merge({"method": method, "regularizers": {name: {} for name in regularizers}}, data, overrides)
+    sections = {name: data.get("regularizers", {}).get(name, {}) for name in regularizers}
+    shared = {key: value for key, value in data.items() if key not in registry.names("method")}
+    data = merge(shared, _own(method, data), {"method": method})
+    data = merge({**data, "regularizers": sections}, overrides)
     study = check(StudyConfig, data.pop("study", {}), "study")
     base = parse_trial(data, "config")
     fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}

@@ -14,7 +14,7 @@ from raymeta.study.plan import Plan, StudyConfig, make_config, make_plan, parse_
 
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
 
-PRESETS = "allowed: cifarfs, glyphs, learners, omniglot, sinusoid, smoke"
+PRESETS = "allowed: cifarfs, glyphs, learners, metadropout-omniglot20w, omniglot, sinusoid, smoke"
 
 
 def flat(*arguments: Any, **named: Any) -> dict[str, Any]:
@@ -67,6 +67,25 @@ def test_a_config_alone_has_no_rungs() -> None:
     with pytest.raises(UserError, match="first_rung"):
         make_plan("maml", "sinusoid", words=words)
     assert make_config("maml", "sinusoid", words=words).budget.outer_steps == 1000
+
+
+def test_settings_beside_the_names_are_words(glyphs: Any) -> None:
+    spec = "maml:inner_lr=0.2+dropgrad:rate=0.3,noise=binary+taskaug"
+    config = make_config(spec, "glyphs")
+    words = ["maml.inner_lr=0.2", "regularizers.dropgrad.rate=0.3", "regularizers.dropgrad.noise=binary"]
+    assert config == make_config("maml+dropgrad+taskaug", "glyphs", words=words)
+    plan = make_plan("maml+dropgrad:rate=0.3", "glyphs")
+    assert plan == make_plan("maml+dropgrad", "glyphs", words=["regularizers.dropgrad.rate=0.3"])
+    assert "regularizers.dropgrad.rate" not in plan.space.params
+
+
+def test_a_presets_regularizers_are_settings_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"regularizers": {"dropgrad": {"rate": 0.25}, "dropout": {"rate": 0.5}}}
+    monkeypatch.setattr("raymeta.study.plan._preset", lambda name: own if name == "smoke" else {})
+    rates = {"maml": {}, "maml+dropgrad": {"dropgrad": 0.25}, "maml+dropgrad:rate=0.1": {"dropgrad": 0.1}}
+    for spec, expected in rates.items():
+        found = make_config(spec, "sinusoid", "smoke").as_dict()["regularizers"]
+        assert {name: section["rate"] for name, section in found.items()} == expected
 
 
 def test_settings_of_the_study_are_not_the_trials() -> None:
