@@ -10,6 +10,7 @@ from study.driving import tiny_plan
 
 from raymeta import registry
 from raymeta.errors import UserError
+from raymeta.study import plan as plans
 from raymeta.study.plan import Plan, StudyConfig, make_config, make_plan, parse_task
 
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
@@ -81,7 +82,8 @@ def test_settings_beside_the_names_are_words(glyphs: Any) -> None:
 
 def test_a_presets_regularizers_are_settings_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"regularizers": {"dropgrad": {"rate": 0.25}, "dropout": {"rate": 0.5}}}
-    monkeypatch.setattr("raymeta.study.plan._preset", lambda name: own if name == "smoke" else {})
+    plain = plans._preset
+    monkeypatch.setattr(plans, "_preset", lambda name: own if name == "smoke" else plain(name))
     rates = {"maml": {}, "maml+dropgrad": {"dropgrad": 0.25}, "maml+dropgrad:rate=0.1": {"dropgrad": 0.1}}
     for spec, expected in rates.items():
         found = make_config(spec, "sinusoid", "smoke").as_dict()["regularizers"]
