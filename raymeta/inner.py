@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from raymeta.method import Regularizer
 
 
-ON_PASSES = ("on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries
+ON_PASSES = ("on_weights", "on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries
 
 
 class Noise:
@@ -57,6 +57,7 @@ class Context:
         vectorized: the task is one of a batch under vmap.
         noise: where a regularizer draws random numbers; None if nothing draws any.
         regularizers: the hooks to call, in the order of the composition; in evaluation those that act there too.
+        task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
     """
 
     training: bool
@@ -64,15 +65,20 @@ class Context:
     vectorized: bool = False
     noise: Noise | None = None
     regularizers: tuple["Regularizer", ...] = ()
+    task: int | Tensor = 0
 
     def at(self, step: int = 0, moments: Moments | None = None, *, query: bool = False) -> Pass:
         """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
-        hooks = (tuple(getattr(one, name) for one in self.regularizers if one.has(name)) for name in ON_PASSES)
-        return Pass(self.training, step, self.vectorized, moments, {}, {}, query, self.noise, *hooks)
+        hooks: dict[str, Any] = {
+            name: tuple(getattr(one, name) for one in self.regularizers if one.has(name)) for name in ON_PASSES
+        }
+        return Pass(
+            self.training, step, self.vectorized, moments, query=query, task=self.task, noise=self.noise, **hooks
+        )
 
     @property
     def perturbed(self) -> bool:
-        """Passes over the same images are not alike: regularizers change activations."""
+        """Passes over the same images are not alike: regularizers change weights or activations."""
         return any(one.has(name) for one in self.regularizers for name in ON_PASSES)
 
     @property

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
-from raymeta.data.episodes import Episodes
+from raymeta.data.episodes import Episodes, Task
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
@@ -34,24 +35,31 @@ class Regularizer(nn.Module):
     Args:
         config: the regularizer's section.
         model: the backbone, for its layer groups.
+        dataset: what the images are.
 
     Attributes:
         neutral: settings at which it changes nothing: the baseline of every search.
         kinds: of data that it has a meaning for.
         in_evaluation: it acts in evaluation too.
         inner_loop: it has a meaning for learners with an inner loop only.
+        batches: tasks can be batched by vmap; if not they are computed one by one.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Section]]
     neutral: ClassVar[dict[str, Any]]
     kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
-    in_evaluation: ClassVar[bool] = False
+    in_evaluation: bool = False
     inner_loop: ClassVar[bool] = False
+    batches: ClassVar[bool] = True
 
-    def __init__(self, config: Any, model: Backbone) -> None:
+    def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
         super().__init__()
         self.settings = config
+
+    def freezes(self, name: str) -> bool:
+        """Whether the inner loop must leave the weight of this name as it is."""
+        return False
 
     def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
         """Change the episodes of an outer step.
@@ -62,6 +70,31 @@ class Regularizer(nn.Module):
             generator: on the CPU, of this outer step.
         """
         return episodes
+
+    def on_step(
+        self, method: "Method", episodes: Episodes, context: Context, generator: torch.Generator
+    ) -> "Regularizer":
+        """What acts in the tasks of an outer step: itself, or an object that has drawn something for each of them.
+
+        Args:
+            method: the learner at this outer step.
+            episodes: its tasks, T of them.
+            context: that of the tasks, but for what differs between them (task, noise).
+            generator: on the CPU, of this outer step.
+        """
+        return self
+
+    def on_task(self, task: Task, loss: Callable[[Task], Tensor], context: Context) -> Tensor:
+        """The outer loss of a task, given the function that computes it for any task."""
+        return loss(task)
+
+    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: "Method", context: Context) -> Tensor:
+        """Change a task's outer loss, a scalar, once the learner has adapted to it."""
+        return loss
+
+    def on_weights(self, weights: Weights, now: Pass) -> Weights:
+        """Change the weights below the head that a pass uses, and no other pass."""
+        return weights
 
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         """Change the gradients of an inner step, by parameter name, before the method's update uses them."""
@@ -143,7 +176,7 @@ class Method(nn.Module, ABC):
                 )
         self.model = self.build_model(config, dataset)
         self.regularizers = nn.ModuleList(
-            cls(getattr(config.regularizers, name), self.model) for name, cls in chosen.items()
+            cls(getattr(config.regularizers, name), self.model, dataset) for name, cls in chosen.items()
         )
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
 
@@ -162,6 +195,36 @@ class Method(nn.Module, ABC):
     def query_loss(self, adapted: Any, query_x: Tensor, query_y: Tensor) -> Tensor:
         """The task's outer loss, a scalar: by default the mean loss of the predictions."""
         return self.loss(self.predict(adapted, query_x), query_y)
+
+    def with_hook(self, adapted: Any, on_block: Callable[..., Tensor]) -> Any:
+        """An adapted state whose query passes call one more hook on the blocks' outputs."""
+        return replace(adapted, query=hooked(adapted.query, on_block))
+
+
+def hooked(now: Pass, on_block: Callable[..., Tensor]) -> Pass:
+    """A pass with one more hook on the blocks' outputs."""
+    return replace(now, on_block=(*now.on_block, on_block))
+
+
+def task_loss(method: Method, task: Task, context: Context) -> Tensor:
+    """A task's outer loss, a scalar, after all regularizers had their say."""
+
+    def loss(task: Task) -> Tensor:
+        adapted = method.adapt(task.support_x, task.support_y, context)
+        found = method.query_loss(adapted, task.query_x, task.query_y)
+        for regularizer in context.regularizers:
+            found = regularizer.on_query_loss(found, adapted, task, method, context)
+        return found
+
+    for regularizer in reversed(context.regularizers):
+        if regularizer.has("on_task"):
+            loss = partial(regularizer.on_task, loss=loss, context=context)
+    return loss(task)
+
+
+def probabilities(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
+    """Labels [n] as probabilities [n, N]; soft labels stay as they are."""
+    return y if y.is_floating_point() else F.one_hot(y, ways).to(dtype)
 
 
 def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | None) -> Backbone:

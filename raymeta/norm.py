@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 NormMode = Literal["batch", "support", "running", "per_step"]
 Moments = dict[str, tuple[Tensor, Tensor]]  # a pair of tensors [C] by layer
-Changes = tuple[Callable[..., Tensor], ...]  # hooks of regularizers; raymeta/method.py says with which arguments
+Changes = tuple[Callable[..., Any], ...]  # hooks of regularizers; raymeta/method.py says with which arguments
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,12 @@ class Pass:
         vectorized: the pass is one of a batch of tasks under vmap.
         moments: statistics to normalise with (`support` mode, query pass); None: those of the pass itself.
         recorded: where a `support` pass leaves its statistics, by layer.
+        penalties: where hooks leave terms of the task's outer loss.
         film: scale and shift, [C] each, of a block's activations before its nonlinearity, by block (CAVIA).
         query: the images are a task's query set.
+        task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         noise: where hooks draw random numbers; None if they have none to draw.
-        on_convolution, on_block, on_outputs: what changes activations on the way.
+        on_weights, on_convolution, on_block, on_outputs: what changes weights and activations on the way.
     """
 
     training: bool = True
@@ -46,7 +48,10 @@ class Pass:
     recorded: Moments = field(default_factory=dict)
     film: Moments = field(default_factory=dict)
     query: bool = False
+    task: int | Tensor = 0
     noise: Any = None
+    penalties: list[Tensor] = field(default_factory=list)
+    on_weights: Changes = ()
     on_convolution: Changes = ()
     on_block: Changes = ()
     on_outputs: Changes = ()

@@ -6,6 +6,7 @@ the weights, the optimizer and t.
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from torch import Tensor
 
 from raymeta import checkpoints
 from raymeta.config import TrialConfig
-from raymeta.data.episodes import Episodes
+from raymeta.data.episodes import Episodes, Task
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
 from raymeta.evaluation import Score, evaluate, metric_of
 from raymeta.inner import Context, Noise
-from raymeta.method import build_method
+from raymeta.method import Method, Regularizer, build_method, task_loss
 from raymeta.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
@@ -44,7 +45,7 @@ class Trainer:
         self.method = build_method(config, self.dataset).to(self.device)
         if config.pretraining.epochs:
             load_pretrained(self.method.model, config, self.dataset, self.device)
-        self.vectorized = _vectorized(config, self.device, self.method.model)
+        self.vectorized = _vectorized(config, self.device, self.method)
         self._learned = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(self._learned, lr=config.outer.lr)
         self._training = self.dataset.bank("train", config.seed)
@@ -104,7 +105,7 @@ class Trainer:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
         count = self.config.outer.tasks_per_step
         episodes = self._training.batch(self.outer_step * count, count)
-        generator = self._generator(count, "cpu")  # numbers 0 .. count-1 are the tasks' own
+        generator = self._generator(count, "cpu")  # 0 .. count-1 are the tasks' own, count + 1 is `accumulate`'s
         for regularizer in self.method.regularizers:
             episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
         return self.accumulate(episodes.to(self.device))
@@ -118,37 +119,27 @@ class Trainer:
         """Add the gradients of these episodes, as outer step `outer_step` weighs them; returns their mean loss."""
         count = episodes.tasks
         weight = 1 / count if self.config.outer.reduction == "mean" else 1.0
+        context = Context(training=True, progress=self._progress, vectorized=self.vectorized)
         generators = [self._generator(task) for task in range(count)]
+        own = self._generator(count + 1, "cpu")
+        regularizers: list[Regularizer] = list(self.method.regularizers)  # type: ignore[arg-type]
+        acting = tuple(regularizer.on_step(self.method, episodes, context, own) for regularizer in regularizers)
+
+        def loss_of(number: int | Tensor, *task: Tensor) -> Tensor:
+            there = replace(context, task=number, noise=Noise(generators, number), regularizers=acting)
+            return task_loss(self.method, Task(*task), there)
+
         if self.vectorized:
             # "same": the generators' draws inside are made once, for all tasks; each task then takes its own (Noise).
-            run = torch.vmap(self._task_loss, in_dims=(0, 0, 0, 0, 0, None), randomness="same")
-            losses = run(*episodes, torch.arange(count, device=self.device), generators)
+            losses = torch.vmap(loss_of, randomness="same")(torch.arange(count, device=self.device), *episodes)
             torch.autograd.backward(losses.sum() * weight)
             return float(losses.detach().mean())
         total = 0.0
-        for task in range(episodes.tasks):
-            loss = self._task_loss(*episodes.task(task), task, generators)
+        for number in range(count):
+            loss = loss_of(number, *episodes.task(number))
             torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
             total += float(loss.detach())
-        return total / episodes.tasks
-
-    def _task_loss(
-        self,
-        support_x: Tensor,
-        support_y: Tensor,
-        query_x: Tensor,
-        query_y: Tensor,
-        task: int | Tensor,
-        generators: list[torch.Generator],
-    ) -> Tensor:
-        context = Context(
-            training=True,
-            progress=self._progress,
-            vectorized=self.vectorized,
-            noise=Noise(generators, task),
-            regularizers=tuple(self.method.regularizers),  # type: ignore[arg-type]
-        )
-        return self.method.query_loss(self.method.adapt(support_x, support_y, context), query_x, query_y)
+        return total / count
 
     def _generator(self, task: int, device: str | torch.device | None = None) -> torch.Generator:
         words = np.random.SeedSequence((self.config.seed, self.outer_step, task)).generate_state(2, np.uint32)
@@ -244,11 +235,14 @@ def device_of(config: TrialConfig) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _vectorized(config: TrialConfig, device: torch.device, model: Any) -> bool:
-    wanted = config.engine.tasks
-    if model.norm_mode == "running":  # running averages are written to in place, task after task
+def _vectorized(config: TrialConfig, device: torch.device, method: Method) -> bool:
+    wanted, model = config.engine.tasks, method.model
+    one_by_one = [f"{one.name} computes" for one in method.regularizers if not one.batches]
+    if model.norm_mode == "running":  # they are written to in place
+        one_by_one.append("model.norm running updates its averages")
+    if one_by_one:
         if wanted == "vmap":
-            raise UserError("engine.tasks: found 'vmap', but model.norm running updates its averages task by task")
+            raise UserError(f"engine.tasks: found 'vmap', but {one_by_one[0]} task by task; allowed: auto, loop")
         return False
     if wanted == "auto":
         return device.type == "cuda" or model.batches_tasks_on_cpu

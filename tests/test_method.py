@@ -30,8 +30,8 @@ class Learned(Regularizer):
     Config: ClassVar[type[Section]] = Empty
     neutral: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, config: Any, model: Backbone) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
         self.factor = nn.Parameter(torch.tensor(2.0))
 
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
@@ -108,7 +108,7 @@ def test_outputs_are_a_logit_per_way_or_one_value() -> None:
 
 def test_a_base_regularizer_changes_nothing() -> None:
     gradients = {"a": torch.ones(2)}
-    plain = Regularizer(None, learner(IMAGES).model)
+    plain = Regularizer(None, learner(IMAGES).model, IMAGES)
     assert plain.on_inner_gradients(gradients, Context(training=True)) is gradients
 
 

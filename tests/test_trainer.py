@@ -141,14 +141,16 @@ def test_tasks_batched_are_tasks_looped_over_in_other_norms(norm: str, double: B
     assert batched.validate() == pytest.approx(loop.validate(), rel=1e-10)
 
 
-def test_which_tasks_are_batched() -> None:
+def test_which_tasks_are_batched(glyphs: ImageDataset) -> None:
     assert trainer().vectorized is True
     assert trainer(GLYPHS).vectorized is False
     assert trainer(GLYPHS, engine={"tasks": "vmap"}).vectorized is True
     assert trainer(GLYPHS, model={"norm": "running"}).vectorized is False
     with pytest.raises(UserError) as caught:
         trainer(GLYPHS, model={"norm": "running"}, engine={"tasks": "vmap"})
-    assert str(caught.value) == ("engine.tasks: found 'vmap', but model.norm running updates its averages task by task")
+    assert str(caught.value) == (
+        "engine.tasks: found 'vmap', but model.norm running updates its averages task by task; allowed: auto, loop"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")

@@ -26,7 +26,7 @@ from raymeta.config import TrialConfig
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context, descend
-from raymeta.method import Adapted, Method
+from raymeta.method import Adapted, Method, Regularizer
 from raymeta.models import Weights
 from raymeta.norm import Pass
 from raymeta.registry import method
@@ -67,9 +67,12 @@ class MAML(Method):
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
         settings = self.settings
-        self.adapted = self.adapted_names()
-        for regularizer in self.regularizers:
-            if not any(regularizer.covers(name) for name in self.adapted):  # type: ignore[operator]
+        regularizers: list[Regularizer] = list(self.regularizers)  # type: ignore[arg-type]
+        self.adapted = [name for name in self.adapted_names() if not any(one.freezes(name) for one in regularizers)]
+        if not self.adapted:
+            raise UserError(f"{config.spec}: nothing is left for {self.name} to adapt")
+        for regularizer in regularizers:
+            if not any(regularizer.covers(name) for name in self.adapted):
                 raise UserError(f"{config.spec}: {self.name} adapts nothing in the scope of {regularizer.name}")
         if self.model.norm_mode == "per_step":
             if settings.inner_steps < 1:
@@ -104,6 +107,11 @@ class MAML(Method):
             context=context,
         )
         return self.adapted_state(support, path)
+
+    def unadapted(self, support_x: Tensor, support_y: Tensor, context: Context) -> Adapted:
+        """The state before the first inner step."""
+        support = Support(self.model.prepare(support_x), support_y, context)
+        return self.adapted_state(support, [self.start(support)])
 
     def support_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
         """The loss that the inner loop descends, a function of (weights, step)."""

@@ -13,7 +13,8 @@ are always the pass's own, as the authors' running ones are stored and never use
 `outer.schedule: cosine`; `order`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from raymeta.config import TrialConfig
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
-from raymeta.method import Adapted
+from raymeta.method import Adapted, hooked
 from raymeta.models import Weights
 from raymeta.norm import Pass
 from raymeta.registry import method
@@ -80,7 +81,7 @@ class MAMLPP(MAML):
         last, settings = super().adapted_state(support, path), self.settings
         progress, share = support.context.progress, settings.msl_share
         on = settings.multi_step_loss and (progress < share or share == 1)
-        if not (support.context.training and on):
+        if not (support.context.training and on) or len(path) == 1:
             return last
         shares = multi_step_weights(progress / share, len(path) - 1)
         steps = [
@@ -95,6 +96,13 @@ class MAMLPP(MAML):
         x = self.model.prepare(query_x)
         losses = [share * self.loss(self.outputs(x, weights, now), query_y) for share, weights, now in adapted.path]
         return torch.stack(losses).sum()
+
+    def with_hook(self, adapted: Adapted, on_block: Callable[..., Tensor]) -> Adapted:
+        changed: Adapted = super().with_hook(adapted, on_block)
+        if isinstance(changed, Steps):
+            path = tuple((share, weights, hooked(now, on_block)) for share, weights, now in changed.path)
+            return replace(changed, path=path)
+        return changed
 
 
 def multi_step_weights(progress: float, steps: int) -> list[float]:

@@ -21,6 +21,7 @@ from raymeta.config import TrialConfig
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
+from raymeta.method import probabilities
 from raymeta.models.conv4 import Block, Conv4Config
 from raymeta.norm import Pass
 from raymeta.registry import method
@@ -42,14 +43,14 @@ class Relation(nn.Module):
         super().__init__()
         channels, height, width = shape
         config = Conv4Config(width=channels, norm=norm, norm_eps=eps, init="fan_out")
-        self.block1 = Block(2 * channels, config, 1)
-        self.block2 = Block(channels, config, 1)
+        self.relation1 = Block(2 * channels, config, 1)
+        self.relation2 = Block(channels, config, 1)
         self.hidden = nn.Linear(channels * (height >> 2) * (width >> 2), settings.hidden)
         self.score = nn.Linear(settings.hidden, 1)
 
     def forward(self, pairs: Tensor, now: Pass) -> Tensor:
         weights = dict(self.named_parameters())
-        h = self.block2(self.block1(pairs, weights, now, "block1"), weights, now, "block2")
+        h = self.relation2(self.relation1(pairs, weights, now, "relation1"), weights, now, "relation2")
         return self.score(F.relu(self.hidden(h.flatten(1)))).squeeze(1)  # type: ignore[no-any-return]
 
 
@@ -74,7 +75,7 @@ class RelationNet(ProtoNet):
             raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
         self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
         if self.settings.loss == "mse":
-            self.loss = lambda scores, y: F.mse_loss(scores, F.one_hot(y, self.ways).to(scores.dtype))
+            self.loss = lambda scores, y: F.mse_loss(scores, probabilities(y, self.ways, scores.dtype))
 
     def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
         now = context.at()

@@ -23,6 +23,15 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+class Task(NamedTuple):
+    """One task. A query label may be soft: probabilities [N*Q, N] instead of [N*Q]."""
+
+    support_x: Tensor  # [N*K, C, H, W]
+    support_y: Tensor  # [N*K]
+    query_x: Tensor  # [N*Q, C, H, W]
+    query_y: Tensor  # [N*Q]
+
+
 class Episodes(NamedTuple):
     """T tasks of N ways, K shots and Q queries per class; images are float32, labels int64.
 
@@ -39,9 +48,11 @@ class Episodes(NamedTuple):
         """T. (`len` of a named tuple is the number of its fields.)"""
         return len(self.support_x)
 
-    def task(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Support images, support labels, query images, query labels of one task, without the leading dimension."""
-        return self.support_x[i], self.support_y[i], self.query_x[i], self.query_y[i]
+    def task(self, i: int | Tensor) -> Task:
+        """One task; under vmap `i` is its batched index."""
+        if isinstance(i, int):
+            return Task(*(tensor[i] for tensor in self))
+        return Task(*(tensor.index_select(0, i.reshape(1)).squeeze(0) for tensor in self))
 
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on a device."""

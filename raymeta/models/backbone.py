@@ -66,9 +66,21 @@ class Backbone(nn.Module, ABC):
         """What the head sees, [n, F]."""
         return self.maps(prepared, weights, now).flatten(1)
 
-    @abstractmethod
     def maps(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
-        """The last block's output with its places, [n, C, h, w] ([n, F] where there are none)."""
+        """The last block's output with its places, [n, C, h, w] ([n, F] where there are none).
+
+        Images of another size than the model's end in maps of another size: those are averaged to `map_shape`.
+        """
+        for change in now.on_weights:
+            weights = change(weights, now)
+        h = self.run(prepared, weights, now)
+        if self.map_shape and h.shape[1:] != self.map_shape:
+            h = F.adaptive_avg_pool2d(h, (self.map_shape[1], self.map_shape[2]))
+        return h
+
+    @abstractmethod
+    def run(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
+        """All blocks, one after the other, on weights as they are."""
 
     def classify(self, features: Tensor, weights: Weights) -> Tensor:
         """The head: features [n, F] to outputs."""

@@ -47,11 +47,13 @@ class Patches(NamedTuple):
         rows: [n, H*W, 9*C + 1]: the 3x3 neighbourhood of every pixel, then a 1 that carries shifts.
         mean: [9*C], over all pixels of all images.
         covariance: [9*C, 9*C], likewise.
+        size: (H, W).
     """
 
     rows: Tensor
     mean: Tensor
     covariance: Tensor
+    size: tuple[int, int]
 
 
 class Block(nn.Module):
@@ -113,10 +115,6 @@ class FirstBlock(Block):
     times slower.
     """
 
-    def __init__(self, channels: int, config: Conv4Config, steps: int, size: tuple[int, int]) -> None:
-        super().__init__(channels, config, steps)
-        self.size = size
-
     def prepare(self, x: Tensor) -> Patches:
         """The patches of images [n, C, H, W]."""
         rows = F.pad(F.unfold(x, kernel_size=3, padding=1).transpose(-1, -2), (0, 1), value=1.0)
@@ -124,7 +122,7 @@ class FirstBlock(Block):
         mean = flat.mean(0)
         centred = flat - mean  # before the product, or what is left after it is rounding
         covariance = centred.t() @ centred / len(flat)
-        return Patches(rows, mean[:-1], covariance[:-1, :-1])
+        return Patches(rows, mean[:-1], covariance[:-1, :-1], (x.shape[-2], x.shape[-1]))
 
     def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
         if self.norm.mode == "running" or now.on_convolution:
@@ -136,11 +134,11 @@ class FirstBlock(Block):
 
         scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), now, layer)
         folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
-        return self._image(x.rows @ folded)
+        return self._image(x.rows @ folded, x.size)
 
     def convolve(self, x: Patches, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight, bias = self._matrix(weight, bias)
-        return self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t())
+        return self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t(), x.size)
 
     @staticmethod
     def _matrix(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -148,8 +146,9 @@ class FirstBlock(Block):
         weight = weight.flatten(1)
         return weight, weight.new_zeros(len(weight)) if bias is None else bias
 
-    def _image(self, h: Tensor) -> Tensor:
-        return h.reshape(*h.shape[:-2], *self.size, h.shape[-1]).movedim(-1, -3)
+    @staticmethod
+    def _image(h: Tensor, size: tuple[int, int]) -> Tensor:
+        return h.reshape(*h.shape[:-2], *size, h.shape[-1]).movedim(-1, -3)
 
 
 class Conv4(Backbone):
@@ -164,7 +163,7 @@ class Conv4(Backbone):
             raise refuse_shape("conv4", "images", input_shape, "mlp")
         channels, *size = input_shape
         self.norm_mode = config.norm
-        self.block1 = FirstBlock(channels, config, steps, (size[0], size[1]))
+        self.block1 = FirstBlock(channels, config, steps)
         for i in range(1, BLOCKS):
             self.add_module(f"block{i + 1}", Block(config.width, config, steps, pool=i < config.pools))
         self.map_shape = (config.width, *(side >> config.pools for side in size))
@@ -175,7 +174,7 @@ class Conv4(Backbone):
     def prepare(self, x: Tensor) -> Patches:
         return self.block1.prepare(x)
 
-    def maps(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
+    def run(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
         h: Any = prepared
         for layer in self.blocks():
             h = getattr(self, layer)(h, weights, now, layer)

@@ -39,7 +39,7 @@ class MLP(Backbone):
         if self.head is not None and config.init != "xavier":
             _linear(self.head, config.init)
 
-    def maps(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
+    def run(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared
         for layer in self._layers:
             h = F.relu(F.linear(h, weights[f"{layer}.weight"], weights[f"{layer}.bias"]))

@@ -121,7 +121,7 @@ class Residual(nn.Module):
         h = self._activate(h if self.pool is None else F.max_pool2d(h, 2, padding=self.pool))
         for change in now.on_block:
             h = change(h, layer, now)
-        return h
+        return h  # type: ignore[no-any-return]
 
     def _activate(self, h: Tensor) -> Tensor:
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
@@ -148,7 +148,7 @@ class ResNet(Backbone):
         self.norm_mode = config.norm
         self.feature_size = config.channels[-1]
 
-    def maps(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
+    def run(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared
         for layer in self.blocks():
             own = {name.removeprefix(f"{layer}."): w for name, w in weights.items() if name.startswith(f"{layer}.")}

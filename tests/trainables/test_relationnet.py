@@ -35,7 +35,7 @@ def relations(theta: Weights, own: Weights, task: Task) -> Tensor:
     x, y, query_x, _ = task
     classes = means(maps(x, theta, pools=2), y)
     pairs = [torch.cat([c, query]) for query in maps(query_x, theta, pools=2) for c in classes]
-    h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.").flatten(1)
+    h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.relation").flatten(1)
     h = F.relu(h @ own["relation.hidden.weight"].T + own["relation.hidden.bias"])
     scores = h @ own["relation.score.weight"].T + own["relation.score.bias"]
     return scores.reshape(len(query_x), len(classes))
@@ -54,7 +54,7 @@ def test_outer_gradient_is_the_references(kind: str) -> None:
     method = relationnet(loss=kind)
     assert_gradient(method, IMAGES.tasks(2), loss)
     parts = {name.split(".")[1] for name in filter(beside_theta, learned(method))}
-    assert parts == {"block1", "block2", "hidden", "score"}
+    assert parts == {"relation1", "relation2", "hidden", "score"}
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax"])

@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.data.store import Dataset
 from raymeta.inner import Context
 from raymeta.method import Regularizer
 from raymeta.models import Backbone, Weights
@@ -45,8 +46,8 @@ class DropGrad(Regularizer):
     inner_loop: ClassVar[bool] = True
     rate: Tensor
 
-    def __init__(self, config: DropGradConfig, model: Backbone) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: DropGradConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
         self.register_buffer("rate", torch.tensor(config.rate, dtype=torch.float64), persistent=False)
         self.scope = model.scope(config.layers)
 

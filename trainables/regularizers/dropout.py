@@ -18,6 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.data.store import Dataset
 from raymeta.method import Regularizer
 from raymeta.models import Backbone
 from raymeta.norm import Pass
@@ -40,8 +41,8 @@ class Dropout(Regularizer):
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
     rate: Tensor
 
-    def __init__(self, config: DropoutConfig, model: Backbone) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: DropoutConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
         self.register_buffer("rate", torch.tensor(config.rate, dtype=torch.float64), persistent=False)
 
     def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:

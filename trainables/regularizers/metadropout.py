@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.method import Regularizer
 from raymeta.models import Backbone, Conv4
@@ -55,10 +56,10 @@ class MetaDropout(Regularizer):
     neutral: ClassVar[dict[str, Any]] = {"noise": "none"}
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     inner_loop: ClassVar[bool] = True
-    in_evaluation: ClassVar[bool] = True
+    in_evaluation: bool = True
 
-    def __init__(self, config: MetaDropoutConfig, model: Backbone) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: MetaDropoutConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
         if not isinstance(model, Conv4):
             raise UserError(
                 f"metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, "

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.data.episodes import Episodes
+from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.method import Regularizer
 from raymeta.models import Backbone
@@ -41,8 +42,8 @@ class TaskAug(Regularizer):
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
 
-    def __init__(self, config: TaskAugConfig, model: Backbone) -> None:
-        super().__init__(config, model)
+    def __init__(self, config: TaskAugConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
         if model.input_shape[-1] != model.input_shape[-2]:
             height, width = model.input_shape[-2:]
             raise UserError(f"taskaug turns square images only: found {height}x{width}")
