@@ -37,6 +37,10 @@ Words = Annotated[
 ]
 Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
 Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
+Choose = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),
+]
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 Pack = Annotated[int, typer.Option(min=1, help="Trials per GPU.")]
 
@@ -48,6 +52,7 @@ def search(
     task: Task = None,
     preset: Preset = None,
     name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
+    choose: Choose = None,
     trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
     data_root: DataRoot = None,
     slots: Slots = None,
@@ -58,6 +63,8 @@ def search(
     """Search the hyperparameters of a method.
 
     Example: raymeta search maml+dropgrad --task omniglot-5w1s -n 24 maml.inner_steps=5
+
+    Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
     """
     started = time.time()
     from raymeta.data.store import open_dataset
@@ -66,7 +73,8 @@ def search(
 
     if name is not None:
         check_name(name)
-    plan = make_plan(spec, task, preset, [*(words or []), *([f"study.trials={trials}"] if trials else [])])
+    overrides = [*(words or []), *([f"study.trials={trials}"] if trials else [])]
+    plan = make_plan(spec, task, preset, overrides, choose)
     dataset = open_dataset(plan.base.task)
     prepare(dataset, data_root)
     for split in ("train", "validation"):
@@ -78,7 +86,8 @@ def search(
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
 
-    folder = studies_folder() / (name or _free_name(f"{plan.spec}-{task or plan.base.task.dataset}"))
+    what = f"{plan.base.spec}+choice" if choose else plan.base.spec
+    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
     from raymeta.study.resources import start_ray
 
@@ -156,6 +165,10 @@ def final(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Draw the validation curves to this .png, .svg or .pdf file."),
     ] = None,
+    by_step: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Score each config before and after every inner step, and draw it to this file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train configs at their full budget with several seeds and test them on the test split: a table's rows.
@@ -167,12 +180,14 @@ def final(
     from mlflow.exceptions import MlflowException
 
     from raymeta.data.store import open_dataset
+    from raymeta.study import by_step as inner_steps
     from raymeta.study.final import final as run
     from raymeta.study.final_report import as_table, draw, log_final
     from raymeta.study.tracking import problem_of
 
-    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--picture {picture}: expected a .png, .svg or .pdf file")
+    for option, path in (("--picture", picture), ("--by-step", by_step)):
+        if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
+            raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
     trials, provenances = _configs_for_final(configs, task, preset)
     for name, trial in trials.items():
         dataset = open_dataset(trial.task)
@@ -184,20 +199,26 @@ def final(
                 f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
         pretrain(trial, dataset)
-    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack)
+    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack, by_step=by_step is not None)
     try:
         for table in tables:
             log_final(table, provenances[table.name])
     except MlflowException as error:
         say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
     if as_json:
-        print(json.dumps({"rows": [table.as_dict() for table in tables], "problems": problems}))  # noqa: T201
+        rows = [table.as_dict() | (inner_steps.as_dict(table) if by_step else {}) for table in tables]
+        print(json.dumps({"rows": rows, "problems": problems}))  # noqa: T201
     elif tables:
         console().print(as_table(tables))
+        if by_step is not None:
+            console().print(inner_steps.as_table(tables))
         say(f"kept in {tables[0].folder.parent} and in MLflow's experiment 'final runs' (raymeta ui)")
     if picture is not None and tables:
         draw(tables, picture)
         say(f"drew {picture}")
+    if by_step is not None and tables:
+        inner_steps.draw(tables, by_step)
+        say(f"drew {by_step}")
     if problems:
         raise RunFailed("; ".join(problems))
 
@@ -266,14 +287,21 @@ def ui(
 
 
 @app.command()
-def space(spec: Spec, words: Words = None, task: Task = None, preset: Preset = None, as_json: Json = False) -> None:
+def space(
+    spec: Spec,
+    words: Words = None,
+    task: Task = None,
+    preset: Preset = None,
+    choose: Choose = None,
+    as_json: Json = False,
+) -> None:
     """Show what a search of a method would search, and where it would start.
 
     Example: raymeta space maml+dropgrad --task omniglot-5w1s
     """
     from raymeta.study.plan import make_plan
 
-    plan = make_plan(spec, task, preset, words or [])
+    plan = make_plan(spec, task, preset, words or [], choose)
     if as_json:
         print(json.dumps({**plan.space.as_dict(), "hash": plan.space.hash}))  # noqa: T201
         return

@@ -1,6 +1,7 @@
 """Final runs: configs at their full budget, all seeds in parallel, selected by validation, tested on the test split.
 
     <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
+    <studies>/finals/<name>-<task>-<hash>/seed0/by_step.json      if asked for
     <studies>/finals/<name>-<task>-<hash>/table.json
 
 The same command goes on from what is there; a seed that has its result is not trained again.
@@ -22,10 +23,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
+from raymeta.errors import UserError
 from raymeta.evaluation import Metric, metric_of
 from raymeta.files import studies_folder, write_atomically
+from raymeta.study import by_step as inner_steps
 from raymeta.study.resources import Slots, start_ray
 from raymeta.trainer import Trainer
 
@@ -155,8 +159,14 @@ class _Seed:
             self.trainer.save(self._checkpoint)
         return {**self.trainer.rounds[-1], "done": self.trainer.done}
 
-    def test(self) -> dict[str, Any]:
-        """The best validated weights on the test split, alone and as an ensemble."""
+    def test(self, by_step: bool) -> None:
+        """The best validated weights on the test split, alone and as an ensemble; if asked for also by inner step."""
+        if not (self.folder / "result.json").exists():
+            self._test()
+        if by_step:
+            inner_steps.score(self.trainer, self.folder / inner_steps.FILE)
+
+    def _test(self) -> None:
         (score, ensemble), best = self.trainer.test(), self.trainer.best
         assert best is not None
         result = {
@@ -170,11 +180,15 @@ class _Seed:
             "rounds": self.trainer.rounds,
         }
         write_atomically(self.folder / "result.json", json.dumps(result))
-        return result
 
 
 def final(
-    configs: Mapping[str, TrialConfig], seeds: list[int], *, slots: int | None = None, pack: int = 4
+    configs: Mapping[str, TrialConfig],
+    seeds: list[int],
+    *,
+    slots: int | None = None,
+    pack: int = 4,
+    by_step: bool = False,
 ) -> tuple[list[FinalTable], list[str]]:
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
@@ -183,6 +197,7 @@ def final(
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
         pack: runs per GPU.
+        by_step: score every run by inner step too; see `raymeta.study.by_step`.
 
     Returns:
         A row for every config of which all seeds have been tested, and a sentence for every run that has not been: it
@@ -190,8 +205,10 @@ def final(
     """
     for config in configs.values():  # refuse at once what cannot be tested
         open_dataset(config.task).bank("test", config.task.bank_seed, final=True)
+        if by_step and not registry.find("method", config.method).inner_loop:
+            raise UserError(f"--by-step: {config.method} has no inner steps")
     runs = [
-        _Run(name, seed, config.as_dict() | {"seed": seed}, _folder(name, config) / f"seed{seed}")
+        _Run(name, seed, config.as_dict() | {"seed": seed}, _folder(name, config) / f"seed{seed}", by_step)
         for name, config in configs.items()
         for seed in seeds
     ]
@@ -228,13 +245,16 @@ class _Run:
     seed: int
     config: dict[str, Any]
     folder: Path
+    by_step: bool
 
     def __str__(self) -> str:
         return f"{self.name}, seed {self.seed}"
 
     @property
     def tested(self) -> bool:
-        return (self.folder / "result.json").exists()
+        return all(
+            (self.folder / file).exists() for file in ["result.json", *([inner_steps.FILE] if self.by_step else [])]
+        )
 
     def result(self) -> SeedResult:
         return SeedResult(**json.loads((self.folder / "result.json").read_text()))
@@ -266,8 +286,8 @@ def _train(runs: list[_Run], slots: Slots) -> list[str]:
                 continue
             if not tested and not answer["diverged"]:
                 bars.update(shown[run.folder], completed=answer["outer_steps"])
-                step = worker.test if answer["done"] else worker.round
-                pending[step.remote()] = (run, worker, answer["done"])
+                step = worker.test.remote(run.by_step) if answer["done"] else worker.round.remote()
+                pending[step] = (run, worker, answer["done"])
                 continue
             ray.kill(worker)
             if not tested:

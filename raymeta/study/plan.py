@@ -4,8 +4,8 @@ From the bottom: the schema's defaults, the data set's, its preset, `--preset`, 
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
 from typing import Any, Self
@@ -18,7 +18,7 @@ from raymeta.errors import UserError, suggest
 from raymeta.files import read_yaml
 from raymeta.method import build_method
 from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
-from raymeta.study.space import Point, Space, shipped_space, space_for
+from raymeta.study.space import CHOICE, NONE, Point, Space, shipped_space, space_for, space_of_choice
 
 TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s)?")
 
@@ -35,16 +35,26 @@ class StudyConfig(Section):
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a study does."""
+    """Everything that decides what a study does.
+
+    Attributes:
+        choices: of a search over the choice of regularizer: the sections of those to choose from, by name.
+    """
 
     spec: str
     base: TrialConfig
     space: Space
     study: StudyConfig
+    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def trial(self, point: Point) -> TrialConfig:
         """The config of a trial: the base with the point's values."""
-        return parse_trial(merge(self.base.as_dict(), nest(point)), "the search space's proposal")
+        chosen = point.get(CHOICE)
+        own = {name: section for name, section in self.choices.items() if name == chosen}
+        base = merge(self.base.as_dict(), {"regularizers": own})
+        others = tuple(f"regularizers.{name}." for name in self.choices if name != chosen)
+        values = {key: value for key, value in point.items() if key != CHOICE and not key.startswith(others)}
+        return parse_trial(merge(base, nest(values)), "the search space's proposal")
 
     @cached_property
     def rungs(self) -> list[int]:
@@ -73,6 +83,7 @@ class Plan:
             "base": self.base.as_dict(),
             "space": self.space.as_dict(),
             "study": self.study.model_dump(mode="json"),
+            "choices": self.choices,
         }
 
     @classmethod
@@ -83,10 +94,17 @@ class Plan:
             parse_trial(data["base"], source),
             Space.from_dict(data["space"], source),
             check(StudyConfig, data["study"], source),
+            data.get("choices", {}),
         )
 
 
-def make_plan(spec: str, task: str | None = None, preset: str | None = None, words: Sequence[str] = ()) -> Plan:
+def make_plan(
+    spec: str,
+    task: str | None = None,
+    preset: str | None = None,
+    words: Sequence[str] = (),
+    choose: str | None = None,
+) -> Plan:
     """Put a plan together from what a user types.
 
     Args:
@@ -94,16 +112,43 @@ def make_plan(spec: str, task: str | None = None, preset: str | None = None, wor
         task: `omniglot-5w1s`, `sinusoid-10s` or a data set's name; None: the preset's, or glyphs.
         preset: a file of `search_spaces/presets`; None: the one named like the data set.
         words: `key=value` overrides of the trial's config and of `study.*`; a searched key is then fixed.
+        choose: `dropgrad,metadropout,none`: each trial has one of these on top of the spec's.
 
     Raises:
         UserError: a name, a key, a value or a budget is wrong.
     """
     spec, own = split_settings(spec)
-    base, study, fixed = _layers(spec, task, preset, [*words, *own])
-    plan = Plan(spec, base, _fits(space_for(spec).without(fixed), base), study)
+    words, choices = [*words, *own], _choices(choose)
+
+    def without(*names: str) -> list[str]:
+        return [word for word in words if not word.startswith(tuple(f"regularizers.{name}." for name in names))]
+
+    names = [name for name in choices if name != NONE]
+    base, study, fixed = _layers(spec, task, preset, without(*names))
+    values, sections = base.flat(), {}
+    for name in names:
+        others = [other for other in names if other != name]
+        chosen, _, more = _layers(f"{spec}+{name}", task, preset, without(*others))
+        _accept(chosen)
+        fixed |= more
+        values = chosen.flat() | values
+        sections[name] = chosen.as_dict()["regularizers"][name]
+    space = space_of_choice(spec, choices) if choices else space_for(spec)
+    title = f"{spec}+{'|'.join(choices)}" if choices else spec
+    plan = Plan(title, base, _fits(space.without(fixed), {CHOICE: NONE, **values}), study, sections)
     plan = replace(plan, space=_allowed(plan))
     _check(plan)
     return plan
+
+
+def _choices(choose: str | None) -> list[str]:
+    names = [name.strip() for name in choose.split(",")] if choose is not None else []
+    for name in names:
+        if name != NONE:
+            registry.find("regularizer", name)
+        if names.count(name) > 1:
+            raise UserError(f"--choose {choose}: '{name}' is given twice")
+    return names
 
 
 def make_config(
@@ -197,9 +242,8 @@ def _accept(config: TrialConfig) -> None:
     build_method(config, open_dataset(config.task))
 
 
-def _fits(space: Space, base: TrialConfig) -> Space:
+def _fits(space: Space, values: Mapping[str, Any]) -> Space:
     """The space with its starting points made whole by the base config's values."""
-    values = base.flat()
     for key in space.params:
         if key not in values:
             raise UserError(f"the search space names '{key}', which no trial has: {suggest(key, values)}")

@@ -69,7 +69,7 @@ class Preview:
 
 
 def preview(plan: Plan, trials: int = 8) -> Preview:
-    """Sample the space and time the base config for a few steps."""
+    """Sample the space and time its first starting point for a few steps."""
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
     for point in plan.space.start_from:
         study.enqueue_trial(point)
@@ -98,7 +98,7 @@ def _probe(plan: Plan) -> tuple[float, float, int]:
     """Seconds of an outer step and of a validation, and bytes of a checkpoint."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    trainer = Trainer(plan.base)
+    trainer = Trainer(plan.trial(plan.space.start_from[0]))
     trainer.outer_update()
     start = time.perf_counter()
     for _ in range(PROBED_STEPS):

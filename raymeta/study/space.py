@@ -11,7 +11,7 @@ Keys are relative to the section of the file's method or regularizer; those of `
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Value = float | int | str | bool | None
 Point = dict[str, Value]  # dotted key to value
 
+CHOICE = "regularizer"  # the key of a search over the choice of regularizer
+NONE = "none"
 AUTHORS = "authors' setting"  # labels of starting points
 BASELINE = "un-regularized"
 
@@ -41,6 +43,11 @@ class Condition(Section):
     above: float | None = None
     below: float | None = None
     one_of: tuple[Value, ...] | None = None
+
+    def __str__(self) -> str:
+        values = " or ".join(map(str, self.one_of)) if self.one_of is not None else None
+        parts = {"above ": self.above, "below ": self.below, "": values}
+        return ", ".join(f"{word}{bound}" for word, bound in parts.items() if bound is not None)
 
     def holds(self, value: Any) -> bool:
         """Whether a value of the other parameter meets it."""
@@ -200,6 +207,27 @@ def space_for(spec: str) -> Space:
             points.append({**{key: value for key, value in first.items() if key not in part.params}, **other})
             labels.append(f"{name}: " + ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in other.items()))
     return Space({key: param for part in parts.values() for key, param in part.params.items()}, points, labels)
+
+
+def space_of_choice(spec: str, choices: Sequence[str]) -> Space:
+    """The space of a composition and of one more regularizer, which is itself searched: a key `regularizer`.
+
+    Starting points: with each of them, at its authors' setting; `none` is the un-regularized start.
+
+    Raises:
+        UserError: as of `space_for`.
+    """
+    plain = space_for(spec)
+    params = {CHOICE: Param(choice=tuple(choices)), **plain.params}
+    points, labels = [], []
+    for name in choices:
+        space = plain if name == NONE else space_for(f"{spec}+{name}")
+        for key, param in space.params.items():
+            if key not in params:
+                params[key] = param.model_copy(update={"when": {CHOICE: Condition(one_of=(name,)), **param.when}})
+        points.append({CHOICE: name, **space.start_from[0]})
+        labels.append(BASELINE if name == NONE else f"{name}: {AUTHORS}")
+    return Space(params, points, labels)
 
 
 def _read(path: Path, prefix: str) -> Space:

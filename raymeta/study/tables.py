@@ -39,12 +39,13 @@ def space_table(space: Space) -> Table:
     for label in space.labels:
         table.add_column(f"start: {label}")
     for key, param in space.params.items():
-        when = ", ".join(
-            f"{other.rsplit('.', 1)[-1]} "
-            + " ".join(f"{k} {v}" for k, v in condition.model_dump(exclude_none=True).items())
-            for other, condition in param.when.items()
+        when = ", ".join(f"{other.rsplit('.', 1)[-1]} {condition}" for other, condition in param.when.items())
+        table.add_row(
+            key.removeprefix("regularizers."),
+            str(param),
+            when or "always",
+            *(short(point.get(key, "-")) for point in space.start_from),
         )
-        table.add_row(key, str(param), when or "always", *(short(point.get(key, "-")) for point in space.start_from))
     return table
 
 

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +79,48 @@ def test_settings_beside_the_names_are_words(glyphs: Any) -> None:
     plan = make_plan("maml+dropgrad:rate=0.3", "glyphs")
     assert plan == make_plan("maml+dropgrad", "glyphs", words=["regularizers.dropgrad.rate=0.3"])
     assert "regularizers.dropgrad.rate" not in plan.space.params
+
+
+def test_a_choice_of_regularizers_is_searched_as_one_more_key(glyphs: Any) -> None:
+    words = ["regularizers.dropgrad.noise=binary", "regularizers.metadropout.eval_samples=3", "maml.inner_steps=2"]
+    plan = make_plan("maml+taskaug", "glyphs", "smoke", words, "dropgrad,metadropout,none")
+    assert Plan.from_dict(plan.as_dict(), "study.yaml") == plan
+    assert plan.spec == "maml+taskaug+dropgrad|metadropout|none"
+    assert plan.base.spec == "maml+taskaug"
+    assert plan.space.labels == ["dropgrad: authors' setting", "metadropout: authors' setting", "un-regularized"]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for point in plan.space.start_from:
+        study.enqueue_trial(point)
+    seen = set()
+    for _ in range(30):
+        point = plan.space.sample(study.ask())
+        chosen, config = point["regularizer"], plan.trial(point)
+        seen.add(chosen)
+        assert config.spec == "maml+taskaug" + ("" if chosen == "none" else f"+{chosen}")
+        assert {key.split(".")[1] for key in point if key.startswith("regularizers.")} <= {"taskaug", chosen}
+        assert config.settings.inner_steps == 2
+        assert all(config.flat()[key] == value for key, value in point.items() if key != "regularizer")
+        if chosen == "dropgrad":
+            assert config.flat()["regularizers.dropgrad.noise"] == "binary"
+        if chosen == "metadropout":
+            assert config.flat()["regularizers.metadropout.eval_samples"] == 3
+    assert seen == {"dropgrad", "metadropout", "none"}
+    assert "regularizers.dropgrad.noise" not in plan.space.params
+
+
+@pytest.mark.parametrize(
+    ("spec", "choose", "sentence"),
+    [
+        ("protonet", "dropgrad,none", "protonet+dropgrad: dropgrad acts in the inner loop, and protonet has none"),
+        ("maml", "dropgrid", "unknown regularizer 'dropgrid': did you mean 'dropgrad'?"),
+        ("maml", "none,dropout,none", "--choose none,dropout,none: 'none' is given twice"),
+        ("maml+dropout", "dropout,none", "'maml+dropout+dropout': the regularizer 'dropout' is given twice"),
+    ],
+)
+def test_what_cannot_be_chosen(spec: str, choose: str, sentence: str, glyphs: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        make_plan(spec, "glyphs", choose=choose)
+    assert str(caught.value).startswith(sentence)
 
 
 def test_a_presets_regularizers_are_settings_of_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
