@@ -64,6 +64,7 @@ def evaluate(
     device: torch.device,
     vectorized: bool,
     members: Sequence[dict[str, Tensor]] | None = None,
+    steps: int | None = None,
 ) -> Score:
     """Adapt to episodes 0 .. tasks-1 of a bank and score the predictions for their query sets.
 
@@ -76,6 +77,7 @@ def evaluate(
         device: where to compute.
         vectorized: batch the tasks with vmap.
         members: state dicts of an ensemble, which predicts the mean of its members' outputs; None: the present weights.
+        steps: inner steps; None: the method's own.
     """
     now = {name: tensor.clone() for name, tensor in method.state_dict().items()} if members else {}
     scores, losses = [], []
@@ -85,7 +87,8 @@ def evaluate(
             outputs = []
             for member in members or [{}]:
                 method.load_state_dict(member or method.state_dict())
-                outputs.append(predictions(method, episodes, vectorized, range(first, first + episodes.tasks)))
+                numbers = range(first, first + episodes.tasks)
+                outputs.append(predictions(method, episodes, vectorized, numbers, steps))
             together = torch.stack(outputs).mean(0)
             for prediction, y in zip(together, episodes.query_y, strict=True):
                 losses.append(method.loss(prediction, y))
@@ -95,7 +98,13 @@ def evaluate(
     return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
 
 
-def predictions(method: Method, episodes: Episodes, vectorized: bool, numbers: Sequence[int] | None = None) -> Tensor:
+def predictions(
+    method: Method,
+    episodes: Episodes,
+    vectorized: bool,
+    numbers: Sequence[int] | None = None,
+    steps: int | None = None,
+) -> Tensor:
     """Outputs for the query sets, each task adapted to by itself: [tasks, n, outputs].
 
     Args:
@@ -103,6 +112,7 @@ def predictions(method: Method, episodes: Episodes, vectorized: bool, numbers: S
         episodes: the tasks.
         vectorized: batch them with vmap.
         numbers: of the episodes in their bank, the seeds of what noise there is in evaluation; None: 0, 1, ...
+        steps: inner steps; None: the method's own.
     """
     device = episodes.support_x.device
     regularizers = tuple(one for one in method.regularizers if one.in_evaluation)
@@ -111,7 +121,7 @@ def predictions(method: Method, episodes: Episodes, vectorized: bool, numbers: S
 
     def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor, task: int | Tensor) -> Tensor:
         noise = Noise(generators, task) if regularizers else None
-        context = Context(training=False, vectorized=vectorized, noise=noise, regularizers=regularizers)  # type: ignore[arg-type]
+        context = Context(False, 0.0, vectorized, noise, regularizers, steps=steps)  # type: ignore[arg-type]
         return method.predict(method.adapt(support_x, support_y, context), query_x)
 
     if vectorized:

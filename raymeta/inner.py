@@ -58,6 +58,7 @@ class Context:
         noise: where a regularizer draws random numbers; None if nothing draws any.
         regularizers: the hooks to call, in the order of the composition; in evaluation those that act there too.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
+        steps: inner steps; None: as many as the learner's settings say.
     """
 
     training: bool
@@ -66,20 +67,23 @@ class Context:
     noise: Noise | None = None
     regularizers: tuple["Regularizer", ...] = ()
     task: int | Tensor = 0
+    steps: int | None = None
 
     def at(self, step: int = 0, moments: Moments | None = None, *, query: bool = False) -> Pass:
         """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
-        hooks: dict[str, Any] = {
-            name: tuple(getattr(one, name) for one in self.regularizers if one.has(name)) for name in ON_PASSES
-        }
+        hooks: dict[str, Any] = {name: tuple(getattr(one, name) for one in self.having(name)) for name in ON_PASSES}
         return Pass(
             self.training, step, self.vectorized, moments, query=query, task=self.task, noise=self.noise, **hooks
         )
 
+    def having(self, hook: str) -> tuple["Regularizer", ...]:
+        """The regularizers that have a hook of this name."""
+        return tuple(one for one in self.regularizers if one.has(hook))
+
     @property
     def perturbed(self) -> bool:
         """Passes over the same images are not alike: regularizers change weights or activations."""
-        return any(one.has(name) for one in self.regularizers for name in ON_PASSES)
+        return any(self.having(name) for name in ON_PASSES)
 
     @property
     def samples(self) -> int:
@@ -109,7 +113,7 @@ def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_ord
 
 def regularized(gradients: Weights, context: Context) -> Weights:
     """Inner gradients after all regularizers had their say."""
-    for regularizer in context.regularizers:
+    for regularizer in context.having("on_inner_gradients"):
         gradients = regularizer.on_inner_gradients(gradients, context)
     return gradients
 

@@ -43,6 +43,7 @@ class Regularizer(nn.Module):
         in_evaluation: it acts in evaluation too.
         inner_loop: it has a meaning for learners with an inner loop only.
         batches: tasks can be batched by vmap; if not they are computed one by one.
+        least_tasks: of an outer step, for it to have a meaning.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Regularizer(nn.Module):
     in_evaluation: bool = False
     inner_loop: ClassVar[bool] = False
     batches: ClassVar[bool] = True
+    least_tasks: int = 1
 
     def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
         super().__init__()
@@ -88,8 +90,12 @@ class Regularizer(nn.Module):
         """The outer loss of a task, given the function that computes it for any task."""
         return loss(task)
 
+    def on_query(self, adapted: Any, task: Task, method: "Method", context: Context) -> tuple[Any, Task]:
+        """Change what a task's query loss is computed of, after adaptation: the learner's state, images and labels."""
+        return adapted, task
+
     def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: "Method", context: Context) -> Tensor:
-        """Change a task's outer loss, a scalar, once the learner has adapted to it."""
+        """Change a task's outer loss, a scalar; add to it what depends on the adapted learner."""
         return loss
 
     def on_weights(self, weights: Weights, now: Pass) -> Weights:
@@ -130,7 +136,7 @@ class Regularizer(nn.Module):
         return 1
 
     def has(self, hook: str) -> bool:
-        """It has a hook of its own of this name."""
+        """It has a hook of its own of this name, and use for it under its settings."""
         return getattr(type(self), hook) is not getattr(Regularizer, hook)
 
 
@@ -178,6 +184,13 @@ class Method(nn.Module, ABC):
         self.regularizers = nn.ModuleList(
             cls(getattr(config.regularizers, name), self.model, dataset) for name, cls in chosen.items()
         )
+        for one in self.regularizers:
+            tasks, least = config.outer.tasks_per_step, int(one.least_tasks)  # type: ignore[arg-type]
+            if tasks < least:
+                raise UserError(
+                    f"outer.tasks_per_step: found {tasks}, but {one.name} compares the tasks of an outer step: at "
+                    f"least {least} are needed"
+                )
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
@@ -210,15 +223,17 @@ def task_loss(method: Method, task: Task, context: Context) -> Tensor:
     """A task's outer loss, a scalar, after all regularizers had their say."""
 
     def loss(task: Task) -> Tensor:
-        adapted = method.adapt(task.support_x, task.support_y, context)
-        found = method.query_loss(adapted, task.query_x, task.query_y)
-        for regularizer in context.regularizers:
+        adapted = queried = method.adapt(task.support_x, task.support_y, context)
+        asked = task
+        for regularizer in context.having("on_query"):
+            queried, asked = regularizer.on_query(queried, asked, method, context)
+        found = method.query_loss(queried, asked.query_x, asked.query_y)
+        for regularizer in context.having("on_query_loss"):
             found = regularizer.on_query_loss(found, adapted, task, method, context)
         return found
 
-    for regularizer in reversed(context.regularizers):
-        if regularizer.has("on_task"):
-            loss = partial(regularizer.on_task, loss=loss, context=context)
+    for regularizer in reversed(context.having("on_task")):
+        loss = partial(regularizer.on_task, loss=loss, context=context)
     return loss(task)
 
 

@@ -23,6 +23,7 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
 from raymeta.data.episodes import Episodes
 from raymeta.data.store import open_dataset
+from raymeta.errors import UserError
 from raymeta.evaluation import predictions
 from raymeta.files import parse_yaml
 from raymeta.schema import merge
@@ -117,7 +118,11 @@ def reuses_an_actor(trial: TrialConfig) -> None:
 
 
 def batches_tasks(trial: TrialConfig) -> None:
-    """Tasks batched by vmap and tasks in a loop: the same gradients and predictions."""
+    """Tasks batched by vmap and tasks in a loop: the same gradients and predictions; or vmap is refused."""
+    if not all(one.batches for one in Trainer(trial).method.regularizers):
+        with pytest.raises(UserError, match=r"^engine.tasks: found 'vmap', but "):
+            Trainer(parse_trial(merge(trial.as_dict(), {"engine": {"tasks": "vmap"}})))
+        return
     looped, batched = Trainer(trial), Trainer(trial)
     (loss, expected), (batched_loss, found) = outer_gradient(looped), outer_gradient(batched, vectorized=True)
     assert abs(loss - batched_loss) <= 1e-9 * abs(loss), f"the loss is {loss} in a loop and {batched_loss} with vmap"

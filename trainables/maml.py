@@ -151,8 +151,10 @@ class MAML(Method):
         return self.outputs(self.model.prepare(query_x), adapted.weights, adapted.query)
 
     def steps(self, context: Context) -> int:
-        """Inner steps, in training or evaluation."""
+        """Inner steps, in training or evaluation, unless the context says how many."""
         settings = self.settings
+        if context.steps is not None:
+            return context.steps
         if context.training or settings.eval_steps is None:
             return int(settings.inner_steps)
         return int(settings.eval_steps)

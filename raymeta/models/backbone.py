@@ -90,6 +90,10 @@ class Backbone(nn.Module, ABC):
     def blocks(self) -> tuple[str, ...]:
         """Names of the parts below the head, from the input on."""
 
+    def ends(self) -> tuple[str, ...]:
+        """What `on_block` hooks are told at the end of each block that they are called in."""
+        return self.blocks()
+
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Parameter names by part, from the input to the output; the head, if any, is the last."""
         names = list(self.weights())

@@ -185,6 +185,9 @@ class ResNet10(ResNet):
     def blocks(self) -> tuple[str, ...]:
         return ("stem", *BLOCKS)
 
+    def ends(self) -> tuple[str, ...]:
+        return tuple(f"{block}.{self.depth - 1}" for block in BLOCKS)
+
 
 class ResNet18(ResNet10):
     """As ResNet-10, with two basic blocks in a stage."""
