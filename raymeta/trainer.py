@@ -168,8 +168,8 @@ class Trainer:
             raise RuntimeError("nothing was validated yet, so there are no weights to test")
         members = [entry["weights"] for entry in self.top]
         bank = self.dataset.bank("test", self.config.task.bank_seed, final=True)
-        single, ensemble = (self._evaluate(bank, self.config.budget.test_tasks, m) for m in (members[:1], members))
-        return single, ensemble
+        single = self._evaluate(bank, self.config.budget.test_tasks, members[:1])
+        return single, self._evaluate(bank, self.config.budget.test_tasks, members) if len(members) > 1 else single
 
     def _evaluate(self, bank: Any, tasks: int, members: list[dict[str, Tensor]] | None = None) -> Score:
         return evaluate(self.method, bank, tasks, device=self.device, vectorized=self.vectorized, members=members)
