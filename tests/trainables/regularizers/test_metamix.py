@@ -1,0 +1,307 @@
+"""MetaMix against blocks, mixing and shuffling written down once more, with its own draws; what these draws are."""
+
+from math import factorial
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import Random, Task, Weights, maps, means
+from torch import Tensor
+from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, learned, relative_error, unroll
+
+from raymeta.config import parse_trial
+from raymeta.data.episodes import Episodes
+from raymeta.inner import Context
+from raymeta.norm import Pass
+from raymeta.schema import merge
+from raymeta.testing import BUDGET, conformance, outer_gradient
+from raymeta.trainer import Trainer
+from trainables.regularizers.metamix import Draws, MetaMix
+
+pytestmark = pytest.mark.usefixtures("glyphs")
+STEPS, WIDTH, WAYS = 2, 6, 3
+BOUNDS = {6: [0, 1, 2, 3, 4, 5, 6], 32: [0, 6, 11, 16, 22, 27, 32], 64: [0, 12, 22, 32, 44, 54, 64]}
+LAYERS = torch.arange(4)  # of four tasks
+
+
+def trainer(method: str = "maml", metamix: dict[str, Any] | None = None, **sections: Any) -> Trainer:
+    """In float64, its parameters moved off their regular start; without `metamix` the plain learner."""
+    inner = {"inner_lr": ALPHA, "inner_steps": STEPS} if method.startswith("maml") else {}
+    own = {"method": method, method: inner, "regularizers": {} if metamix is None else {"metamix": metamix}}
+    images = {"dataset": "glyphs", "ways": WAYS, "shots": 2, "queries": 3}
+    model = sections.pop("model", {"name": "conv4", "width": WIDTH})
+    made = Trainer(parse_trial(merge(BUDGET, {"task": images, "model": model}, own, sections)))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.method.double().parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return made
+
+
+def watch(made: Trainer, **forced: Tensor) -> list[MetaMix]:
+    """What acts in every outer step from now on, some of its draws replaced."""
+    metamix, seen = cast(MetaMix, made.method.regularizers[0]), list[MetaMix]()
+    plain = metamix.on_step
+
+    def on_step(*arguments: Any) -> MetaMix:
+        acting = cast(MetaMix, plain(*arguments))
+        acting.draws = acting.draws._replace(**forced)
+        seen.append(acting)
+        return acting
+
+    metamix.on_step = on_step  # type: ignore[method-assign, assignment]
+    return seen
+
+
+def episodes(tasks: int, **sizes: int) -> Episodes:
+    return Episodes(*map(torch.stack, zip(*Random((1, 28, 28)).tasks(tasks, **sizes), strict=True)))
+
+
+def each(draws: Draws) -> list[Draws]:
+    """Task by task."""
+    return [Draws(*values) for values in zip(*draws, strict=True)]
+
+
+# The slow side
+
+
+def block(h: Tensor, weights: Weights, number: int, step: int) -> Tensor:
+    prefix = f"block{number}."
+    own = {f"block1.{name.removeprefix(prefix)}": w for name, w in weights.items() if name.startswith(prefix)}
+    return maps(h, own, step, blocks=1)
+
+
+def shuffled(h: Tensor, draw: Draws) -> Tensor:
+    first, last = BOUNDS[h.shape[1]][int(draw.group) :][:2]
+    classes = h.chunk(WAYS)
+    pairs = [(classes[i], classes[int(draw.following[i])]) for i in range(WAYS)]
+    return torch.cat([torch.cat([own[:, :first], next_[:, first:last], own[:, last:]], 1) for own, next_ in pairs])
+
+
+def ends(x: Tensor, weights: Weights, step: int, draw: Draws, support: list[Tensor] | None = None) -> list[Tensor]:
+    """The pixels and what every block makes of them; a query is mixed with what they are of its support."""
+    h, found = x, list[Tensor]()
+    for number in range(5):
+        if number:
+            h = block(h, weights, number, step)
+        if number and number == draw.shuffled:
+            h = shuffled(h, draw)
+        if support is not None and number == draw.layer:
+            h = draw.share * h + (1 - draw.share) * support[number][draw.partner]
+        found.append(h)
+    return found
+
+
+def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
+    """The outer loss of one task after the other."""
+    tasks = iter(each(draws))
+
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
+        draw = next(tasks)
+
+        def network(x: Tensor, weights: Weights, step: int, normaliser: Tensor | None) -> Tensor:
+            return head(ends(x, weights, step, draw), weights)
+
+        def head(found: list[Tensor], weights: Weights) -> Tensor:
+            return found[-1].flatten(1) @ weights["head.weight"].T + weights["head.bias"]
+
+        def query_loss(weights: Weights, step: int) -> Tensor:
+            support = ends(task[0], weights, step, draw)
+            query = ends(task[2], weights, step, draw, support)
+            if method == "protonet":
+                prototypes = means(support[-1].flatten(1), task[1], WAYS)
+                logits = -(query[-1].flatten(1)[:, None] - prototypes).square().sum(-1)
+            else:
+                logits = head(query, weights)
+            hard = F.cross_entropy(logits, task[3]), F.cross_entropy(logits, task[1][draw.partner])
+            return draw.share * hard[0] + (1 - draw.share) * hard[1]
+
+        if method == "protonet":
+            return query_loss(theta, 0)
+        rule = MAML
+        if method == "mamlpp":
+            rule = descent(lambda step, name: own["rates"][adapted.index(name), step])
+        path = list(enumerate(unroll(network, theta, task, rule, steps=STEPS, order=order)[1:]))
+        asked = path if method == "mamlpp" else path[-1:]
+        return torch.stack([query_loss(weights, step) for step, weights in asked]).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize("shuffle", [0.0, 1.0])
+@pytest.mark.parametrize(("method", "order"), [
+    ("maml", "first"), ("maml", "second"), ("protonet", ""),
+    ("mamlpp", "second"),
+])  # fmt: skip
+def test_the_outer_gradient_is_the_references_in_every_layer(method: str, order: str, shuffle: float) -> None:
+    own = {method: {"order": order}} if order else {}
+    made, batch = trainer(method, {"shuffle": shuffle, "shuffle_start": 0.0}, **own), episodes(4)
+    where = {"shuffled": torch.tensor([1, 1, 3, 2])} if shuffle else {}  # after, at, after and before the mixing
+    seen = watch(made, layer=LAYERS, **where)
+    for vectorized in (False, True):
+        found = outer_gradient(made, batch, vectorized=vectorized)
+        loss = slow(method, seen[-1].draws, order, getattr(made.method, "adapted", []))
+        assert_same(found, expected_gradient(made.method, [batch.task(i) for i in range(4)], loss))
+    assert bool((seen[0].draws.shuffled > 0).all()) is bool(shuffle)
+    assert ((seen[0].draws.share > 0.02) & (seen[0].draws.share < 0.98)).all()
+
+
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_rate_0_is_bitwise_the_plain_learner(method: str) -> None:
+    batch = episodes(2)
+    (loss, found), (plain_loss, expected) = (
+        outer_gradient(trainer(method, settings), batch) for settings in ({"rate": 0.0, "shuffle": 0.0}, None)
+    )
+    assert loss == plain_loss
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
+def test_before_the_shuffle_starts_rate_0_is_the_plain_learner() -> None:
+    made, plain, batch = trainer(metamix={"rate": 0.0, "shuffle": 1.0, "shuffle_start": 0.5}), trainer(), episodes(2)
+    assert_same(outer_gradient(made, batch), outer_gradient(plain, batch))
+    made.outer_step = 2  # of 4
+    assert abs(outer_gradient(made, batch)[0] - outer_gradient(plain, batch)[0]) > 1e-3
+
+
+def test_the_gradient_of_a_squared_error_is_the_mixture_of_both_labels() -> None:
+    made, batch = trainer("relationnet", {"shuffle": 0.0}), episodes(1)
+    seen, method, task = watch(made, layer=torch.tensor([2])), made.method, batch.task(0)
+    _, found = outer_gradient(made, batch)
+    (draw,), context = each(seen[0].draws), Context(True, regularizers=tuple(seen))
+    adapted = method.adapt(task.support_x, task.support_y, context)
+    queried, asked = seen[0].on_query(adapted, task, method, context)
+    scores = method.predict(queried, asked.query_x)
+    hard = [(scores - F.one_hot(y, WAYS)).square().mean() for y in (task.query_y, task.support_y[draw.partner])]
+    tensors = learned(method)
+    gradients = torch.autograd.grad(draw.share * hard[0] + (1 - draw.share) * hard[1], list(tensors.values()))
+    assert relative_error(found, dict(zip(tensors, gradients, strict=True))) < 1e-8
+
+
+@pytest.mark.parametrize(("model", "places"), [
+    ({"name": "resnet10", "channels": [4, 4, 4, 4]}, ("block1.0", "block2.0", "block3.0")),
+    ({"name": "resnet18", "channels": [4, 4, 4, 4]}, ("block1.1", "block2.1", "block3.1")),
+    ({"name": "resnet12", "channels": [4, 4, 4, 4]}, ("block1", "block2", "block3")),
+    ({"name": "conv4", "width": WIDTH, "norm": "support"}, ("block1", "block2", "block3")),
+], ids=["resnet10", "resnet18", "resnet12", "support"])  # fmt: skip
+def test_lambda_0_asks_for_the_support_itself_in_every_layer_of_any_model(
+    model: dict[str, Any], places: tuple[str, ...]
+) -> None:
+    made, plain, batch = trainer(metamix={"shuffle": 0.0}, model=model), trainer(model=model), episodes(4, queries=2)
+    seen = watch(made, layer=LAYERS, share=torch.zeros(4))
+    found = outer_gradient(made, batch)
+    assert seen[0].places == places
+    row, partner = LAYERS[:, None], seen[0].draws.partner
+    itself = batch._replace(query_x=batch.support_x[row, partner], query_y=batch.support_y[row, partner])
+    assert_same(found, outer_gradient(plain, itself))
+
+
+# What is drawn
+
+
+def drawn(
+    tasks: int, *, shots: int = 2, queries: int = 3, ways: int = WAYS, progress: float = 0.0, **own: Any
+) -> Draws:
+    made = trainer(metamix=own)
+    labels = [torch.arange(ways).repeat_interleave(count).expand(tasks, -1) for count in (shots, queries)]
+    batch = Episodes(torch.zeros(labels[0].shape), labels[0], torch.zeros(labels[1].shape), labels[1])
+    metamix, generator = cast(MetaMix, made.method.regularizers[0]), torch.Generator().manual_seed(4)
+    return cast(MetaMix, metamix.on_step(made.method, batch, Context(True, progress), generator)).draws
+
+
+def assert_shares(found: Tensor, expected: dict[int, float]) -> None:
+    """Each value turns up as often as it is likely, and no other one does."""
+    assert set(found.tolist()) <= {value for value, share in expected.items() if share}
+    for value, share in expected.items():
+        spread = 4.5 * (share * (1 - share) / found.numel()) ** 0.5
+        assert float((found == value).double().mean()) == pytest.approx(share, abs=spread + 1e-12)
+
+
+@pytest.mark.parametrize(("shots", "queries"), [(1, 1), (2, 2), (1, 3), (2, 3), (3, 7), (5, 2)])
+def test_every_support_image_is_as_often_a_partner_up_to_one(shots: int, queries: int) -> None:
+    partner, supports = drawn(3000, shots=shots, queries=queries).partner, WAYS * shots
+    assert partner.shape == (3000, WAYS * queries)
+    times = F.one_hot(partner, supports).sum(1)
+    assert (int(times.min()), int(times.max())) == (queries // shots, -(-queries // shots))
+    for i in (0, WAYS * queries // 2, -1):
+        assert_shares(partner[:, i], dict.fromkeys(range(supports), 1 / supports))
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_lambda_is_of_the_beta_distribution(beta: float) -> None:
+    share, variance = drawn(40_000, beta=beta).share - 0.5, 1 / (4 * (2 * beta + 1))
+    assert float(share.mean()) == pytest.approx(0, abs=4.5 * (variance / 40_000) ** 0.5)
+    assert float(share.square().mean()) == pytest.approx(variance, rel=0.03)
+    assert float((share**4).mean()) == pytest.approx(variance**2 * (3 - 6 / (2 * beta + 3)), rel=0.04)
+
+
+def test_a_task_is_mixed_with_the_rate() -> None:
+    assert_shares((drawn(4000, rate=0.3).share < 1).int(), {1: 0.3, 0: 0.7})
+
+
+def test_layers_and_groups_are_uniform() -> None:
+    found = drawn(4000, shuffle=0.75, shuffle_start=0.0)
+    assert_shares(found.layer, dict.fromkeys(range(4), 1 / 4))
+    assert_shares(found.shuffled, {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25})
+    assert_shares(found.group, dict.fromkeys(range(6), 1 / 6))
+    assert_shares(drawn(50, layers="pixels").layer, {0: 1.0})
+
+
+def test_channels_are_shuffled_from_the_given_share_of_the_budget_on() -> None:
+    for progress, on in ((0.0, False), (0.24, False), (0.25, True), (1.0, True)):
+        found = drawn(50, shuffle=1.0, shuffle_start=0.25, progress=progress).shuffled > 0
+        assert bool(found.all() if on else found.any()) is on
+
+
+@pytest.mark.parametrize("ways", [1, 2, 5])
+def test_the_classes_are_one_cycle_and_every_one_is_as_likely(ways: int) -> None:
+    following = drawn(3000, ways=ways).following
+    walk, place = [], torch.zeros(3000, dtype=torch.long)
+    for _ in range(ways):
+        place = following.gather(1, place[:, None])[:, 0]
+        walk.append(place)
+    assert (walk[-1] == 0).all()
+    number = (torch.stack(walk) * ways ** torch.arange(ways)[:, None]).sum(0)
+    assert_shares(number, dict.fromkeys(set(number.tolist()), 1 / factorial(ways - 1)))
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_one_group_of_channels_is_the_next_classs_in_one_block(width: int) -> None:
+    made = trainer(metamix={}, model={"name": "conv4", "width": width})
+    metamix, tasks = cast(MetaMix, made.method.regularizers[0]), torch.arange(6)
+    following = torch.tensor([2, 0, 1])
+    metamix.draws = Draws(
+        share=torch.ones(6), layer=tasks, partner=tasks[:, None], shuffled=tasks % 3 + 1, group=tasks,
+        following=following.expand(6, -1),
+    )  # fmt: skip
+    classes = torch.arange(WAYS).repeat_interleave(2)  # every image is full of its class, and a bit its own
+    h = (classes + 0.01 * torch.arange(6)).view(-1, 1, 1, 1).expand(-1, width, 2, 2)
+    for task in range(6):
+        for number in (1, 2, 3, 4):
+            found = metamix.on_block(h, f"block{number}", Pass(task=task))
+            first, last = BOUNDS[width][task : task + 2] if number == task % 3 + 1 else (0, 0)
+            expected = h.clone()
+            expected[:, first:last] = torch.cat([h[2 * k : 2 * k + 2, first:last] for k in following.tolist()])
+            assert torch.equal(found, expected)
+
+
+def test_draws_follow_the_seed_and_the_outer_step() -> None:
+    def seen(seed: int) -> list[Draws]:
+        made = trainer(metamix={"shuffle_start": 0.0}, seed=seed)
+        found, batch = watch(made), episodes(3)
+        for made.outer_step in range(2):
+            outer_gradient(made, batch)
+        return [acting.draws for acting in found]
+
+    one, again, other = seen(0), seen(0), seen(1)
+    assert all(torch.equal(*values) for step in (0, 1) for values in zip(one[step], again[step], strict=True))
+    shares = torch.cat([draws.share for draws in (*one, *other)])
+    assert len(set(shares.tolist())) == len(shares) == 12
+
+
+SHUFFLED = {"regularizers": {"metamix": {"shuffle": 0.75, "shuffle_start": 0.0}}}
+test_metamix_conforms = conformance(
+    "maml+metamix", "maml+dropgrad+metamix", config={"maml": {"inner_steps": 2}, **SHUFFLED}
+)
+test_metamix_conforms_without_an_inner_loop = conformance("protonet+metamix", config=SHUFFLED)

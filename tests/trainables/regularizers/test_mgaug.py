@@ -1,0 +1,339 @@
+"""MGAug against sub-networks that are really cut out or masked once for all; what is pruned, what is resized."""
+
+from math import floor
+from typing import Any, cast
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import GLYPHS, Random, Task, Weights, learner, maps, means, small_trial
+from torch import Tensor
+from unrolled import ALPHA, MAML, Gradient, Loss, assert_same, descent, expected_gradient, learned, query_loss, unroll
+
+from raymeta.data import episodes
+from raymeta.data.store import ImageDataset
+from raymeta.errors import UserError
+from raymeta.inner import Context, Noise
+from raymeta.method import Method, task_loss
+from raymeta.testing import conformance
+from raymeta.trainer import Trainer
+from trainables.regularizers.mgaug import Masked, MGAug, resized
+
+STEPS, WIDTH, SIDE, NETWORKS, KEEP, WEIGHT = 2, 5, 32, 3, 0.45, 0.7
+SIZES = (1.0, 0.75, 1.5)  # maps of 2x2, 1x1 and 3x3 places
+IMAGES = Random((1, SIDE, SIDE))
+KINDS = pytest.mark.parametrize("kind", ["first", "second", "protonet"])  # MAML's order, or ProtoNet
+PRUNINGS = pytest.mark.parametrize("pruning", ["catfish", "parameter", "width"])
+NETS: dict[str, dict[str, Any]] = {
+    "conv4": {"name": "conv4", "width": WIDTH},
+    "per_step": {"name": "conv4", "width": WIDTH, "norm": "per_step"},
+    "resnet10": {"name": "resnet10", "channels": [4, 4, 5, 5]},
+    "resnet12a": {"name": "resnet12", "channels": [3, 4, 5, 5]},
+    "resnet12b": {"name": "resnet12", "channels": [3, 4, 5, 5], "variant": "b"},
+}
+
+
+def make(kind: str = "second", net: str = "conv4", **mgaug: Any) -> Method:
+    own: dict[str, Any] = {"method": "protonet"}
+    if kind != "protonet":
+        own = {"maml": {"inner_lr": ALPHA, "inner_steps": STEPS, "order": kind}}
+    settings = {"networks": NETWORKS, "keep": KEEP, "weight": WEIGHT, "sizes": SIZES, **mgaug}
+    return learner(IMAGES, model=NETS[net], regularizers={"mgaug": settings}, **own)
+
+
+def mgaug(made: Method) -> MGAug:
+    return cast(MGAug, made.regularizers[0])
+
+
+def context(made: Method, seed: int = 0) -> Context:
+    return Context(True, noise=Noise([torch.Generator().manual_seed(seed)], 0), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+
+
+def loss_of(made: Method, task: Task, seed: int = 0) -> Tensor:
+    return task_loss(made, episodes.Task(*task), context(made, seed))
+
+
+def gradient(made: Method, task: Task) -> Gradient:
+    loss, tensors = loss_of(made, task), learned(made)
+    found = torch.autograd.grad(loss, list(tensors.values()))
+    return float(loss.detach()), dict(zip(tensors, found, strict=True))
+
+
+# The slow side
+
+
+def bins(size: int, places: int) -> Tensor:
+    """[places, size]: means of `size` numbers over windows that cover them evenly."""
+    windows = torch.zeros(places, size, dtype=torch.float64)
+    for i in range(places):
+        first, end = i * size // places, -(-(i + 1) * size // places)
+        windows[i, first:end] = 1 / (end - first)
+    return windows
+
+
+def shrunk(x: Tensor, share: float) -> Tensor:
+    """Bilinear, corners on corners: by matrices of hat functions."""
+    at = torch.linspace(0, SIDE - 1, round(share * SIDE), dtype=torch.float64)
+    hats = (1 - (at[:, None] - torch.arange(SIDE)).abs()).clamp(min=0)
+    return hats @ x @ hats.T
+
+
+def features(x: Tensor, weights: Weights) -> Tensor:
+    h = maps(x, weights)
+    return (bins(h.shape[-2], SIDE // 16) @ h @ bins(h.shape[-1], SIDE // 16).T).flatten(1)
+
+
+def network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
+    return features(x, weights) @ weights["head.weight"].T + weights["head.bias"]
+
+
+def fitted(kind: str, start: Weights, task: Task, masks: Weights) -> tuple[Tensor, Weights]:
+    """The query loss of a network by itself, and what it was predicted with."""
+    if kind == "protonet":
+        classes = means(features(task[0], start), task[1])
+        distances = ((features(task[2], start)[:, None] - classes) ** 2).sum(2)
+        return F.cross_entropy(-distances, task[3]), start
+    rule = descent(lambda step, name: ALPHA * masks.get(name, 1.0))
+    path = unroll(network, start, task, rule, steps=STEPS, order=kind)
+    return query_loss(network, path[-1], task), path[-1]
+
+
+def cut_out(theta: Weights, share: float) -> Weights:
+    """The narrower network: its tensors are smaller."""
+    filters = floor(share * WIDTH)
+    cut = {name: weight[:filters] for name, weight in theta.items()}
+    for name, weight in theta.items():
+        if weight.ndim == 4 and name != "block1.weight":
+            cut[name] = weight[:filters, :filters]
+        elif name == "head.weight":
+            cut[name] = weight.unflatten(1, (WIDTH, -1))[:, :filters].flatten(1)
+        elif name == "head.bias":
+            cut[name] = weight
+    return cut
+
+
+def slow(kind: str, pruning: str) -> Loss:
+    """The outer loss with the same draws."""
+
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, dtype=torch.float64)
+
+        total, last = fitted(kind, theta, task, {})
+        convolutions = [name for name in theta if theta[name].ndim == 4]
+        scores: Weights = {}
+        if pruning == "catfish":
+            found = torch.autograd.grad(total, [last[name] for name in convolutions], retain_graph=True)
+            scores = {n: abs(theta[n].detach() * g) for n, g in zip(convolutions, found, strict=True)}
+        keep = [KEEP, *(KEEP + (1 - KEEP) * draw(NETWORKS))[1:].tolist()]
+        sizes = [SIZES[floor(len(SIZES) * at)] for at in draw(NETWORKS).tolist()]
+        assert len(set(sizes)) > 1
+        for share, size in zip(keep, sizes, strict=True):
+            seen = (shrunk(task[0], size), task[1], shrunk(task[2], size), task[3])
+            masks: Weights = {}
+            if pruning == "parameter":
+                scores = {name: draw(*theta[name].shape) for name in convolutions}
+            if pruning != "width":
+                ranks = {name: score.flatten().argsort().argsort().view_as(score) for name, score in scores.items()}
+                masks = {n: (r < r.numel() - floor((1 - share) * r.numel())).double() for n, r in ranks.items()}
+            start = cut_out(theta, share) if pruning == "width" else theta
+            start = {name: weight * masks.get(name, 1.0) for name, weight in start.items()}
+            total = total + WEIGHT * fitted(kind, start, seen, masks)[0]
+        return total
+
+    return loss
+
+
+@KINDS
+@PRUNINGS
+def test_the_outer_gradient_is_that_of_networks_cut_out(kind: str, pruning: str) -> None:
+    made, (task,) = make(kind, pruning=pruning), IMAGES.tasks(1)
+    assert_same(gradient(made, task), expected_gradient(made, [task], slow(kind, pruning)))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 1.0])
+def test_width_pruning_is_a_narrower_network(share: float) -> None:
+    made, (task,) = make(pruning="width"), IMAGES.tasks(1)
+    theta = made.model.weights()
+    pruned = Context(True, regularizers=(Masked(mgaug(made).width(theta, share)),))
+    last = unroll(network, cut_out(theta, share), task, MAML, steps=STEPS)[-1]
+    adapted = made.adapt(*task[:2], pruned)
+    torch.testing.assert_close(made.predict(adapted, task[2]), network(task[2], last), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_pruned_filters_are_dead_to_the_end_of_every_network(net: str) -> None:
+    made, (task,) = make(net=net, pruning="width"), IMAGES.tasks(1)
+    model, theta = made.model, made.model.weights()
+    masks = mgaug(made).width(theta, 0.6)
+    assert {name for name in theta if name.split(".")[0] != "head"} == masks.keys()
+    features = model.maps(
+        model.prepare(task[0]), Masked(masks).on_weights(theta, context(made).at()), context(made).at()
+    )
+    alive = features.flatten(2).abs().amax((0, 2)) > 0
+    assert alive.tolist() == [True] * 3 + [False] * 2
+
+
+@given(n=st.integers(1, 3000), shares=st.tuples(st.integers(1, 1000), st.integers(1, 1000)), seed=st.integers(0, 9))
+@pytest.mark.parametrize("count", ["exact", "authors"])
+def test_as_many_are_pruned_as_the_share_says_the_largest_first_in_nested_masks(
+    count: str, n: int, shares: tuple[int, int], seed: int
+) -> None:
+    score = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).double()
+    masks = []
+    for share in sorted(shares):  # in thousandths, so that whole numbers say how many
+        mask = COUNTING[count].largest({"w": score}, share / 1000)["w"]
+        pruned = (1000 - share) * n // 1000
+        pruned = max(pruned - 1, 0) if count == "authors" else pruned
+        assert torch.equal(mask, (score < n - pruned).double())
+        masks.append(mask)
+    assert bool((masks[0] <= masks[1]).all())
+
+
+COUNTING = {count: mgaug(make(count=count)) for count in ("exact", "authors")}
+
+
+@KINDS
+@PRUNINGS
+def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradient(kind: str, pruning: str) -> None:
+    made, (task,) = make(kind, pruning=pruning, resize=False), IMAGES.tasks(1)
+    masks, fits = list[Weights](), list[tuple[Any, Tensor]]()
+    prune, score = "width" if pruning == "width" else "largest", made.query_loss
+    plain = getattr(mgaug(made), prune)
+
+    def note(*arguments: Any) -> Weights:
+        masks.append(plain(*arguments))
+        return masks[-1]
+
+    def fit(adapted: Any, *query: Tensor) -> Tensor:
+        fits.append((adapted, score(adapted, *query)))
+        return fits[-1][1]
+
+    with (
+        patch.object(mgaug(made), prune, note),
+        patch.object(made, "query_loss", fit),
+        patch.object(made.model, "run", wraps=made.model.run) as run,
+    ):
+        loss_of(made, task)
+    theta, passes = made.model.weights(), 2 if kind == "protonet" else STEPS + 1
+    assert (len(masks), len(fits), run.call_count) == (NETWORKS, NETWORKS + 1, passes * (NETWORKS + 1))
+    assert not any(
+        bool((weight == 0).any()) for call in run.call_args_list[:passes] for weight in call.args[1].values()
+    )
+    for u, mask in enumerate(masks):
+        adapted, loss = fits[u + 1]
+        pruned = {name: mask[name].expand_as(theta[name]) == 0 for name in mask}
+        for call in run.call_args_list[passes * (u + 1) : passes * (u + 2)]:
+            assert all(torch.equal(call.args[1][name] == 0, where) for name, where in pruned.items())
+        found = torch.autograd.grad(loss, [theta[name] for name in mask], retain_graph=True)
+        for (name, where), g in zip(pruned.items(), found, strict=True):
+            assert bool(where.any())
+            assert not g[where].any()
+            assert g[~where].any() or where.ndim == 1  # the norm undoes a bias
+            if kind != "protonet":
+                assert torch.equal(adapted.weights[name][where], theta[name][where])
+
+
+def test_no_networks_are_bitwise_the_plain_learner_and_evaluation_knows_of_none(glyphs: ImageDataset) -> None:
+    plain, none, some = (
+        Trainer(small_trial(GLYPHS, regularizers=regularizers))
+        for regularizers in ({}, {"mgaug": {"networks": 0}}, {"mgaug": {"networks": 2, "keep": 0.5}})
+    )
+    assert plain.validate() == some.validate()
+    metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, none, some)]
+    assert metrics[0] == metrics[1] != metrics[2]
+    some.method.load_state_dict(plain.method.state_dict())
+    assert plain.validate() == some.validate()
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_sub_networks_see_support_and_query_in_one_drawn_size_and_the_whole_one_in_its_own(resize: bool) -> None:
+    made, (task,) = make("protonet", networks=12, resize=resize), IMAGES.tasks(1)
+    with (
+        patch.object(made, "adapt", wraps=made.adapt) as adapt,
+        patch.object(made, "query_loss", wraps=made.query_loss) as query,
+    ):
+        loss_of(made, task)
+    seen = [call.args[0].shape[-2:] for call in adapt.call_args_list]
+    assert seen == [call.args[1].shape[-2:] for call in query.call_args_list]
+    assert all(torch.equal(call.args[1], task[1]) for call in adapt.call_args_list)
+    assert seen[0] == (SIDE, SIDE)
+    assert set(seen[1:]) == ({(24, 24), (32, 32), (48, 48)} if resize else {(SIDE, SIDE)})
+
+
+@pytest.mark.parametrize(("size", "share", "expected"), [
+    ((84, 84), 64 / 84, (64, 64)),
+    ((84, 84), 48 / 84, (48, 48)),
+    ((28, 40), 0.5, (16, 20)),  # what Conv-4 needs
+    ((12, 30), 0.4, (12, 16)),
+])  # fmt: skip
+def test_images_are_not_made_smaller_than_a_network_can_take(
+    size: tuple[int, int], share: float, expected: tuple[int, int]
+) -> None:
+    x, y = torch.zeros(2, 1, *size), torch.zeros(2).long()
+    found = resized(episodes.Task(x, y, x, y), share)
+    assert found.support_x.shape[-2:] == found.query_x.shape[-2:] == expected
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net != "per_step"])
+def test_maps_of_other_sizes_are_averaged_to_the_usual_one(net: str) -> None:
+    made, (task,) = make(net=net), IMAGES.tasks(1)
+    model, theta, now = made.model, made.model.weights(), Context(True).at()
+    for share in SIZES:
+        x = model.prepare(shrunk(task[0], share))
+        h, found = model.run(x, theta, now), model.maps(x, theta, now)
+        assert share != 1 or h.shape[1:] == model.map_shape
+        expected = bins(h.shape[-2], model.map_shape[1]) @ h @ bins(h.shape[-1], model.map_shape[2]).T
+        assert found.shape[1:] == model.map_shape
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert all(bool(g.isfinite().all()) for g in gradient(made, task)[1].values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.dtype) -> None:
+    """In training's precision too: a share of 0.98 as float32 would prune 19 of 1000."""
+    made, count, keep = make("protonet", networks=301, keep=0.98, resize=False).to(dtype), 300, 0.98
+    task = cast(
+        Task, tuple(part[:1].to(dtype) if i % 2 == 0 else part[:1] for i, part in enumerate(IMAGES.tasks(1)[0]))
+    )
+    with patch.object(mgaug(made), "largest", wraps=mgaug(made).largest) as largest:
+        loss_of(made, task)
+    first, *others = (call.args[1] for call in largest.call_args_list)
+    assert first == keep
+    expected = [keep + (1 - keep) * (i + 0.5) / count for i in range(count)]
+    apart = max(abs(a - b) for a, b in zip(sorted(others), expected, strict=True))
+    assert apart < (1 - keep) * 1.63 / count**0.5  # Kolmogorov and Smirnov, 1 %
+    assert keep - 1e-6 <= min(others) < max(others) <= 1
+
+
+@pytest.mark.parametrize("pruning", ["catfish", "parameter"])
+def test_tasks_have_masks_of_their_own(pruning: str) -> None:
+    made, (task, other) = make(pruning=pruning), IMAGES.tasks(2)
+    with patch.object(mgaug(made), "largest", wraps=mgaug(made).largest) as largest:
+        loss_of(made, task, seed=0)
+        loss_of(made, *((task, 1) if pruning == "parameter" else (other, 0)))  # by the noise, or by the images
+    scores = [call.args[0]["block2.weight"] for call in largest.call_args_list]
+    assert not torch.equal(scores[0].argsort(), scores[-1].argsort())
+
+
+def test_what_it_cannot_do_is_refused(glyphs: ImageDataset) -> None:
+    with pytest.raises(UserError) as caught:
+        Trainer(small_trial(GLYPHS, regularizers={"mgaug": {}}, engine={"tasks": "vmap"}))
+    assert str(caught.value) == "engine.tasks: found 'vmap', but mgaug computes task by task; allowed: auto, loop"
+    with pytest.raises(UserError) as caught:
+        learner(Random((3,), "regression"), model={"name": "mlp"}, regularizers={"mgaug": {}})
+    assert str(caught.value) == "maml+mgaug: mgaug is for classification, and random is regression"
+
+
+SMALL: dict[str, Any] = {
+    "task": {"shots": 1, "queries": 2},
+    "budget": {"outer_steps": 2, "validate_every": 1, "validation_tasks": 2},
+    "regularizers": {"mgaug": {"networks": 2, "keep": 0.8}},
+}
+test_mgaug_conforms = conformance("maml+mgaug", "maml+dropgrad+mgaug", config={**SMALL, "maml": {"inner_steps": 1}})
+test_mgaug_without_an_inner_loop_conforms = conformance("protonet+mgaug", config=SMALL)

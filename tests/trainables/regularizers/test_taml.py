@@ -1,0 +1,211 @@
+"""TAML against one graph of all tasks, whose measure is differentiated as it stands; the measures; where it is off."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from reference import GLYPHS, Network, Random, Task, Weights, conv4, learner, maps, means, small_trial
+from torch import Tensor
+from unrolled import ALPHA, MAML, ORDERS, assert_same, expected_gradient, query_loss, relative_error, unroll
+
+from raymeta.config import parse_trial
+from raymeta.data.episodes import Episodes
+from raymeta.errors import UserError
+from raymeta.method import build_method
+from raymeta.testing import conformance, outer_gradient
+from raymeta.trainer import Trainer
+from trainables.regularizers.taml import entropy, inequality
+
+INEQUALITIES = ["theil", "generalised_entropy", "atkinson", "gini", "log_variance"]
+MEASURES = ["entropy_maximisation", "entropy_reduction", *INEQUALITIES]
+WEIGHT, STEPS, TASKS = 3.0, 2, 3
+IMAGES = {"model": {"name": "conv4", "width": 4}, "task": GLYPHS["task"], "maml": {"inner_steps": STEPS}}
+LOSSES = st.lists(st.floats(0.01, 10), min_size=2, max_size=6)
+Start = Callable[[Weights, Weights, Task], tuple[Network, Weights]]  # (theta, other learned tensors, task)
+
+pytestmark = pytest.mark.usefixtures("glyphs")
+
+
+def trainer(regularizers: dict[str, Any], method: str = "maml", **sections: Any) -> Trainer:
+    """In float64, all weights off their regular start."""
+    made = Trainer(small_trial(IMAGES, method, regularizers=regularizers, **sections))
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in made.method.double().parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return made
+
+
+def taml(measure: str, weight: float = WEIGHT) -> dict[str, Any]:
+    return {"taml": {"measure": measure, "weight": weight}}
+
+
+def tasks() -> list[Task]:
+    return Random((1, 28, 28)).tasks(TASKS)
+
+
+def episodes() -> Episodes:
+    return Episodes(*map(torch.stack, zip(*tasks(), strict=True)))
+
+
+def unequal(losses: list[Tensor], measure: str) -> Tensor:
+    """The measure, from the specification's formulas."""
+    count, mean = len(losses), torch.stack(losses).mean()
+    if measure == "theil":
+        return sum(((x / mean) * torch.log(x / mean) for x in losses), torch.zeros(())) / count
+    if measure == "generalised_entropy":
+        return sum((((x / mean) ** 2 - 1) / (2 * (2 - 1)) for x in losses), torch.zeros(())) / count
+    if measure == "atkinson":
+        return 1 - math.prod(losses, start=torch.ones(())) ** (1 / count) / mean
+    if measure == "gini":
+        return sum((abs(x - y) for x in losses for y in losses), torch.zeros(())) / (2 * count**2 * mean)
+    assert measure == "log_variance"
+    return torch.stack(losses).log().var(correction=0)
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    return torch.distributions.Categorical(logits=logits).entropy().mean()
+
+
+def penalty(measure: str, tasks: list[Task], start: list[tuple[Network, Weights]], norm: str = "batch") -> Tensor:
+    """Of the initial model of every task; the part of `entropy_reduction` at theta_S is left out."""
+    pairs = list(zip(tasks, start, strict=True))
+    if measure in INEQUALITIES:
+        return unequal([query_loss(network, weights, task, norm=norm) for task, (network, weights) in pairs], measure)
+    return -torch.stack([uncertainty(network(task[2], weights, 0, None)) for task, (network, weights) in pairs]).mean()
+
+
+@ORDERS
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_gradient_of_an_outer_step_is_that_of_one_graph_of_all_its_tasks(measure: str, order: str) -> None:
+    made, network = trainer(taml(measure), maml={"order": order, "inner_lr": ALPHA}), conv4()
+
+    def whole(theta: Weights, own: Weights, tasks: Any) -> Tensor:
+        ends = [unroll(network, theta, task, MAML, steps=STEPS, order=order)[-1] for task in tasks]
+        losses = [query_loss(network, end, task) for end, task in zip(ends, tasks, strict=True)]
+        term = penalty(measure, tasks, [(network, theta)] * TASKS)
+        if measure == "entropy_reduction":
+            after = [uncertainty(network(task[2], end, 0, None)) for end, task in zip(ends, tasks, strict=True)]
+            term = term + torch.stack(after).mean()
+        return torch.stack(losses).mean() + WEIGHT * term
+
+    expected = expected_gradient(made.method, [tasks()], whole)  # type: ignore[list-item]
+    for vectorized in (False, True):
+        assert_same(outer_gradient(made, episodes(), vectorized=vectorized), expected)
+    plain = trainer({}, maml={"order": order, "inner_lr": ALPHA})
+    assert relative_error(outer_gradient(plain, episodes())[1], expected[1]) > 1e-2  # the term matters
+
+
+def theta_itself(theta: Weights, own: Weights, task: Task) -> tuple[Network, Weights]:
+    return conv4(), theta
+
+
+def zero_context(theta: Weights, own: Weights, task: Task) -> tuple[Network, Weights]:
+    return conv4(film=(3, *own["film.bias"].chunk(2))), theta
+
+
+def prototypes(theta: Weights, own: Weights, task: Task) -> tuple[Network, Weights]:
+    centres = means(maps(task[0], theta).flatten(1), task[1])
+    return conv4(), {**theta, "head.weight": 2 * centres, "head.bias": -(centres**2).sum(1)}
+
+
+@pytest.mark.parametrize(
+    ("method", "others", "start", "reduction", "measure"),
+    [
+        ("mamlpp", {}, theta_itself, "mean", "gini"),
+        ("metasgd", {}, theta_itself, "sum", "entropy_maximisation"),
+        ("cavia", {}, zero_context, "sum", "theil"),
+        ("protomaml", {}, prototypes, "mean", "atkinson"),
+        ("maml", {"dropout": {"rate": 0.3}}, theta_itself, "mean", "log_variance"),
+    ],
+)
+def test_it_adds_the_gradient_of_the_learners_initial_model(
+    method: str, others: dict[str, Any], start: Start, reduction: str, measure: str
+) -> None:
+    """That model is the same whatever other regularizers there are."""
+    outer, norm = {"outer": {"reduction": reduction}}, "support" if method == "protomaml" else "batch"
+    made, plain = trainer({**others, **taml(measure)}, method, **outer), trainer(others, method, **outer)
+
+    def term(theta: Weights, own: Weights, tasks: Any) -> Tensor:
+        return WEIGHT * penalty(measure, tasks, [start(theta, own, task) for task in tasks], norm)
+
+    added_loss, added = expected_gradient(made.method, [tasks()], term)  # type: ignore[list-item]
+    loss, gradient = outer_gradient(plain, episodes())
+    factor = TASKS if reduction == "sum" else 1
+    expected = loss + added_loss, {name: gradient[name] + factor * tensor for name, tensor in added.items()}
+    assert relative_error(gradient, expected[1]) > 1e-2
+    for vectorized in (False, True):
+        assert_same(outer_gradient(made, episodes(), vectorized=vectorized), expected)
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("theil", (math.log(0.5) / 2 + 1.5 * math.log(1.5)) / 2),
+        ("generalised_entropy", 1 / 8),
+        ("atkinson", 1 - math.sqrt(3) / 2),
+        ("gini", 1 / 4),
+        ("log_variance", math.log(3) ** 2 / 4),
+    ],
+)
+def test_inequality_of_1_and_3(measure: str, expected: float) -> None:
+    assert float(inequality(torch.tensor([1.0, 3.0]).double(), measure)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("measure", INEQUALITIES)
+@given(values=LOSSES, factor=st.floats(0.01, 100))
+def test_inequality_is_its_formula_and_has_no_scale(measure: str, values: list[float], factor: float) -> None:
+    losses = torch.tensor(values, dtype=torch.float64)
+    found = float(inequality(losses, measure))
+    assert found == pytest.approx(float(unequal(list(losses), measure)), rel=1e-8, abs=1e-12)
+    assert float(inequality(factor * losses, measure)) == pytest.approx(found, rel=1e-8, abs=1e-12)
+    assert float(inequality(losses[:1].expand(len(values)), measure)) == pytest.approx(0, abs=1e-12)
+    if max(values) > 1.01 * min(values):
+        assert found > 1e-6
+    assert found > -1e-12
+
+
+def test_entropy_is_that_of_the_softmax() -> None:
+    logits = 3 * torch.randn(7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(entropy(logits)) == pytest.approx(float(uncertainty(logits)), rel=1e-12)
+    assert float(entropy(torch.full((4, 5), 2.0).double())) == pytest.approx(math.log(5), rel=1e-12)
+    assert float(entropy(1000 * torch.eye(5).double())) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("measure", ["entropy_reduction", "gini"])
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_weight_0_is_the_plain_learner_and_evaluation_is_always(measure: str, engine: str) -> None:
+    plain, zero, some = (
+        Trainer(small_trial(GLYPHS, regularizers=regularizers, engine={"tasks": engine}))
+        for regularizers in ({}, taml(measure, 0.0), taml(measure))
+    )
+    assert plain.validate() == some.validate()
+    metrics = [{k: v for k, v in each.round().items() if k != "seconds"} for each in (plain, zero, some)]
+    assert metrics[0] == metrics[1] != metrics[2]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_measures_that_compare_tasks_refuse_outer_steps_of_one(measure: str) -> None:
+    config = parse_trial({"method": "maml", "outer": {"tasks_per_step": 1}, "regularizers": taml(measure)})
+    if measure not in INEQUALITIES:
+        build_method(config, Random((1, 16, 16)))
+        return
+    with pytest.raises(UserError) as caught:
+        build_method(config, Random((1, 16, 16)))
+    assert str(caught.value) == (
+        "outer.tasks_per_step: found 1, but taml compares the tasks of an outer step: at least 2 are needed"
+    )
+
+
+def test_a_learner_without_an_inner_loop_is_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        learner(Random((1, 16, 16)), method="protonet", regularizers={"taml": {}})
+    assert str(caught.value) == "protonet+taml: taml acts in the inner loop, and protonet has none"
+
+
+test_taml_conforms = conformance("maml+taml")
+test_inequality_conforms = conformance("maml+dropgrad+taml", config={"regularizers": taml("gini")})

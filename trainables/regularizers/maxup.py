@@ -1,0 +1,135 @@
+"""Meta-MaxUp: the outer step follows the worst of several augmented copies of each task.
+
+Ni, Goldblum, Sharaf, Kong, Goldstein: Data Augmentation for Meta-Learning (ICML 2021).
+
+    outer loss of a task = max over its m copies of Lq(copy), every copy changed in a way drawn from a pool
+
+The pool `full` has six ways, `small` the first three, all drawn with replacement:
+
+1. CutMix of the query: a box of each image is another query image's. lambda ~ Beta(2, 2), 1 - lambda of the area is the
+   box, whose centre is uniform and which is cut at the edges; labels are mixed by the area that is left
+2. random erasing of the query: of half of the images a box of 0.02 to 0.4 of the area and of ratio 0.3 to 3.3 becomes 0
+3. random erasing of the support
+4. rotation: each class as a whole by 0, 0, 0, 90, 180 or 270 degrees, support and query alike
+5. 4 then 1
+6. 4 then 2
+
+`none` changes nothing. The maximum is over whole copies, as in the paper; the authors' code takes it for every query
+image by itself. A learner with an inner loop adapts to every copy anew. Off in evaluation; a step costs m times more.
+"""
+
+from collections.abc import Callable
+from copy import copy
+from math import log
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raymeta.data.episodes import Episodes, Task
+from raymeta.data.store import Dataset
+from raymeta.errors import UserError
+from raymeta.inner import Context
+from raymeta.method import Method, Regularizer, probabilities
+from raymeta.models import Backbone
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+from trainables.regularizers.taskaug import turned
+
+QUARTERS = torch.tensor([0, 0, 0, 1, 2, 3])
+POOLS = {"none": (), "small": (1, 2, 3), "full": (1, 2, 3, 4, 5, 6)}  # numbers of the list above
+
+
+class MaxUpConfig(Section):
+    """Defaults: the authors' code."""
+
+    copies: int = Field(4, ge=1, description="m.")
+    pool: Literal["none", "small", "full"] = "full"
+
+
+@regularizer("maxup")
+class MaxUp(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MaxUpConfig
+    neutral: ClassVar[dict[str, Any]] = {"copies": 1, "pool": "none"}
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    copies: tuple[Episodes, ...] = ()
+
+    def __init__(self, config: MaxUpConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
+        height, width = model.input_shape[-2:]
+        if config.pool == "full" and height != width:
+            raise UserError(
+                f"regularizers.maxup.pool: full turns square images only, found {height}x{width}; allowed: small, none"
+            )
+
+    def on_step(
+        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
+    ) -> "Regularizer":
+        acting = copy(self)
+        acting.copies = tuple(self.changed(episodes, generator) for _ in range(self.settings.copies))
+        return acting
+
+    def on_task(self, task: Task, loss: Callable[[Task], Tensor], context: Context) -> Tensor:
+        return torch.stack([loss(changed.task(context.task)) for changed in self.copies]).max()
+
+    def changed(self, episodes: Episodes, generator: torch.Generator) -> Episodes:
+        """A copy of all tasks, each changed in a way drawn for it."""
+        ways = torch.tensor(POOLS[self.settings.pool])
+        if not len(ways):
+            return episodes
+        chosen = ways[torch.randint(len(ways), (episodes.tasks,), generator=generator)].to(episodes.support_x.device)
+        classes = int(episodes.support_y.max()) + 1
+
+        def one_of(*numbers: int) -> Tensor:
+            return torch.isin(chosen, torch.tensor(numbers, device=chosen.device)).view(-1, 1, 1, 1, 1)
+
+        quarters = QUARTERS[torch.randint(6, (episodes.tasks, classes), generator=generator)]
+        quarters = torch.where(one_of(4, 5, 6).view(-1, 1).cpu(), quarters, 0)
+        images = (episodes.support_x, episodes.query_x)
+        support, query = (turned(x, quarters) if quarters.any() else x for x in images)
+        labels = probabilities(episodes.query_y, classes, query.dtype)
+        mixed, mixed_labels = cutmix(query, labels, generator)
+        cut = one_of(1, 5)
+        return Episodes(
+            torch.where(one_of(3), erased(support, generator), support),
+            episodes.support_y,
+            torch.where(cut, mixed, torch.where(one_of(2, 6), erased(query, generator), query)),
+            torch.where(cut[..., 0, 0], mixed_labels, labels),
+        )
+
+
+def cutmix(x: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """CutMix of images [T, n, C, H, W] and soft labels [T, n, N] within each task, one box for all of its images."""
+    tasks, count, _, height, width = x.shape
+    uniform = torch.rand(5, tasks, generator=generator)
+    side = (1 - uniform[:3].median(0).values).sqrt()  # the median of three uniform numbers is Beta(2, 2)
+    other = torch.rand(tasks, count, generator=generator).argsort(1).to(x.device)
+    size = torch.stack([side * height, side * width])  # [2, T]
+    centre = uniform[3:] * torch.tensor([[height], [width]])
+    low, high = (centre - size / 2).round(), (centre + size / 2).round()
+    box = _boxes(low, high, height, width).to(x.device)[:, None]  # [T, 1, 1, H, W]
+    left = 1 - box.to(x.dtype).mean((2, 3, 4))[..., None]  # [T, 1, 1]
+    row = torch.arange(tasks, device=x.device)[:, None]
+    return torch.where(box, x[row, other], x), left * labels + (1 - left) * labels[row, other]
+
+
+def erased(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images [T, n, C, H, W], half of them with a box of zeros."""
+    tasks, count, _, height, width = x.shape
+    draw, area, ratio, top, left = torch.rand(5, tasks * count, generator=generator)
+    area = (0.02 + 0.38 * area) * height * width
+    ratio = (log(0.3) + ratio * (log(3.3) - log(0.3))).exp()
+    size = torch.stack([(area * ratio).sqrt().clamp(max=height), (area / ratio).sqrt().clamp(max=width)]).round()
+    low = (torch.stack([top, left]) * (torch.tensor([[height], [width]]) - size + 1)).floor()
+    box = _boxes(low, low + size, height, width) & (draw < 0.5).view(-1, 1, 1, 1)
+    return x.masked_fill(box.view(tasks, count, 1, height, width).to(x.device), 0)
+
+
+def _boxes(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:
+    """[k, 1, H, W], True within rows and columns `low` (included) to `high` (not), both [2, k]."""
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    low, high = low.view(2, -1, 1, 1, 1), high.view(2, -1, 1, 1, 1)
+    return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])

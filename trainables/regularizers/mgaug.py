@@ -1,0 +1,150 @@
+"""MGAug: sub-networks, pruned anew for every task, add their meta-gradients to the whole network's.
+
+Wang, Zhou, Zhu, Pan, Xu: Improving Generalization in Meta-Learning via Meta-Gradient Augmentation (2023).
+
+    outer loss of a task = Lq(whole) + weight * sum over u of Lq(sub-network u)
+
+Every sub-network starts from theta with some of its weights at zero, adapts to the task by itself, and has no gradient
+for those weights. The u-th keeps a share r_u of a layer: the first `keep`, the others uniform in [keep, 1]. `pruning`:
+
+    catfish     of every convolution the k weights with the largest |theta dLq/dw| go, w being those that the query of
+                the whole network was predicted with: what learns this task best, so that it is harder to memorise
+    parameter   of every convolution k weights drawn at random
+    width       of every convolution all filters but the first r_u of them, with their biases and norms
+
+k = (1 - r) n of a layer's n weights, rounded down; `count: authors` takes one less (but none of none), as their code.
+With `resize` the sub-network sees support and query in a size drawn for it, bilinear; maps of another size are averaged
+to the usual one (the authors cut the head instead). Evaluation is the whole network's. An outer step costs about
+1 + `networks` times as much.
+
+Catfish pruning scores by the outer loss so far: terms that regularizers before it in the composition add count too.
+Width and parameter pruning are not in the authors' code, and are done here as the paper says. That code scores with
+gradients accumulated over the tasks so far, where the paper and this file take the task's own.
+"""
+
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from raymeta.data.episodes import Task
+from raymeta.data.store import Dataset
+from raymeta.errors import UserError
+from raymeta.inner import Context
+from raymeta.method import Method, Regularizer
+from raymeta.models import Backbone, Weights
+from raymeta.norm import Pass
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+
+SMALLEST = 16  # pixels: what Conv-4 can halve four times
+
+
+class MGAugConfig(Section):
+    """Defaults: the authors' code with the README's rate for first-order MAML (ProtoNet: 0.97)."""
+
+    pruning: Literal["catfish", "parameter", "width"] = "catfish"
+    networks: int = Field(3, ge=0, description="U, sub-networks of a task.")
+    keep: float = Field(0.98, gt=0, le=1, description="Smallest share of a layer's weights that is kept.")
+    weight: float = Field(1.0, ge=0, description="Of a sub-network's loss.")
+    resize: bool = Field(True, description="Sub-networks see the task in another resolution.")
+    sizes: tuple[float, ...] = Field(
+        (1.0, 64 / 84, 48 / 84),
+        min_length=1,
+        description="Shares of the image's side; ResNets: 1, 192, 160, 140 of 224.",
+    )
+    count: Literal["exact", "authors"] = "exact"
+
+
+class Masked(Regularizer):
+    """A sub-network: passes use some weights as zero."""
+
+    def __init__(self, masks: Weights) -> None:
+        torch.nn.Module.__init__(self)
+        self.masks = masks
+
+    def on_weights(self, weights: Weights, now: Pass) -> Weights:
+        return weights | {name: weights[name] * mask for name, mask in self.masks.items()}
+
+
+@regularizer("mgaug")
+class MGAug(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MGAugConfig
+    neutral: ClassVar[dict[str, Any]] = {"networks": 0}
+    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    batches: ClassVar[bool] = False  # sizes and counts differ from task to task
+
+    def __init__(self, config: MGAugConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
+        if model.norm_mode == "running":
+            raise UserError(
+                "model.norm: found 'running', but mgaug's sub-networks would change the running averages too"
+            )
+        self.convolutions = [name for name, weight in model.weights().items() if weight.ndim == 4]
+
+    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
+        settings, noise = self.settings, context.noise
+        assert noise is not None
+        theta = method.model.weights()
+        scores = self.scores(loss, adapted, theta) if settings.pruning == "catfish" else {}
+        like = loss.new_empty(settings.networks)
+        keep = [settings.keep, *(settings.keep + (1 - settings.keep) * at for at in noise.uniform(like).tolist()[1:])]
+        sizes = (noise.uniform(like) * len(settings.sizes)).int().tolist()
+        for share, size in zip(keep, sizes, strict=True):
+            if settings.pruning == "parameter":
+                scores = {name: noise.uniform(theta[name]) for name in self.convolutions}
+            masks = self.width(theta, share) if settings.pruning == "width" else self.largest(scores, share)
+            there = replace(context, regularizers=(*context.regularizers, Masked(masks)))
+            seen = resized(task, settings.sizes[size]) if settings.resize else task
+            sub = method.query_loss(method.adapt(seen.support_x, seen.support_y, there), seen.query_x, seen.query_y)
+            loss = loss + settings.weight * sub
+        return loss
+
+    def scores(self, loss: Tensor, adapted: Any, theta: Weights) -> Weights:
+        """Of catfish pruning: how much a task's loss depends on each weight of a convolution."""
+        seen = getattr(adapted, "weights", theta)
+        gradients = torch.autograd.grad(loss, [seen[name] for name in self.convolutions], retain_graph=True)
+        pairs = zip(self.convolutions, gradients, strict=True)
+        return {name: (theta[name] * gradient).detach().abs() for name, gradient in pairs}
+
+    def largest(self, scores: Weights, keep: float) -> Weights:
+        """Masks: 0 for the largest scores of each tensor."""
+        masks = {}
+        for name, score in scores.items():
+            count = int(score.numel() * (1 - keep) + 1e-6)  # 0.02 * 50 is a little less than 1
+            if self.settings.count == "authors":
+                count = max(count - 1, 0)
+            mask = torch.ones_like(score).flatten()
+            mask[score.flatten().topk(count).indices] = 0
+            masks[name] = mask.view_as(score)
+        return masks
+
+    def width(self, theta: Weights, keep: float) -> Weights:
+        """Masks: 0 for all filters but the first, one at least, and for what belongs to them."""
+        masks = {}
+        for convolution in self.convolutions:
+            block = convolution.removesuffix("weight")
+            filters = theta[convolution].shape[0]
+            mask = (torch.arange(filters) < max(int(keep * filters + 1e-6), 1)).to(theta[convolution])
+            for name in (convolution, f"{block}bias", f"{block}norm.weight", f"{block}norm.bias"):
+                if name in theta:
+                    masks[name] = mask.view(-1, 1, 1, 1) if name == convolution else mask
+        return masks
+
+    def has(self, hook: str) -> bool:
+        return super().has(hook) and self.settings.networks > 0
+
+
+def resized(task: Task, share: float) -> Task:
+    """A task with its images' sides multiplied by `share`."""
+
+    def images(x: Tensor) -> Tensor:
+        size = [max(round(share * side), min(SMALLEST, side)) for side in x.shape[-2:]]
+        return x if size == list(x.shape[-2:]) else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+    return task._replace(support_x=images(task.support_x), query_x=images(task.query_x))

@@ -1,0 +1,133 @@
+"""MR-MAML: what the inner loop leaves alone may hold little information, so that tasks can't be memorised.
+
+Yin, Tucker, Zhou, Levine, Finn: Meta-Learning without Memorization (ICLR 2020).
+
+The first `blocks` blocks are an encoder, which the inner loop never moves. With `noise: weights` its kernels w are
+random,
+
+    w = mu + sigma * eps in every pass, eps ~ N(0, 1), mu and sigma = softplus(rho) meta-learned
+    outer loss = Lq + beta * sum over w of KL(N(mu, sigma^2) || N(0, 1))
+
+in evaluation too, as in the authors' code. With `noise: activations` its output h is, in support and query,
+
+    z = h + sigma * eps, sigma = softplus(a linear map of h's channels), in evaluation z = h
+    outer loss = Lq + beta * mean over the query's z of KL(N(h, sigma^2) || N(0, 1))
+
+KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - log s^2) / 2. Inner losses have no such term. Biases and norms are not
+random. For classification there is no code of the authors': which blocks are the encoder is a choice of ours, and beta
+belongs to a number of weights. Their mean of z is a linear map of its own.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from raymeta.data.episodes import Task
+from raymeta.data.store import Dataset
+from raymeta.errors import UserError
+from raymeta.inner import Context
+from raymeta.method import Method, Regularizer
+from raymeta.models import Backbone, Weights
+from raymeta.norm import Pass
+from raymeta.registry import regularizer
+from raymeta.schema import Section
+
+
+class MRConfig(Section):
+    """Defaults: the authors' sinusoid, but for the encoder, which is theirs for none of our networks."""
+
+    noise: Literal["weights", "activations"] = "weights"
+    blocks: int | None = Field(None, ge=0, description="Of the encoder, from the input on; null: all; 0: it is off.")
+    beta: float = Field(5e-5, ge=0, description="On weights; theirs for poses: 1e-3. On activations theirs is 5.")
+    init: float = Field(-10.0, ge=-80, description="rho at the start, with a deviation of 0.1; on weights.")
+
+
+@regularizer("mr")
+class MR(Regularizer):
+    """See the module's docstring."""
+
+    Config: ClassVar[type[Section]] = MRConfig
+    neutral: ClassVar[dict[str, Any]] = {"blocks": 0}
+    inner_loop: ClassVar[bool] = True
+    beta: Tensor
+
+    def __init__(self, config: MRConfig, model: Backbone, dataset: Dataset) -> None:
+        super().__init__(config, model, dataset)
+        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64), persistent=False)
+        blocks = model.blocks()
+        if config.blocks is not None and config.blocks > len(blocks):
+            raise UserError(f"regularizers.mr.blocks: found {config.blocks}, but the model has {len(blocks)} blocks")
+        self.encoder = blocks[: config.blocks]
+        self.in_evaluation = bool(self.encoder)  # if only by what it keeps out of the inner loop
+        self.rho = nn.ParameterDict()  # by kernel, its dots as dashes; on activations by `weight` and `bias`
+        if not self.encoder:
+            return
+        if config.noise == "weights":
+            self.kernels = [n for n, w in model.weights().items() if self.freezes(n) and _is_kernel(n, w)]
+            for name in self.kernels:
+                shape = model.weights()[name].shape
+                self.rho[_key(name)] = nn.Parameter(config.init + 0.1 * torch.randn(shape))
+            return
+        ends = [end for end in model.ends() if end.split(".")[0] == self.encoder[-1]]
+        if not ends:
+            raise UserError("regularizers.mr.blocks: the stem alone has no activations for it; take 2 or more")
+        self.end = ends[-1]
+        channels = _channels(model, self.encoder[-1])
+        self.rho["weight"], self.rho["bias"] = (
+            nn.Parameter(torch.zeros(channels, channels)),
+            nn.Parameter(torch.zeros(channels)),
+        )
+
+    def freezes(self, name: str) -> bool:
+        return name.split(".")[0] in self.encoder
+
+    def on_weights(self, weights: Weights, now: Pass) -> Weights:
+        return weights | {
+            name: weights[name] + F.softplus(self.rho[_key(name)]) * now.noise.normal(weights[name])
+            for name in self.kernels
+        }
+
+    def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
+        if layer != self.end or not now.training:
+            return h
+        sigma: Tensor = F.softplus(F.linear(h.movedim(1, -1), self.rho["weight"], self.rho["bias"])).movedim(-1, 1)
+        if now.query:
+            now.penalties.append(divergence(h, sigma).mean())
+        noise: Tensor = now.noise.normal(h)
+        return h + sigma * noise
+
+    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
+        if self.settings.noise == "activations":
+            penalty = adapted.query.penalties[-1]  # of the last pass: the query's
+        else:
+            means = method.model.weights()
+            terms = [divergence(means[name], F.softplus(self.rho[_key(name)])).sum() for name in self.kernels]
+            penalty = torch.stack(terms).sum()
+        return loss + self.beta.to(loss.dtype) * penalty  # type: ignore[no-any-return]
+
+    def has(self, hook: str) -> bool:
+        own = "on_weights" if self.settings.noise == "weights" else "on_block"
+        return super().has(hook) and bool(self.encoder) and hook in (own, "on_query_loss")
+
+
+def divergence(mean: Tensor, sigma: Tensor) -> Tensor:
+    """KL(N(mean, sigma^2) || N(0, 1)), element by element."""
+    return (mean.square() + sigma.square() - 1) / 2 - sigma.log()
+
+
+def _is_kernel(name: str, weight: Tensor) -> bool:
+    return weight.ndim > 1 and ".norm" not in name
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "-")
+
+
+def _channels(model: Backbone, block: str) -> int:
+    """Of a block's output: those of its last kernel."""
+    return [w.shape[0] for name, w in model.weights().items() if _is_kernel(name, w) and name.startswith(f"{block}.")][
+        -1
+    ]
