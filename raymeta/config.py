@@ -32,6 +32,9 @@ class TaskConfig(Section):
     labels: Literal["shuffled", "fixed"] = Field(
         "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
     )
+    train_classes: int | None = Field(
+        None, ge=1, description="Train on so many of the training classes only, drawn once; null: on all."
+    )
     rotations: Literal["none", "train", "always"] = Field(
         "none", description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always."
     )

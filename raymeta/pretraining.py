@@ -22,6 +22,7 @@ from torch import Tensor
 
 from raymeta import checkpoints
 from raymeta.config import TrialConfig
+from raymeta.data.episodes import classes_of
 from raymeta.data.store import Dataset, ImageDataset
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
@@ -43,7 +44,7 @@ def pretrained(
     """The backbone's tensors by name after `pretraining.epochs` epochs, from the cache or trained now.
 
     Args:
-        config: what of it matters are the sections `model` and `pretraining`.
+        config: what of it matters are the sections `model` and `pretraining`, and `task.train_classes`.
         dataset: whose training classes.
         device: where to train.
         progress: called with batches done and in all.
@@ -74,6 +75,7 @@ def _path(config: TrialConfig, dataset: ImageDataset) -> Path:
         "split": dataset.split,
         "model": config.model.model_dump(mode="json"),
         "pretraining": config.pretraining.model_dump(mode="json"),
+        "train_classes": config.task.train_classes,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / f"pretrained-{digest}.pt"
@@ -83,7 +85,7 @@ def _train(
     config: TrialConfig, dataset: ImageDataset, device: torch.device, path: Path, progress: Callable[[int, int], None]
 ) -> Weights:
     settings, store = config.pretraining, dataset.store
-    classes = store.classes("train")
+    classes = classes_of(store, config.task, "train")
     rows = np.concatenate([np.arange(store.starts[c], store.starts[c] + store.sizes[c]) for c in classes])
     labels = np.repeat(np.arange(len(classes)), store.sizes[classes])
     state = checkpoints.read(path, device) if path.exists() else None

@@ -109,7 +109,7 @@ class ImageEpisodes:
         self._fixed = training and task.labels == "fixed"
 
         where = f"the {split} split of {store.name} ({store.split})"
-        classes = store.classes(split)
+        classes = classes_of(store, task, split)
         self._starts, self._sizes = store.starts[classes], store.sizes[classes]
         self._check(where, [store.class_names[c] for c in classes])
         self._uniforms = Uniforms(store.name, store.split, split, seed)
@@ -167,6 +167,25 @@ class ImageEpisodes:
 
     def _labels(self, count: int, per_class: int) -> Tensor:
         return torch.arange(self._ways).repeat_interleave(per_class).repeat(count, 1)
+
+
+def classes_of(store: "Store", task: "TaskConfig", split: Split) -> NDArray[np.int64]:
+    """Indices of the classes of a split that a task's episodes are drawn from.
+
+    `train_classes` takes a part of the training split: the same for every seed, and a larger one contains a smaller.
+
+    Raises:
+        UserError: more are wanted than there are.
+    """
+    classes, wanted = store.classes(split), task.train_classes
+    if split != "train" or wanted is None:
+        return classes
+    if wanted > len(classes):
+        where = f"the train split of {store.name} ({store.split})"
+        raise UserError(f"task.train_classes: found {wanted}, but {where} has {len(classes)}")
+    order = Uniforms(store.name, store.split, "training classes").rows(0, 1, len(classes))[0].argsort()
+    chosen: NDArray[np.int64] = classes[np.sort(order[:wanted])]
+    return chosen
 
 
 def _smallest(keys: NDArray[np.float64], k: int) -> NDArray[np.int64]:

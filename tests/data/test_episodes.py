@@ -138,6 +138,17 @@ def test_fixed_labels_leave_evaluation_ordinary(traced: Any) -> None:
     assert same(draw(traced, 0, 9, "validation", labels="fixed"), draw(traced, 0, 9, "validation"))
 
 
+def test_fewer_training_classes_are_a_part_of_more_and_evaluation_is_ordinary(traced: Any) -> None:
+    def seen(wanted: int | None, seed: int = 0) -> set[int]:
+        return set(read(draw(traced, 0, 200, seed=seed, train_classes=wanted).support_x)[0].ravel().tolist())
+
+    few, more = seen(6), seen(9)
+    assert (len(few), len(more), len(seen(None))) == (6, 9, 13)
+    assert few < more
+    assert seen(6, seed=5) == few
+    assert same(draw(traced, 0, 9, "validation", train_classes=6), draw(traced, 0, 9, "validation"))
+
+
 def test_pixels_are_scaled_and_standardised(traced: Any) -> None:
     class Standardised(traced):  # type: ignore[misc]
         mean, std = (0.5,), (0.25,)
@@ -161,6 +172,8 @@ def test_classes_of_different_sizes_give_only_their_own_images(traced: Any) -> N
     ("validation", {"ways": 6}, "task.ways: found 6, but the validation split of traced (standard) has 5 classes"),
     ("train", {"shots": 6}, "task: 6 shots and 15 queries are 21 images per class, but class 'class 0' in the train "
      "split of traced (standard) has 20"),
+    ("train", {"train_classes": 14}, "task.train_classes: found 14, but the train split of traced (standard) has 13"),
+    ("train", {"train_classes": 4}, "task.ways: found 5, but the train split of traced (standard) has 4 classes"),
 ])  # fmt: skip
 def test_too_few_classes_or_images_are_one_sentence(traced: Any, split: Any, task: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
