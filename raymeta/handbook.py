@@ -1,6 +1,6 @@
 """What the methods and regularizers are, from their own docstrings and settings: the list, and a page for each.
 
-python -m raymeta.handbook docs/methods        # writes the pages
+python -m raymeta.handbook docs        # writes docs/methods/*.md and docs/matrix.md
 """
 
 import inspect
@@ -14,12 +14,18 @@ from rich.table import Table
 
 from raymeta import registry
 from raymeta.config import parse_trial
+from raymeta.data.store import open_dataset
+from raymeta.errors import UserError
 from raymeta.files import write_atomically
-from raymeta.method import Regularizer
+from raymeta.method import Regularizer, build_method
 
 HOOKS = {
     "on_tasks": "training episodes",
+    "on_task": "whole tasks",
+    "on_query": "the query",
+    "on_query_loss": "the outer loss",
     "on_inner_gradients": "inner gradients",
+    "on_weights": "weights of a pass",
     "on_convolution": "convolutions",
     "on_block": "blocks' outputs",
     "on_outputs": "logits",
@@ -162,10 +168,58 @@ def _values(annotation: Any) -> str:
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
 
+DATA: dict[str, dict[str, Any]] = {
+    "images": {"task": {"dataset": "glyphs", "ways": 3}, "model": {"name": "conv4", "width": 4}},
+    "curves": {"task": {"dataset": "sinusoid", "ways": 1}, "model": {"name": "mlp", "hidden": [8]}},
+}
+
+
+def refusal(method: str, regularizer: str, data: str) -> str | None:
+    """Why a composition is refused on a kind of data, or None if it runs; at their default settings."""
+    config = {"method": method, "regularizers": {regularizer: {}}, **DATA[data]}
+    try:
+        trial = parse_trial(config)
+        build_method(trial, open_dataset(trial.task))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def matrix() -> str:
+    """Every learner with every regularizer, in Markdown: what runs and why the rest is refused."""
+    regularizers = registry.names("regularizer")
+    lines = [
+        "# Which regularizer goes with which learner", "",
+        "Made from the code by `uv run python -m raymeta.handbook docs`; `tests/test_matrix.py` takes an outer step of "
+        "every cell, in both orders where there are two.", "",
+    ]  # fmt: skip
+    for data, settings in DATA.items():
+        name, dataset = settings["model"]["name"], settings["task"]["dataset"]
+        kind = registry.find("dataset", dataset).kind
+        learners = [one for one in registry.names("method") if kind in registry.find("method", one).kinds]
+        reasons: dict[str, int] = {}
+        rows = []
+        for learner in learners:
+            cells = []
+            for regularizer in regularizers:
+                reason = refusal(learner, regularizer, data)
+                # The same reason for many learners is one footnote.
+                said = (reason or "").removeprefix(f"{learner}+").replace(f"and {learner} has", "and the learner has")
+                cells.append(f"[{reasons.setdefault(said, len(reasons) + 1)}]" if reason else "✓")
+            rows.append(f"| {learner} | {' | '.join(cells)} |")
+        lines += [
+            f"## {data.capitalize()} ({dataset}, {name})", "", f"| | {' | '.join(regularizers)} |",
+            f"| --- |{' --- |' * len(regularizers)}", *rows, "",
+            *(f"{number}. {said}" for said, number in reasons.items()), "",
+        ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def write(folder: Path) -> None:
     """Write every page."""
     for name in registry.names("method") + registry.names("regularizer"):
-        write_atomically(folder / f"{name}.md", page(name))
+        write_atomically(folder / "methods" / f"{name}.md", page(name))
+    write_atomically(folder / "matrix.md", matrix())
 
 
 if __name__ == "__main__":

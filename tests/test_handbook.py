@@ -32,7 +32,7 @@ def test_every_regularizer_says_what_it_acts_on() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_pages_in_docs_are_the_code_s(name: str) -> None:
-    """Else run `uv run python -m raymeta.handbook docs/methods`."""
+    """Else run `uv run python -m raymeta.handbook docs`."""
     assert (DOCS / f"{name}.md").read_text(encoding="utf-8") == page(name)
 
 

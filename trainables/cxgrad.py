@@ -68,7 +68,8 @@ class CxGrad(MAML):
         self.scaled = [name for name, shape in shapes.items() if len(shape) == 4 and shape[-1] == 3]
         if not self.scaled:
             raise UserError(
-                f"model.name: {config.model.name} has no 3x3 convolution for cxgrad to scale; allowed: conv4"
+                f"{config.spec}: cxgrad scales the gradients of 3x3 convolutions, and here the inner loop of "
+                f"{config.model.name} moves none"
             )
         size = self.settings.context_size
         self.generator = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, len(self.scaled)))
