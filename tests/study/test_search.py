@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import yaml
-from study.driving import NAME, ONE, Finished, assert_mlflow_equals_record, load, parse, raymeta, runs_of, undisturbed
+from study.driving import (
+    NAME,
+    ONE,
+    TINY,
+    Finished,
+    assert_mlflow_equals_record,
+    load,
+    parse,
+    raymeta,
+    runs_of,
+    undisturbed,
+)  # fmt: skip
 
 from raymeta.config import parse_trial
 from raymeta.study.export import read_export
@@ -168,7 +179,7 @@ def test_several_configs_are_one_table_and_one_picture(studies: Path, tmp_path: 
     assert done.returncode == 1
     answer = parse(done.stdout)
     (problem,) = answer["problems"]
-    assert problem.startswith("maml-sinusoid-5s, seed 0 diverged at ")
+    assert problem.startswith("maml, seed 0 diverged at ")
     assert done.stderr.splitlines()[-1] == f"raymeta: {problem}"
     (row,) = answer["rows"]  # what can be tested is, whatever becomes of the others
     assert row["method"] == "metasgd"
@@ -177,6 +188,45 @@ def test_several_configs_are_one_table_and_one_picture(studies: Path, tmp_path: 
     curve = connect().get_metric_history(child.info.run_id, "val_mse")
     assert [point.step for point in curve] == list(range(2, 19, 2))
     assert min(point.value for point in curve) == row["seeds"][0]["val_mse"]
+
+
+def test_scores_by_inner_step(studies: Path, tmp_path: Path) -> None:
+    """Also of runs that were tested before without them; the last step's are the test's."""
+    words = ["maml", "maml:inner_lr=0.0", "--task", "sinusoid-5s", "--preset", "smoke", "--seeds", "2", "--json"]
+    words += ["maml.inner_steps=2", "budget.outer_steps=4", "budget.validate_every=2", "study.first_rung=2"]
+    first = raymeta("final", *words)
+    assert first.returncode == 0, first.stderr
+    done = raymeta("final", *words, "--by-step", str(tmp_path / "steps.svg"))
+    assert done.returncode == 0, done.stderr
+    for row, still, plain in zip(parse(done.stdout)["rows"], (False, True), parse(first.stdout)["rows"], strict=True):
+        for tasks in ("training", "test"):
+            means = [mean for mean, _ in row["by_step"][tasks]]
+            assert len(means) == 3
+            assert (means == pytest.approx([means[0]] * 3, rel=1e-6)) is still  # a rate of 0 moves nothing
+        assert row["by_step"]["test"][-1][0] == pytest.approx(row["mean"], rel=1e-9)
+        assert {**plain, "by_step": row["by_step"]} == row
+    assert (tmp_path / "steps.svg").stat().st_size > 0
+    refused = raymeta("final", "protonet", "--task", "glyphs-5w1s", "--by-step", str(tmp_path / "none.svg"))
+    assert (refused.returncode, refused.stderr) == (2, "raymeta: --by-step: protonet has no inner steps\n")
+
+
+def test_a_choice_of_regularizers_is_searched_exported_and_run(studies: Path, tmp_path: Path) -> None:
+    chosen = ["--choose", "dropgrad,dropout,none", "--name", "choice", "--slots", "1"]
+    done = raymeta("search", "maml", *TINY[1:], *chosen)
+    assert done.returncode == 0, done.stderr
+    record = load("choice")
+    trials = record.trials()
+    assert [trial.point["regularizer"] for trial in trials[:3]] == ["dropgrad", "dropout", "none"]
+    assert {record.config(trial).spec for trial in trials} >= {"maml+dropgrad", "maml+dropout", "maml"}
+    assert raymeta("export", "choice", "-o", str(tmp_path / "best.yaml")).returncode == 0
+    config, provenance = read_export(tmp_path / "best.yaml")
+    best = record.best()
+    assert best is not None
+    assert config == record.config(best)
+    assert "un-regularized start" in provenance["against_start"]
+    final = raymeta("final", str(tmp_path / "best.yaml"), "--seeds", "1", "--json")
+    assert final.returncode == 0, final.stderr
+    assert parse(final.stdout)["rows"][0]["method"] == config.spec
 
 
 def test_other_data_than_the_config_was_found_on(exported: Path, found: Finished, tmp_path: Path) -> None:
