@@ -44,6 +44,7 @@ class Regularizer(nn.Module):
         inner_loop: it has a meaning for learners with an inner loop only.
         batches: tasks can be batched by vmap; if not they are computed one by one.
         least_tasks: of an outer step, for it to have a meaning.
+        lr_factor: outer step size of its parameters, relative to `outer.lr`.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Regularizer(nn.Module):
     inner_loop: ClassVar[bool] = False
     batches: ClassVar[bool] = True
     least_tasks: int = 1
+    lr_factor: float = 1.0
 
     def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
         super().__init__()

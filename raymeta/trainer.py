@@ -47,7 +47,9 @@ class Trainer:
             load_pretrained(self.method.model, config, self.dataset, self.device)
         self.vectorized = _vectorized(config, self.device, self.method)
         self._learned = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(self._learned, lr=config.outer.lr)
+        groups = _by_lr_factor(self.method)
+        self._lr_factors = list(groups)
+        self.optimizer = torch.optim.Adam([{"params": group} for group in groups.values()], lr=config.outer.lr)
         self._training = self.dataset.bank("train", config.seed)
         self._validation = self.dataset.bank("validation", config.task.bank_seed)
         self.outer_step = 0
@@ -88,8 +90,8 @@ class Trainer:
     def outer_update(self) -> float:
         """One outer step; returns the loss it followed, averaged over its tasks."""
         outer = self.config.outer
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+        for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
+            group["lr"] = self._learning_rate() * factor
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.outer_gradient()
         if not math.isfinite(loss):
@@ -233,6 +235,16 @@ def device_of(config: TrialConfig) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _by_lr_factor(method: Method) -> dict[float, list[torch.nn.Parameter]]:
+    """The meta-learned parameters by how much faster than the rest they learn: 1, but for some regularizers'."""
+    factors = {id(p): one.lr_factor for one in method.regularizers for p in one.parameters()}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for parameter in method.parameters():
+        if parameter.requires_grad:
+            groups.setdefault(float(factors.get(id(parameter), 1.0)), []).append(parameter)  # type: ignore[arg-type]
+    return groups
 
 
 def _vectorized(config: TrialConfig, device: torch.device, method: Method) -> bool:

@@ -45,6 +45,7 @@ class MetaDropoutConfig(Section):
     noise: Literal["learned", "fixed", "weight", "independent", "none"] = "learned"
     head: bool = Field(True, description="Noise on the logits too.")
     init_std: float = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
+    lr_factor: float = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
     eval_samples: int = Field(30, ge=1, description="Passes per inner step in evaluation.")
 
 
@@ -60,6 +61,7 @@ class MetaDropout(Regularizer):
 
     def __init__(self, config: MetaDropoutConfig, model: Backbone, dataset: Dataset) -> None:
         super().__init__(config, model, dataset)
+        self.lr_factor = config.lr_factor
         if not isinstance(model, Conv4):
             raise UserError(
                 f"metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, "

@@ -139,6 +139,17 @@ def test_none_is_bitwise_the_plain_learner(glyphs: ImageDataset) -> None:
     assert len(list(none.method.parameters())) == len(list(plain.method.parameters()))
 
 
+def test_phi_may_learn_at_another_rate_than_theta(glyphs: ImageDataset) -> None:
+    """Adam's first step is its rate, whatever the gradient."""
+    trial = small_trial(GLYPHS, regularizers={"metadropout": {"lr_factor": 4.0}}, outer={"lr": 1e-3})
+    trainer = Trainer(trial)
+    before = {name: p.detach().clone() for name, p in trainer.method.named_parameters()}
+    trainer.outer_update()
+    for name, parameter in trainer.method.named_parameters():
+        step = float((parameter.detach() - before[name]).abs().max())
+        assert step == pytest.approx(4e-3 if name.startswith("regularizers") else 1e-3, rel=1e-2), name
+
+
 def test_noise_is_new_for_every_step_layer_task_and_pass() -> None:
     made, seen = method(), list[Tensor]()
 
