@@ -2,12 +2,13 @@
 
     uv run python benchmarks/learners.py
     uv run python benchmarks/learners.py --rounds 3 maml alfa
+    uv run python benchmarks/learners.py --regularizers      # MAML with each of them; without the error
 
 - error: the largest error of a tensor of the outer gradient in float64, by the norm of the largest tensor, over all
   comparisons with an unrolled reference that the learner's tests make, which are run for it;
-- steps/s and memory: outer steps on the same glyph episodes (Conv-4-32, 5-way 1-shot, 15 queries, 4 tasks; 5
-  second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process; memory is the
-  peak of a process of its own, above what it had before its first step;
+- steps/s and memory: outer gradients on the same glyph episodes, drawn anew (Conv-4-32, 5-way 1-shot, 15 queries, 4
+  tasks; 5 second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process; memory
+  is the peak of a process of its own, above what it had before its first step;
 - parameters: all that are meta-learned.
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 from raymeta import registry
-from raymeta.config import parse_trial
+from raymeta.config import parse_trial, split_spec
 from raymeta.data.store import open_dataset
 from raymeta.study.resources import WORKER_ENVIRONMENT
 from raymeta.trainer import Trainer
@@ -32,12 +33,14 @@ from raymeta.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 
 
-def trainer(name: str, width: int = 32, queries: int = 15) -> Trainer:
+def trainer(spec: str, width: int = 32, queries: int = 15) -> Trainer:
     """A learner on the benchmark's task, in second order and with 5 steps where it has such settings."""
+    name, regularizers = split_spec(spec)
     fields = registry.find("method", name).Config.model_fields
     wanted: dict[str, Any] = {"order": "second", "inner_steps": 5, "first_order_share": 0.0}
     data = {
         "method": name,
+        "regularizers": {regularizer: {} for regularizer in regularizers},
         name: {key: value for key, value in wanted.items() if key in fields},
         "model": {"name": "conv4", "width": width},
         "task": {"dataset": "glyphs", "queries": queries},
@@ -73,13 +76,12 @@ print("LARGEST", largest[0], int(code))
 def seconds(name: str, rounds: int) -> tuple[float, float]:
     """Seconds of an outer gradient of MAML and of the learner: medians of steps taken in turn."""
     contenders = [trainer("maml"), trainer(name)]
-    episodes = contenders[0].dataset.bank("train", 0).batch(0, 4)
     taken: list[list[float]] = [[], []]
     for turn in range(rounds + 2):
         for each, times in zip(contenders, taken, strict=True):
             each.method.zero_grad(set_to_none=True)
             start = time.perf_counter()
-            each.accumulate(episodes)
+            each.outer_gradient()
             if turn > 1:  # the first ones fill the heap
                 times.append(time.perf_counter() - start)
     return statistics.median(taken[0]), statistics.median(taken[1])
@@ -113,6 +115,7 @@ def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("learners", nargs="*", default=registry.names("method"))
+    parser.add_argument("--regularizers", action="store_true", help="MAML with each regularizer instead.")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -128,10 +131,12 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread, {options.rounds} rounds; MAML's peak: {base:.0f} MiB")
     print("| learner | gradient error | outer steps/s | cost (MAML 1) | peak memory (MAML 1) | meta-learned |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for name in options.learners:
+    added = [f"maml+{name}" for name in registry.names("regularizer")]
+    for name in added if options.regularizers else options.learners:
         maml, own = seconds(name, options.rounds)
         count = sum(p.numel() for p in trainer(name).method.parameters() if p.requires_grad)
-        row = (f"{error(name):.0e}", f"{1 / own:.2f}", f"{own / maml:.2f}", f"{memory(name) / base:.2f}", f"{count:,}")
+        apart = "-" if options.regularizers else f"{error(name):.0e}"
+        row = (apart, f"{1 / own:.2f}", f"{own / maml:.2f}", f"{memory(name) / base:.2f}", f"{count:,}")
         print(f"| {name} | {' | '.join(row)} |", flush=True)
 
 

@@ -16,7 +16,10 @@ from raymeta.study.plan import Plan, StudyConfig, make_config, make_plan, parse_
 
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
 
-PRESETS = "allowed: cifarfs, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, omniglot, sinusoid, smoke"
+PRESETS = (
+    "allowed: cifarfs, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, omniglot, sinusoid, "
+    "smoke"
+)
 
 
 def flat(*arguments: Any, **named: Any) -> dict[str, Any]:
