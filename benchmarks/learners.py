@@ -6,9 +6,9 @@
 
 - error: the largest error of a tensor of the outer gradient in float64, by the norm of the largest tensor, over all
   comparisons with an unrolled reference that the learner's tests make, which are run for it;
-- steps/s and memory: outer gradients on the same glyph episodes, drawn anew (Conv-4-32, 5-way 1-shot, 15 queries, 4
-  tasks; 5 second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process; memory
-  is the peak of a process of its own, above what it had before its first step;
+- steps/s and memory: outer gradients on the same glyph episodes, drawn anew (Conv-4-32, 5-way 1-shot, 15 queries,
+  4 tasks; 5 second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process;
+  memory is the peak of a process of its own, above what it had before its first step;
 - parameters: all that are meta-learned.
 """
 
