@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric as Logged
-from rich.table import Table
+from rich.table import Column, Table
 
 from raymeta.study.final import FinalTable
 from raymeta.study.tables import value
@@ -49,7 +49,8 @@ def _comparison(tables: list[FinalTable]) -> Table:
     first, tasks = tables[0], {_task(final) for final in tables}
     title = tasks.pop() if len(tasks) == 1 else f"{len(tables)} configs, not all of one task"
     title += f", {len(first.seeds)} seed{'s'[: len(first.seeds) != 1]}, {first.config.budget.test_tasks} test tasks"
-    table = Table("config", *_columns(first), "outer steps", "train time", "norm", title=title)
+    config = Column("config", overflow="fold")  # never cut off: names differ at their ends
+    table = Table(config, *_columns(first), "outer steps", "train time", "norm", title=title)
     for final in tables:
         metric = final.metric
         table.add_row(
