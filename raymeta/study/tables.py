@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from raymeta.evaluation import Metric
 from raymeta.study.record import TrialRecord
@@ -35,7 +35,8 @@ def short(found: Any) -> str:
 
 def space_table(space: Space) -> Table:
     """The searched keys with their ranges, conditions and starting points."""
-    table = Table("key", "range", "searched when", box=None, pad_edge=False)
+    name = Column("key", no_wrap=True)  # as it is typed
+    table = Table(name, "range", "searched when", box=None, pad_edge=False)
     for label in space.labels:
         table.add_column(f"start: {label}")
     for key, param in space.params.items():
