@@ -42,7 +42,7 @@ def space_table(space: Space) -> Table:
     for key, param in space.params.items():
         when = ", ".join(f"{other.rsplit('.', 1)[-1]} {condition}" for other, condition in param.when.items())
         table.add_row(
-            key.removeprefix("regularizers."),
+            key,
             str(param),
             when or "always",
             *(short(point.get(key, "-")) for point in space.start_from),
