@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from reference import Network, Random, Task, Weights, conv4, dense, learner, mlp
 from torch import Tensor
 
+from raymeta.data import episodes
 from raymeta.inner import Context
-from raymeta.method import Method
+from raymeta.method import Method, task_loss
 
 TRAINING, EVALUATION = Context(training=True), Context(training=False)
 ALPHA = 0.125  # a float32 that is exact
@@ -85,10 +86,10 @@ def predict(method: Method, task: Task, context: Context = EVALUATION) -> Tensor
 
 
 def outer_loss(method: Method, tasks: list[Task], context: Context = TRAINING) -> Tensor:
-    """Of the tasks, looped over or batched."""
+    """Of the tasks, looped over or batched, with what the context's regularizers make of it."""
 
-    def loss(x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-        return method.query_loss(method.adapt(x, y, context), query_x, query_y)
+    def loss(*task: Tensor) -> Tensor:
+        return task_loss(method, episodes.Task(*task), context)
 
     if context.vectorized:
         return torch.vmap(loss)(*map(torch.stack, zip(*tasks, strict=True))).mean()
