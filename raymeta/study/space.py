@@ -137,6 +137,14 @@ class Space:
                 values[key] = param.propose(trial, key)
         return values
 
+    def complete(self, point: Point) -> bool:
+        """Whether a point has all its values; a driver that is killed while it samples leaves one that has not."""
+        return all(
+            key in point
+            for key, param in self.params.items()
+            if all(other in point and condition.holds(point[other]) for other, condition in param.when.items())
+        )
+
     def without(self, fixed: Mapping[str, Any]) -> "Space":
         """The space after the user fixed some keys: they are searched no longer, and conditions on them are decided."""
         params = {}

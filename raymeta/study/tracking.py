@@ -210,6 +210,8 @@ class Tracker:
         from mlflow.entities import Metric, RunTag
 
         assert self._client is not None
+        if not self.record.plan.space.complete(trial.point):
+            return  # its driver was killed while it drew the values: they are told with the trial's next news
         if trial.number not in self._runs:
             self._runs[trial.number] = (self._make_child(self._client, trial), -1)
         run_id, sent = self._runs[trial.number]

@@ -97,6 +97,14 @@ def test_conditions_are_honoured(seed: int) -> None:
         assert space.params[key].contains(value)
 
 
+@given(seed=st.integers(0, 2**32 - 1), cut=st.floats(0, 1, exclude_max=True))
+def test_a_point_is_complete_once_its_last_value_is_drawn(seed: int, cut: float) -> None:
+    space = space_for("maml+dropgrad")
+    (point,) = sampled(space, seed)
+    assert space.complete(point)
+    assert not space.complete(dict(list(point.items())[: int(cut * len(point))]))
+
+
 def test_a_condition_that_fails_leaves_its_keys_out() -> None:
     space = space_for("maml+dropgrad")
     study = optuna.create_study()
