@@ -52,6 +52,7 @@ class MR(Regularizer):
     Config: ClassVar[type[Section]] = MRConfig
     neutral: ClassVar[dict[str, Any]] = {"blocks": 0}
     inner_loop: ClassVar[bool] = True
+    in_evaluation: bool = True
     beta: Tensor
 
     def __init__(self, config: MRConfig, model: Backbone, dataset: Dataset) -> None:
