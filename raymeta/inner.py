@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from raymeta.data.episodes import of_task
 from raymeta.models.backbone import Weights
 from raymeta.norm import Moments, Pass
 
@@ -44,7 +45,7 @@ class Noise:
             return one(self._generators[self._task])
         # vmap takes no generators, so all tasks' numbers are drawn and each task picks its own.
         everyone = torch.stack([one(generator) for generator in self._generators])
-        return everyone.index_select(0, self._task.reshape(1)).squeeze(0)
+        return of_task(everyone, self._task)
 
 
 @dataclass(frozen=True)

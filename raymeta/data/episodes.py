@@ -23,6 +23,13 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+def of_task(values: Tensor, task: int | Tensor) -> Tensor:
+    """A task's own of the values of all tasks, [T, ...] to [...]; under vmap `task` is its batched index."""
+    if isinstance(task, int):
+        return values[task]
+    return values.index_select(0, task.reshape(1)).squeeze(0)
+
+
 class Task(NamedTuple):
     """One task. A query label may be soft: probabilities [N*Q, N] instead of [N*Q]."""
 
@@ -50,9 +57,7 @@ class Episodes(NamedTuple):
 
     def task(self, i: int | Tensor) -> Task:
         """One task; under vmap `i` is its batched index."""
-        if isinstance(i, int):
-            return Task(*(tensor[i] for tensor in self))
-        return Task(*(tensor.index_select(0, i.reshape(1)).squeeze(0) for tensor in self))
+        return Task(*(of_task(tensor, i) for tensor in self))
 
     def to(self, device: torch.device | str) -> "Episodes":
         """The same episodes on a device."""

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes, Task
+from raymeta.data.episodes import Episodes, Task, of_task
 from raymeta.data.store import Dataset
 from raymeta.inner import Context
 from raymeta.method import Method, Regularizer, probabilities
@@ -144,8 +144,7 @@ class MetaMix(Regularizer):
         return torch.where(here.view(-1, *[1] * (h.ndim - 2)), h[rows], h)  # by indexing: it keeps channels last
 
     def _of(self, task: int | Tensor) -> Draws:
-        number = torch.as_tensor(task, device=self.draws.share.device).reshape(1)
-        return Draws(*(values.index_select(0, number).squeeze(0) for values in self.draws))
+        return Draws(*(of_task(values, task) for values in self.draws))
 
     def has(self, hook: str) -> bool:
         return super().has(hook) and (hook != "on_block" or self.settings.shuffle > 0)

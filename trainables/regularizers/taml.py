@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes, Task
+from raymeta.data.episodes import Episodes, Task, of_task
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
@@ -94,9 +94,8 @@ class TAML(Regularizer):
             if self.settings.measure == "entropy_reduction":
                 term = term + entropy(method.predict(adapted, task.query_x))
         else:
-            number = torch.as_tensor(context.task, device=self.slopes.device).reshape(1)
             initial = method.loss(outputs, y)
-            term = self.inequality + self.slopes.index_select(0, number).squeeze(0) * (initial - initial.detach())
+            term = self.inequality + of_task(self.slopes, context.task) * (initial - initial.detach())
         return loss + self.weight.to(loss.dtype) * term
 
 
