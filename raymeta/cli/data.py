@@ -1,20 +1,17 @@
-"""The verbs of `raymeta data`, and what all verbs share: how they speak, and how data are made ready first."""
+"""The verbs of `raymeta data`."""
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from raymeta.cli.common import DataRoot, Json, console, prepare, say
+
 if TYPE_CHECKING:
-    from raymeta.config import TrialConfig
     from raymeta.data.store import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
-
-DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
 @data_app.command("ls")
@@ -75,45 +72,3 @@ def _dataset(name: str) -> "Dataset":
 
     defaults = registry.find("dataset", name).task_defaults
     return open_dataset(check(TaskConfig, {"dataset": name, **defaults}, "task"))
-
-
-def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
-    """Make a data set ready with a progress bar; nothing happens if it is."""
-    if dataset.ready and not rebuild and root is None:
-        return
-    from rich.progress import Progress
-
-    screen = console()
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(f"preparing {dataset.name}", total=None)
-        dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
-
-
-def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
-    """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
-    if not config.pretraining.epochs:
-        return
-    import torch
-    from rich.progress import Progress
-
-    from raymeta.pretraining import pretrained
-    from raymeta.trainer import device_of
-
-    torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
-    screen = console()
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(f"pre-training {config.model.name}", total=None)
-        pretrained(config, dataset, device_of(config), lambda done, all: bars.update(bar, completed=done, total=all))
-
-
-def console() -> Any:
-    """Where tables and progress go: standard error, so that standard output is for `--json`."""
-    from rich.console import Console
-
-    screen = Console(stderr=True)
-    return screen if screen.is_terminal else Console(stderr=True, width=max(screen.width, 120))  # a file has no edge
-
-
-def say(text: str) -> None:
-    """A line to the user."""
-    print(text, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,73 @@
+"""What the verbs share: how they speak, the options they have in common, and how data are made ready first."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from raymeta.config import TrialConfig
+    from raymeta.data.store import Dataset
+
+DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Spec = Annotated[
+    str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad, or maml+dropgrad:noise=binary.")
+]
+Words = Annotated[
+    Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
+    typer.Argument(
+        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed."
+    ),
+]
+Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
+Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
+Choose = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),
+]
+Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
+Pack = Annotated[int, typer.Option(min=1, help="Trials per GPU.")]
+
+
+def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
+    """Make a data set ready with a progress bar; nothing happens if it is."""
+    if dataset.ready and not rebuild and root is None:
+        return
+    from rich.progress import Progress
+
+    screen = console()
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(f"preparing {dataset.name}", total=None)
+        dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
+
+
+def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
+    """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
+    if not config.pretraining.epochs:
+        return
+    import torch
+    from rich.progress import Progress
+
+    from raymeta.pretraining import pretrained
+    from raymeta.trainer import device_of
+
+    torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
+    screen = console()
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
+        bar = bars.add_task(f"pre-training {config.model.name}", total=None)
+        pretrained(config, dataset, device_of(config), lambda done, all: bars.update(bar, completed=done, total=all))
+
+
+def console() -> Any:
+    """Where tables and progress go: standard error, so that standard output is for `--json`."""
+    from rich.console import Console
+
+    screen = Console(stderr=True)
+    return screen if screen.is_terminal else Console(stderr=True, width=max(screen.width, 120))  # a file has no edge
+
+
+def say(text: str) -> None:
+    """A line to the user."""
+    print(text, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,156 @@
+"""`raymeta search` and `raymeta resume`."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from raymeta.cli.common import (
+    Choose,
+    DataRoot,
+    Json,
+    Pack,
+    Preset,
+    Slots,
+    Spec,
+    Task,
+    Words,
+    console,
+    prepare,
+    pretrain,
+    say,
+)
+
+if TYPE_CHECKING:
+    from raymeta.study.plan import Plan
+    from raymeta.study.record import StudyRecord
+    from raymeta.study.session import Session
+
+
+def search(
+    spec: Spec,
+    words: Words = None,
+    task: Task = None,
+    preset: Preset = None,
+    name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
+    choose: Choose = None,
+    trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
+    data_root: DataRoot = None,
+    slots: Slots = None,
+    pack: Pack = 4,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with times, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the hyperparameters of a method.
+
+    Example: raymeta search maml+dropgrad --task omniglot-5w1s -n 24 maml.inner_steps=5
+
+    Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
+    """
+    started = time.time()
+    from raymeta.data.store import open_dataset
+    from raymeta.study.plan import make_plan
+    from raymeta.study.record import StudyRecord, check_name
+
+    if name is not None:
+        check_name(name)
+    overrides = [*(words or []), *([f"study.trials={trials}"] if trials else [])]
+    plan = make_plan(spec, task, preset, overrides, choose)
+    dataset = open_dataset(plan.base.task)
+    prepare(dataset, data_root)
+    for split in ("train", "validation"):
+        dataset.bank(split, 0)  # too few classes or images are named now
+    if dry_run:
+        _dry_run(plan, as_json)
+        return
+    pretrain(plan.base, dataset)
+    from raymeta.evaluation import metric_of
+    from raymeta.files import studies_folder
+
+    what = f"{plan.base.spec}+choice" if choose else plan.base.spec
+    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
+    record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
+    from raymeta.study.resources import start_ray
+
+    given = start_ray(slots, pack)
+    from raymeta.study.search import run
+
+    say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
+    _report(record, run(record, given, started=started, quiet=as_json), as_json)
+
+
+def resume(
+    name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = 4, as_json: Json = False
+) -> None:
+    """Go on with a study from where it was left or killed; finished trials are not run again.
+
+    Example: raymeta resume maml+dropgrad-glyphs
+    """
+    started = time.time()
+    from raymeta.study.record import open_study
+
+    record = open_study(name)
+    from raymeta.study.resources import start_ray
+
+    given = start_ray(slots, pack)
+    from raymeta.study.search import run
+
+    _report(record, run(record, given, started=started, quiet=as_json), as_json)
+
+
+def _free_name(stem: str) -> str:
+    from raymeta.files import studies_folder
+
+    names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
+    return next(name for name in names if not (studies_folder() / name).exists())
+
+
+def _dry_run(plan: "Plan", as_json: bool) -> None:
+    from raymeta.study.preview import preview
+
+    shown = preview(plan)
+    if as_json:
+        print(json.dumps(shown.as_dict()))  # noqa: T201
+    else:
+        console().print(shown)
+
+
+def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
+    from raymeta.study.export import against_start
+    from raymeta.study.tables import score, settings
+
+    trials, best = record.trials(), record.best()
+    counts = {
+        state: sum(t.state == state for t in trials)
+        for state in ("completed", "pruned", "diverged", "failed", "running")
+    }
+    if as_json:
+        found = None
+        if best is not None:
+            found = {"trial": best.number, **(best.best(record.metric) or {}), "config": record.config(best).as_dict()}
+        figures = {
+            "slot_efficiency": session.efficiency,
+            "wall_s": session.wall_s,
+            "first_result_s": session.first_result_s,
+        }
+        print(json.dumps({"study": record.name, "trials": counts, "best": found, **figures}))  # noqa: T201
+    else:
+        say(
+            ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+            + f" of {record.plan.study.trials}"
+        )
+        if best is not None:
+            say(
+                f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: "
+                + settings(best)
+            )
+            say(f"      {against_start(record, best)}")
+        first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
+        say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+    if session.untracked:
+        say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
+    over = len(trials) >= record.plan.study.trials and not counts["running"]
+    say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
+    if trials and not any(trial.best(record.metric) for trial in trials):
+        raise typer.Exit(1)
