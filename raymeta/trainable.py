@@ -17,9 +17,9 @@ from pydantic import Field
 from ray import tune
 
 from raymeta import registry
-from raymeta.config import parse_trial
+from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
-from raymeta.trainer import Trainer
+from raymeta.trainer import Trainer, resumed
 
 
 class Place(Section):
@@ -42,20 +42,22 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         torch.set_num_threads(1)  # a second thread gives a Conv-4 trial 12 %, a second trial 100 %
         config = dict(config)
         place = config.pop("study", None)
+        trial = parse_trial(merge(self.defaults, config), "the trial's config")
         self._checkpoint: Path | None = None
         self._unheard: list[dict[str, Any]] = []
-        self.trainer = Trainer(parse_trial(merge(self.defaults, config), "the trial's config"))
-        if place is not None:
-            self._go_on(check(Place, place, "study"))
+        self._note = ""
+        if place is None:
+            self.trainer = Trainer(trial)
+        else:
+            self._go_on(trial, check(Place, place, "study"))
 
-    def _go_on(self, place: Place) -> None:
+    def _go_on(self, trial: TrialConfig, place: Place) -> None:
         """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""
         self._checkpoint = Path(place.folder) / "checkpoint.pt"
-        if self._checkpoint.exists():
-            self.trainer.load(self._checkpoint)
-            self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > place.known]
-            if self.trainer.done and not self._unheard:
-                self._unheard = self.trainer.rounds[-1:]
+        self.trainer, self._note = resumed(trial, self._checkpoint)
+        self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > place.known]
+        if self.trainer.done and not self._unheard:
+            self._unheard = self.trainer.rounds[-1:]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -68,8 +70,9 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
             metrics = self.trainer.round()
             if self._checkpoint is not None:
                 self.trainer.save(self._checkpoint)
+        note, self._note = self._note, ""
         missing = {f"val_{self.trainer.metric.name}": math.nan}  # of a diverged round; Tune insists on the metric
-        return {**missing, **metrics, "done": self.trainer.done and not self._unheard}
+        return {**missing, **metrics, "note": note, "done": self.trainer.done and not self._unheard}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")

@@ -207,7 +207,9 @@ class Trainer:
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""
+        if path.exists():
+            path.replace(_previous(path))
         checkpoints.write(path, self.state_dict())
 
     def load(self, path: Path) -> None:
@@ -223,6 +225,31 @@ class Trainer:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a file of tensors, but of something else
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
+
+
+def resumed(config: TrialConfig, path: Path) -> tuple[Trainer, str]:
+    """A trainer that goes on from the checkpoint at a path, if there is one.
+
+    From one that is damaged or another config's nothing is taken: the one before it is used, or the run starts over,
+    to the same numbers.
+
+    Returns:
+        The trainer; a sentence on what could not be used, or "".
+    """
+    trainer, note = Trainer(config), ""
+    for file in (path, _previous(path)):
+        if file.exists():
+            try:
+                trainer.load(file)
+                break
+            except UserError as error:
+                file.replace(file.with_suffix(".damaged"))
+                trainer, note = Trainer(config), str(error)
+    return trainer, f"{note}; it goes on from outer step {trainer.outer_step}" if note else ""
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"previous-{path.name}")
 
 
 def device_of(config: TrialConfig) -> torch.device:

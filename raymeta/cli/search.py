@@ -71,13 +71,8 @@ def search(
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
-    from raymeta.study.resources import start_ray
-
-    given = start_ray(slots, pack)
-    from raymeta.study.search import run
-
     say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    _report(record, run(record, given, started=started, quiet=as_json), as_json)
+    _go(record, slots, pack, started, as_json)
 
 
 def resume(
@@ -90,13 +85,15 @@ def resume(
     started = time.time()
     from raymeta.study.record import open_study
 
-    record = open_study(name)
-    from raymeta.study.resources import start_ray
+    _go(open_study(name), slots, pack, started, as_json)
 
-    given = start_ray(slots, pack)
+
+def _go(record: "StudyRecord", slots: int | None, pack: int, started: float, as_json: bool) -> None:
+    from raymeta.study.resources import start_ray
     from raymeta.study.search import run
 
-    _report(record, run(record, given, started=started, quiet=as_json), as_json)
+    session = run(record, lambda: start_ray(slots, pack), started=started, quiet=as_json)
+    _report(record, session, as_json)
 
 
 def _free_name(stem: str) -> str:
@@ -146,8 +143,9 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
                 + settings(best)
             )
             say(f"      {against_start(record, best)}")
-        first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
-        say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+        if session.efficiency is not None:
+            first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
+            say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
     if session.untracked:
         say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
     over = len(trials) >= record.plan.study.trials and not counts["running"]

@@ -3,14 +3,18 @@
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import FrameType
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 
+from raymeta.files import write_atomically
+from raymeta.study.failures import failure_of, full
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
 from raymeta.study.searcher import RecordSearcher
@@ -19,6 +23,23 @@ from raymeta.study.tracking import Tracker
 
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 ROUND_KEYS = ("outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds")
+LONGEST_ROUNDS, LEAST_PATIENCE_S = 20, 600.0  # before a worker is taken for hung
+
+
+def _leaves_when_full(method: Callable[..., None]) -> Callable[..., None]:
+    """A callback that can't write the record ends the session: what is on disk is good, and nothing more is written."""
+
+    @wraps(method)
+    def guarded(self: "Driver", *arguments: Any, **named: Any) -> None:
+        if self.session.broken:
+            return
+        try:
+            method(self, *arguments, **named)
+        except OSError as error:
+            self.session.broken = full(error) if error.errno else str(error)
+            self.session.leaving = self.searcher.stopped = True
+
+    return guarded
 
 
 class Driver(tune.Callback):  # type: ignore[misc]
@@ -35,47 +56,83 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self.record, self.session, self.progress, self.tracker = record, session, progress, tracker
         self.searcher = searcher
         self._again: Counter[int] = Counter()
+        self._heard: dict[Trial, float] = {}  # of those that run: when last, on the monotonic clock
+        self._hung: dict[int, float] = {}
+        self._longest = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore of its own, which is not used
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._heard[trial] = time.monotonic()
+
+    @_leaves_when_full
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         number, session = _number(trial), self.session
+        self._heard[trial] = time.monotonic()
         metrics = {key: result[key] for key in ROUND_KEYS if key in result}
         if metrics["diverged"]:
             metrics.pop(f"val_{self.record.metric.name}")  # Tune insists on one, but nothing was validated
+        if result["done"]:
+            metrics["last"] = True  # in the same line as the round, so that nobody who goes on decides anew
         if self.record.add_round(number, metrics | {"at": time.time()}):
             session.busy_s += metrics["seconds"]
             session.first_result_s = session.first_result_s or session.wall_s
+            self._longest = max(self._longest, metrics["seconds"])
+        if note := result.get("note"):
+            self.progress.say(f"trial {number}: {note}")
         self.tracker.update(number)
 
+    @_leaves_when_full
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._heard.pop(trial, None)
         last = trial.last_result or {}
         if last.get("done") or not self.session.leaving:
-            self._end(_number(trial), self._state(last))
+            self._end(_number(trial))
 
+    @_leaves_when_full
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._heard.pop(trial, None)
         number = _number(trial)
         if self.session.leaving:
             return
-        if trial.num_failures <= MAX_FAILURES and self._again[number] < MAX_FAILURES:
-            # Tune tries a trial again unless its worker died while it was being set up. So do we, then.
-            self._again[number] += 1
-            self.searcher.left.append(self.record.trial(number))
+        failure = failure_of(trial)
+        reason = failure.reason
+        if number in self._hung:
+            reason = f"no round for {self._hung.pop(number):.0f} s"
+        if failure.kind == "disk":
+            self.session.broken = reason
+            self.session.leaving = self.searcher.stopped = True
             return
-        self._end(number, "failed", _reason(trial))
+        write_atomically(self.record.trial_folder(number) / "error.txt", failure.text)
+        allowed = 1 if failure.kind == "memory" else MAX_FAILURES
+        if self._again[number] >= allowed:
+            self._end(number, "failed", reason)
+            return
+        self._again[number] += 1
+        alone = failure.kind == "memory"
+        (self.searcher.alone if alone else self.searcher.left).append(self.record.trial(number))
+        self.progress.say(
+            f"trial {number}: {reason}; it goes on from its checkpoint{', with nothing beside it' if alone else ''}"
+            f" (try {self._again[number] + 1} of {allowed + 1})"
+        )
 
-    def _end(self, number: int, state: State, reason: str = "") -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Kill the workers that have been silent for too long; their trials are then handed out again."""
+        limit = self.record.plan.study.hung_after_s or max(LONGEST_ROUNDS * self._longest, LEAST_PATIENCE_S)
+        now = time.monotonic()
+        for trial, heard in list(self._heard.items()):
+            if now - heard > limit and (actor := trial.temporary_state.ray_actor) is not None:
+                self._hung[_number(trial)] = now - heard
+                self._heard[trial] = now
+                ray.kill(actor)
+
+    def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
         self.record.finish(number, state, reason)
         self.progress.ended(self.record.trial(number))
         self.tracker.update(number)
-
-    def _state(self, last: dict[str, Any]) -> State:
-        if last.get("diverged"):
-            return "diverged"
-        return "completed" if last.get("outer_steps", 0) >= self.record.plan.base.budget.outer_steps else "pruned"
 
 
 class Leave(tune.Stopper):  # type: ignore[misc]
@@ -112,10 +169,3 @@ def interrupts(searcher: RecordSearcher, session: Session, progress: Progress) -
 
 def _number(trial: Trial) -> int:
     return int(trial.config["study"]["trial"])
-
-
-def _reason(trial: Trial) -> str:
-    """The last line of what a failed trial said."""
-    error = trial.get_pickled_error()
-    lines = [line.strip() for line in str(getattr(error, "cause", None) or error or "").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "its worker died"

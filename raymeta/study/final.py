@@ -30,8 +30,8 @@ from raymeta.errors import UserError
 from raymeta.evaluation import Metric, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study import by_step as inner_steps
-from raymeta.study.resources import Slots, start_ray
-from raymeta.trainer import Trainer
+from raymeta.study.resources import Slots, start_ray, stop_ray
+from raymeta.trainer import resumed
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,7 @@ class _Seed:
     def __init__(self, config: dict[str, Any], folder: str) -> None:
         torch.set_num_threads(1)
         self.folder = Path(folder)
-        self.trainer = Trainer(parse_trial(config, folder))
-        if self._checkpoint.exists():
-            self.trainer.load(self._checkpoint)
+        self.trainer, self._note = resumed(parse_trial(config, folder), self._checkpoint)
 
     @property
     def _checkpoint(self) -> Path:
@@ -157,7 +155,8 @@ class _Seed:
         if not self.trainer.done:
             self.trainer.round()
             self.trainer.save(self._checkpoint)
-        return {**self.trainer.rounds[-1], "done": self.trainer.done}
+        note, self._note = self._note, ""
+        return {**self.trainer.rounds[-1], "note": note, "done": self.trainer.done}
 
     def test(self, by_step: bool) -> None:
         """The best validated weights on the test split, alone and as an ensemble; if asked for also by inner step."""
@@ -219,7 +218,7 @@ def final(
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)
         finally:
-            ray.shutdown()
+            stop_ray()
     tables = []
     for name, config in configs.items():
         own = [run for run in runs if run.name == name]
@@ -284,6 +283,8 @@ def _train(runs: list[_Run], slots: Slots) -> list[str]:
             except ray.exceptions.RayActorError:
                 problems.append(f"{run}: its worker died again and again; the same command goes on")
                 continue
+            if not tested and answer["note"]:
+                console.print(f"{run}: {answer['note']}", highlight=False, soft_wrap=True)
             if not tested and not answer["diverged"]:
                 bars.update(shown[run.folder], completed=answer["outer_steps"])
                 step = worker.test.remote(run.by_step) if answer["done"] else worker.round.remote()

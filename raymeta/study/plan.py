@@ -31,6 +31,12 @@ class StudyConfig(Section):
     reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
     startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
     seed: int = Field(0, ge=0, description="Seed of the proposals.")
+    hung_after_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a round after which a trial's worker is killed; it goes on from its checkpoint. "
+        "null: twenty of the longest rounds so far, and ten minutes at least.",
+    )
 
 
 @dataclass(frozen=True)

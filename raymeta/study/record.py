@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
@@ -157,24 +158,26 @@ class StudyRecord:
     # -- what happens ----------------------------------------------------------------------------------------------
 
     def ask(self) -> TrialRecord:
-        """A new trial: a starting point while there are any, else the sampler's proposal.
-
-        The sampler is made anew for each trial from (study seed, number), so that proposals depend on the history alone
-        and are the same after a resume.
-        """
-        number = len(self._study.get_trials(deepcopy=False, states=_ASKED))
-        self._study.sampler = self._sampler(number)
-        self._study.ask()
+        """A new trial: a starting point while there are any, else the sampler's proposal."""
+        number = self._study.ask().number
         self._propose(number)
         return self.trial(number)
 
     def _propose(self, number: int) -> None:
-        self._study.sampler = self._sampler(number)
-        self.plan.space.sample(self._open(number))
+        """Draw the values that a trial has not got yet.
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        The sampler is made anew for each value from (study seed, number, key), so that values depend on the history
+        alone: a driver may die between two of them.
+        """
+
+        def sampler_for(key: str) -> None:
+            self._study.sampler = self._sampler(f"{self.plan.study.seed}/{number}/{key}")
+
+        self.plan.space.sample(self._open(number), sampler_for)
+
+    def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
         return optuna.samplers.TPESampler(
-            seed=self.plan.study.seed * 1_000_003 + number,
+            seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
             n_startup_trials=self.plan.study.startup_trials,
             multivariate=False,  # univariate with ASHA was best or tied in simulation
             constant_liar=True,
@@ -182,21 +185,29 @@ class StudyRecord:
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
-        trial = self._open(number)
-        key = f"round {metrics['outer_steps']:09d}"
-        if key in trial.user_attrs:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        trial = optuna.Trial(self._study, frozen._trial_id)
+        key, step = f"round {metrics['outer_steps']:09d}", metrics["outer_steps"]
+        if key in frozen.user_attrs:
             return False
         value = metrics.get(f"val_{self.metric.name}")
-        if value is not None:
-            trial.report(value, metrics["outer_steps"])
+        if value is not None and step not in frozen.intermediate_values:  # a driver may have died after it
+            trial.report(value, step)
         trial.set_user_attr(key, metrics)
         return True
 
-    def finish(self, number: int, state: State, reason: str = "") -> None:
-        """Note the end of a trial. Optuna is told what it was: COMPLETE, PRUNED or FAIL."""
+    def finish(self, number: int, state: State | None = None, reason: str = "") -> None:
+        """Note the end of a trial; None: in the state that its last round tells.
+
+        Optuna is told what it was: COMPLETE, PRUNED or FAIL.
+        """
         record = self.trial(number)
         if record.state != "running":
             return
+        if state is None:
+            diverged = record.rounds and record.rounds[-1]["diverged"]
+            whole = record.outer_steps >= self.plan.base.budget.outer_steps
+            state = "diverged" if diverged else "completed" if whole else "pruned"
         trial = self._open(number)
         trial.set_user_attr("state", state)
         if reason:
@@ -267,10 +278,12 @@ class StudyRecord:
 
     def resume(self) -> list[TrialRecord]:
         """Trials cut by the end of their driver, to go on with. Needs `locked`."""
-        left = [trial for trial in self.trials() if trial.state == "running"]
-        for trial in left:
-            self._propose(trial.number)  # its driver may have died between two of its values
-        return [self.trial(trial.number) for trial in left]
+        for trial in self.trials():
+            if trial.state == "running":
+                self._propose(trial.number)  # its driver may have died between two of its values
+                if trial.rounds and trial.rounds[-1].get("last"):  # or between its last round and its end
+                    self.finish(trial.number)
+        return [trial for trial in self.trials() if trial.state == "running"]
 
 
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

@@ -1,5 +1,6 @@
 """What a trial gets of the machine, and the environment its worker runs in."""
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _DRIVER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # or Tune prints a box of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they halve the driver's speed; the study's record has what they write
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a dead worker is one line of ours; its traceback is kept with the trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: once to finish, twice to leave
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are not used
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -77,6 +79,22 @@ def start_ray(slots: int | None, pack: int) -> Slots:
     # Tune starts one actor at a time unless told how many may be on their way.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(given.count))
     return given
+
+
+def stop_ray() -> None:
+    """Leave Ray, without dying of it.
+
+    While Ray shuts down, whoever drops a reference to something of Ray's ends the process on the spot. Another thread
+    does, if the garbage collector happens to run in it (MLflow's, say): so it does not run meanwhile.
+    """
+    import ray
+
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _take_warm_workers() -> None:

@@ -1,82 +1,70 @@
-"""Start a study or go on with it: assemble Ray Tune's Tuner around the study's record."""
+"""Start a study or go on with it."""
 
-import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
-from pathlib import Path
-
-import ray
-from ray import tune
 
 from raymeta.data.store import open_dataset
-from raymeta.errors import UserError
-from raymeta.study.driver import MAX_FAILURES, Driver, Leave, interrupts
+from raymeta.errors import RunFailed, UserError
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
-from raymeta.study.resources import Slots
-from raymeta.study.searcher import RecordASHA, RecordSearcher
+from raymeta.study.resources import Slots, stop_ray
 from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
-from raymeta.trainable import MetaTrainable
 
 
-def run(record: StudyRecord, slots: Slots, *, started: float | None = None, quiet: bool = False) -> Session:
+def run(
+    record: StudyRecord, start: Callable[[], Slots], *, started: float | None = None, quiet: bool = False
+) -> Session:
     """Run a study's trials until it has as many as planned, or the user leaves.
 
     Args:
         record: the study.
-        slots: what `start_ray` gave; Ray is shut down at the end.
+        start: starts Ray; not called if no trial is left to run.
         started: when the command began, in seconds since the epoch; None: now.
         quiet: show nothing.
 
     Raises:
         UserError: another process drives the study, or its data have changed.
+        RunFailed: the disk is full. What is on it is good.
     """
     with record.locked(), redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
         mend_journal(record.folder)
         _same_data(record)
-        with Tracker(record) as tracker:
-            tracker.update_all()
-            session = Session(slots, started or time.time())
-            try:
-                _fit(record, session, Progress(record, session, quiet=quiet), tracker)
-            finally:
-                session.ended = time.time()
-                ray.shutdown()
-            search_picture(record, record.folder / "search.png")
-            tracker.summarise(session)
+        session = Session(started or time.time())
+        try:
+            left = record.resume()
+            with Tracker(record) as tracker:
+                tracker.update_all()
+                if left or len(record.trials()) < record.plan.study.trials:
+                    _search(record, session, Progress(record, session, quiet=quiet), tracker, start)
+                if not session.broken:
+                    search_picture(record, record.folder / "search.png")
+                tracker.summarise(session)
+        except OSError as error:
+            session.broken = session.broken or f"{error.filename or record.folder}: {error.strerror or error}"
+        if session.broken:
+            raise RunFailed(
+                f"{session.broken}; what the study '{record.name}' has noted is safe: `raymeta resume {record.name}` "
+                "goes on once there is room"
+            )
         session.untracked = tracker.problem
         return session
 
 
-def _fit(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
-    searcher = RecordSearcher(record, record.resume(), session.slots.count)
-    scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
-    tuner = tune.Tuner(
-        tune.with_resources(MetaTrainable, session.slots.per_trial),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=RecordASHA(record),
-            num_samples=-1,  # the searcher says when it is enough
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name=record.name,
-            storage_path=str(scratch),
-            callbacks=[Driver(record, session, progress, tracker, searcher)],
-            stop=Leave(session),
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
-            verbose=0,
-        ),
-    )
+def _search(
+    record: StudyRecord, session: Session, progress: Progress, tracker: Tracker, start: Callable[[], Slots]
+) -> None:
+    session.slots = start()
     try:
-        with interrupts(searcher, session, progress), progress:
-            tuner.fit()
+        from raymeta.study.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
+
+        tune_study(record, session, progress, tracker)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        session.ended = time.time()
+        stop_ray()
 
 
 def _same_data(record: StudyRecord) -> None:

@@ -14,28 +14,43 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
     """Hands out first the trials that a dead driver left, then new ones, until the study has enough.
 
     One trial is proposed ahead of the free slots: ready when a slot is, and knowing all but the last results.
+
+    Attributes:
+        left: trials to go on with.
+        alone: trials to go on with while nothing else runs.
+        stopped: no trial is handed out from now on.
     """
 
     def __init__(self, record: StudyRecord, left: list[TrialRecord], slots: int) -> None:
         super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
         self.record = record
         self.left = deque(left)
+        self.alone: deque[TrialRecord] = deque()
         self.slots = slots
-        self.stopped = False  # no new trials from now on
+        self.stopped = False
+        self._handed_out: set[str] = set()  # by Tune's names, until they end there
+        self._solo = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.stopped:
             return Searcher.FINISHED  # type: ignore[no-any-return]
+        if self._solo in self._handed_out:
+            return None  # not now
         if self.left:
             trial = self.left.popleft()
+        elif self.alone:
+            if self._handed_out:
+                return None
+            trial, self._solo = self.alone.popleft(), trial_id
         else:
             trials = self.record.trials()
             running = sum(trial.state == "running" for trial in trials)
             if len(trials) >= self.record.plan.study.trials:
                 return None if running else Searcher.FINISHED  # one that runs may come back to `left`
             if running > self.slots:
-                return None  # not now
+                return None
             trial = self.record.ask()
+        self._handed_out.add(trial_id)
         place = {
             "trial": trial.number,
             "folder": str(self.record.trial_folder(trial.number)),
@@ -44,7 +59,8 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         return {**self.record.config(trial).as_dict(), "study": place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the driver writes the record, where it sees why a trial ended."""
+        """The driver writes the record, where it sees why a trial ended."""
+        self._handed_out.discard(trial_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the record is on disk at all times."""

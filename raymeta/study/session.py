@@ -11,19 +11,22 @@ class Session:
     """One driver's run of a study, from its start to its end.
 
     Attributes:
+        slots: None: no trial was left to run.
         started: when the command began, seconds since the epoch.
         busy_s: seconds that trials computed (training and validation), summed over slots.
         first_result_s: seconds from the start to the first round of a trial.
         leaving: the user wants to leave before the running trials are done.
+        broken: why the record can't be written any more; "": it can.
         untracked: why MLflow lacks something of it; "": it has everything.
     """
 
-    slots: Slots
     started: float = field(default_factory=time.time)
+    slots: Slots | None = None
     busy_s: float = 0.0
     first_result_s: float | None = None
     ended: float | None = None
     leaving: bool = False
+    broken: str = ""
     untracked: str = ""
 
     @property
@@ -32,6 +35,6 @@ class Session:
         return (self.ended or time.time()) - self.started
 
     @property
-    def efficiency(self) -> float:
-        """Slot efficiency: seconds computed over slots times wall time."""
-        return self.busy_s / (self.slots.count * self.wall_s)
+    def efficiency(self) -> float | None:
+        """Slot efficiency: seconds computed over slots times wall time; None: there were no slots."""
+        return self.busy_s / (self.slots.count * self.wall_s) if self.slots else None

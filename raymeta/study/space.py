@@ -11,7 +11,7 @@ Keys are relative to the section of the file's method or regularizer; those of `
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -129,11 +129,17 @@ class Space:
     start_from: list[Point] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
 
-    def sample(self, trial: "optuna.Trial") -> Point:
-        """Values for a trial; keys whose condition fails are absent. Asking twice gives the same."""
+    def sample(self, trial: "optuna.Trial", before: Callable[[str], None] = lambda key: None) -> Point:
+        """Values for a trial; keys whose condition fails are absent. Asking twice gives the same.
+
+        Args:
+            trial: of Optuna, which remembers the values.
+            before: called with each key ahead of its proposal.
+        """
         values: Point = {}
         for key, param in self.params.items():
             if all(other in values and condition.holds(values[other]) for other, condition in param.when.items()):
+                before(key)
                 values[key] = param.propose(trial, key)
         return values
 

@@ -30,7 +30,7 @@ STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
 RETRY_S = 3.0
 DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
-NOT_METRICS = ("outer_steps", "diverged", "at")
+NOT_METRICS = ("outer_steps", "diverged", "at", "last")
 
 
 def tracking_uri() -> str:
@@ -269,8 +269,9 @@ class Tracker:
         trials = study.trials()
         for state in ("completed", "pruned", "diverged", "failed"):
             client.log_metric(self._parent, f"trials_{state}", sum(trial.state == state for trial in trials))
-        client.log_metric(self._parent, "slot_efficiency", session.efficiency)
-        client.log_metric(self._parent, "wall_s", session.wall_s)
+        if session.efficiency is not None:
+            client.log_metric(self._parent, "slot_efficiency", session.efficiency)
+            client.log_metric(self._parent, "wall_s", session.wall_s)
         client.log_artifact(self._parent, str(study.folder / "search.png"))
         if (best := study.best()) is not None:
             entry = best.best(study.metric) or {}

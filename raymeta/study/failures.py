@@ -1,0 +1,56 @@
+"""What went wrong with a trial's worker, in the few kinds that are answered differently."""
+
+import errno
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["memory", "disk", "other"]
+FULL = (errno.ENOSPC, errno.EDQUOT)
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "memory pressure",
+)  # as torch and Ray say
+
+
+class Failure(NamedTuple):
+    """Why a worker failed.
+
+    Attributes:
+        kind: memory (of the host or the GPU; less beside it may help), disk (it is full), or anything else.
+        reason: one line.
+        text: all that is known, with the worker's traceback.
+    """
+
+    kind: Kind
+    reason: str
+    text: str
+
+
+def failure_of(trial: Any) -> Failure:
+    """Why a trial of Ray Tune's ended in an error."""
+    error = trial.get_pickled_error()
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause or "").splitlines() if line.strip()]
+    last = lines[-1][:300] if lines else "no reason given"
+    if _is_memory(cause, str(error)):
+        return Failure("memory", f"memory: {last}", str(error))
+    if isinstance(cause, OSError) and cause.errno in FULL:
+        return Failure("disk", full(cause), str(error))
+    if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
+        return Failure("other", "its worker died", str(error))
+    return Failure("other", last, str(error))
+
+
+def full(error: OSError) -> str:
+    """One line of a disk that took no more."""
+    where = f" ({Path(str(error.filename)).parent})" if error.filename else ""
+    return f"the disk is full{where}"
+
+
+def _is_memory(cause: Any, text: str) -> bool:
+    if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":  # torch's and Ray's
+        return True
+    told = isinstance(cause, RuntimeError) or type(cause).__name__ == "ActorDiedError"
+    return told and any(words in text.lower() for words in OUT_OF_MEMORY)

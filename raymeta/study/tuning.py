@@ -1,0 +1,45 @@
+"""Ray Tune's Tuner around the record of a study. Ray is running."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from ray import tune
+
+from raymeta.study.driver import Driver, Leave, interrupts
+from raymeta.study.progress import Progress
+from raymeta.study.record import StudyRecord
+from raymeta.study.searcher import RecordASHA, RecordSearcher
+from raymeta.study.session import Session
+from raymeta.study.tracking import Tracker
+from raymeta.trainable import MetaTrainable
+
+
+def tune_study(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
+    """Run the trials that a study lacks on the slots of a session, until they are done or the user leaves."""
+    assert session.slots is not None
+    left = [trial for trial in record.trials() if trial.state == "running"]
+    searcher = RecordSearcher(record, left, session.slots.count)
+    scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
+    tuner = tune.Tuner(
+        tune.with_resources(MetaTrainable, session.slots.per_trial),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=RecordASHA(record),
+            num_samples=-1,  # the searcher says when it is enough
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=record.name,
+            storage_path=str(scratch),
+            callbacks=[Driver(record, session, progress, tracker, searcher)],
+            stop=Leave(session),
+            failure_config=tune.FailureConfig(max_failures=0),  # the driver hands failed trials out again
+            verbose=0,
+        ),
+    )
+    try:
+        with interrupts(searcher, session, progress), progress:
+            tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
