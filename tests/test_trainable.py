@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,38 @@ def test_a_trial_that_was_done_is_only_told(heard: int, whole: list[dict[str, An
     assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
-    in_study(tmp_path).train()
-    with pytest.raises(UserError, match="the checkpoint belongs to another config"):
-        in_study(tmp_path, seed=3)
+def cut_in_half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def of_another_config(path: Path) -> None:
+    in_study(path.parent / "other", seed=3).train()
+    (path.parent / "other" / "checkpoint.pt").replace(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_in_half, "not a checkpoint, or a damaged one"),
+        (of_another_config, "the checkpoint belongs to another config"),
+        (Path.unlink, ""),  # killed between putting the old one aside and writing the new one
+    ],
+)
+@pytest.mark.parametrize("both", [False, True])
+def test_without_its_checkpoint_a_trial_goes_on_from_the_one_before_or_starts_over(
+    damage: Callable[[Path], None], reason: str, both: bool, whole: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    first = in_study(tmp_path)
+    first.train()
+    first.train()
+    files = [tmp_path / name for name in ("checkpoint.pt", "previous-checkpoint.pt")]
+    for file in files[: 1 + both]:
+        damage(file)
+    results = train(in_study(tmp_path, known=4))
+    assert numbers(results) == whole[0 if both else 1 :]
+    expected = f"{files[both]}: {reason}; it goes on from outer step {0 if both else 2}" if reason else ""
+    assert [result["note"] for result in results] == [expected] + [""] * (len(results) - 1)
+    assert train(in_study(tmp_path, known=6))[0]["note"] == ""
 
 
 def test_a_diverged_trial_is_done_and_has_the_metric_that_tune_insists_on(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ def search(
     name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
     choose: Choose = None,
     trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
+    warm_start: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="STUDY", help="Begin with the best configs of another study, as far as they fit."),
+    ] = None,
     data_root: DataRoot = None,
     slots: Slots = None,
     pack: Pack = 4,
@@ -57,6 +61,11 @@ def search(
         check_name(name)
     overrides = [*(words or []), *([f"study.trials={trials}"] if trials else [])]
     plan = make_plan(spec, task, preset, overrides, choose)
+    if warm_start is not None:
+        from raymeta.study.record import open_study
+        from raymeta.study.warm_start import warm_started
+
+        plan = warm_started(plan, open_study(warm_start))
     dataset = open_dataset(plan.base.task)
     prepare(dataset, data_root)
     for split in ("train", "validation"):
@@ -86,6 +95,26 @@ def resume(
     from raymeta.study.record import open_study
 
     _go(open_study(name), slots, pack, started, as_json)
+
+
+def extend(
+    name: Annotated[str, typer.Argument(help="A study.")],
+    trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="How many more.")],
+    slots: Slots = None,
+    pack: Pack = 4,
+    as_json: Json = False,
+) -> None:
+    """Add trials to a study and go on with it.
+
+    Example: raymeta extend maml+dropgrad-glyphs -n 20
+    """
+    started = time.time()
+    from raymeta.study.record import open_study
+
+    record = open_study(name)
+    with record.locked():
+        record.extend(trials)
+    _go(record, slots, pack, started, as_json)
 
 
 def _go(record: "StudyRecord", slots: int | None, pack: int, started: float, as_json: bool) -> None:

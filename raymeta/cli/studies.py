@@ -1,13 +1,46 @@
-"""What is done with studies that are there: `export`, `ui`."""
+"""What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import Json, say
+from raymeta.cli.common import Json, console, say
+
+
+def ls(as_json: Json = False) -> None:
+    """List the studies of this folder: how far they are, and the best of each.
+
+    Example: raymeta ls
+    """
+    from raymeta.study.record import all_studies
+    from raymeta.study.status import ls_table, status_of
+
+    rows = [status_of(record) for record in all_studies()]
+    if as_json:
+        print(json.dumps([row.as_dict() for row in rows]))  # noqa: T201
+    else:
+        console().print(ls_table(rows))
+
+
+def status(name: Annotated[str, typer.Argument(help="A study.")], as_json: Json = False) -> None:
+    """Show a study: whether a process drives it, its trials, the best of them.
+
+    Example: raymeta status maml+dropgrad-glyphs
+    """
+    from raymeta.study.record import open_study
+    from raymeta.study.status import status_of, status_table
+
+    record = open_study(name)
+    found = status_of(record)
+    if as_json:
+        print(json.dumps({"study": found.as_dict(), "trials": [asdict(trial) for trial in record.trials()]}))  # noqa: T201
+        return
+    console().print(status_table(record))
+    say(str(found))
 
 
 def export(

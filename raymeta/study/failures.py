@@ -34,7 +34,7 @@ def failure_of(trial: Any) -> Failure:
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause or "").splitlines() if line.strip()]
     last = lines[-1][:300] if lines else "no reason given"
-    if _is_memory(cause, str(error)):
+    if _is_memory(cause):
         return Failure("memory", f"memory: {last}", str(error))
     if isinstance(cause, OSError) and cause.errno in FULL:
         return Failure("disk", full(cause), str(error))
@@ -49,8 +49,8 @@ def full(error: OSError) -> str:
     return f"the disk is full{where}"
 
 
-def _is_memory(cause: Any, text: str) -> bool:
+def _is_memory(cause: Any) -> bool:
     if isinstance(cause, MemoryError) or type(cause).__name__ == "OutOfMemoryError":  # torch's and Ray's
         return True
     told = isinstance(cause, RuntimeError) or type(cause).__name__ == "ActorDiedError"
-    return told and any(words in text.lower() for words in OUT_OF_MEMORY)
+    return told and any(words in str(cause).lower() for words in OUT_OF_MEMORY)

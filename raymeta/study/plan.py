@@ -71,6 +71,15 @@ class Plan:
             steps *= self.study.reduction
         return [*rungs, self.base.budget.outer_steps]
 
+    def with_trials(self, trials: int) -> "Plan":
+        """The same plan for so many trials."""
+        return replace(self, study=self.study.model_copy(update={"trials": trials}))
+
+    def starting_from(self, points: Sequence[Point], labels: Sequence[str]) -> "Plan":
+        """The same plan with more starting points, after its own; keys that they leave out take the base's values."""
+        more = Space(self.space.params, [*self.space.start_from, *points], [*self.space.labels, *labels])
+        return replace(self, space=_fits(more, flatten(self.base.as_dict())))
+
     def usual_steps(self) -> int:
         """Outer steps of the study if one trial in `reduction` passes each rung.
 

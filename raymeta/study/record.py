@@ -1,6 +1,6 @@
 """The record of a study on disk: the one truth that resume, tables, MLflow and export are made from.
 
-    <studies>/<name>/study.yaml          the plan, the command, versions; written once
+    <studies>/<name>/study.yaml          the plan, the command, versions; only `extend` changes it
     <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
     <studies>/<name>/trials/0007/        the trial's checkpoint
 
@@ -116,7 +116,7 @@ class StudyRecord:
             )
             for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
                 study.enqueue_trial(point, user_attrs={"label": label})
-            write_atomically(unfinished / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
+            _write_plan(unfinished, plan, about)
             os.rename(unfinished, folder)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -140,6 +140,15 @@ class StudyRecord:
     def __reduce__(self) -> tuple[Any, ...]:
         return StudyRecord.load, (self.folder,)
 
+    @property
+    def driven(self) -> bool:
+        """A process drives the study right now."""
+        try:
+            with FileLock(self.folder / "driver.lock").acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study: one driver at a time.
@@ -149,7 +158,7 @@ class StudyRecord:
         """
         lock = FileLock(self.folder / "driver.lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # `driven` may be looking
         except Timeout:
             raise UserError(f"the study '{self.name}' is being driven by another process on this machine") from None
         with lock:
@@ -218,6 +227,11 @@ class StudyRecord:
         else:
             self._study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
+    def extend(self, trials: int) -> None:
+        """Plan more trials. Needs `locked`."""
+        self.plan = self.plan.with_trials(self.plan.study.trials + trials)
+        _write_plan(self.folder, self.plan, self.about)
+
     def _open(self, number: int) -> optuna.Trial:
         frozen = self._study.get_trials(deepcopy=False)[number]
         return optuna.Trial(self._study, frozen._trial_id)
@@ -256,25 +270,34 @@ class StudyRecord:
         """Where a trial's checkpoint lies."""
         return self.folder / "trials" / f"{number:04d}"
 
-    def best(self) -> TrialRecord | None:
-        """The trial with the best validation among those that reached the highest rung anyone reached.
+    @property
+    def over(self) -> bool:
+        """As many trials as planned have ended."""
+        trials = self.trials()
+        return len(trials) >= self.plan.study.trials and all(trial.state != "running" for trial in trials)
+
+    def ranking(self) -> list[TrialRecord]:
+        """The trials that reached the highest rung anyone reached, the best validation first.
 
         A short training's score is not held against a long one's: they are scores of different budgets.
         """
         scored = [trial for trial in self.trials() if trial.best(self.metric)]
         scored = [trial for trial in scored if trial.state in ("completed", "pruned", "running")]
-        if not scored:
-            return None
         reached = {
             trial.number: max([r for r in self.plan.rungs if r <= trial.outer_steps], default=0) for trial in scored
         }
-        top = max(reached.values())
+        top = max(reached.values(), default=0)
         key = f"val_{self.metric.name}"
         sign = 1 if self.metric.mode == "max" else -1
-        return max(
+        return sorted(
             (trial for trial in scored if reached[trial.number] == top),
             key=lambda trial: sign * (trial.best(self.metric) or {})[key],
+            reverse=True,
         )
+
+    def best(self) -> TrialRecord | None:
+        """The first of `ranking`."""
+        return next(iter(self.ranking()), None)
 
     def resume(self) -> list[TrialRecord]:
         """Trials cut by the end of their driver, to go on with. Needs `locked`."""
@@ -287,6 +310,10 @@ class StudyRecord:
 
 
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _write_plan(folder: Path, plan: Plan, about: dict[str, Any]) -> None:
+    write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
 
 
 def _storage(folder: Path) -> JournalStorage:
@@ -314,6 +341,15 @@ def open_study(name: str) -> StudyRecord:
     if name != os.path.basename(name) or name in ("", ".", ".."):
         raise UserError(f"'{name}' is not a study's name: a name, not a path")
     return StudyRecord.load(studies_folder() / name)
+
+
+def all_studies() -> list[StudyRecord]:
+    """The studies of this folder, by name.
+
+    Raises:
+        UserError: the files of one are not a study's.
+    """
+    return [StudyRecord.load(path.parent) for path in sorted(studies_folder().glob("*/study.yaml"))]
 
 
 def mend_journal(folder: Path) -> None:

@@ -69,8 +69,8 @@ def start(*words: str, **environment: str) -> "subprocess.Popen[str]":
     )
 
 
-def load(name: str) -> StudyRecord:
-    return StudyRecord.load(studies_folder() / name)
+def load(name: str, studies: Path | None = None) -> StudyRecord:
+    return StudyRecord.load((studies or studies_folder()) / name)
 
 
 def until(condition: Callable[[], Any], process: "subprocess.Popen[str] | None" = None, seconds: float = 120) -> None:
@@ -95,7 +95,7 @@ def ends_noted(name: str) -> int:
     return journal.read_bytes().count(b'"user_attr":{"state":') if journal.exists() else 0
 
 
-def numbers(name: str) -> list[tuple[Any, ...]]:
+def numbers(name: str, studies: Path | None = None) -> list[tuple[Any, ...]]:
     """What must not depend on when and how often a study was interrupted."""
     return [
         (
@@ -105,7 +105,7 @@ def numbers(name: str) -> list[tuple[Any, ...]]:
             trial.state,
             [{key: value for key, value in entry.items() if key not in ("seconds", "at")} for entry in trial.rounds],
         )
-        for trial in load(name).trials()
+        for trial in load(name, studies).trials()
     ]
 
 
@@ -144,17 +144,29 @@ def assert_mlflow_equals_record(name: str) -> None:
         ]
 
 
-def workers(studies: Path) -> list[int]:
-    """Processes that run a trial of these studies right now; each has inherited where the studies are."""
+def processes(studies: Path, title: bytes = b"") -> list[int]:
+    """Processes of raymeta and of Ray that belong to these studies; each has inherited where they are."""
     found, mine = [], f"RAYMETA_STUDIES={studies}\0".encode()
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            title, environment = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
+            command, environment = (place / "cmdline").read_bytes(), (place / "environ").read_bytes()
         except OSError:
             continue
-        if title.startswith(b"ray::") and b"MetaTrainable" in title and mine in environment:
+        if title in command and mine in environment and int(place.name) != os.getpid():
             found.append(int(place.name))
     return found
+
+
+def workers(studies: Path) -> list[int]:
+    """Processes that run a trial of these studies right now."""
+    return [pid for pid in processes(studies, b"MetaTrainable") if _title(pid).startswith(b"ray::")]
+
+
+def _title(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def open_runs(studies: Path) -> int:
