@@ -8,10 +8,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -20,20 +21,33 @@ from numpy.typing import NDArray
 from raymeta.errors import UserError
 
 FORMAT = 1
+BLOCK = 1024  # images hashed at a time
 Progress = Callable[[int, int], None]  # steps done, steps in all
+
+
+class Stream(NamedTuple):
+    """Images that are read while they are written: a data set need not fit into memory.
+
+    Attributes:
+        shape: of all: (total, C, H, W).
+        parts: row of the first image and images, uint8 [n, C, H, W]; every row comes once, in any order.
+    """
+
+    shape: tuple[int, int, int, int]
+    parts: Iterable[tuple[int, NDArray[np.uint8]]]
 
 
 class Packed(NamedTuple):
     """What a builder hands over.
 
     Attributes:
-        images: uint8 [total, C, H, W], class after class; an array or a memory map.
+        images: uint8 [total, C, H, W], class after class; an array, a memory map or a stream.
         class_names: a name per class.
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Stream
     class_names: Sequence[str]
     sizes: Sequence[int]
     splits: Mapping[str, Mapping[str, Sequence[int]]]
@@ -41,8 +55,10 @@ class Packed(NamedTuple):
 
 def fingerprint(packed: Packed) -> str:
     """SHA-256 over the pixels, the classes and the splits, as 64 hexadecimal digits."""
+    assert not isinstance(packed.images, Stream)  # it can be read only once
     digest = sha256(json.dumps(_labels(packed), sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(packed.images).data)
+    for first in range(0, len(packed.images), BLOCK):
+        digest.update(np.ascontiguousarray(packed.images[first : first + BLOCK]).data)
     return digest.hexdigest()
 
 
@@ -82,9 +98,13 @@ def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[], Pack
 def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
     folder.mkdir()
     with open(folder / "images.npy", "wb") as file:
-        np.save(file, packed.images, allow_pickle=False)
+        if isinstance(packed.images, Stream):
+            _write_stream(file, packed.images)
+        else:
+            np.save(file, packed.images, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
+    packed = packed._replace(images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
     meta = {
         "format": FORMAT,
         **about,
@@ -96,6 +116,19 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
         text.flush()
         os.fsync(text.fileno())
     _sync(folder)
+
+
+def _write_stream(file: BinaryIO, stream: Stream) -> None:
+    total, *one = stream.shape
+    header = {"descr": "|u1", "fortran_order": False, "shape": stream.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    start, written = file.tell(), 0
+    for row, images in stream.parts:
+        file.seek(start + row * prod(one))
+        file.write(np.ascontiguousarray(images, np.uint8).data)
+        written += len(images)
+    if written != total:
+        raise ValueError(f"{written} images were streamed, {total} were promised")
 
 
 def _labels(packed: Packed) -> dict[str, Any]:

@@ -5,8 +5,9 @@ A data set is a file: a subclass of `ImageDataset` (or of `Dataset`) under `@reg
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +159,20 @@ class Store:
         return x
 
 
+class Published(NamedTuple):
+    """How much of it there is, by those who published it.
+
+    Attributes:
+        classes: of each split.
+        per_class: images of the smallest and of the largest class.
+        images: in all.
+    """
+
+    classes: Mapping[Split, int]
+    per_class: tuple[int, int]
+    images: int
+
+
 class ImageDataset(Dataset):
     """A data set of images, packed once per machine and shared by all processes. A subclass writes `build`.
 
@@ -165,12 +180,14 @@ class ImageDataset(Dataset):
         version: of what `build` makes; a new one makes a new store.
         mean, std: per channel, if pixels are to be standardised.
         store_name: of the store, if data sets share one; None: the data set's own.
+        published: class split by name -> what is in it by those who published it, where that is known.
     """
 
     version: ClassVar[int] = 1
     store_name: ClassVar[str | None] = None
     mean: ClassVar[tuple[float, ...] | None] = None
     std: ClassVar[tuple[float, ...] | None] = None
+    published: ClassVar[Mapping[str, Published]] = {}
     _store: Store | None = None
 
     @abstractmethod

@@ -17,8 +17,8 @@ from raymeta.study.plan import Plan, StudyConfig, make_config, make_plan, parse_
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
 
 PRESETS = (
-    "allowed: cifarfs, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, omniglot, "
-    "sinusoid, smoke"
+    "allowed: cifarfs, dropgrad-table1, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, "
+    "mgaug-table2, omniglot, sinusoid, smoke"
 )
 
 

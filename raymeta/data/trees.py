@@ -1,0 +1,181 @@
+"""Published images as files: below a folder, in a zip or in a tar archive, and how they become a store.
+
+Whatever the files' places say of classes and splits, a loader makes of them `Classes`: split -> class -> its images.
+"""
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raymeta.data.episodes import SPLITS, Split
+from raymeta.data.packing import Packed, Progress, Stream
+from raymeta.data.sources import UNREADABLE, reading
+from raymeta.errors import UserError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2")
+FOLDERS: dict[str, Split] = {
+    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
+}  # fmt: skip
+
+Classes = Mapping[Split, Mapping[str, Sequence[str]]]
+Fit = Callable[[Image.Image], Image.Image]
+
+
+class Tree:
+    """Files by their paths in a folder or an archive, as `train/n01532829/1.jpg`; hidden ones are left out.
+
+    Attributes:
+        source: the folder or the archive.
+        paths: of all files, sorted.
+    """
+
+    def __init__(self, source: Path) -> None:
+        """List the files.
+
+        Raises:
+            UserError: there is no such thing, or it is damaged; also from `read`.
+        """
+        self.source = source
+        with reading(source):
+            self.paths = sorted(filter(_shown, self._list()))
+
+    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Paths and contents of some files, each once; an archive gives them in its own order."""
+        wanted = set(paths)
+        with reading(self.source):
+            if self.source.is_dir():
+                for path in sorted(wanted):
+                    yield path, (self.source / path).read_bytes()
+            elif self.source.suffix == ".zip":
+                with zipfile.ZipFile(self.source) as archive:
+                    for name in archive.namelist():
+                        if _plain(name) in wanted:
+                            wanted.remove(_plain(name))
+                            yield _plain(name), archive.read(name)
+            else:
+                with tarfile.open(self.source, "r|*") as tape:  # a compressed one can't be read in another order
+                    for member in tape:
+                        file = tape.extractfile(member) if _plain(member.name) in wanted else None
+                        if file is not None:
+                            wanted.remove(_plain(member.name))
+                            yield _plain(member.name), file.read()
+
+    def _list(self) -> Iterator[str]:
+        if self.source.is_dir():
+            for folder, _, names in os.walk(self.source, followlinks=True):
+                below = Path(folder).relative_to(self.source)
+                yield from ((below / name).as_posix() for name in names)
+        elif self.source.suffix == ".zip":
+            with zipfile.ZipFile(self.source) as archive:
+                yield from (_plain(info.filename) for info in archive.infolist() if not info.is_dir())
+        else:
+            with tarfile.open(self.source, "r|*") as tape:
+                yield from (_plain(member.name) for member in tape if member.isfile())
+
+
+def find(root: Path, names: Sequence[str], layout: str) -> Path:
+    """The folder or archive of one of some names in `root`, or `root` itself if it is an archive.
+
+    Args:
+        root: what the user gave.
+        names: without an archive's suffix.
+        layout: what the sentence says should have been there.
+
+    Raises:
+        UserError: nothing of that name is there.
+    """
+    if root.is_file() and root.name.endswith(ARCHIVES):
+        return root
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    for name in names:
+        for found in (root / name, *(root / f"{name}{suffix}" for suffix in ARCHIVES)):
+            if found.exists():
+                return found
+    raise UserError(f"{root}: {layout}")
+
+
+def split_folders(tree: Tree) -> dict[Split, dict[str, list[str]]]:
+    """Classes of a tree `train/CLASS/...`, `val/CLASS/...`, `test/CLASS/...`, at its top or one folder down."""
+    known = Image.registered_extensions()
+    found: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
+    parts = [path.split("/") for path in tree.paths if PurePosixPath(path).suffix.lower() in known]
+    down = 0 if any(part[0] in FOLDERS for part in parts) else 1
+    for part in parts:
+        if len(part) > down + 2 and part[down] in FOLDERS:
+            found[FOLDERS[part[down]]].setdefault(part[down + 1], []).append("/".join(part))
+    return found
+
+
+def pack_files(tree: Tree, classes: Classes, side: int, fit: Fit, progress: Progress) -> Packed:
+    """Pack images of a tree as RGB.
+
+    Args:
+        tree: where they are.
+        classes: their paths in it.
+        side: of a packed image, in pixels.
+        fit: makes an RGB image one of side x side.
+        progress: called per image.
+    """
+    names, sizes, splits = in_order({s: {c: len(paths) for c, paths in classes[s].items()} for s in SPLITS})
+    paths = [path for split in SPLITS for name in sorted(classes[split]) for path in classes[split][name]]
+    rows = {path: row for row, path in enumerate(paths)}
+
+    def parts() -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for done, (path, content) in enumerate(tree.read(rows), start=1):
+            yield rows[path], decode(content, f"{tree.source}: {path}", fit)[None]
+            progress(done, len(rows))
+
+    return Packed(Stream((len(paths), 3, side, side), parts()), names, sizes, splits)
+
+
+def in_order(
+    counts: Mapping[Split, Mapping[str, int]],
+) -> tuple[list[str], list[int], dict[str, dict[str, list[int]]]]:
+    """Names and sizes of classes as they are packed, split after split, sorted within one; and the one class split."""
+    names = [name for split in SPLITS for name in sorted(counts[split])]
+    sizes = [counts[split][name] for split in SPLITS for name in sorted(counts[split])]
+    ends = np.cumsum([len(counts[split]) for split in SPLITS]).tolist()
+    members = {s: list(range(end - len(counts[s]), end)) for s, end in zip(SPLITS, ends, strict=True)}
+    return names, sizes, {"standard": {str(split): classes for split, classes in members.items()}}
+
+
+def decode(content: bytes, where: str, fit: Fit) -> NDArray[np.uint8]:
+    """An image file as uint8 [3, H, W].
+
+    Raises:
+        UserError: it can't be read; `where` says which it is.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(fit(image.convert("RGB"))).transpose(2, 0, 1)
+    except (*UNREADABLE, ValueError) as error:
+        raise UserError(f"{where} is not an image that can be read") from error
+
+
+def squeezed(side: int) -> Fit:
+    """To a square with Lanczos, as MAML's and CAVIA's scripts do; an image of that size stays as it is."""
+    return lambda image: image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def centred(side: int) -> Fit:
+    """To a square 1.15 times as large, bilinear, and its centre: the evaluation transform of CloserLookFewShot."""
+    large = int(1.15 * side)
+    edge = round((large - side) / 2)
+    box = (edge, edge, edge + side, edge + side)
+    return lambda image: image.resize((large, large), Image.Resampling.BILINEAR).crop(box)
+
+
+def _plain(name: str) -> str:
+    return str(PurePosixPath(name))
+
+
+def _shown(path: str) -> bool:
+    return not any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
