@@ -19,7 +19,7 @@ from ray import tune
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
-from raymeta.trainer import Trainer, resumed
+from raymeta.trainer import Trainer, cap_memory, resumed
 
 
 class Place(Section):
@@ -28,6 +28,7 @@ class Place(Section):
     trial: int
     folder: str = Field(description="Where its checkpoint lies.")
     known: int = Field(0, ge=0, description="Outer steps up to which its driver has heard of it.")
+    gpu_share: float = Field(0.0, ge=0, le=1, description="Of its GPU's memory what it may take; 0: all, or no GPU.")
 
 
 class MetaTrainable(tune.Trainable):  # type: ignore[misc]
@@ -49,7 +50,10 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         if place is None:
             self.trainer = Trainer(trial)
         else:
-            self._go_on(trial, check(Place, place, "study"))
+            where = check(Place, place, "study")
+            if where.gpu_share:
+                cap_memory(where.gpu_share)
+            self._go_on(trial, where)
 
     def _go_on(self, trial: TrialConfig, place: Place) -> None:
         """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""

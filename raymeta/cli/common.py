@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from raymeta.errors import UserError
+
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
     from raymeta.data.store import Dataset
@@ -28,7 +30,23 @@ Choose = Annotated[
     typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),
 ]
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
-Pack = Annotated[int, typer.Option(min=1, help="Trials per GPU.")]
+Pack = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="auto|K", help="Trials per GPU; auto (the default): as many as their measured memory allows."),
+]
+
+
+def parse_pack(pack: str | None) -> Any:
+    """What `--pack` says.
+
+    Raises:
+        UserError: neither a number nor `auto`.
+    """
+    if pack is None or pack == "auto":
+        return pack
+    if not pack.isdecimal() or int(pack) < 1:
+        raise UserError(f"--pack {pack}: expected auto, or how many trials share a GPU")
+    return int(pack)
 
 
 def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:

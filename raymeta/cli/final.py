@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from raymeta.cli.common import DataRoot, Json, Pack, Preset, Slots, Task, console, prepare, pretrain, say
+from raymeta.cli.common import DataRoot, Json, Pack, Preset, Slots, Task, console, parse_pack, prepare, pretrain, say
 from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def final(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
     slots: Slots = None,
-    pack: Pack = 4,
+    pack: Pack = None,
     picture: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Draw the validation curves to this .png, .svg or .pdf file."),
@@ -65,7 +65,7 @@ def final(
                 f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
         pretrain(trial, dataset)
-    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=pack, by_step=by_step is not None)
+    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=parse_pack(pack), by_step=by_step is not None)
     try:
         for table in tables:
             log_final(table, provenances[table.name])

@@ -17,6 +17,7 @@ from raymeta.cli.common import (
     Task,
     Words,
     console,
+    parse_pack,
     prepare,
     pretrain,
     say,
@@ -42,7 +43,7 @@ def search(
     ] = None,
     data_root: DataRoot = None,
     slots: Slots = None,
-    pack: Pack = 4,
+    pack: Pack = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with times, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -85,7 +86,7 @@ def search(
 
 
 def resume(
-    name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = 4, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = None, as_json: Json = False
 ) -> None:
     """Go on with a study from where it was left or killed; finished trials are not run again.
 
@@ -101,7 +102,7 @@ def extend(
     name: Annotated[str, typer.Argument(help="A study.")],
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="How many more.")],
     slots: Slots = None,
-    pack: Pack = 4,
+    pack: Pack = None,
     as_json: Json = False,
 ) -> None:
     """Add trials to a study and go on with it.
@@ -117,11 +118,17 @@ def extend(
     _go(record, slots, pack, started, as_json)
 
 
-def _go(record: "StudyRecord", slots: int | None, pack: int, started: float, as_json: bool) -> None:
-    from raymeta.study.resources import start_ray
+def _go(record: "StudyRecord", slots: int | None, pack: str | None, started: float, as_json: bool) -> None:
+    from raymeta.study.packing import largest, take_slots
     from raymeta.study.search import run
 
-    session = run(record, lambda: start_ray(slots, pack), started=started, quiet=as_json)
+    wanted = parse_pack(pack)
+    session = run(
+        record,
+        lambda: take_slots(slots, wanted, lambda: largest(record.plan)),
+        started=started,
+        quiet=as_json,
+    )
     _report(record, session, as_json)
 
 

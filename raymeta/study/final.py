@@ -30,7 +30,8 @@ from raymeta.errors import UserError
 from raymeta.evaluation import Metric, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study import by_step as inner_steps
-from raymeta.study.resources import Slots, start_ray, stop_ray
+from raymeta.study.packing import Pack, take_slots
+from raymeta.study.resources import Slots, stop_ray
 from raymeta.trainer import resumed
 
 
@@ -186,7 +187,7 @@ def final(
     seeds: list[int],
     *,
     slots: int | None = None,
-    pack: int = 4,
+    pack: Pack = None,
     by_step: bool = False,
 ) -> tuple[list[FinalTable], list[str]]:
     """Train and test configs with each seed, as many at a time as the machine has slots.
@@ -195,7 +196,7 @@ def final(
         configs: by what the table calls them; their own seeds are replaced.
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
-        pack: runs per GPU.
+        pack: runs per GPU; see `raymeta.study.packing`.
         by_step: score every run by inner step too; see `raymeta.study.by_step`.
 
     Returns:
@@ -213,7 +214,7 @@ def final(
     ]
     problems: list[str] = []
     if left := [run for run in runs if not run.tested]:
-        given = start_ray(slots, pack)
+        given = take_slots(slots, pack, lambda: list(configs.values()))
         try:
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)

@@ -3,9 +3,6 @@
 import gc
 import os
 from dataclasses import dataclass
-from typing import Any
-
-from raymeta.errors import UserError
 
 # What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
 WORKER_ENVIRONMENT = {
@@ -32,16 +29,25 @@ _DRIVER_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Slots:
-    """How many trials run at once, and what each of them holds."""
+    """How many trials run at once, and what each of them holds.
+
+    Attributes:
+        gpu: the share of one; 0: trials compute on cores.
+        memory: bytes that Ray keeps for a trial; 0: it does not count them.
+        why: what decided, in a sentence; "": nothing was measured.
+    """
 
     count: int
     cpu: float
     gpu: float
+    memory: int = 0
+    why: str = ""
 
     @property
     def per_trial(self) -> dict[str, float]:
         """As Ray takes it."""
-        return {"cpu": self.cpu, "gpu": self.gpu} if self.gpu else {"cpu": self.cpu}
+        wanted = {"cpu": self.cpu, "gpu": self.gpu, "memory": self.memory}
+        return {name: amount for name, amount in wanted.items() if amount}
 
     def __str__(self) -> str:
         each = f"1/{round(1 / self.gpu)} GPU" if self.gpu else "1 core"
@@ -54,12 +60,11 @@ def prepare_environment() -> None:
         os.environ.setdefault(key, value)
 
 
-def start_ray(slots: int | None, pack: int) -> Slots:
-    """Start Ray on this machine, or join the cluster of `$RAY_ADDRESS`, see what there is, and warm its workers.
+def start_ray(most: int | None) -> None:
+    """Start Ray on this machine with a core for each slot, or join the cluster of `$RAY_ADDRESS`.
 
     Args:
-        slots: trials at a time; None: one per core, or `pack` per GPU.
-        pack: trials per GPU.
+        most: slots wanted on this machine; None: one per core.
     """
     prepare_environment()
     import ray
@@ -68,17 +73,8 @@ def start_ray(slots: int | None, pack: int) -> Slots:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
     else:
-        ray.init(num_cpus=slots or cores(), include_dashboard=False, **quiet)
-    there = ray.cluster_resources()
-    cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    most = min(cpus, gpus * pack) if gpus else cpus
-    if most < 1:
-        raise UserError("Ray has no free core to run a trial on")
-    given = Slots(min(slots or most, most), 1.0, 1 / pack if gpus else 0.0)
-    _take_warm_workers()
-    # Tune starts one actor at a time unless told how many may be on their way.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(given.count))
-    return given
+        # "local": or Ray would join whatever cluster somebody has started on this machine.
+        ray.init("local", num_cpus=most or cores(), include_dashboard=False, **quiet)
 
 
 def stop_ray() -> None:
@@ -95,23 +91,6 @@ def stop_ray() -> None:
         ray.shutdown()
     finally:
         gc.enable()
-
-
-def _take_warm_workers() -> None:
-    """Let trials start in the workers that Ray starts ahead, which have imported what a trial needs.
-
-    Tune asks for an environment of its own for every actor (a setting for PyTorch Lightning), and a worker that was
-    started without it would not do.
-    """
-    import ray
-    from ray.tune.execution.class_cache import _ActorClassCache
-
-    def get(cache: Any, trainable: type) -> Any:
-        if trainable not in cache._cache:
-            cache._cache[trainable] = ray.remote(trainable)
-        return cache._cache[trainable]
-
-    _ActorClassCache.get = get
 
 
 def cores() -> int:

@@ -22,7 +22,7 @@ def run(
 
     Args:
         record: the study.
-        start: starts Ray; not called if no trial is left to run.
+        start: starts Ray (`take_slots`); not called if no trial is left to run.
         started: when the command began, in seconds since the epoch; None: now.
         quiet: show nothing.
 
@@ -57,8 +57,10 @@ def run(
 def _search(
     record: StudyRecord, session: Session, progress: Progress, tracker: Tracker, start: Callable[[], Slots]
 ) -> None:
-    session.slots = start()
     try:
+        session.slots = start()
+        if session.slots.why:
+            progress.say(session.slots.why)
         from raymeta.study.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
 
         tune_study(record, session, progress, tracker)

@@ -8,6 +8,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raymeta.study.record import StudyRecord, TrialRecord
+from raymeta.study.resources import Slots
 
 
 class RecordSearcher(Searcher):  # type: ignore[misc]
@@ -21,7 +22,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         stopped: no trial is handed out from now on.
     """
 
-    def __init__(self, record: StudyRecord, left: list[TrialRecord], slots: int) -> None:
+    def __init__(self, record: StudyRecord, left: list[TrialRecord], slots: Slots) -> None:
         super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
         self.record = record
         self.left = deque(left)
@@ -47,7 +48,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             running = sum(trial.state == "running" for trial in trials)
             if len(trials) >= self.record.plan.study.trials:
                 return None if running else Searcher.FINISHED  # one that runs may come back to `left`
-            if running > self.slots:
+            if running > self.slots.count:
                 return None
             trial = self.record.ask()
         self._handed_out.add(trial_id)
@@ -55,6 +56,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             "trial": trial.number,
             "folder": str(self.record.trial_folder(trial.number)),
             "known": trial.outer_steps,
+            "gpu_share": self.slots.gpu,
         }
         return {**self.record.config(trial).as_dict(), "study": place}
 

@@ -1,10 +1,14 @@
 """Ray Tune's Tuner around the record of a study. Ray is running."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import ray
 from ray import tune
+from ray.tune.execution.class_cache import _ActorClassCache
 
 from raymeta.study.driver import Driver, Leave, interrupts
 from raymeta.study.progress import Progress
@@ -18,8 +22,11 @@ from raymeta.trainable import MetaTrainable
 def tune_study(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
     """Run the trials that a study lacks on the slots of a session, until they are done or the user leaves."""
     assert session.slots is not None
+    _take_warm_workers()
+    # Tune starts one actor at a time unless told how many may be on their way.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(session.slots.count))
     left = [trial for trial in record.trials() if trial.state == "running"]
-    searcher = RecordSearcher(record, left, session.slots.count)
+    searcher = RecordSearcher(record, left, session.slots)
     scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
     tuner = tune.Tuner(
         tune.with_resources(MetaTrainable, session.slots.per_trial),
@@ -43,3 +50,18 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_warm_workers() -> None:
+    """Let trials start in the workers that Ray starts ahead, which have imported what a trial needs.
+
+    Tune asks for an environment of its own for every actor (a setting for PyTorch Lightning), and a worker that was
+    started without it would not do.
+    """
+
+    def get(cache: Any, trainable: type) -> Any:
+        if trainable not in cache._cache:
+            cache._cache[trainable] = ray.remote(trainable)
+        return cache._cache[trainable]
+
+    _ActorClassCache.get = get

@@ -1,0 +1,125 @@
+"""How many trials at a time: arithmetic against its definition, a real probe, and logical GPUs that Ray counts."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study.driving import WORDS
+
+from raymeta.errors import UserError
+from raymeta.study.packing import MOST_PER_GPU, ROOM, Peak, largest, measure, on_cores, per_gpu, take_slots
+from raymeta.study.plan import Plan, make_plan
+from raymeta.study.resources import stop_ray
+
+GIB = 2**30
+
+
+def plan(*words: str) -> Plan:
+    return make_plan("maml+dropgrad", "sinusoid-5s", None, [*WORDS, *words])
+
+
+@given(
+    needs=st.lists(st.integers(2**20, 80 * GIB), min_size=1, max_size=4),
+    gpu=st.integers(GIB, 200 * GIB),
+    cores=st.integers(1, 64),
+)
+def test_as_many_as_fit_and_one_at_least(needs: list[int], gpu: int, cores: int) -> None:
+    count, why = per_gpu([Peak(need, gpu, 0, 0.1) for need in needs], gpu, cores)
+    assert 1 <= count <= max(1, min(cores, MOST_PER_GPU))
+    worst = max(needs) * ROOM
+    assert count == 1 or count * int(worst) <= gpu
+    if count < min(cores, MOST_PER_GPU):
+        assert (count + 1) * worst > gpu * (1 - 1e-9)
+    assert why.startswith(f"{count} trials on each GPU: the largest config needs ")
+
+
+def test_what_limits_is_said() -> None:
+    peaks = [Peak(2 * GIB, 24 * GIB, 0, 0.25), Peak(GIB, 24 * GIB, 0, 0.5)]
+    assert per_gpu(peaks, 24 * GIB, 64) == (
+        10,
+        "10 trials on each GPU: the largest config needs 2.20 GiB of 24.00 GiB "
+        "(limit: its memory; an outer step of it takes 0.5 s alone)",
+    )
+    assert "limit: 4 cores for each GPU" in per_gpu(peaks, 24 * GIB, 4)[1]
+    assert f"limit: at most {MOST_PER_GPU}" in per_gpu(peaks, 800 * GIB, 64)[1]
+    assert "limit: one always runs" in per_gpu(peaks, GIB, 4)[1]
+
+
+def test_the_largest_configs_have_whole_numbers_at_their_upper_ends() -> None:
+    searched = make_plan("maml", "glyphs-5w1s", None, ["regularizers={}"])
+    whole = {key: param.int_[1] for key, param in searched.space.params.items() if param.int_ is not None}
+    found = largest(searched)
+    assert found
+    assert whole.items() <= found[0].flat().items()
+    for key, param in searched.space.params.items():
+        if param.choice is not None and len(param.choice) <= 3:
+            assert {config.flat()[key] for config in found} == set(param.choice)
+
+
+def test_a_probe_on_a_cpu_measures_this_process() -> None:
+    small, wide = (measure(plan(f"model.hidden=[{width}]").base.as_dict()) for width in (8, 4000))
+    assert small.gpu == wide.gpu == 0
+    assert 100 * 2**20 < small.host < wide.host  # 4,000 units of two inner steps hold more than 8
+    assert wide.step_s > 0
+    needed, why = on_cores([small, wide])
+    assert needed == int(ROOM * wide.host)
+    assert why.startswith(f"{needed / GIB:.2f} GiB of memory for each trial")
+
+
+@pytest.mark.ray
+def test_on_cores_ray_keeps_each_trials_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    try:
+        slots = take_slots(2, "auto", lambda: largest(plan()))
+    finally:
+        stop_ray()
+    assert slots.count in (1, 2)
+    assert slots.gpu == 0
+    assert slots.per_trial == {"cpu": 1.0, "memory": slots.memory}
+    assert 100 * 2**20 < slots.memory < 4 * GIB
+    assert slots.why
+
+
+@pytest.fixture
+def logical_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster of one machine with 6 cores and a GPU that only Ray believes in."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "num_gpus": 1, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    try:
+        yield
+    finally:
+        stop_ray()
+        cluster.shutdown()
+
+
+@pytest.mark.ray
+def test_a_gpu_is_shared_by_as_many_as_said(logical_gpu: None) -> None:
+    import ray
+
+    slots = take_slots(None, 4, lambda: pytest.fail("nothing is to be measured"))
+    assert (slots.count, slots.per_trial) == (4, {"cpu": 1.0, "gpu": 0.25})
+    assert str(slots) == "4 at a time, 1/4 GPU each"
+
+    @ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)
+    def when() -> tuple[float, float, list[int]]:
+        start = time.time()
+        time.sleep(0.5)
+        return start, time.time(), [int(one) for one in ray.get_gpu_ids()]
+
+    runs = ray.get([when.remote() for _ in range(8)])
+    together = max(sum(start <= other[0] < end for start, end, _ in runs) for other in runs)
+    assert together <= 4
+    assert all(gpus == [0] for _, _, gpus in runs)
+
+
+@pytest.mark.parametrize("pack", ["0", "-1", "many", "1.5"])
+def test_a_wrong_pack(pack: str) -> None:
+    from raymeta.cli.common import parse_pack
+
+    with pytest.raises(UserError) as caught:
+        parse_pack(pack)
+    assert str(caught.value) == f"--pack {pack}: expected auto, or how many trials share a GPU"
