@@ -9,7 +9,7 @@ schema allows (one outer step of a network of eight units, a validation of two t
 is what the engine itself costs. The last row ends when MLflow has everything.
 
 - trials/s: of the trials since the row before it;
-- CPU ms/trial: processor time of the driver alone, all of its threads, which other programs disturb less than the clock;
+- CPU ms/trial: the driver's processor time, all its threads; other programs disturb it less than the clock;
 - memory: the driver's proportional set size (its own pages and its share of the shared ones), Linux.
 """
 
@@ -106,7 +106,7 @@ def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     ended = sum(trial.state != "running" for trial in record.trials())
     tracked = runs(connect(), folder.name)
     print(f"{ended} trials ended in {session.wall_s:.1f} s on {given}: {ended / session.wall_s:.1f} trials/s")
-    print(f"MLflow: {tracked - 1} of {ended} trials' runs" + (f", lacks: {session.untracked}" * bool(session.untracked)))
+    print(f"MLflow has {tracked - 1} of their runs" + (f": {session.untracked}" if session.untracked else ""))
     print("| trials | s | trials/s | CPU ms/trial | driver memory (MB) |")
     print("| --- | --- | --- | --- | --- |")
     first = watch.samples[0]
