@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import uuid
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +86,7 @@ class StudyRecord:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
         self.name = folder.name
         self._study = optuna.load_study(study_name=self.name, storage=_storage(folder))
+        self._ended: dict[int, TrialRecord] = {}  # they change no more
 
     @classmethod
     def create(cls, folder: Path, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
@@ -255,12 +258,17 @@ class StudyRecord:
         return self._read(everyone[number])
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
+        if frozen.number in self._ended:
+            return self._ended[frozen.number]
         attrs = frozen.user_attrs
         rounds = [attrs[key] for key in sorted(attrs) if key.startswith("round ")]
         state: State = "running" if frozen.state == TrialState.RUNNING else attrs.get("state", "failed")
-        return TrialRecord(
+        trial = TrialRecord(
             frozen.number, state, dict(frozen.params), rounds, attrs.get("label", ""), attrs.get("reason", "")
         )
+        if frozen.state.is_finished():
+            self._ended[frozen.number] = trial
+        return trial
 
     def config(self, trial: TrialRecord) -> TrialConfig:
         """The whole config of a trial."""
@@ -281,19 +289,15 @@ class StudyRecord:
 
         A short training's score is not held against a long one's: they are scores of different budgets.
         """
-        scored = [trial for trial in self.trials() if trial.best(self.metric)]
-        scored = [trial for trial in scored if trial.state in ("completed", "pruned", "running")]
-        reached = {
-            trial.number: max([r for r in self.plan.rungs if r <= trial.outer_steps], default=0) for trial in scored
-        }
-        top = max(reached.values(), default=0)
-        key = f"val_{self.metric.name}"
-        sign = 1 if self.metric.mode == "max" else -1
-        return sorted(
-            (trial for trial in scored if reached[trial.number] == top),
-            key=lambda trial: sign * (trial.best(self.metric) or {})[key],
-            reverse=True,
-        )
+        key, sign = f"val_{self.metric.name}", 1 if self.metric.mode == "max" else -1
+        scored: list[tuple[int, float, TrialRecord]] = []
+        for trial in self.trials():
+            if trial.state in ("completed", "pruned", "running") and (entry := trial.best(self.metric)):
+                rung = bisect_right(self.plan.rungs, trial.outer_steps)
+                scored.append((rung, sign * entry[key], trial))
+        top = max((rung for rung, _, _ in scored), default=0)
+        first = sorted((one for one in scored if one[0] == top), key=itemgetter(1), reverse=True)
+        return [trial for _, _, trial in first]
 
     def best(self) -> TrialRecord | None:
         """The first of `ranking`."""
