@@ -29,13 +29,13 @@ from typing import Any, Literal
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
 from raymeta.evaluation import Metric
 from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.study.journal import Journal
 from raymeta.study.plan import Plan
 from raymeta.study.space import Point
 
@@ -85,7 +85,8 @@ class StudyRecord:
     def __init__(self, folder: Path, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
         self.name = folder.name
-        self._study = optuna.load_study(study_name=self.name, storage=_storage(folder))
+        self._journal = Journal(folder / "journal.log")
+        self._study = optuna.load_study(study_name=self.name, storage=JournalStorage(self._journal))
         self._ended: dict[int, TrialRecord] = {}  # they change no more
 
     @classmethod
@@ -114,7 +115,7 @@ class StudyRecord:
         try:
             study = optuna.create_study(
                 study_name=folder.name,
-                storage=_storage(unfinished),
+                storage=JournalStorage(Journal(unfinished / "journal.log")),
                 direction="maximize" if metric.mode == "max" else "minimize",
             )
             for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
@@ -171,8 +172,9 @@ class StudyRecord:
 
     def ask(self) -> TrialRecord:
         """A new trial: a starting point while there are any, else the sampler's proposal."""
-        number = self._study.ask().number
-        self._propose(number)
+        with self._journal.together():
+            number = self._study.ask().number
+            self._propose(number)
         return self.trial(number)
 
     def _propose(self, number: int) -> None:
@@ -203,9 +205,10 @@ class StudyRecord:
         if key in frozen.user_attrs:
             return False
         value = metrics.get(f"val_{self.metric.name}")
-        if value is not None and step not in frozen.intermediate_values:  # a driver may have died after it
-            trial.report(value, step)
-        trial.set_user_attr(key, metrics)
+        with self._journal.together():
+            if value is not None and step not in frozen.intermediate_values:  # a driver may have died after it
+                trial.report(value, step)
+            trial.set_user_attr(key, metrics)
         return True
 
     def finish(self, number: int, state: State | None = None, reason: str = "") -> None:
@@ -221,14 +224,15 @@ class StudyRecord:
             whole = record.outer_steps >= self.plan.base.budget.outer_steps
             state = "diverged" if diverged else "completed" if whole else "pruned"
         trial = self._open(number)
-        trial.set_user_attr("state", state)
-        if reason:
-            trial.set_user_attr("reason", reason)
         best = record.rounds[-1].get(f"val_{self.metric.name}") if record.rounds else None
-        if state == "completed":
-            self._study.tell(number, best)
-        else:
-            self._study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+        with self._journal.together():
+            trial.set_user_attr("state", state)
+            if reason:
+                trial.set_user_attr("reason", reason)
+            if state == "completed":
+                self._study.tell(number, best)
+            else:
+                self._study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
 
     def extend(self, trials: int) -> None:
         """Plan more trials. Needs `locked`."""
@@ -318,10 +322,6 @@ _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState
 
 def _write_plan(folder: Path, plan: Plan, about: dict[str, Any]) -> None:
     write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
-
-
-def _storage(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder / "journal.log")))
 
 
 def check_name(name: str) -> None:
