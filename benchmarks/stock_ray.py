@@ -1,13 +1,13 @@
 """The same search through plain Ray Tune as its users write it, and through raymeta, one after the other.
 
-    uv run python benchmarks/stock_ray.py                  # the README's: maml+dropgrad on glyphs, 18 trials, 2 x 4 minutes
-    uv run python benchmarks/stock_ray.py --size long      # 48 trials, 2 x 10 minutes
-    uv run python benchmarks/stock_ray.py --size tiny      # a minute: shows that it works, says nothing
+    uv run python benchmarks/stock_ray.py                 # the README's: 18 trials on glyphs, 2 x 4 minutes
+    uv run python benchmarks/stock_ray.py --size long     # 48 trials, 2 x 10 minutes
+    uv run python benchmarks/stock_ray.py --size tiny     # a minute: shows that it works, says nothing
 
 Plain Ray is a function trainable round `raymeta.trainer.Trainer` that reports and saves a checkpoint after every round,
-stock `OptunaSearch`, `ASHAScheduler` and `MLflowLoggerCallback`, in Ray's default environment (but for the hook by which
-Ray rebuilds the project in every worker when it is started by `uv run`: it is off for both). Both have the same space,
-starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file.
+stock `OptunaSearch`, `ASHAScheduler` and `MLflowLoggerCallback`, in Ray's default environment (but for the hook by
+which Ray rebuilds the project in every worker when it is started by `uv run`: it is off for both). Both have the same
+space, starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file.
 
 - wall: from the start of the process to its end; slot efficiency: seconds computed over slots times wall;
 - best: validation score, on the same episodes for all.
@@ -69,7 +69,9 @@ def suggest(space: Space, trial: Any) -> None:
     space.sample(trial)
 
 
-def fit(plan: Plan, slots: int, folder: Path, callbacks: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+def fit(
+    plan: Plan, slots: int, folder: Path, callbacks: Sequence[Any], *, reuse: bool = False, **options: Any
+) -> list[dict[str, Any]]:
     """A search through plain Ray Tune.
 
     Args:
@@ -77,6 +79,7 @@ def fit(plan: Plan, slots: int, folder: Path, callbacks: Sequence[Any], **option
         slots: trials at a time.
         folder: where Ray writes.
         callbacks: Ray's.
+        reuse: a trial's actor takes the next trial, which Ray does not do by default.
         options: more of `tune.RunConfig`.
 
     Returns:
@@ -112,6 +115,7 @@ def fit(plan: Plan, slots: int, folder: Path, callbacks: Sequence[Any], **option
                 reduction_factor=plan.study.reduction,
             ),
             num_samples=plan.study.trials,
+            reuse_actors=reuse,
         ),
         run_config=tune.RunConfig(
             name="stock",
@@ -125,11 +129,11 @@ def fit(plan: Plan, slots: int, folder: Path, callbacks: Sequence[Any], **option
     trials = []
     for result in results:
         rounds = result.metrics_dataframe
-        scores = rounds[name].dropna()
+        if rounds is None or name not in rounds:  # it never reported, or Ray wrote nothing down
+            continue
+        scores, steps = rounds[name].dropna(), int(rounds["outer_steps"].max())
         best = (scores.max() if metric.mode == "max" else scores.min()) if len(scores) else None
-        trials.append(
-            {"best": best, "outer_steps": int(rounds["outer_steps"].max()), "busy_s": rounds["seconds"].sum()}
-        )
+        trials.append({"best": best, "outer_steps": steps, "busy_s": rounds["seconds"].sum()})
     return trials
 
 
