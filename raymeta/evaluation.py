@@ -1,5 +1,6 @@
 """Evaluation on a fixed bank of episodes: a mean and its task-level 95 % interval. No outer graph is built here."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
@@ -31,6 +32,11 @@ class Metric:
 def metric_of(dataset: Dataset) -> Metric:
     """Accuracy for classification, mean squared error for regression."""
     return Metric("mse", "min") if dataset.kind == "regression" else Metric("accuracy", "max")
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half-width of the normal 95 % interval of a mean: 1.96 sd / sqrt(n)."""
+    return 1.96 * statistics.stdev(values) / sqrt(len(values))
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
     assert "rungs at [2, 6, 18] outer steps" in err
     assert "authors' setting" in err
     assert "un-regularized" in err
-    for what in ("a step takes", "time with", "at worst", "disk: at most"):
+    for what in ("a step takes", "time with", "at worst", "6 finalists", "disk: at most"):
         assert what in err
     code, out, _ = run("search", *TINY, "--dry-run", "--json")
     shown = json.loads(out)
@@ -210,6 +210,7 @@ def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
     assert shown["usual_steps"] == 8 * 2 + 3 * 4 + 12
     assert 0 < shown["usual_hours"] < shown["worst_case_hours"]
     assert shown["disk_bytes"] > 1000
+    assert (shown["finalists"], shown["finalist_s"] > 0) == (6, True)  # five, and the un-regularized start
     assert not studies.exists()
 
 

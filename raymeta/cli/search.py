@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -150,41 +150,62 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
 
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
-    from raymeta.study.export import against_start
-    from raymeta.study.tables import score, settings
+    from raymeta.study.finalists import settled
 
-    trials, best = record.trials(), record.best()
+    trials = record.trials()
     counts = {
         state: sum(t.state == state for t in trials)
         for state in ("completed", "pruned", "diverged", "failed", "running")
     }
     if as_json:
-        found = None
-        if best is not None:
-            found = {"trial": best.number, **(best.best(record.metric) or {}), "config": record.config(best).as_dict()}
-        figures = {
-            "slot_efficiency": session.efficiency,
-            "wall_s": session.wall_s,
-            "first_result_s": session.first_result_s,
-        }
-        print(json.dumps({"study": record.name, "trials": counts, "best": found, **figures}))  # noqa: T201
+        print(json.dumps({"study": record.name, "trials": counts, **_figures(record, session)}))  # noqa: T201
     else:
         say(
             ", ".join(f"{count} {state}" for state, count in counts.items() if count)
             + f" of {record.plan.study.trials}"
         )
-        if best is not None:
-            say(
-                f"best: trial {best.number}, validation {record.metric.name} {score(best, record.metric)}: "
-                + settings(best)
-            )
-            say(f"      {against_start(record, best)}")
+        _say_best(record)
         if session.efficiency is not None:
             first = f", first result after {session.first_result_s:.1f} s" if session.first_result_s else ""
             say(f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})")
+    for problem in session.problems:
+        say(problem)
     if session.untracked:
         say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
-    over = len(trials) >= record.plan.study.trials and not counts["running"]
+    over = record.over and settled(record)
     say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
     if trials and not any(trial.best(record.metric) for trial in trials):
         raise typer.Exit(1)
+
+
+def _figures(record: "StudyRecord", session: "Session") -> dict[str, Any]:
+    from raymeta.study.finalists import standings
+
+    best, final, found = record.best(), standings(record), None
+    if best is not None:
+        found = {"trial": best.number, **(best.best(record.metric) or {}), "config": record.config(best).as_dict()}
+    return {
+        "best": found,
+        "finalists": final.as_dict() if final else None,
+        "slot_efficiency": session.efficiency,
+        "wall_s": session.wall_s,
+        "first_result_s": session.first_result_s,
+    }
+
+
+def _say_best(record: "StudyRecord") -> None:
+    from raymeta.study.export import against_start
+    from raymeta.study.finalists import standings
+    from raymeta.study.tables import finalists_table, fresh_score, score, settings
+
+    best, final, metric = record.best(), standings(record), record.metric
+    if best is None:
+        return
+    found = score(best, metric)
+    if final is not None:
+        console().print(finalists_table(final))
+        say(final.verdict)
+        if final.best is not None:
+            found = f"{fresh_score(final.best, metric)} on fresh episodes ({found} in the search)"
+    say(f"best: trial {best.number}, validation {metric.name} {found}: {settings(best)}")
+    say(f"      {against_start(record, best)}")

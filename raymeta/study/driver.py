@@ -14,7 +14,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from raymeta.files import write_atomically
-from raymeta.study.failures import failure_of, full
+from raymeta.study.failures import failure_of, unwritable
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
 from raymeta.study.searcher import RecordSearcher
@@ -36,7 +36,7 @@ def _leaves_when_full(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *arguments, **named)
         except OSError as error:
-            self.session.broken = full(error) if error.errno else str(error)
+            self.session.broken = unwritable(error)
             self.session.leaving = self.searcher.stopped = True
 
     return guarded

@@ -37,16 +37,17 @@ def failure_of(trial: Any) -> Failure:
     if _is_memory(cause):
         return Failure("memory", f"memory: {last}", str(error))
     if isinstance(cause, OSError) and cause.errno in FULL:
-        return Failure("disk", full(cause), str(error))
+        return Failure("disk", unwritable(cause), str(error))
     if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
         return Failure("other", "its worker died", str(error))
     return Failure("other", last, str(error))
 
 
-def full(error: OSError) -> str:
-    """One line of a disk that took no more."""
-    where = f" ({Path(str(error.filename)).parent})" if error.filename else ""
-    return f"the disk is full{where}"
+def unwritable(error: OSError) -> str:
+    """One line of a file that could not be written."""
+    if error.errno in FULL:
+        return "the disk is full" + (f" ({Path(str(error.filename)).parent})" if error.filename else "")
+    return f"{error.filename or 'the study'} cannot be written: {error.strerror or error}"
 
 
 def _is_memory(cause: Any) -> bool:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
-from raymeta.evaluation import Metric, metric_of
+from raymeta.evaluation import Metric, half_width, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study import by_step as inner_steps
 from raymeta.study.packing import Pack, take_slots
@@ -69,7 +68,7 @@ class SeedResult:
     @property
     def ci95(self) -> float:
         """Half-width of the 95 % interval over test tasks."""
-        return _ci95(self.values)
+        return half_width(self.values)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class FinalTable:
     @property
     def ci95(self) -> float:
         """Half-width over tasks, each task's score averaged over the seeds."""
-        return _ci95([statistics.fmean(scores) for scores in zip(*(r.values for r in self.seeds), strict=True)])
+        return half_width([statistics.fmean(scores) for scores in zip(*(r.values for r in self.seeds), strict=True)])
 
     @property
     def ensemble(self) -> float:
@@ -132,10 +131,6 @@ class FinalTable:
             ],
             "folder": str(self.folder),
         }
-
-
-def _ci95(values: list[float]) -> float:
-    return 1.96 * statistics.stdev(values) / sqrt(len(values))
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)

@@ -24,7 +24,7 @@ TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s)?
 
 
 class StudyConfig(Section):
-    """The `study` section of a preset: how many trials, and when the weak ones are cut."""
+    """The `study` section of a preset: how many trials, when the weak ones are cut, and how the best is told."""
 
     trials: int = Field(24, ge=1)
     first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
@@ -36,6 +36,13 @@ class StudyConfig(Section):
         gt=0,
         description="Seconds without a round after which a trial's worker is killed; it goes on from its checkpoint. "
         "null: twenty of the longest rounds so far, and ten minutes at least.",
+    )
+    finalists: int = Field(5, ge=0, description="Top trials scored on fresh episodes at the end; 0: none.")
+    finalist_tasks: int | None = Field(
+        None, ge=2, description="Fresh validation episodes; null: four times budget.validation_tasks."
+    )
+    finalist_seeds: int = Field(
+        0, ge=0, description="Seeds with which each finalist is trained again, at its full budget."
     )
 
 
@@ -79,6 +86,11 @@ class Plan:
         """The same plan with more starting points, after its own; keys that they leave out take the base's values."""
         more = Space(self.space.params, [*self.space.start_from, *points], [*self.space.labels, *labels])
         return replace(self, space=_fits(more, flatten(self.base.as_dict())))
+
+    @property
+    def finalist_tasks(self) -> int:
+        """Fresh validation episodes of a finalist. By default so many that the interval is half of a validation's."""
+        return self.study.finalist_tasks or 4 * self.base.budget.validation_tasks
 
     def usual_steps(self) -> int:
         """Outer steps of the study if one trial in `reduction` passes each rung.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from raymeta.study.plan import Plan
 from raymeta.study.resources import cores
-from raymeta.study.space import Point
+from raymeta.study.space import BASELINE, Point
 from raymeta.study.tables import short
 from raymeta.trainer import Trainer
 
@@ -27,6 +27,8 @@ class Preview:
         points: what the first trials would be, starting points first; proposals after them are random ones here.
         step_s, validation_s: measured on this machine with the base config, for one trial alone.
         usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
+        finalists: how many trials are scored on fresh episodes at most, the un-regularized start among them.
+        finalist_s: for one of them, with its trainings by `study.finalist_seeds`.
     """
 
     spec: str
@@ -40,10 +42,13 @@ class Preview:
     usual_steps: int
     most_steps: int
     disk_bytes: int
+    finalists: int
+    finalist_s: float
 
     def hours(self, steps: int) -> float:
-        """Wall time of so many outer steps with their validations, all slots busy."""
-        return steps * (self.step_s + self.validation_s / self.validate_every) / self.slots / 3600
+        """Wall time of so many outer steps with their validations, and of the finalists, all slots busy."""
+        trials = steps * (self.step_s + self.validation_s / self.validate_every)
+        return (trials + self.finalists * self.finalist_s) / self.slots / 3600
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -63,6 +68,7 @@ class Preview:
             f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s, for one trial alone",
             f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
             f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
+            f"of it {60 * self.hours(0):.1f} min for at most {self.finalists} finalists",
             f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
         ]
         return Group(table, *lines)
@@ -70,15 +76,18 @@ class Preview:
 
 def preview(plan: Plan, trials: int = 8) -> Preview:
     """Sample the space and time its first starting point for a few steps."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
+    proposals = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
     for point in plan.space.start_from:
-        study.enqueue_trial(point)
-    points = [plan.space.sample(study.ask()) for _ in range(min(trials, plan.study.trials))]
+        proposals.enqueue_trial(point)
+    points = [plan.space.sample(proposals.ask()) for _ in range(min(trials, plan.study.trials))]
     for point in points:
         plan.trial(point)
     labels = [*plan.space.labels, *[""] * len(points)][: len(points)]
     step_s, validation_s, checkpoint = _probe(plan)
-    budget = plan.base.budget.outer_steps
+    budget, study = plan.base.budget, plan.study
+    finalists = min(study.finalists + (BASELINE in plan.space.labels), study.trials) if study.finalists else 0
+    training_s = budget.outer_steps * (step_s + validation_s / budget.validate_every)
+    fresh_s = validation_s * plan.finalist_tasks / budget.validation_tasks
     return Preview(
         plan.spec,
         points,
@@ -87,10 +96,12 @@ def preview(plan: Plan, trials: int = 8) -> Preview:
         cores(),
         step_s,
         validation_s,
-        plan.base.budget.validate_every,
+        budget.validate_every,
         plan.usual_steps(),
-        plan.study.trials * budget,
-        plan.study.trials * checkpoint,
+        study.trials * budget.outer_steps,
+        (study.trials + finalists * study.finalist_seeds) * checkpoint,
+        finalists,
+        fresh_s + study.finalist_seeds * (training_s + fresh_s),
     )
 
 

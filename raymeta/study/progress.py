@@ -26,7 +26,7 @@ class Progress:
     """
 
     def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
-        self.record, self.session = record, session
+        self.record, self.session, self.quiet = record, session, quiet
         self.console = Console(stderr=True, quiet=quiet)
         self.message = ""
         self._live: Live | None = None

@@ -2,7 +2,7 @@
 
     <studies>/<name>/study.yaml          the plan, the command, versions; only `extend` changes it
     <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
-    <studies>/<name>/trials/0007/        the trial's checkpoint
+    <studies>/<name>/trials/0007/        the trial's checkpoint, and a finalist's scores (raymeta/study/finalists.py)
 
 The journal is append-only, so a kill at any moment loses at most the line being written. What Ray Tune keeps itself is
 not needed: ASHA's rungs, the searcher's history and the place of every trial follow from the journal (Ray's own restore
@@ -35,6 +35,7 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
 from raymeta.evaluation import Metric
 from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.study.finalists import standings
 from raymeta.study.journal import Journal
 from raymeta.study.plan import Plan
 from raymeta.study.space import Point
@@ -304,8 +305,9 @@ class StudyRecord:
         return [trial for _, _, trial in first]
 
     def best(self) -> TrialRecord | None:
-        """The first of `ranking`."""
-        return next(iter(self.ranking()), None)
+        """The finalist that is best on fresh episodes once all are scored; before that, the first of `ranking`."""
+        final = standings(self)
+        return final.best.trial if final and final.best else next(iter(self.ranking()), None)
 
     def resume(self) -> list[TrialRecord]:
         """Trials cut by the end of their driver, to go on with. Needs `locked`."""

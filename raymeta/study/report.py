@@ -1,10 +1,12 @@
 """Pictures of a search."""
 
 from pathlib import Path
+from typing import Any
 
+from raymeta.study.finalists import Standings, standings
 from raymeta.study.progress import STYLES
 from raymeta.study.record import StudyRecord
-from raymeta.study.tables import score, short
+from raymeta.study.tables import fresh_score, score, short
 
 
 def search_picture(record: StudyRecord, path: Path) -> None:
@@ -20,11 +22,13 @@ def search_picture(record: StudyRecord, path: Path) -> None:
         record.plan.space.params
     )
     colours = {state: "C0" if style == "cyan" else {"dim": "0.65"}.get(style, style) for state, style in STYLES.items()}
-    columns = max(2, min(len(searched), 3))
+    final = standings(record)
+    columns = max(3 if final else 2, min(len(searched), 3))
     figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 7.2), layout="constrained", squeeze=False)
     best = record.best()
     title = f"{record.name}: {record.plan.spec}, {len(record.trials())} trials"
-    figure.suptitle(title + (f", best {score(best, record.metric)} (trial {best.number})" if best else ""))
+    fresh = f", {fresh_score(final.best, record.metric)} on fresh episodes" if final and final.best else ""
+    figure.suptitle(title + (f", best {score(best, record.metric)}{fresh} (trial {best.number})" if best else ""))
 
     curves, pace = axes[0, 0], axes[0, 1]
     for trial in trials:
@@ -46,8 +50,11 @@ def search_picture(record: StudyRecord, path: Path) -> None:
         so_far.append(value if not so_far else sign * max(sign * value, sign * so_far[-1]))
     pace.step([(at - rounds[0][0]) / 60 for at, _ in rounds], so_far, where="post", color="C3")
     pace.set(xlabel="minutes since the first result", title="best so far")
-    for empty in axes[0, 2:]:
-        empty.set_axis_off()
+    if final:
+        _finalists_panel(axes[0, 2], final)
+    else:
+        for empty in axes[0, 2:]:
+            empty.set_axis_off()
 
     for panel, name in zip(axes[1], searched[:columns], strict=False):
         chosen = [trial for trial in trials if name in trial.point]
@@ -67,3 +74,17 @@ def search_picture(record: StudyRecord, path: Path) -> None:
         empty.set_axis_off()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _finalists_panel(panel: Any, final: Standings) -> None:
+    """Fresh score against the search's; what lies on the worse side of the diagonal was lucky in the search."""
+    key = f"val_{final.metric.name}"
+    for one in final.finalists:
+        entry = one.trial.best(final.metric) or {}
+        if one.values:
+            colour = "C3" if one is final.best else "C0" if one.equal else "0.65"
+            panel.errorbar(entry[key], one.mean, one.ci95, entry["val_ci95"], "o", color=colour, lw=0.8, ms=4)
+            place = (entry[key], one.mean)
+            panel.annotate(str(one.trial.number), place, (4, 4), textcoords="offset points", fontsize=8)
+            panel.axline((one.mean, one.mean), slope=1, color="0.8", lw=0.8, ls="--", zorder=0)
+    panel.set(xlabel="score in the search", ylabel=f"on {final.tasks} fresh episodes", title="finalists")

@@ -7,6 +7,8 @@ from contextlib import redirect_stdout
 
 from raymeta.data.store import open_dataset
 from raymeta.errors import RunFailed, UserError
+from raymeta.study.failures import FULL, unwritable
+from raymeta.study.finalists import missing
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
@@ -18,7 +20,7 @@ from raymeta.study.tracking import Tracker
 def run(
     record: StudyRecord, start: Callable[[], Slots], *, started: float | None = None, quiet: bool = False
 ) -> Session:
-    """Run a study's trials until it has as many as planned, or the user leaves.
+    """Run a study's trials until it has as many as planned, then score its finalists; or until the user leaves.
 
     Args:
         record: the study.
@@ -35,20 +37,22 @@ def run(
         _same_data(record)
         session = Session(started or time.time())
         try:
-            left = record.resume()
+            record.resume()
             with Tracker(record) as tracker:
                 tracker.update_all()
-                if left or len(record.trials()) < record.plan.study.trials:
+                if not record.over or missing(record):
                     _search(record, session, Progress(record, session, quiet=quiet), tracker, start)
                 if not session.broken:
                     search_picture(record, record.folder / "search.png")
                 tracker.summarise(session)
         except OSError as error:
-            session.broken = session.broken or f"{error.filename or record.folder}: {error.strerror or error}"
+            if error.errno not in FULL:
+                raise
+            session.broken = session.broken or unwritable(error)
         if session.broken:
             raise RunFailed(
-                f"{session.broken}; what the study '{record.name}' has noted is safe: `raymeta resume {record.name}` "
-                "goes on once there is room"
+                f"{session.broken}; what the study has noted is safe: make it possible to write, then "
+                f"`raymeta resume {record.name}`"
             )
         session.untracked = tracker.problem
         return session
@@ -61,9 +65,14 @@ def _search(
         session.slots = start()
         if session.slots.why:
             progress.say(session.slots.why)
-        from raymeta.study.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
+        if not record.over:
+            from raymeta.study.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
 
-        tune_study(record, session, progress, tracker)
+            tune_study(record, session, progress, tracker)
+        if record.over and not session.leaving:
+            from raymeta.study.reevaluate import reevaluate
+
+            reevaluate(record, session, quiet=progress.quiet)
     finally:
         session.ended = time.time()
         stop_ray()

@@ -18,6 +18,7 @@ class Session:
         leaving: the user wants to leave before the running trials are done.
         broken: why the record can't be written any more; "": it can.
         untracked: why MLflow lacks something of it; "": it has everything.
+        problems: what went wrong with the finalists, a sentence each.
     """
 
     started: float = field(default_factory=time.time)
@@ -28,6 +29,7 @@ class Session:
     leaving: bool = False
     broken: str = ""
     untracked: str = ""
+    problems: list[str] = field(default_factory=list)
 
     @property
     def wall_s(self) -> float:

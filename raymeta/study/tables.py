@@ -1,10 +1,13 @@
 """How trials and scores are written in tables."""
 
+from statistics import fmean
 from typing import Any
 
 from rich.table import Column, Table
+from rich.text import Text
 
-from raymeta.evaluation import Metric
+from raymeta.evaluation import Metric, half_width
+from raymeta.study.finalists import Finalist, Standings
 from raymeta.study.record import TrialRecord
 from raymeta.study.space import Space
 
@@ -20,6 +23,33 @@ def score(trial: TrialRecord, metric: Metric) -> str:
     """A trial's best validation with its 95 % interval."""
     entry = trial.best(metric)
     return value(entry[f"val_{metric.name}"], metric, entry["val_ci95"]) if entry else "-"
+
+
+def fresh_score(one: Finalist, metric: Metric) -> str:
+    """A finalist's score on the fresh episodes with its 95 % interval."""
+    return value(one.mean, metric, one.ci95) if one.values else "-"
+
+
+def finalists_table(final: Standings) -> Table:
+    """A row a finalist: what the search saw, what the fresh episodes say, and how far it is from the best."""
+    metric, again = final.metric, max(len(one.retrained) for one in final.finalists)
+    names = ["trial", "outer steps", "search", f"{final.tasks} fresh episodes"]
+    names += [f"trained again, {again} seed{'s'[: again > 1]}"] if again else []
+    columns = [Column(name, no_wrap=True) for name in [*names, "to the best"]]
+    table = Table(*columns, "settings", box=None, pad_edge=False)
+    for one in final.finalists:
+        gap = final.to_best(one)
+        own = value(fmean(one.own), metric, half_width(one.own)) if one.own else "-"
+        table.add_row(
+            f"{one.trial.number}{' *' if one is final.best else ''}",
+            f"{one.trial.outer_steps}{'' if one.equal else ' (less)'}",
+            score(one.trial, metric),
+            own,
+            *([fresh_score(one, metric)] if again else []),
+            f"{'+' if gap.mean > 0 else ''}{value(gap.mean, metric, gap.ci95)}" if gap else Text(one.reason),
+            Text(settings(one.trial)),
+        )
+    return table
 
 
 def settings(trial: TrialRecord) -> str:

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from raymeta.files import dump_yaml, studies_folder
 from raymeta.schema import flatten
+from raymeta.study.finalists import Standings, settled, standings
 from raymeta.study.record import StudyRecord, TrialRecord
 from raymeta.study.session import Session
 
@@ -283,9 +284,22 @@ class Tracker:
             checkpoint = study.trial_folder(best.number) / "checkpoint.pt"
             if checkpoint.exists():
                 client.log_artifact(self._runs[best.number][0], str(checkpoint))
-        over = len(trials) >= study.plan.study.trials and all(trial.state != "running" for trial in trials)
-        client.set_terminated(self._parent, "FINISHED" if over else "KILLED")
+        if (final := standings(study)) is not None:
+            self._tell_finalists(client, final)
+        client.set_terminated(self._parent, "FINISHED" if study.over and settled(study) else "KILLED")
         self._summary = None
+
+    def _tell_finalists(self, client: "MlflowClient", final: Standings) -> None:
+        from mlflow.entities import Metric
+
+        for one in final.finalists:
+            if one.values:
+                scores = {f"reevaluated_val_{final.metric.name}": one.mean, "reevaluated_val_ci95": one.ci95}
+                told = [Metric(key, score, int(1000 * one.at), 0) for key, score in scores.items()]
+                runs = [self._runs[one.trial.number][0], *([self._parent] if one is final.best else [])]
+                for run in runs:
+                    client.log_batch(run, metrics=told)
+        client.log_dict(self._parent, final.as_dict(), "finalists.json")
 
 
 def find_run(record: StudyRecord, trial: int) -> str | None:

@@ -119,7 +119,7 @@ def test_a_full_disk(small_disk: Path, tmp_path_factory: pytest.TempPathFactory)
     assert driver.returncode == 1, err
     line = said(err, "raymeta: ")
     assert "the disk is full" in line
-    assert line.endswith(f"is safe: `raymeta resume {NAME}` goes on once there is room")
+    assert line.endswith(f"is safe: make it possible to write, then `raymeta resume {NAME}`")
     (small_disk / "filler").unlink()
     done = raymeta("resume", NAME, "--slots", "1")
     assert done.returncode == 0, done.stderr

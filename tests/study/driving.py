@@ -18,7 +18,8 @@ import pytest
 
 from raymeta.data.store import open_dataset
 from raymeta.evaluation import metric_of
-from raymeta.files import studies_folder
+from raymeta.files import studies_folder, write_atomically
+from raymeta.study.finalists import FILE, Weights, weights
 from raymeta.study.plan import Plan, make_plan
 from raymeta.study.record import StudyRecord
 
@@ -49,6 +50,28 @@ def tiny_record(name: str = "tiny", *words: str) -> StudyRecord:
     plan = tiny_plan(*words)
     dataset = open_dataset(plan.base.task)
     return StudyRecord.create(studies_folder() / name, plan, metric_of(dataset), dataset.fingerprint)
+
+
+def noted(record: StudyRecord, *scores: float, steps: int = 18) -> None:
+    """A trial with these scores at its last outer steps, of which only the record is there."""
+    number, key = record.ask().number, f"val_{record.metric.name}"
+    for place, value in enumerate(scores):
+        record.add_round(
+            number, {"outer_steps": steps - len(scores) + place + 1, key: value, "val_ci95": 0.1, "at": 1.0}
+        )
+    record.finish(number, "completed" if steps == 18 else "pruned")
+
+
+def give(one: Weights, values: list[float], reason: str = "") -> None:
+    """A finalist's scores as a worker would have left them."""
+    content = {"of": one.identity, "values": values, "reason": reason, "seconds": 0.1, "at": 2.0}
+    write_atomically(one.folder / FILE, json.dumps(content))
+
+
+def give_all(record: StudyRecord, **values: list[float]) -> None:
+    """`t0=[...]`: the scores of trial 0's own weights."""
+    for name, found in values.items():
+        give(weights(record, record.trial(int(name[1:])))[0], found)
 
 
 def raymeta(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -70,7 +70,7 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(found: Finished) -> None:
     assert sorted(e.name for e in client.search_experiments()) == ["Default", NAME]
     (parent,), children = runs_of(NAME)
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert names == {"base.yaml", "space.yaml", "best_config.yaml", "search.png"}
+    assert names == {"base.yaml", "space.yaml", "best_config.yaml", "finalists.json", "search.png"}
     best = record.best()
     assert best is not None
     assert parent.data.tags["raymeta.best_trial"] == str(best.number)

@@ -1,0 +1,97 @@
+"""Score a study's finalists on fresh episodes, as Ray tasks on the slots that the trials had."""
+
+import json
+import time
+from collections import deque
+from math import isfinite
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.evaluation import evaluate
+from raymeta.files import write_atomically
+from raymeta.study.finalists import FILE, Weights, missing
+from raymeta.study.record import StudyRecord
+from raymeta.study.session import Session
+from raymeta.trainer import Trainer
+
+
+def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
+    """Score what is missing, each in a file of its own as soon as it is known. Ctrl-C: leave; `resume` does the rest.
+
+    Args:
+        record: a study that is over.
+        session: whose slots to use; what went wrong is put into its `problems`.
+        quiet: show nothing.
+    """
+    waiting = deque(missing(record))
+    running: dict[Any, Weights] = {}
+    slots, console = session.slots, Console(stderr=True, quiet=quiet)
+    assert slots is not None
+    task = _score.options(num_cpus=slots.cpu, num_gpus=slots.gpu)
+    columns = (TextColumn("finalists on fresh episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task("", total=len(waiting))
+        try:
+            while waiting or running:
+                while waiting and len(running) < slots.count:
+                    one = waiting.popleft()
+                    running[task.remote(one)] = one
+                (ready,), _ = ray.wait(list(running), num_returns=1)
+                one = running.pop(ready)
+                try:
+                    session.busy_s += ray.get(ready)
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[-1][:300]
+                    session.problems.append(f"trial {one.trial} was not scored on fresh episodes: {reason}")
+                bars.advance(bar)
+        except KeyboardInterrupt:
+            session.leaving = True
+
+
+def score(one: Weights) -> float:
+    """Score weights on the fresh episodes and keep the scores in their folder. Returns the seconds that it took."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    try:
+        found: dict[str, Any] = {"values": _values(one), "reason": ""}
+    except UserError as error:
+        found = {"values": [], "reason": str(error)}
+    seconds = time.perf_counter() - start
+    found |= {"of": one.identity, "seconds": seconds, "at": time.time()}
+    write_atomically(one.folder / FILE, json.dumps(found))
+    return seconds
+
+
+_score = ray.remote(max_retries=3)(score)
+
+
+def _values(one: Weights) -> list[float]:
+    trainer, checkpoint = Trainer(parse_trial(one.config)), one.folder / "checkpoint.pt"
+    if one.trained_at is not None or checkpoint.exists():
+        trainer.load(checkpoint)
+    while one.trained_at is None and not trainer.done:
+        trainer.round()
+        trainer.save(checkpoint)
+    if one.trained_at is None and trainer.diverged:
+        raise UserError(f"seed {one.config['seed']} diverged at {trainer.outer_step} outer steps")
+    steps = one.trained_at if one.trained_at is not None else (trainer.best or {})["outer_step"]
+    kept = [entry["weights"] for entry in trainer.top if entry["outer_step"] == steps]
+    if not kept:
+        raise UserError(f"{checkpoint}: lacks the weights of {steps} outer steps, which were the trial's best")
+    values = evaluate(
+        trainer.method,
+        trainer.dataset.bank("validation", one.bank_seed),
+        one.tasks,
+        device=trainer.device,
+        vectorized=trainer.vectorized,
+        members=kept,
+    ).values.tolist()
+    if not all(map(isfinite, values)):
+        raise UserError("a score on the fresh episodes is not finite")
+    return [float(value) for value in values]
