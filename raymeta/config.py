@@ -23,6 +23,9 @@ class TaskConfig(Section):
 
     dataset: str = "glyphs"
     split: str | None = Field(None, description="Class split by name; null: the data set's default.")
+    source: str | None = Field(
+        None, description="Folder or archive of the data set `folder`, an absolute path; --data-root fills it in."
+    )
     ways: int = Field(5, ge=1, description="Classes in an episode.")
     shots: int = Field(1, ge=1, description="Support examples per class.")
     queries: int = Field(15, ge=1, description="Query examples per class in training.")

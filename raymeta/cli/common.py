@@ -61,6 +61,16 @@ def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> 
         dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
 
 
+def placed(config: "TrialConfig", root: Path | None) -> "TrialConfig":
+    """The config with `--data-root` in it where that says which data they are: workers have nothing but the config."""
+    from raymeta import registry
+
+    if root is None or not registry.find("dataset", config.task.dataset).has_source:
+        return config
+    task = config.task.model_copy(update={"source": str(root.expanduser().resolve())})
+    return config.model_copy(update={"task": task})
+
+
 def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
     """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
     if not config.pretraining.epochs:

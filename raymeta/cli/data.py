@@ -38,7 +38,7 @@ def data_prepare(
 
     Example: raymeta data prepare omniglot --data-root ~/downloads/omniglot
     """
-    dataset = _dataset(name)
+    dataset = _dataset(name, data_root)
     prepare(dataset, data_root, rebuild=rebuild)
     for key, value in dataset.describe().items():
         say(f"{key}: {value}")
@@ -56,19 +56,20 @@ def data_show(
     """
     from raymeta.data.gallery import draw_classes
 
-    dataset = _dataset(name)
+    dataset = _dataset(name, data_root)
     prepare(dataset, data_root)
     path = out or Path(f"{name}.png")
     draw_classes(dataset, path)
     say(f"drew {path}")
 
 
-def _dataset(name: str) -> "Dataset":
+def _dataset(name: str, root: Path | None = None) -> "Dataset":
     """A data set under its own defaults of a task."""
     from raymeta import registry
     from raymeta.config import TaskConfig
     from raymeta.data.store import open_dataset
     from raymeta.schema import check
 
-    defaults = registry.find("dataset", name).task_defaults
-    return open_dataset(check(TaskConfig, {"dataset": name, **defaults}, "task"))
+    kind = registry.find("dataset", name)
+    source = {"source": str(root.expanduser().resolve())} if root is not None and kind.has_source else {}
+    return open_dataset(check(TaskConfig, {"dataset": name, **kind.task_defaults, **source}, "task"))

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from raymeta.cli.common import DataRoot, Json, Pack, Preset, Slots, Task, console, parse_pack, prepare, pretrain, say
+from raymeta.cli.common import (
+    DataRoot,
+    Json,
+    Pack,
+    Preset,
+    Slots,
+    Task,
+    console,
+    parse_pack,
+    placed,
+    prepare,
+    pretrain,
+    say,
+)
 from raymeta.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -55,6 +68,7 @@ def final(
         if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
             raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
     trials, provenances = _configs_for_final(configs, task, preset)
+    trials = {name: placed(trial, data_root) for name, trial in trials.items()}
     for name, trial in trials.items():
         dataset = open_dataset(trial.task)
         prepare(dataset, data_root)

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -18,6 +19,7 @@ from raymeta.cli.common import (
     Words,
     console,
     parse_pack,
+    placed,
     prepare,
     pretrain,
     say,
@@ -67,6 +69,7 @@ def search(
         from raymeta.study.warm_start import warm_started
 
         plan = warm_started(plan, open_study(warm_start))
+    plan = replace(plan, base=placed(plan.base, data_root))
     dataset = open_dataset(plan.base.task)
     prepare(dataset, data_root)
     for split in ("train", "validation"):

@@ -8,8 +8,6 @@ MAML++, ALFA and L2F standardise so, in training and evaluation; CxGrad's code, 
 the npz of tieredImageNet comes from OpenCV, which puts blue first, and the field's loaders read it as if red were.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -18,7 +16,7 @@ from raymeta import registry
 from raymeta.data.caches import Cache, mini_cache, pack_caches, tiered_cache
 from raymeta.data.episodes import SPLITS, Split
 from raymeta.data.packing import Packed, Progress
-from raymeta.data.sources import check_counts
+from raymeta.data.sources import check_counts, csv_rows, reading
 from raymeta.data.store import ImageDataset, Published
 from raymeta.data.trees import Tree, find, pack_files, split_folders, squeezed
 from raymeta.errors import UserError
@@ -122,18 +120,11 @@ class TieredImageNet(ImageNetSubset):
 
 def _csv(path: Path, places: dict[str, str], source: Path) -> dict[str, list[str]]:
     """Classes and images of a published split: rows of `filename,label`."""
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    with reading(path):
+        content = path.read_bytes()
     classes: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for number, row in enumerate(rows, start=2):
-        name, label = row.get("filename"), row.get("label")
-        if not name or not label:
-            raise UserError(f"{path}: line {number} has no filename or no label: columns 'filename,label' are expected")
+    for number, (name, label) in csv_rows(str(path), content, ("filename", "label")):
         if name not in places:
             raise UserError(f"{path}: line {number} names {name}, which is not in {source}")
         if name in seen:

@@ -37,6 +37,7 @@ class Dataset(ABC):
         input_shape: of one example: (C, H, W), or (D,).
         splits: class splits by name, the default first.
         task_defaults: what this data set changes of `TaskConfig`'s defaults.
+        has_source: which data it is is said by `task.source`.
     """
 
     name: ClassVar[str]
@@ -44,10 +45,15 @@ class Dataset(ABC):
     input_shape: ClassVar[tuple[int, ...]]
     splits: ClassVar[tuple[str, ...]] = ("standard",)
     task_defaults: ClassVar[dict[str, Any]] = {}
+    has_source: ClassVar[bool] = False
 
     def __init__(self, task: "TaskConfig") -> None:
-        """Raises UserError if the data set has no class split of the name `task.split`."""
+        """Raises UserError if the data set has no class split of the name `task.split`, or a source that it ignores."""
         self.task = task
+        if task.source is not None and not self.has_source:
+            raise UserError(
+                f"task.source: found '{task.source}', but {self.name} has none; --data-root says where it is"
+            )
         self.split = self.splits[0] if task.split is None else task.split
         if self.split not in self.splits:
             raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
@@ -115,15 +121,23 @@ class Store:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def __init__(self, folder: Path, name: str, version: int, split: str, stored_as: str) -> None:
-        """Open and check a store: of the data set `name`, packed under the name `stored_as`.
+    def __init__(self, folder: Path, name: str, version: int, split: str, stored_as: str, command: str) -> None:
+        """Open and check a store.
+
+        Args:
+            folder: where it is.
+            name: of the data set.
+            version: that it must have.
+            split: a class split by name.
+            stored_as: the name under which it was packed.
+            command: what makes it, for messages.
 
         Raises:
             UserError: it is not there, cut off, of another version, or its files don't fit together.
         """
         self.folder, self.name, self.split = folder, name, split
         if not folder.exists():
-            raise UserError(f"the data set '{name}' is not in {folder.parent}: run `raymeta data prepare {name}`")
+            raise UserError(f"the data set '{name}' is not in {folder.parent}: run `{command}`")
         try:
             meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             self.images: NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
@@ -140,7 +154,7 @@ class Store:
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
             reason = f"no '{error.args[0]}' in meta.json" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise UserError(
-                f"{folder}: damaged or not a store of '{name}' ({reason}): run `raymeta data prepare {name} --rebuild`"
+                f"{folder}: damaged or not a store of '{name}' ({reason}): run `{command} --rebuild`"
             ) from error
         self.starts = self.sizes.cumsum() - self.sizes
 
@@ -208,6 +222,14 @@ class ImageDataset(Dataset):
         return self.store_name or self.name
 
     @property
+    def _command(self) -> str:
+        return f"raymeta data prepare {self.name}"
+
+    def _about(self) -> dict[str, Any]:
+        """What `meta.json` says beside the contents."""
+        return {"name": self._stored_as, "version": self.version}
+
+    @property
     def ready(self) -> bool:
         return self.folder.exists()
 
@@ -219,7 +241,7 @@ class ImageDataset(Dataset):
             UserError: it is not there, or damaged.
         """
         if self._store is None:
-            store = Store(self.folder, self.name, self.version, self.split, self._stored_as)
+            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command)
             store.mean, store.std = self.mean, self.std
             self._store = store
         return self._store
@@ -232,7 +254,7 @@ class ImageDataset(Dataset):
         def build() -> Packed:
             return self.build(root, progress or (lambda done, total: None))
 
-        build_store(self.folder, {"name": self._stored_as, "version": self.version}, build, rebuild=rebuild)
+        build_store(self.folder, self._about(), build, rebuild=rebuild)
         self._store = None
         _ = self.store  # a store that was there already may be damaged: say so now
 

@@ -258,11 +258,11 @@ def copied(folders: Path, root: Path) -> Path:
 
 TRAIN, MINI_TRAIN = "mini-imagenet-cache-train.pkl", "miniImageNet_category_split_train_phase_train.pickle"
 WRONG: list[tuple[str, Layout, Callable[[Path], None], str]] = [
-    ("miniimagenet", as_csv, remove("val.csv"), "val.csv: no such file"),
+    ("miniimagenet", as_csv, remove("val.csv"), "val.csv: cannot be read: No such file"),
     ("miniimagenet", as_csv, remove("images"), "train.csv is there, but neither a folder nor an archive images"),
     ("miniimagenet", as_csv, remove("images/n0400002.png"), "line 7 names n0400002.png, which is not in "),
     ("miniimagenet", as_csv, text("val.csv", lambda t: t.replace("label", "class")),
-     "val.csv: line 2 has no filename or no label: columns 'filename,label' are expected"),
+     "val.csv: line 2: columns filename,label are expected, each with a value"),
     ("miniimagenet", as_csv, text("val.csv", lambda t: t + t.splitlines()[-1]), "names n0600004.png a second time"),
     ("miniimagenet", as_csv, text("val.csv", lambda t: t.replace(",n06", ",n01")),
      "class 'n01' is in the train and in the validation split"),
