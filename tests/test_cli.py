@@ -159,7 +159,7 @@ def test_a_study_whose_files_are_damaged(run: Run, studies: Path) -> None:  # no
 # Help
 
 
-COMMANDS = ["search", "resume", "export", "final", "ui", "space", "data ls", "data prepare", "data show"]
+COMMANDS = ["search", "resume", "export", "final", "ui", "space", "data ls", "data prepare", "data check", "data show"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

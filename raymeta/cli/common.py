@@ -1,6 +1,8 @@
 """What the verbs share: how they speak, the options they have in common, and how data are made ready first."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -53,12 +55,8 @@ def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> 
     """Make a data set ready with a progress bar; nothing happens if it is."""
     if dataset.ready and not rebuild and root is None:
         return
-    from rich.progress import Progress
-
-    screen = console()
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(f"preparing {dataset.name}", total=None)
-        dataset.prepare(root, lambda done, total: bars.update(bar, completed=done, total=total), rebuild=rebuild)
+    with progress_bar(f"preparing {dataset.name}") as progress:
+        dataset.prepare(root, progress, rebuild=rebuild)
 
 
 def placed(config: "TrialConfig", root: Path | None) -> "TrialConfig":
@@ -76,16 +74,24 @@ def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
     if not config.pretraining.epochs:
         return
     import torch
-    from rich.progress import Progress
 
     from raymeta.pretraining import pretrained
     from raymeta.trainer import device_of
 
     torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
+    with progress_bar(f"pre-training {config.model.name}") as progress:
+        pretrained(config, dataset, device_of(config), progress)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, which goes when it is over; gives what is to be called with steps done and steps in all."""
+    from rich.progress import Progress
+
     screen = console()
     with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(f"pre-training {config.model.name}", total=None)
-        pretrained(config, dataset, device_of(config), lambda done, all: bars.update(bar, completed=done, total=all))
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def console() -> Any:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import DataRoot, Json, console, prepare, say
+from raymeta.cli.common import DataRoot, Json, console, prepare, progress_bar, say
 
 if TYPE_CHECKING:
     from raymeta.data.store import Dataset
 
-data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, look at.")
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
 
 
 @data_app.command("ls")
@@ -44,13 +44,47 @@ def data_prepare(
         say(f"{key}: {value}")
 
 
+@data_app.command("check")
+def data_check(
+    name: Annotated[Optional[str], typer.Argument(help="A data set; by default all that are prepared.")] = None,  # noqa: UP045
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Compare packed data with what was published, and look for classes and images in two splits; exit code 1: found.
+
+    Example: raymeta data check cub
+    """
+    from dataclasses import asdict
+
+    from raymeta import registry
+    from raymeta.data.check import check_dataset
+    from raymeta.data.store import ImageDataset
+    from raymeta.study.tables import check_table
+
+    found = {one: _dataset(one, data_root) for one in ([name] if name else registry.names("dataset"))}
+    images = {one: dataset for one, dataset in found.items() if isinstance(dataset, ImageDataset)}
+    findings = {}
+    for one, dataset in images.items():
+        if name or dataset.ready:
+            with progress_bar(f"checking {one}") as progress:
+                findings[one] = check_dataset(dataset, progress)
+    if as_json:
+        print(json.dumps({one: [asdict(finding) for finding in all] for one, all in findings.items()}))  # noqa: T201
+    elif findings:
+        console().print(check_table(findings))
+    else:
+        say(f"nothing to check: {f'{name} has no images' if name else 'no data set is prepared'}")
+    if not all(finding.ok for all in findings.values() for finding in all):
+        raise typer.Exit(1)
+
+
 @data_app.command("show")
 def data_show(
     name: Annotated[str, typer.Argument(help="A data set.")],
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The picture; by default NAME.png.")] = None,  # noqa: UP045
     data_root: DataRoot = None,
 ) -> None:
-    """Draw some training and validation classes of a data set as a PNG.
+    """Draw some training and validation classes of a data set, and a training task, as a PNG.
 
     Example: raymeta data show glyphs -o glyphs.png
     """

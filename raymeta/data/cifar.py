@@ -9,7 +9,7 @@ deviation that ALFA's and CxGrad's code have. The two data sets share one store.
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -20,7 +20,7 @@ from PIL import Image
 from raymeta import registry
 from raymeta.data.packing import Packed, Progress
 from raymeta.data.sources import UNREADABLE, downloading, reading, reason
-from raymeta.data.store import ImageDataset
+from raymeta.data.store import ImageDataset, Published
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
 
@@ -94,6 +94,9 @@ class CifarFS(Cifar100):
     """See the module's docstring."""
 
     splits: ClassVar[tuple[str, ...]] = ("cifar-fs",)
+    published: ClassVar[Mapping[str, Published]] = {
+        "cifar-fs": Published({"train": 64, "validation": 16, "test": 20}, (600, 600), 60_000)
+    }
 
 
 @registry.dataset("fc100")
@@ -101,6 +104,9 @@ class FC100Dataset(Cifar100):
     """See the module's docstring."""
 
     splits: ClassVar[tuple[str, ...]] = ("fc100",)
+    published: ClassVar[Mapping[str, Published]] = {
+        "fc100": Published({"train": 60, "validation": 20, "test": 20}, (600, 600), 60_000)
+    }
 
 
 def _split(held_out: dict[str, str]) -> dict[str, list[int]]:

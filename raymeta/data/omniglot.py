@@ -17,7 +17,7 @@ A multiple of 90 degrees is drawn per class and episode, in training and evaluat
 import io
 import random
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from raymeta import registry
+from raymeta.data.episodes import SPLITS
 from raymeta.data.packing import Packed, Progress
 from raymeta.data.sources import UNREADABLE, downloading, reading
-from raymeta.data.store import ImageDataset
+from raymeta.data.store import ImageDataset, Published
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
 
@@ -47,6 +48,10 @@ class Omniglot(ImageDataset):
     input_shape: ClassVar[tuple[int, ...]] = (1, SIDE, SIDE)
     splits: ClassVar[tuple[str, ...]] = tuple(SIZES)
     task_defaults: ClassVar[dict[str, Any]] = {"rotations": "always"}
+    published: ClassVar[Mapping[str, Published]] = {
+        name: Published(dict(zip(SPLITS, sizes, strict=True)), (DRAWERS, DRAWERS), DRAWERS * sum(PARTS.values()))
+        for name, sizes in SIZES.items()
+    }
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the drawings.

@@ -172,6 +172,13 @@ class Store:
             x /= np.array(self.std, np.float32)[:, None, None]
         return x
 
+    def pixels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Images [..., C, H, W] that were `scaled`, as they were."""
+        x = scaled
+        if self.mean is not None and self.std is not None:
+            x = x * np.array(self.std, np.float32)[:, None, None] + np.array(self.mean, np.float32)[:, None, None]
+        return (x * 255).round().clip(0, 255).astype(np.uint8)
+
 
 class Published(NamedTuple):
     """How much of it there is, by those who published it.

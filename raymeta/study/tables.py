@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Column, Table
 from rich.text import Text
 
+from raymeta.data.check import Finding
 from raymeta.evaluation import Metric, half_width
 from raymeta.study.finalists import Finalist, Standings
 from raymeta.study.record import TrialRecord
@@ -85,4 +86,13 @@ def data_table(rows: dict[str, dict[str, Any]]) -> Table:
     table = Table("data set", "what", box=None, pad_edge=False)
     for name, about in rows.items():
         table.add_row(name, ", ".join(f"{key}: {found}" for key, found in about.items() if key != "name"))
+    return table
+
+
+def check_table(findings: dict[str, list[Finding]]) -> Table:
+    """What `raymeta data check` found, a line for each thing that was looked at."""
+    table = Table("data set", "split", "what", "found", "expected", "", box=None, pad_edge=False)
+    for name, rows in findings.items():
+        for row in rows:
+            table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
     return table

@@ -2,10 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from photos import class_tree, dataset
 from PIL import Image
 from traced import Traced
 
 from raymeta.config import TaskConfig
+from raymeta.data import gallery
 from raymeta.data.gallery import draw_classes
 from raymeta.data.sinusoid import Sinusoid
 from raymeta.data.store import open_dataset
@@ -37,3 +39,32 @@ def test_the_test_split_is_not_drawn(traced: type[Traced], tmp_path: Path) -> No
 def test_unprepared_data_are_one_sentence(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="raymeta data prepare traced"):
         draw_classes(Traced(TaskConfig()), tmp_path / "x.png")
+
+
+def test_the_task_beside_the_classes_is_a_training_episode(
+    traced: type[Traced], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheets = []
+    monkeypatch.setattr(gallery, "_draw_sheet", lambda axis, rows, title, columns: sheets.append((rows, title)))
+    task = TaskConfig(ways=3, shots=2, queries=4)
+    draw_classes(traced(task), tmp_path / "x.png")
+    (*_, (rows, title)) = sheets
+    assert title == "a training task: 2 support, 4 query"
+    seen = np.stack(rows)[:, :, 0, 0]  # [ways, K + gap + Q, 2]: class and number of each image
+    expected = traced(task).bank("train", 0).batch(0, 1)
+    for columns, x in ((slice(0, 2), expected.support_x), (slice(3, 7), expected.query_x)):
+        assert (seen[:, columns] == (x[0, :, 0, 0] * 255).round().reshape(3, -1, 2).numpy()).all()
+
+
+def test_a_task_that_the_data_are_too_few_for_is_drawn_smaller(traced: type[Traced], tmp_path: Path) -> None:
+    draw_classes(traced(TaskConfig(ways=50, shots=30, queries=30)), tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()
+
+
+def test_a_split_without_classes_and_classes_without_a_query_are_drawn_empty(cache: Path, tmp_path: Path) -> None:
+    class_tree(tmp_path / "few", ["cat", "dog", "eel"], 1)  # 2 / 0 / 1 classes of one image
+    found = dataset("folder", source=str(tmp_path / "few"))
+    found.prepare()
+    assert len(found.store.classes("validation")) == 0
+    draw_classes(found, tmp_path / "x.png")
+    assert (tmp_path / "x.png").exists()

@@ -2,10 +2,14 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import time
+import tracemalloc
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +117,100 @@ print(dataset.fingerprint)"""
     assert [builder.returncode for builder in builders] == [0, 0]
     assert prints == {Traced(TaskConfig()).fingerprint + "\n"}
     assert (tmp_path / "built").read_text() == "built\n"
+
+
+def test_a_builder_that_waits_for_one_that_is_killed_makes_the_store(cache: Path) -> None:
+    killed = python("""
+import time
+from raymeta.data.packing import Stream
+class Stuck(Traced):
+    def build(self, root, progress):
+        packed = super().build(root, progress)
+        def parts():
+            yield 0, packed.images[:200]
+            print("half", flush=True)
+            time.sleep(60)
+        return packed._replace(images=Stream(packed.images.shape, parts()))
+Stuck(TaskConfig()).prepare()""")
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "half\n"
+    other = python(
+        "print('up', flush=True)\ndataset = Traced(TaskConfig())\ndataset.prepare()\nprint(dataset.fingerprint)"
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "up\n"
+    time.sleep(0.5)
+    assert other.poll() is None
+    assert not (cache / "traced-1").exists()
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    printed = other.communicate()[0]
+    assert other.returncode == 0
+    assert printed == Traced(TaskConfig()).fingerprint + "\n"
+    assert not list(cache.glob(".traced-1.*"))
+
+
+def streamed(images: np.ndarray, parts: Iterable[tuple[int, np.ndarray]]) -> type[Traced]:
+    """`Traced`, but with a stream of images, as one class."""
+
+    class Streamed(Traced):
+        def build(self, root: Path | None, progress: packing.Progress) -> packing.Packed:
+            split = {"train": [0], "validation": [], "test": []}
+            stream = packing.Stream(images.shape, parts)
+            return packing.Packed(stream, ["all"], [len(images)], {"standard": split})
+
+    return Streamed
+
+
+def test_a_stream_makes_the_same_store_in_any_order(cache: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 4), np.uint8)
+    rows = [(4, images[4:6]), (0, images[:3]), (6, images[6:]), (3, images[3:4])]
+    dataset = streamed(images, rows)(TaskConfig())
+    dataset.prepare()
+    assert (dataset.store.images == images).all()
+    labels = {"train": [0], "validation": [], "test": []}
+    assert dataset.fingerprint == packing.fingerprint(packing.Packed(images, ["all"], [7], {"standard": labels}))
+
+
+def test_a_stream_that_breaks_off_leaves_nothing(cache: Path) -> None:
+    images = np.zeros((7, 3, 4, 4), np.uint8)
+
+    def damaged() -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, images[:3]
+        raise UserError("photo 4: not an image that can be read")
+
+    with pytest.raises(UserError, match=r"^photo 4: "):
+        streamed(images, damaged())(TaskConfig()).prepare()
+    with pytest.raises(ValueError, match="3 images were streamed, 7 were promised"):
+        streamed(images, [(0, images[:3])])(TaskConfig()).prepare()
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_stream_takes_little_memory(cache: Path) -> None:
+    shape = (5000, 3, 84, 84)  # 106 MB
+    one = np.ones((1, *shape[1:]), np.uint8)
+    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(TaskConfig())
+    tracemalloc.start()
+    dataset.prepare()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert dataset.store.images.nbytes > 100e6
+    assert peak < 5e6
+
+
+def test_a_full_disk_is_one_sentence(cache: Path) -> None:
+    shape = (500, 3, 84, 84)
+    one = np.ones((1, *shape[1:]), np.uint8)
+    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(TaskConfig())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # the system writes no more than that into a file
+    try:
+        with pytest.raises(UserError) as caught:
+            dataset.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value) == f"{dataset.folder}: cannot be written: File too large (RAYMETA_CACHE moves it)"
+    assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_a_failed_build_leaves_nothing(cache: Path) -> None:
