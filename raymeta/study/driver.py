@@ -22,7 +22,9 @@ from raymeta.study.session import Session
 from raymeta.study.tracking import Tracker
 
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
-ROUND_KEYS = ("outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds")
+ROUND_KEYS = (
+    "outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds", "hostname",
+)  # fmt: skip
 LONGEST_ROUNDS, LEAST_PATIENCE_S = 20, 600.0  # before a worker is taken for hung
 
 

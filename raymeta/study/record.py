@@ -69,6 +69,11 @@ class TrialRecord:
         """Outer steps done."""
         return int(self.rounds[-1]["outer_steps"]) if self.rounds else 0
 
+    @property
+    def hosts(self) -> list[str]:
+        """The machines that it ran on, in order, each once."""
+        return list(dict.fromkeys(entry["hostname"] for entry in self.rounds if "hostname" in entry))
+
     def best(self, metric: Metric, until: float = inf) -> dict[str, Any] | None:
         """The round with the best validation, of those up to `until` outer steps."""
         chosen: dict[str, Any] | None = None

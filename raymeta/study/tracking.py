@@ -31,7 +31,7 @@ STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
 RETRY_S = 3.0
 DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
-NOT_METRICS = ("outer_steps", "diverged", "at", "last")
+NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
 
 
 def tracking_uri() -> str:
@@ -225,6 +225,8 @@ class Tracker:
         ]
         for first in range(0, len(metrics), 1000):
             self._client.log_batch(run_id, metrics=metrics[first : first + 1000])
+        if fresh:
+            self._client.set_tag(run_id, "raymeta.hosts", " ".join(trial.hosts))
         self._runs[trial.number] = (run_id, trial.outer_steps if trial.rounds else sent)
         if trial.state != "running":
             tags = [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
