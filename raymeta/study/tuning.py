@@ -42,6 +42,7 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
             callbacks=[Driver(record, session, progress, tracker, searcher)],
             stop=Leave(session),
             failure_config=tune.FailureConfig(max_failures=0),  # the driver hands failed trials out again
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # to `scratch`, which other hosts lack
             verbose=0,
         ),
     )
