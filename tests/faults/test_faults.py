@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from study.driving import (
     parse,
     raymeta,
     rounds_noted,
+    runs_of,
     start,
     undisturbed,
     until,
@@ -137,3 +140,87 @@ def test_two_drivers_of_one_study(studies: Path) -> None:
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 0, err
     assert load(NAME).over
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """A real MLflow server on loopback, which can go away and come back."""
+
+    def __init__(self, database: Path) -> None:
+        self.database, self.port = database, free_port()
+        self.up()
+
+    def up(self) -> None:
+        store = [
+            "--backend-store-uri",
+            f"sqlite:///{self.database}",
+            "--artifacts-destination",
+            f"{self.database}.files",
+        ]
+        place = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *store, *place],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until(self.answers, seconds=180)
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def away(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def test_mlflow_is_away_for_a_while(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it misses comes later, in order and once."""
+    server = Server(tmp_path / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.port}")
+    try:
+        words = ["search", *TINY, "budget.outer_steps=54", "--slots", "1", "--name", "away"]
+        driver = start(*words)
+        until(lambda: rounds_noted("away") >= 3 and children("away"), driver)
+        server.away()
+        there = rounds_noted("away")
+        until(lambda: rounds_noted("away") >= there + 10, driver)
+        server.up()
+        _, err = driver.communicate(timeout=400)
+        assert driver.returncode == 0, err
+        assert "MLflow was not reached" not in err
+        assert_mlflow_equals_record("away")
+    finally:
+        server.away()
+
+
+def children(name: str) -> int:
+    return len(runs_of(name)[1])
+
+
+def test_a_node_dies(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its trial goes on from its checkpoint on the node that is left."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+        driver = start("search", *TINY, "budget.outer_steps=54", "study.first_rung=54", RAY_ADDRESS=cluster.address)
+        until(lambda: rounds_noted(NAME) >= 12, driver)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        _, err = driver.communicate(timeout=400)
+        assert driver.returncode == 0, err
+        assert "its worker died; it goes on from its checkpoint" in err
+        assert "Traceback" not in err
+        trials = load(NAME).trials()
+        assert {trial.state for trial in trials} == {"completed"}
+        assert [len(trial.rounds) for trial in trials] == [27] * 8
+        assert_mlflow_equals_record(NAME)
+    finally:
+        cluster.shutdown()
