@@ -5,8 +5,9 @@
 
 The best of many scores on the same episodes is in part the luckiest. So the first of the search's ranking are scored on
 episodes that chose nothing: the validation split under another bank seed, the same episodes for all finalists, so that
-differences are paired. Finalists are trials of the highest rung only; weights that ASHA cut earlier had less training.
-The un-regularized start is scored too, wherever it was cut, but is called best only if its weights had as much.
+differences are paired. Finalists are trials of the highest rung: weights that ASHA cut earlier had less training. Only
+where configs are trained again, all to the full budget, do the best of the lower rungs fill them up. The un-regularized
+start is scored too, wherever it was cut, but is called best only if what is scored had as much training.
 
 `raymeta/study/reevaluate.py` makes the files; here they are read and compared.
 """
@@ -46,6 +47,9 @@ class Weights:
     trained_at: int | None
     bank_seed: int
     tasks: int
+
+    def __str__(self) -> str:
+        return f"trial {self.trial}" + (f", seed {self.config['seed']}" if self.trained_at is None else "")
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -164,7 +168,7 @@ class Standings:
         who = f"trial {self.best.trial.number}"
         others = sum(one.equal and bool(one.values) for one in self.finalists) - 1
         if not others:
-            return f"{who} is the only finalist with a score on fresh episodes"
+            return f"{who} has no rival on fresh episodes: the other trials were cut earlier or have no score"
         if self.rivals:
             trials = f"trial{'s'[: len(self.rivals) > 1]} {', '.join(map(str, self.rivals))}"
             within = "differences within their 95 % intervals" if len(self.rivals) > 1 else "within its 95 % interval"
@@ -208,13 +212,13 @@ def baseline(record: "StudyRecord") -> "TrialRecord | None":
 
 def chosen(record: "StudyRecord") -> "list[tuple[TrialRecord, bool]]":
     """The trials to score, the search's best first, each with whether it may be called best."""
-    ranking, most = record.ranking(), record.plan.study.finalists
-    trials = ranking[:most]
+    ranking, again = record.ranking(), record.plan.study.finalist_seeds > 0
+    equal = [trial for trial in ranking if again or record.rung(trial) == record.rung(ranking[0])]
+    trials = equal[: record.plan.study.finalists]
     start = baseline(record) if trials else None
-    if start and start.state in ("completed", "pruned") and start.best(record.metric):
-        trials += [start] if start.number not in [trial.number for trial in trials] else []
-    furthest = [trial.number for trial in ranking]
-    return [(trial, trial.number in furthest or record.plan.study.finalist_seeds > 0) for trial in trials]
+    if start in ranking and start not in trials:
+        trials.append(start)
+    return [(trial, trial in equal) for trial in trials]
 
 
 def weights(record: "StudyRecord", trial: "TrialRecord") -> list[Weights]:

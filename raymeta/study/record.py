@@ -14,7 +14,6 @@ import re
 import shutil
 import sys
 import uuid
-from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -294,8 +293,12 @@ class StudyRecord:
         trials = self.trials()
         return len(trials) >= self.plan.study.trials and all(trial.state != "running" for trial in trials)
 
+    def rung(self, trial: TrialRecord) -> int:
+        """The highest rung that a trial reached, in outer steps; 0: none yet."""
+        return max((rung for rung in self.plan.rungs if rung <= trial.outer_steps), default=0)
+
     def ranking(self) -> list[TrialRecord]:
-        """The trials that reached the highest rung anyone reached, the best validation first.
+        """Trials with a score: those of the highest rung first, within a rung the best validation first.
 
         A short training's score is not held against a long one's: they are scores of different budgets.
         """
@@ -303,11 +306,8 @@ class StudyRecord:
         scored: list[tuple[int, float, TrialRecord]] = []
         for trial in self.trials():
             if trial.state in ("completed", "pruned", "running") and (entry := trial.best(self.metric)):
-                rung = bisect_right(self.plan.rungs, trial.outer_steps)
-                scored.append((rung, sign * entry[key], trial))
-        top = max((rung for rung, _, _ in scored), default=0)
-        first = sorted((one for one in scored if one[0] == top), key=itemgetter(1), reverse=True)
-        return [trial for _, _, trial in first]
+                scored.append((self.rung(trial), sign * entry[key], trial))
+        return [trial for _, _, trial in sorted(scored, key=itemgetter(0, 1), reverse=True)]
 
     def best(self) -> TrialRecord | None:
         """The finalist that is best on fresh episodes once all are scored; before that, the first of `ranking`."""

@@ -1,9 +1,13 @@
 """Score a study's finalists on fresh episodes, as Ray tasks on the slots that the trials had."""
 
 import json
+import signal
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import isfinite
+from types import FrameType
 from typing import Any
 
 import ray
@@ -20,6 +24,8 @@ from raymeta.study.record import StudyRecord
 from raymeta.study.session import Session
 from raymeta.trainer import Trainer
 
+LISTEN_S = 0.5  # how long Ctrl-C may wait to be heard
+
 
 def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
     """Score what is missing, each in a file of its own as soon as it is known. Ctrl-C: leave; `resume` does the rest.
@@ -35,23 +41,42 @@ def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) ->
     assert slots is not None
     task = _score.options(num_cpus=slots.cpu, num_gpus=slots.gpu)
     columns = (TextColumn("finalists on fresh episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+    bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    with _interrupts(session, console), bars:
         bar = bars.add_task("", total=len(waiting))
-        try:
-            while waiting or running:
-                while waiting and len(running) < slots.count:
-                    one = waiting.popleft()
-                    running[task.remote(one)] = one
-                (ready,), _ = ray.wait(list(running), num_returns=1)
+        while (waiting or running) and not session.leaving:
+            while waiting and len(running) < slots.count:
+                one = waiting.popleft()
+                running[task.remote(one)] = one
+            ended, _ = ray.wait(list(running), num_returns=1, timeout=LISTEN_S)
+            for ready in ended:
                 one = running.pop(ready)
-                try:
-                    session.busy_s += ray.get(ready)
-                except ray.exceptions.RayError as error:
-                    reason = str(error).strip().splitlines()[-1][:300]
-                    session.problems.append(f"trial {one.trial} was not scored on fresh episodes: {reason}")
+                session.busy_s += _seconds(ready, one, session)
                 bars.advance(bar)
-        except KeyboardInterrupt:
-            session.leaving = True
+                if not console.is_terminal:
+                    console.print(f"{one}: scored on {one.tasks} fresh episodes", highlight=False)
+
+
+def _seconds(ready: Any, one: Weights, session: Session) -> float:
+    try:
+        return float(ray.get(ready))
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1][:300]
+        session.problems.append(f"{one}: its worker failed: {reason}")
+        return 0.0
+
+
+@contextmanager
+def _interrupts(session: Session, console: Console) -> Iterator[None]:
+    def handle(number: int, frame: FrameType | None) -> None:
+        session.leaving = True
+        console.print("leaving; every finalist that is scored is saved", highlight=False)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def score(one: Weights) -> float:

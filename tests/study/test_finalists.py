@@ -20,6 +20,7 @@ from raymeta.study.reevaluate import missing
 
 ROUNDS = ["budget.validate_every=6", "study.first_rung=6"]  # at 6, 12 and 18 outer steps; rungs at 6 and 18
 ACCURACY = Metric("accuracy", "max")
+ALONE = "trial 0 has no rival on fresh episodes: the other trials were cut earlier or have no score"
 
 
 # A difference over the same episodes
@@ -31,7 +32,9 @@ def test_the_interval_of_a_difference() -> None:
     assert gap.mean == 1.0
     assert gap.ci95 == pytest.approx(1.96 * sqrt(8 / 3) / 2)
     assert not gap.significant
-    assert paired([2.0, 3.1], [1.0, 2.0]).significant
+    wider = paired([3.0, 2.0, 6.0, 5.0], [1.0, 2.0, 2.0, 3.0])
+    assert (wider.mean, wider.ci95, wider.significant) == (2.0, pytest.approx(gap.ci95), True)
+    assert paired([1.0, 2.0, 2.0, 3.0], [3.0, 2.0, 6.0, 5.0]).significant
     same = paired([0.5, 0.7], [0.5, 0.7])
     assert (same.mean, same.ci95, same.significant) == (0, 0, False)
 
@@ -76,8 +79,8 @@ def standing(metric: Metric, *values: list[float], equal: bool = True) -> Standi
 @pytest.mark.parametrize(
     ("values", "rivals", "verdict"),
     [
-        ([[0.9, 0.8]], [], "trial 0 is the only finalist with a score on fresh episodes"),
-        ([[0.9, 0.8], []], [], "trial 0 is the only finalist with a score on fresh episodes"),
+        ([[0.9, 0.8]], [], ALONE),
+        ([[0.9, 0.8], []], [], ALONE),
         ([[0.9, 0.8], [0.5, 0.4]], [], "trial 0 is significantly better than the other finalist"),
         ([[0.9, 0.8], [0.5, 0.4], [0.4, 0.3]], [], "trial 0 is significantly better than the other finalists"),
         ([[0.9, 0.8], [0.9, 0.7], [0.4, 0.3]], [1],
@@ -112,8 +115,17 @@ def test_they_are_the_first_of_the_highest_rung_and_the_start(studies: Path) -> 
     for value in (3.0, 4.0, 2.0):
         noted(record, value)
     noted(record, 0.5, steps=6)
-    assert [trial.number for trial in record.ranking()] == [4, 2, 3, 0]
+    assert [trial.number for trial in record.ranking()] == [4, 2, 3, 0, 5, 1]
     assert [(trial.number, equal) for trial, equal in chosen(record)] == [(4, True), (2, True), (1, False)]
+
+
+def test_if_configs_are_trained_again_they_may_be_of_lower_rungs(studies: Path) -> None:
+    """They then all have the full budget, the start too."""
+    record = tiny_record("tiny", "study.finalists=2", "study.finalist_seeds=1", *ROUNDS)
+    for value in (0.5, 5.0, 0.1):
+        noted(record, value, steps=6)
+    noted(record, 3.0)
+    assert [(trial.number, equal) for trial, equal in chosen(record)] == [(3, True), (2, True), (1, True)]
 
 
 @pytest.mark.parametrize(("trials", "numbers"), [(1, [0]), (2, [1, 0]), (4, [1, 0])])
