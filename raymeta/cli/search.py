@@ -209,6 +209,8 @@ def _say_best(record: "StudyRecord") -> None:
         console().print(finalists_table(final))
         say(final.verdict)
         if final.best is not None:
-            found = f"{fresh_score(final.best, metric)} on fresh episodes ({found} in the search)"
+            seeds = len(final.best.retrained)
+            again = f", trained again with {seeds} seed{'s'[: seeds > 1]}" if seeds else ""
+            found = f"{fresh_score(final.best, metric)} on fresh episodes{again} ({found} in the search)"
     say(f"best: trial {best.number}, validation {metric.name} {found}: {settings(best)}")
     say(f"      {against_start(record, best)}")
