@@ -8,8 +8,8 @@ deviation that ALFA's and CxGrad's code have. The two data sets share one store.
 """
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
@@ -19,8 +19,9 @@ from PIL import Image
 
 from raymeta import registry
 from raymeta.data.packing import Packed, Progress
-from raymeta.data.sources import UNREADABLE, downloading, reading, reason
+from raymeta.data.sources import UNREADABLE, downloading, reason
 from raymeta.data.store import ImageDataset, Published
+from raymeta.data.trees import Tree
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
 
@@ -131,28 +132,24 @@ def _classes(root: Path | None) -> Iterator[NDArray[np.uint8]]:
 
 
 def _from_folders(source: Path) -> Iterator[NDArray[np.uint8]]:
-    with reading(source):
-        if source.is_dir():
-            for name in CLASSES:
-                files = sorted(path for path in (source / name).glob("*") if path.is_file())
-                yield _decode([(path.name, path.read_bytes()) for path in files], f"{source}: {name}")
-            return
-        with zipfile.ZipFile(source) as archive:
-            members: dict[str, list[str]] = {}
-            for member in sorted(archive.namelist()):
-                parts = PurePosixPath(member).parts
-                if len(parts) == 3 and parts[0] == FOLDER:
-                    members.setdefault(parts[1], []).append(member)
-            for name in CLASSES:
-                files_in = [(PurePosixPath(m).name, archive.read(m)) for m in members.get(name, [])]
-                yield _decode(files_in, f"{source}: {name}")
+    tree, base = Tree(source), "" if source.is_dir() else f"{FOLDER}/"
+    files: dict[str, list[str]] = {name: [] for name in CLASSES}
+    for path in tree.paths:
+        folder, _, name = path.removeprefix(base).partition("/")
+        if folder in files and "/" not in name:
+            files[folder].append(path)
+    for name, paths in files.items():
+        if len(paths) != PER_CLASS:
+            raise UserError(f"{source}: {name} has {len(paths)} images, {PER_CLASS} are expected")
+    contents = tree.read(path for paths in files.values() for path in paths)
+    for name in CLASSES:
+        yield _decode(list(islice(contents, PER_CLASS)), f"{source}: {name}")
 
 
 def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
-    if len(files) != PER_CLASS:
-        raise UserError(f"{where} has {len(files)} images, {PER_CLASS} are expected")
     pixels = np.empty((PER_CLASS, SIDE, SIDE, 3), np.uint8)
-    for row, (name, content) in enumerate(files):
+    for row, (path, content) in enumerate(files):
+        name = PurePosixPath(path).name
         try:
             with Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIDE, SIDE):

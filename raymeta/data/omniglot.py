@@ -16,9 +16,9 @@ A multiple of 90 degrees is drawn per class and episode, in training and evaluat
 
 import io
 import random
-import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from itertools import groupby
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,8 +28,9 @@ from PIL import Image, ImageOps
 from raymeta import registry
 from raymeta.data.episodes import SPLITS
 from raymeta.data.packing import Packed, Progress
-from raymeta.data.sources import UNREADABLE, downloading, reading
+from raymeta.data.sources import UNREADABLE, downloading
 from raymeta.data.store import ImageDataset, Published
+from raymeta.data.trees import Tree
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
 
@@ -114,20 +115,12 @@ def _find(root: Path, part: str) -> Path:
 
 def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
     """Name and PNG files of each character, in the order of their paths."""
-    with reading(source):
-        if source.is_dir():
-            for folder in sorted(path for path in source.glob("*/*") if path.is_dir()):
-                name = f"{part}/{folder.relative_to(source).as_posix()}"
-                yield name, [path.read_bytes() for path in sorted(folder.glob("*.png"))]
-            return
-        with zipfile.ZipFile(source) as archive:
-            members: dict[str, list[str]] = {}
-            for member in sorted(archive.namelist()):
-                path = PurePosixPath(member)
-                if path.suffix == ".png" and path.parts[0] == part and len(path.parts) == 4:
-                    members.setdefault(str(path.parent), []).append(member)
-            for name in sorted(members, key=lambda name: name.split("/")):
-                yield name, [archive.read(member) for member in members[name]]
+    tree, base = Tree(source), "" if source.is_dir() else f"{part}/"
+    drawings = [path.removeprefix(base).split("/") for path in tree.paths if path.startswith(base)]
+    paths = ["/".join(parts) for parts in sorted(drawings) if len(parts) == 3 and parts[-1].endswith(".png")]
+    contents = tree.read(f"{base}{path}" for path in paths)
+    for name, files in groupby(contents, lambda file: file[0].removeprefix(base).rpartition("/")[0]):
+        yield f"{part}/{name}", [content for _, content in files]
 
 
 def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:

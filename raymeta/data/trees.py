@@ -47,25 +47,26 @@ class Tree:
             self.paths = sorted(filter(_shown, self._list()))
 
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Paths and contents of some files, each once; an archive gives them in its own order."""
-        wanted = set(paths)
+        """Paths and contents of some files, each once, in the order asked for; a tar archive gives them in its own."""
+        wanted = dict.fromkeys(paths)
         with reading(self.source):
             if self.source.is_dir():
-                for path in sorted(wanted):
+                for path in wanted:
                     yield path, (self.source / path).read_bytes()
             elif self.source.suffix == ".zip":
                 with zipfile.ZipFile(self.source) as archive:
-                    for name in archive.namelist():
-                        if _plain(name) in wanted:
-                            wanted.remove(_plain(name))
-                            yield _plain(name), archive.read(name)
+                    members = {_plain(name): name for name in archive.namelist()}
+                    for path in wanted:
+                        yield path, archive.read(members[path])
             else:
                 with tarfile.open(self.source, "r|*") as tape:  # a compressed one can't be read in another order
                     for member in tape:
-                        file = tape.extractfile(member) if _plain(member.name) in wanted else None
+                        path, file = _plain(member.name), None
+                        if path in wanted:
+                            file = tape.extractfile(member)
                         if file is not None:
-                            wanted.remove(_plain(member.name))
-                            yield _plain(member.name), file.read()
+                            del wanted[path]
+                            yield path, file.read()
 
     def _list(self) -> Iterator[str]:
         if self.source.is_dir():

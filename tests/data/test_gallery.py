@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photos import class_tree, dataset
+from photos import class_tree
 from PIL import Image
 from traced import Traced
 
@@ -10,7 +10,7 @@ from raymeta.config import TaskConfig
 from raymeta.data import gallery
 from raymeta.data.gallery import draw_classes
 from raymeta.data.sinusoid import Sinusoid
-from raymeta.data.store import open_dataset
+from raymeta.data.store import ImageDataset, open_dataset
 from raymeta.errors import UserError
 
 
@@ -63,7 +63,8 @@ def test_a_task_that_the_data_are_too_few_for_is_drawn_smaller(traced: type[Trac
 
 def test_a_split_without_classes_and_classes_without_a_query_are_drawn_empty(cache: Path, tmp_path: Path) -> None:
     class_tree(tmp_path / "few", ["cat", "dog", "eel"], 1)  # 2 / 0 / 1 classes of one image
-    found = dataset("folder", source=str(tmp_path / "few"))
+    found = open_dataset(TaskConfig(dataset="folder", source=str(tmp_path / "few")))
+    assert isinstance(found, ImageDataset)
     found.prepare()
     assert len(found.store.classes("validation")) == 0
     draw_classes(found, tmp_path / "x.png")
