@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import threading
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from raymeta.study.session import Session
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run, RunTag
 
 
 STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
@@ -78,6 +79,15 @@ def experiment(client: "MlflowClient", name: str) -> str:
     return str(client.create_experiment(name, artifact_location=place))
 
 
+@dataclass
+class _Child:
+    """A trial's run: the outer steps sent, and whether its parameters and files are all there."""
+
+    run_id: str
+    sent: int = -1
+    described: bool = False
+
+
 class Tracker:
     """Keeps MLflow equal to a study's record from a thread of its own. Use as a context manager.
 
@@ -89,7 +99,7 @@ class Tracker:
         self.record = record
         self._inbox: queue.Queue[int | None] = queue.Queue()
         self._pending: dict[int, TrialRecord] = {}
-        self._runs: dict[int, tuple[str, int]] = {}  # trial to run id and the outer steps sent
+        self._runs: dict[int, _Child] = {}
         self._client: MlflowClient | None = None
         self._parent = ""
         self._summary: Session | None = None
@@ -177,10 +187,8 @@ class Tracker:
             self._describe_parent(client)
         for run in mine:
             if run.data.tags.get("raymeta.kind") == "trial":
-                number = int(run.data.tags["raymeta.trial"])
-                if DESCRIBED not in run.data.tags:  # its driver was killed right after making it
-                    self._describe_child(client, run.info.run_id, study.trial(number))
-                self._runs[number] = (run.info.run_id, _sent(run))
+                tags = run.data.tags
+                self._runs[int(tags["raymeta.trial"])] = _Child(run.info.run_id, _sent(run), DESCRIBED in tags)
         if parents:
             client.update_run(self._parent, status="RUNNING")
         self._experiment, self._client = experiment_id, client
@@ -208,31 +216,37 @@ class Tracker:
         client.set_tag(self._parent, DESCRIBED, "yes")
 
     def _send_trial(self, trial: TrialRecord) -> None:
+        """What MLflow lacks of a trial, in one batch where it can be: every call costs the driver some milliseconds."""
         from mlflow.entities import Metric, RunTag
 
         assert self._client is not None
         if not self.record.plan.space.complete(trial.point):
             return  # its driver was killed while it drew the values: they are told with the trial's next news
         if trial.number not in self._runs:
-            self._runs[trial.number] = (self._make_child(self._client, trial), -1)
-        run_id, sent = self._runs[trial.number]
-        fresh = [entry for entry in trial.rounds if entry["outer_steps"] > sent]
+            self._runs[trial.number] = _Child(self._make_child(self._client, trial))
+        child = self._runs[trial.number]
+        params, tags = {}, []
+        if not child.described:  # new, or its driver was killed right after making it
+            config = self.record.config(trial)
+            self._client.log_text(child.run_id, config.to_yaml(), "config.yaml")
+            params, tags = config.flat(), [RunTag(DESCRIBED, "yes")]
         metrics = [
             Metric(key, float(value), int(entry["at"] * 1000), entry["outer_steps"])
-            for entry in fresh
+            for entry in trial.rounds
+            if entry["outer_steps"] > child.sent
             for key, value in [*entry.items(), ("outer_steps_done", entry["outer_steps"])]
             if key not in NOT_METRICS
         ]
-        for first in range(0, len(metrics), 1000):
-            self._client.log_batch(run_id, metrics=metrics[first : first + 1000])
-        if fresh:
-            self._client.set_tag(run_id, "raymeta.hosts", " ".join(trial.hosts))
-        self._runs[trial.number] = (run_id, trial.outer_steps if trial.rounds else sent)
+        if trial.hosts:
+            tags.append(RunTag("raymeta.hosts", " ".join(trial.hosts)))
         if trial.state != "running":
-            tags = [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
-            self._client.log_batch(run_id, tags=tags, metrics=self._best_of(trial))
+            tags += [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
+            metrics += self._best_of(trial)
+        log(self._client, child.run_id, params, metrics, tags)
+        child.described, child.sent = True, trial.outer_steps if trial.rounds else child.sent
+        if trial.state != "running":
             end = int(trial.rounds[-1]["at"] * 1000) if trial.rounds else None
-            self._client.set_terminated(run_id, STATUS[trial.state], end_time=end)
+            self._client.set_terminated(child.run_id, STATUS[trial.state], end_time=end)
 
     def _make_child(self, client: "MlflowClient", trial: TrialRecord) -> str:
         tags = {
@@ -247,15 +261,7 @@ class Tracker:
         }
         first = trial.rounds[0] if trial.rounds else None
         start = int((first["at"] - first["seconds"]) * 1000) if first else None
-        run_id = str(client.create_run(self._experiment, start_time=start, tags=tags).info.run_id)
-        self._describe_child(client, run_id, trial)
-        return run_id
-
-    def _describe_child(self, client: "MlflowClient", run_id: str, trial: TrialRecord) -> None:
-        config = self.record.config(trial)
-        log_params(client, run_id, config.flat())
-        client.log_text(run_id, config.to_yaml(), "config.yaml")
-        client.set_tag(run_id, DESCRIBED, "yes")
+        return str(client.create_run(self._experiment, start_time=start, tags=tags).info.run_id)
 
     def _best_of(self, trial: TrialRecord) -> list[Any]:
         from mlflow.entities import Metric
@@ -285,7 +291,7 @@ class Tracker:
             client.log_text(self._parent, study.config(best).to_yaml(), "best_config.yaml")
             checkpoint = study.trial_folder(best.number) / "checkpoint.pt"
             if checkpoint.exists():
-                client.log_artifact(self._runs[best.number][0], str(checkpoint))
+                client.log_artifact(self._runs[best.number].run_id, str(checkpoint))
         if (final := standings(study)) is not None:
             self._tell_finalists(client, final)
         client.set_terminated(self._parent, "FINISHED" if study.over and settled(study) else "KILLED")
@@ -298,7 +304,7 @@ class Tracker:
             if one.values:
                 scores = {f"reevaluated_val_{final.metric.name}": one.mean, "reevaluated_val_ci95": one.ci95}
                 told = [Metric(key, score, int(1000 * one.at), 0) for key, score in scores.items()]
-                runs = [self._runs[one.trial.number][0], *([self._parent] if one is final.best else [])]
+                runs = [self._runs[one.trial.number].run_id, *([self._parent] if one is final.best else [])]
                 for run in runs:
                     client.log_batch(run, metrics=told)
         client.log_dict(self._parent, final.as_dict(), "finalists.json")
@@ -323,9 +329,22 @@ def _sent(run: "Run") -> int:
 
 
 def log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:
-    """Log parameters a hundred at a time, MLflow's limit."""
+    """Log parameters, of which there may be many."""
+    log(client, run_id, params, [], [])
+
+
+def log(
+    client: "MlflowClient", run_id: str, params: dict[str, Any], metrics: list["Metric"], tags: list["RunTag"]
+) -> None:
+    """Log all of it in as few batches as MLflow's limits allow (100 parameters, 1000 entries), the tags in the last."""
     from mlflow.entities import Param
 
     entries = [Param(key, str(value)) for key, value in params.items()]
-    for first in range(0, len(entries), 100):
-        client.log_batch(run_id, params=entries[first : first + 100])
+    while len(entries) > 100:
+        client.log_batch(run_id, params=entries[:100])
+        entries = entries[100:]
+    while len(metrics) > 800:
+        client.log_batch(run_id, metrics=metrics[:800])
+        metrics = metrics[800:]
+    if entries or metrics or tags:
+        client.log_batch(run_id, metrics, entries, tags)
