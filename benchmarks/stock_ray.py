@@ -95,7 +95,7 @@ def fit(
 
     metric = metric_of(open_dataset(plan.base.task))
     name = f"val_{metric.name}"
-    ray.init(num_cpus=slots, include_dashboard=False)
+    ray.init("local", num_cpus=slots, include_dashboard=False)
     results = tune.Tuner(
         tune.with_parameters(train, base=plan.base.as_dict()),
         tune_config=tune.TuneConfig(
