@@ -246,11 +246,9 @@ def report(folder: Path, options: argparse.Namespace) -> None:
     scores = anew(points, options.fresh, options.steps, options.slots, folder)
     for one, half, full in zip(found, scores[::2], scores[1::2], strict=True):
         one["scores"] = (half, full)
-    print(
-        f"| search ({options.trainings:g} x {options.steps} outer steps) | searches | trials | diverged | full |",
-        end="",
-    )
-    print(" error at half the compute | error at the end |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"{options.trainings:g} x {options.steps} outer steps a search; error (MSE), 95 % interval over searches")
+    print("| search | searches | trials | diverged | at full budget | error at half the compute | error at the end |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for method in METHODS:
         mine = [one for one in found if one["method"] == method]
         if len(mine) < 2:
@@ -318,9 +316,8 @@ def main() -> None:
     wanted = [(method, seed) for seed in range(options.seeds) for method in options.methods]
     left = [] if options.only_table else [one for one in wanted if not path_of(*one).exists()]
     for number, (method, seed) in enumerate(left, 1):
-        print(
-            f"{time.strftime('%H:%M:%S')} {number} of {len(left)}: {method}, seed {seed}", file=sys.stderr, flush=True
-        )
+        now = time.strftime("%H:%M:%S")
+        print(f"{now} {number} of {len(left)}: {method}, seed {seed}", file=sys.stderr, flush=True)
         done = subprocess.run(
             [sys.executable, *sys.argv, "--one", method, str(seed)], check=False, capture_output=True, text=True
         )

@@ -81,11 +81,12 @@ def experiment(client: "MlflowClient", name: str) -> str:
 
 @dataclass
 class _Child:
-    """A trial's run: the outer steps sent, and whether its parameters and files are all there."""
+    """A trial's run: the outer steps sent, whether its parameters and files are all there, and all else too."""
 
     run_id: str
     sent: int = -1
     described: bool = False
+    ended: bool = False
 
 
 class Tracker:
@@ -98,7 +99,7 @@ class Tracker:
     def __init__(self, record: StudyRecord) -> None:
         self.record = record
         self._inbox: queue.Queue[int | None] = queue.Queue()
-        self._pending: dict[int, TrialRecord] = {}
+        self._pending: set[int] = set()
         self._runs: dict[int, _Child] = {}
         self._client: MlflowClient | None = None
         self._parent = ""
@@ -164,15 +165,15 @@ class Tracker:
             numbers.append(self._inbox.get())
         for number in numbers:
             if number is not None:
-                self._pending[number] = self.record.trial(number)
+                self._pending.add(number)
         return ending or None in numbers
 
     def _send(self) -> None:
         if self._client is None:
             self._open()
         for number in sorted(self._pending):
-            self._send_trial(self._pending[number])
-            del self._pending[number]
+            self._send_trial(self.record.trial(number))  # as it is by now
+            self._pending.remove(number)
 
     def _open(self) -> None:
         client = connect()
@@ -187,8 +188,8 @@ class Tracker:
             self._describe_parent(client)
         for run in mine:
             if run.data.tags.get("raymeta.kind") == "trial":
-                tags = run.data.tags
-                self._runs[int(tags["raymeta.trial"])] = _Child(run.info.run_id, _sent(run), DESCRIBED in tags)
+                tags, ended = run.data.tags, run.info.status in STATUS.values()
+                self._runs[int(tags["raymeta.trial"])] = _Child(run.info.run_id, _sent(run), DESCRIBED in tags, ended)
         if parents:
             client.update_run(self._parent, status="RUNNING")
         self._experiment, self._client = experiment_id, client
@@ -225,6 +226,8 @@ class Tracker:
         if trial.number not in self._runs:
             self._runs[trial.number] = _Child(self._make_child(self._client, trial))
         child = self._runs[trial.number]
+        if child.ended:
+            return
         params, tags = {}, []
         if not child.described:  # new, or its driver was killed right after making it
             config = self.record.config(trial)
@@ -247,6 +250,7 @@ class Tracker:
         if trial.state != "running":
             end = int(trial.rounds[-1]["at"] * 1000) if trial.rounds else None
             self._client.set_terminated(child.run_id, STATUS[trial.state], end_time=end)
+            child.ended = True
 
     def _make_child(self, client: "MlflowClient", trial: TrialRecord) -> str:
         tags = {
