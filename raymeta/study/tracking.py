@@ -11,6 +11,7 @@ import re
 import threading
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
-PATIENCE_S = 60.0  # how long the end of a study waits for a server that is away
+PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing
 RETRY_S = 3.0
 DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
 NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
@@ -115,7 +116,10 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._inbox.put(None)
         never_there = self._client is None and self.problem
-        self._thread.join(RETRY_S if never_there else PATIENCE_S)
+        before = inf
+        while self._thread.is_alive() and (left := len(self._pending) + self._inbox.qsize()) < before:
+            before = left  # a database that is only slower than the trials were is waited for
+            self._thread.join(RETRY_S if never_there else PATIENCE_S)
         self._giving_up.set()
         self._thread.join(2 * RETRY_S)
         if self._thread.is_alive() and not self.problem:
