@@ -79,7 +79,14 @@ def final(
                 f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
         pretrain(trial, dataset)
-    tables, problems = run(trials, list(range(seeds)), slots=slots, pack=parse_pack(pack), by_step=by_step is not None)
+    tables, problems = run(
+        trials,
+        list(range(seeds)),
+        slots=slots,
+        pack=parse_pack(pack),
+        by_step=by_step is not None,
+        data_root=data_root,
+    )
     try:
         for table in tables:
             log_final(table, provenances[table.name])

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -24,10 +25,12 @@ from raymeta.cli.common import (
     pretrain,
     say,
 )
+from raymeta.errors import UserError
 
 if TYPE_CHECKING:
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
+    from raymeta.study.resources import Slots as Given
     from raymeta.study.session import Session
 
 
@@ -85,11 +88,15 @@ def search(
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
     say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    _go(record, slots, pack, started, as_json)
+    _go(record, slots, pack, data_root, started, as_json)
 
 
 def resume(
-    name: Annotated[str, typer.Argument(help="A study.")], slots: Slots = None, pack: Pack = None, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="A study.")],
+    data_root: DataRoot = None,
+    slots: Slots = None,
+    pack: Pack = None,
+    as_json: Json = False,
 ) -> None:
     """Go on with a study from where it was left or killed; finished trials are not run again.
 
@@ -98,12 +105,13 @@ def resume(
     started = time.time()
     from raymeta.study.record import open_study
 
-    _go(open_study(name), slots, pack, started, as_json)
+    _go(open_study(name), slots, pack, data_root, started, as_json)
 
 
 def extend(
     name: Annotated[str, typer.Argument(help="A study.")],
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="How many more.")],
+    data_root: DataRoot = None,
     slots: Slots = None,
     pack: Pack = None,
     as_json: Json = False,
@@ -118,21 +126,29 @@ def extend(
     record = open_study(name)
     with record.locked():
         record.extend(trials)
-    _go(record, slots, pack, started, as_json)
+    _go(record, slots, pack, data_root, started, as_json)
 
 
-def _go(record: "StudyRecord", slots: int | None, pack: str | None, started: float, as_json: bool) -> None:
+def _go(
+    record: "StudyRecord", slots: int | None, pack: str | None, data_root: Path | None, started: float, as_json: bool
+) -> None:
     from raymeta.study.packing import largest, take_slots
     from raymeta.study.search import run
 
     wanted = parse_pack(pack)
-    session = run(
-        record,
-        lambda: take_slots(slots, wanted, lambda: largest(record.plan)),
-        started=started,
-        quiet=as_json,
-    )
-    _report(record, session, as_json)
+
+    def start() -> "Given":
+        """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
+        given = take_slots(slots, wanted, lambda: largest(record.plan))
+        from raymeta.study.nodes import prepare_nodes
+
+        try:
+            prepare_nodes(record.plan.base.task, data_root)
+        except UserError as error:
+            raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
+        return given
+
+    _report(record, run(record, start, started=started, quiet=as_json), as_json)
 
 
 def _free_name(stem: str) -> str:

@@ -29,6 +29,7 @@ from raymeta.errors import UserError
 from raymeta.evaluation import Metric, half_width, metric_of
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study import by_step as inner_steps
+from raymeta.study.nodes import prepare_nodes
 from raymeta.study.packing import Pack, take_slots
 from raymeta.study.resources import Slots, stop_ray
 from raymeta.trainer import resumed
@@ -184,6 +185,7 @@ def final(
     slots: int | None = None,
     pack: Pack = None,
     by_step: bool = False,
+    data_root: Path | None = None,
 ) -> tuple[list[FinalTable], list[str]]:
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
@@ -193,6 +195,7 @@ def final(
         slots: runs at a time; None: what the machine has.
         pack: runs per GPU; see `raymeta.study.packing`.
         by_step: score every run by inner step too; see `raymeta.study.by_step`.
+        data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
 
     Returns:
         A row for every config of which all seeds have been tested, and a sentence for every run that has not been: it
@@ -211,6 +214,8 @@ def final(
     if left := [run for run in runs if not run.tested]:
         given = take_slots(slots, pack, lambda: list(configs.values()))
         try:
+            for config in configs.values():
+                prepare_nodes(config.task, data_root)
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)
         finally:

@@ -3,6 +3,7 @@
 Ray's fractions of a GPU only count; what keeps a trial within its share is `raymeta.trainer.cap_memory`.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
     """Start Ray and see how many trials are to run at a time.
 
     Args:
-        most: trials at a time; None: as many as there is room for.
+        most: trials at a time, to which a cluster may grow; None: as many as there is room for.
         pack: trials for each GPU; auto: as many as fit by measurement, on cores too; None: auto where there are GPUs,
             elsewhere one for each core.
         configs: the largest of those that will run; called if something is measured.
@@ -63,7 +64,8 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
         slots = _measured(nodes, gpus, [_probe(config, bool(gpus)) for config in configs()])
     else:
         slots = Slots(cpus, 1.0, 0.0)
-    return replace(slots, count=min(most or slots.count, slots.count))
+    grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster does, up to what is asked of it
+    return replace(slots, count=most if most and grows else min(most or slots.count, slots.count))
 
 
 def _probe(config: TrialConfig, gpu: bool) -> Peak:

@@ -2,7 +2,14 @@
 
 import gc
 import os
+import re
+import socket
+import sys
+import time
 from dataclasses import dataclass
+from typing import Any
+
+from raymeta.errors import UserError
 
 # What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
 WORKER_ENVIRONMENT = {
@@ -25,6 +32,9 @@ _DRIVER_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are not used
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+CONNECT_S = 10.0
+FIRST_WORKER_S = 1800.0  # how long a cluster without workers is waited for
 
 
 @dataclass(frozen=True)
@@ -64,17 +74,61 @@ def start_ray(most: int | None) -> None:
     """Start Ray on this machine with a core for each slot, or join the cluster of `$RAY_ADDRESS`.
 
     Args:
-        most: slots wanted on this machine; None: one per core.
+        most: slots wanted; None: one per core of this machine, and whatever a cluster has.
+
+    Raises:
+        UserError: the cluster can't be joined, or has no worker and gets none.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        join_cluster()
+        _first_worker(most or 1)
+        return
+    prepare_environment()
+    import ray
+
+    # "local": or Ray would join whatever cluster somebody has started on this machine.
+    ray.init("local", num_cpus=most or cores(), include_dashboard=False, **_QUIET)
+
+
+def join_cluster() -> None:
+    """Join the cluster of `$RAY_ADDRESS`.
+
+    Raises:
+        UserError: nobody is there, or it is of another version of Ray or Python, or it asks for a token.
     """
     prepare_environment()
     import ray
 
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **quiet)
-    else:
-        # "local": or Ray would join whatever cluster somebody has started on this machine.
-        ray.init("local", num_cpus=most or cores(), include_dashboard=False, **quiet)
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        if match := re.fullmatch(r"([^/]+):(\d+)", address):  # where nobody listens Ray would try for ten minutes
+            socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S).close()
+        ray.init(runtime_env={"env_vars": WORKER_ENVIRONMENT}, **_QUIET)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise UserError(f"RAY_ADDRESS={address}: cannot join that cluster: {lines[0]}") from error
+
+
+def _first_worker(slots: int) -> None:
+    """A cluster that grows from nothing starts its first machine when it is asked for one."""
+    if _resources().get("CPU"):
+        return
+    from ray.autoscaler.sdk import request_resources
+
+    print("the cluster has no worker yet: asked for one, waiting", file=sys.stderr)  # noqa: T201
+    request_resources(num_cpus=slots)
+    end = time.monotonic() + FIRST_WORKER_S
+    while not _resources().get("CPU"):
+        if time.monotonic() > end:
+            raise UserError(f"the cluster has had no worker for {FIRST_WORKER_S / 60:.0f} min: see `ray status`")
+        time.sleep(1)
+    request_resources(num_cpus=0)  # from here on the trials themselves are what is asked for
+
+
+def _resources() -> dict[str, float]:
+    import ray
+
+    return dict(ray.cluster_resources())
 
 
 def stop_ray() -> None:

@@ -1,0 +1,114 @@
+"""The machines of a Ray cluster: something done once on each of them, and what is done so before trials run there."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raymeta.config import TaskConfig
+from raymeta.data.store import open_dataset
+from raymeta.errors import UserError
+from raymeta.files import studies_folder
+from raymeta.schema import check
+
+PATIENCE_S = 3600.0  # a data set may have to be downloaded
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What a machine gave back.
+
+    Attributes:
+        node: the machine's host name and address.
+        gpus: that Ray gives out there.
+        value: what the function returned there; None if it did not.
+        problem: why it did not, in one line; "" if it did.
+    """
+
+    node: str
+    gpus: int
+    value: T | None
+    problem: str = ""
+
+
+def on_every_node(function: Callable[..., T], *args: Any, within_s: float = PATIENCE_S) -> list[Answer[T]]:
+    """Call a function at once on every machine of the cluster that this process has joined. It takes nobody's core.
+
+    Args:
+        function: of a module that the machines have, too.
+        args: what to call it with.
+        within_s: seconds after which a machine is not waited for.
+    """
+    asked = {}
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(function).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+        asked[task.remote(*args)] = node
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=within_s)
+    answers: list[Answer[T]] = []
+    for ref, node in asked.items():
+        name, gpus = _name(node, {answer.node for answer in answers}), int(node["Resources"].get("GPU", 0))
+        value, problem = _result(ref) if ref in done else (None, f"no answer within {within_s:.0f} s")
+        answers.append(Answer(name, gpus, value, problem))
+    return answers
+
+
+def _name(node: dict[str, Any], taken: set[str]) -> str:
+    name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    return f"{name} node {node['NodeID'][:6]}" if name in taken else name  # a machine may be several of Ray's nodes
+
+
+def _result(ref: Any) -> tuple[Any, str]:
+    try:
+        return ray.get(ref), ""
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        lines = str(cause).strip().splitlines() or [""]
+        if isinstance(cause, UserError):
+            return None, lines[0]
+        # Ray says first what happened, anything else (a module that cannot be imported, say) last.
+        return None, f"{type(cause).__name__}: {lines[0 if isinstance(cause, ray.exceptions.RayError) else -1]}"
+
+
+def prepare_nodes(task: TaskConfig, root: Path | None = None) -> None:
+    """Make every machine of `$RAY_ADDRESS`'s cluster ready for trials; nothing happens if there is no cluster.
+
+    Each must see the folder of the studies, where trials keep their checkpoints, and gets the data set packed.
+
+    Args:
+        task: of the trials; its data set is ready on this machine.
+        root: folder with the data on disk, the same on all machines; None: drawn or downloaded.
+
+    Raises:
+        UserError: a machine does not see the studies, cannot have the data, or has other data than this one.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return
+    expected, studies = open_dataset(task).fingerprint, studies_folder()
+    studies.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=studies, prefix=".seen-") as mark:
+        answers = on_every_node(_make_ready, task.model_dump(), str(root.resolve()) if root else None, mark.name)
+    problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
+    problems += [
+        f"{answer.node}: its {task.dataset} has fingerprint {answer.value[:12]} and this machine's {expected[:12]}"
+        for answer in answers
+        if answer.value is not None and answer.value != expected
+    ]
+    if problems:
+        raise UserError(f"not all machines are ready for trials (raymeta doctor tells more): {'; '.join(problems)}")
+
+
+def _make_ready(task: dict[str, Any], root: str | None, mark: str) -> str:
+    """On a machine: the fingerprint of its data set, which is made ready first."""
+    if not Path(mark).exists():
+        folder = Path(mark).parent
+        raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
+    dataset = open_dataset(check(TaskConfig, task, "task"))
+    dataset.prepare(Path(root) if root else None)
+    return dataset.fingerprint
