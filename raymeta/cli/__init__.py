@@ -6,6 +6,7 @@ import typer
 
 from raymeta.cli.common import say
 from raymeta.cli.data import data_app
+from raymeta.cli.doctor import doctor
 from raymeta.cli.final import final
 from raymeta.cli.methods import methods, space
 from raymeta.cli.search import extend, resume, search
@@ -19,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-for verb in (search, resume, extend, ls, status, export, final, ui, space, methods):  # as `--help` lists them
+for verb in (search, resume, extend, ls, status, export, final, ui, space, methods, doctor):  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")
 
