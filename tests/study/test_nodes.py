@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from study.driving import TINY, load, parse, runs_of, start, until
+from study.driving import TINY, load, parse, runs_of, start, tiny_record, until
 from study.two_nodes import TwoNodes, two_nodes
 
 from raymeta.config import TaskConfig
@@ -122,6 +122,15 @@ def test_where_no_cluster_listens_it_is_said_at_once(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: cannot join that cluster: .*refused"):
         join_cluster()
     assert time.monotonic() - began < 30  # the import of ray is in it
+
+
+def test_a_trial_that_moved_names_its_machines_once_each_in_order(studies: Path) -> None:
+    record = tiny_record()
+    number = record.ask().number
+    assert record.trial(number).hosts == []
+    for steps, host in ((2, "b"), (4, "b"), (6, "a"), (8, "b")):
+        record.add_round(number, {"outer_steps": steps, "val_mse": 1.0, "hostname": host})
+    assert record.trial(number).hosts == ["b", "a"]
 
 
 def checkpoints_below(folder: Path) -> set[str]:
