@@ -60,7 +60,9 @@ import sys
 from raymeta import registry
 assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
-assert registry.names("dataset") == ["cifarfs", "fc100", "glyphs", "omniglot", "sinusoid"]
+assert registry.names("dataset") == [
+    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "sinusoid", "tieredimagenet"
+]
 print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.data.glyphs")])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
