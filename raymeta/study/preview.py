@@ -10,6 +10,7 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from raymeta.evaluation import CHUNK, evaluate
 from raymeta.study.plan import Plan
 from raymeta.study.resources import cores
 from raymeta.study.space import BASELINE, Point
@@ -106,7 +107,7 @@ def preview(plan: Plan, trials: int = 8) -> Preview:
 
 
 def _probe(plan: Plan) -> tuple[float, float, int]:
-    """Seconds of an outer step and of a validation, and bytes of a checkpoint."""
+    """Seconds of an outer step and of a validation, and bytes of a trial's two checkpoints."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     trainer = Trainer(plan.trial(plan.space.start_from[0]))
@@ -115,10 +116,14 @@ def _probe(plan: Plan) -> tuple[float, float, int]:
     for _ in range(PROBED_STEPS):
         trainer.outer_update()
     step_s = (time.perf_counter() - start) / PROBED_STEPS
+    budget, task = trainer.config.budget, trainer.config.task
+    tasks = min(CHUNK, budget.validation_tasks)
     start = time.perf_counter()
-    trainer.validate()
-    validation_s = time.perf_counter() - start
+    bank = trainer.dataset.bank("validation", task.bank_seed)
+    evaluate(trainer.method, bank, tasks, device=trainer.device, vectorized=trainer.vectorized)
+    validation_s = (time.perf_counter() - start) * budget.validation_tasks / tasks
+    torch.set_num_threads(threads)
     buffer = io.BytesIO()
     torch.save(trainer.state_dict(), buffer)
-    torch.set_num_threads(threads)
-    return step_s, validation_s, buffer.tell()
+    weights = sum(tensor.nbytes for tensor in trainer.method.state_dict().values())
+    return step_s, validation_s, 2 * (buffer.tell() + budget.ensemble * weights)
