@@ -288,14 +288,14 @@ def test_a_search_ends_with_them(tmp_path_factory: pytest.TempPathFactory, monke
     assert json.loads(kept.read_text()) == answer["finalists"]
 
 
-LONG = ["maml+dropgrad", "--task", "sinusoid-5s", "--preset", "smoke", "study.trials=2", "study.finalist_tasks=20000"]
+LONG = ["maml+dropgrad", "--task", "sinusoid-5s", "--preset", "smoke", "study.trials=2", "study.finalist_tasks=6000"]
 
 
 def interrupted(name: str, how: Callable[[Any], object], record: Callable[[], StudyRecord]) -> dict[Path, Any]:
     """Start a search, end it between two finalists; what is scored by then."""
     driver = start("search", *LONG, "--slots", "1", "--name", name)
     folder = studies_folder() / name
-    until(lambda: list(folder.glob(f"trials/*/{FILE}")), driver)
+    until(lambda: list(folder.glob(f"trials/*/{FILE}")), driver, seconds=240)
     how(driver)
     driver.communicate(timeout=120)
     assert not settled(record())
