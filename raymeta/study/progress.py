@@ -78,7 +78,7 @@ class Progress:
                 f"{trial.outer_steps}/{budget}",
                 str(sum(rung <= trial.outer_steps for rung in self.record.plan.rungs)),
                 score(trial, self.record.metric),
-                settings(trial),
+                Text(settings(trial)),  # a label in brackets is no markup
             )
         return Group(table, Text(f"{self._clock()} {self._summary()}", "bold"), Text(self.message, "yellow"))
 

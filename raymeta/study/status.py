@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from raymeta.study.record import StudyRecord
 from raymeta.study.tables import score, settings
@@ -87,6 +88,10 @@ def status_table(record: StudyRecord) -> Table:
         reason = f": {trial.reason}" if trial.reason else ""
         steps = f"{trial.outer_steps}/{record.plan.base.budget.outer_steps}"
         table.add_row(
-            f"{trial.number}{star}", trial.state + reason, steps, score(trial, record.metric), settings(trial)
+            f"{trial.number}{star}",
+            Text(trial.state + reason),
+            steps,
+            score(trial, record.metric),
+            Text(settings(trial)),
         )
     return table
