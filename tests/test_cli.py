@@ -159,7 +159,10 @@ def test_a_study_whose_files_are_damaged(run: Run, studies: Path) -> None:  # no
 # Help
 
 
-COMMANDS = ["search", "resume", "export", "final", "ui", "space", "data ls", "data prepare", "data check", "data show"]
+COMMANDS = [
+    "search", "resume", "extend", "ls", "status", "export", "final", "ui", "space", "methods", "doctor",
+    "data ls", "data prepare", "data check", "data show",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
