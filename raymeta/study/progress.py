@@ -44,7 +44,7 @@ class Progress:
 
     def ended(self, trial: TrialRecord) -> None:
         """A trial ended."""
-        if not self._live:
+        if not (self._live or self.console.quiet):
             reason = f" ({trial.reason})" if trial.reason else ""
             self.console.print(
                 f"{self._clock()} trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: "
