@@ -61,7 +61,7 @@ class Progress:
 
     def render(self) -> RenderableType:
         """The table as it stands."""
-        trials, best = self.record.trials(), self.record.best()
+        trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         running = [trial for trial in trials if trial.state == "running"]
         ended = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -83,7 +83,7 @@ class Progress:
         return Group(table, Text(f"{self._clock()} {self._summary()}", "bold"), Text(self.message, "yellow"))
 
     def _summary(self) -> str:
-        trials, best = self.record.trials(), self.record.best()
+        trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         ended = sum(trial.state != "running" for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if best:

@@ -311,7 +311,7 @@ class StudyRecord:
 
     def best(self) -> TrialRecord | None:
         """The finalist that is best on fresh episodes once all are scored; before that, the first of `ranking`."""
-        final = standings(self) if self.over else None
+        final = standings(self)
         return final.best.trial if final and final.best else next(iter(self.ranking()), None)
 
     def resume(self) -> list[TrialRecord]:
