@@ -234,7 +234,8 @@ WRONG = [
     (
         (*SINUSOID, ["study.trails=3"]),
         "study: unknown key 'trails', did you mean 'trials'? "
-        "(allowed: finalist_seeds, finalist_tasks, finalists, first_rung, reduction, seed, startup_trials, trials)",
+        "(allowed: finalist_seeds, finalist_tasks, finalists, first_rung, hung_after_s, reduction, seed, "
+        "startup_trials, trials)",
     ),
     (
         (*SINUSOID, ["study.first_rung=3"]),

@@ -241,7 +241,7 @@ def test_a_config_that_diverges_with_another_seed_is_not_the_best(studies: Path)
 
 
 def session() -> Session:
-    return Session(Slots(1, 1.0, 0.0))
+    return Session(slots=Slots(1, 1.0, 0.0))
 
 
 def test_nothing_is_scored_twice(studies: Path) -> None:

@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from study.driving import load, tiny_record
 
 from raymeta.study.record import StudyRecord
+from raymeta.study.resources import Slots
 from raymeta.study.searcher import RecordASHA, RecordSearcher
 
 STEPS = (2, 4, 6, 8, 10, 12, 14, 16, 18)  # of the rounds; rungs at 2, 6 and 18
@@ -192,7 +193,7 @@ def test_trials_left_come_first_then_new_ones_until_there_are_enough(studies: Pa
     note(record, 1, 4, 0.5)
     record.finish(0, "completed")
     record = load("tiny")
-    searcher = RecordSearcher(record, record.resume(), slots=9)
+    searcher = RecordSearcher(record, record.resume(), Slots(9, 1.0, 0.0))
     proposals = [searcher.suggest(name) for name in "abcd"]
     assert proposals[3] is None  # not now: the worker of a running one may die
     for number in (1, 2, 3):
@@ -208,7 +209,7 @@ def test_trials_left_come_first_then_new_ones_until_there_are_enough(studies: Pa
 
 def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=9")
-    searcher = RecordSearcher(record, [], slots=2)
+    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
     assert [isinstance(searcher.suggest(name), dict) for name in "abcd"] == [True, True, True, False]
     assert searcher.suggest("e") is None  # not now
     record.finish(0, "failed")
@@ -218,7 +219,25 @@ def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
 def test_no_new_trials_once_stopped(studies: Path) -> None:
     record = tiny_record()
     record.ask()
-    searcher = RecordSearcher(record, record.resume(), slots=2)
+    searcher = RecordSearcher(record, record.resume(), Slots(2, 1.0, 0.0))
     searcher.stopped = True
     assert searcher.suggest("a") == Searcher.FINISHED
     assert len(record.trials()) == 1
+
+
+def test_a_trial_that_is_to_be_alone_waits_for_the_others_and_they_for_it(studies: Path) -> None:
+    record = tiny_record("tiny", "study.trials=4")
+    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
+    first, second = (searcher.suggest(name) for name in ("a", "b"))
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    searcher.alone.append(record.trial(0))
+    searcher.on_trial_complete("a", error=True)
+    assert searcher.suggest("c") is None  # b runs
+    searcher.on_trial_complete("b")
+    again = searcher.suggest("d")
+    assert isinstance(again, dict)
+    assert again["study"]["trial"] == 0
+    assert searcher.suggest("e") is None  # d wants to be alone
+    searcher.on_trial_complete("d")
+    assert isinstance(searcher.suggest("f"), dict)
