@@ -219,7 +219,8 @@ class StudyRecord:
     def finish(self, number: int, state: State | None = None, reason: str = "") -> None:
         """Note the end of a trial; None: in the state that its last round tells.
 
-        Optuna is told what it was: COMPLETE, PRUNED or FAIL.
+        Optuna is told COMPLETE, FAIL if the machine is to blame, else PRUNED: a config that diverged is a bad one, of
+        which TPE learns (it ranks a pruned trial without a score last, and ignores a failed one).
         """
         record = self.trial(number)
         if record.state != "running":
@@ -237,7 +238,7 @@ class StudyRecord:
             if state == "completed":
                 self._study.tell(number, best)
             else:
-                self._study.tell(number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+                self._study.tell(number, state=TrialState.FAIL if state == "failed" else TrialState.PRUNED)
 
     def extend(self, trials: int) -> None:
         """Plan more trials. Needs `locked`."""

@@ -135,7 +135,7 @@ def test_every_trial_diverges_while_mlflow_is_away(studies: Path) -> None:  # no
     assert sum("MLflow was not reached: `raymeta resume lost` sends what it lacks" in line for line in lines) == 1
     assert "Traceback" not in done.stderr
     assert [trial.state for trial in load("lost").trials()] == ["diverged"] * 2
-    assert frozen_states("lost") == ["FAIL", "FAIL"]
+    assert frozen_states("lost") == ["PRUNED", "PRUNED"]
     assert not (studies / "mlflow.db").exists()
     (studies / "lost" / "journal.log").read_text()
     assert json.dumps(numbers("lost"))
