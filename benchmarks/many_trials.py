@@ -39,6 +39,7 @@ SHORTEST = (
     "budget.validate_every=1",
     "budget.validation_tasks=2",
     "study.first_rung=1",
+    "study.finalists=0",
 )
 
 
@@ -91,21 +92,20 @@ def main() -> None:
 
 def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     """Run the study and print its table."""
-    from raymeta.study.resources import start_ray
+    from raymeta.study.packing import take_slots
     from raymeta.study.search import run
     from raymeta.study.tracking import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])
     dataset = open_dataset(plan.base.task)
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
-    given = start_ray(slots, 1)
     watch = Watch(folder / "trials", every)
     watch.start()
-    session = run(record, given, quiet=True)
+    session = run(record, lambda: take_slots(slots, 1, list), quiet=True)
     end = sample(trials)
     ended = sum(trial.state != "running" for trial in record.trials())
     tracked = runs(connect(), folder.name)
-    print(f"{ended} trials ended in {session.wall_s:.1f} s on {given}: {ended / session.wall_s:.1f} trials/s")
+    print(f"{ended} trials ended in {session.wall_s:.1f} s on {session.slots}: {ended / session.wall_s:.1f} trials/s")
     print(f"MLflow has {tracked - 1} of their runs" + (f": {session.untracked}" if session.untracked else ""))
     print("| trials | s | trials/s | CPU ms/trial | driver memory (MB) |")
     print("| --- | --- | --- | --- | --- |")

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -71,16 +72,16 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     """Rounds of a search with raymeta's engine, in order of time."""
     import optuna
 
+    from raymeta.study.packing import take_slots
     from raymeta.study.record import StudyRecord
-    from raymeta.study.resources import start_ray
     from raymeta.study.search import run
 
     class Multivariate(StudyRecord):
-        def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-            study = self.plan.study
+        def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
+            trial = name.rsplit("/", 1)[0]  # all values of a trial are drawn together
             return optuna.samplers.TPESampler(
-                seed=study.seed * 1_000_003 + number,
-                n_startup_trials=study.startup_trials,
+                seed=zlib.crc32(trial.encode()),
+                n_startup_trials=self.plan.study.startup_trials,
                 multivariate=True,
                 constant_liar=True,
             )
@@ -90,7 +91,6 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     with tempfile.TemporaryDirectory(prefix="raymeta-quality-") as folder:
         os.environ["RAYMETA_STUDIES"] = folder
         record = kind.create(Path(folder) / "study", plan, metric_of(dataset), dataset.fingerprint)
-        given = start_ray(slots, 1)
 
         def watch() -> None:
             while sum(trial.outer_steps for trial in record.trials()) < limit:
@@ -100,7 +100,7 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
                 time.sleep(0.5)
 
         threading.Thread(target=watch, daemon=True).start()
-        run(record, given, quiet=True)
+        run(record, lambda: take_slots(slots, 1, list), quiet=True)
         rounds = [
             {
                 "at": entry["at"],
