@@ -41,6 +41,9 @@ class TaskConfig(Section):
     rotations: Literal["none", "train", "always"] = Field(
         "none", description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always."
     )
+    test_dataset: str | None = Field(
+        None, description="Data set whose test split a final run is tested on (cross-domain); null: the task's own."
+    )
     bank_seed: int = Field(0, ge=0, description="Seed of the validation and test episodes, the same for all trials.")
 
     @property
@@ -199,7 +202,9 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
         raise UserError(f"{source}: 'regularizers' must map names to settings, found {sections!r}")
     schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])))
     config = check(schema, _with_defaults(method, data), source)
-    registry.find("dataset", config.task.dataset)
+    for name in (config.task.dataset, config.task.test_dataset):
+        if name is not None:
+            registry.find("dataset", name)
     return config
 
 

@@ -85,6 +85,14 @@ WRONG = {
     "no config": (["final", "maml.inner_lr=1"], "final: found no config but maml.inner_lr=1"),
     "same twice": (["final", "maml", "maml", "--task", "sinusoid-5s"], "the name 'maml' is given twice"),
     "not a picture": (["final", "maml", "--picture", "curves.jpeg"], "expected a .png, .svg or .pdf file"),
+    "no such test data": (
+        ["final", "maml", "--task", "glyphs-5w1s", "--test-data", "omniglt"],
+        "unknown data set 'omniglt': did you mean 'omniglot'?",
+    ),
+    "test data in colour": (
+        ["final", "maml", "--task", "glyphs-5w1s", "--test-data", "cub"],
+        "task.test_dataset: found 'cub', whose images are colour: models of glyphs take grey ones",
+    ),
     "another's key": (["final", "maml", "anil", "l2f.order=first"], "unknown key 'l2f', allowed: budget"),
     "nothing in scope": (
         ["final", "cavia+dropgrad", "--task", "sinusoid-5s", "regularizers.dropgrad.layers=head"],

@@ -38,6 +38,12 @@ def final(
     preset: Preset = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
+    test_data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Test on the test split of another data set, a prepared one: cross-domain, task.test_dataset."
+        ),
+    ] = None,
     slots: Slots = None,
     pack: Pack = None,
     picture: Annotated[
@@ -55,6 +61,8 @@ def final(
     Example: raymeta final best.yaml --seeds 3 budget.outer_steps=5000
 
     Example: raymeta final maml alfa l2f --task omniglot-5w1s --picture curves.png
+
+    Example: raymeta final alfa --task miniimagenet-5w5s --data-root ~/data/mini --test-data cub
     """
     from mlflow.exceptions import MlflowException
 
@@ -67,6 +75,8 @@ def final(
     for option, path in (("--picture", picture), ("--by-step", by_step)):
         if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
             raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
+    if test_data is not None:
+        configs = [*configs, f"task.test_dataset={test_data}"]
     trials, provenances = _configs_for_final(configs, task, preset)
     trials = {name: placed(trial, data_root) for name, trial in trials.items()}
     for name, trial in trials.items():
@@ -78,7 +88,9 @@ def final(
                 f"{provenances[name]['file']}: was found on {dataset.name} with fingerprint "
                 f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
             )
-        pretrain(trial, dataset)
+        dataset.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
+    for trial in trials.values():
+        pretrain(trial, open_dataset(trial.task))
     tables, problems = run(
         trials,
         list(range(seeds)),

@@ -4,7 +4,7 @@ Episode i of a bank is a pure function of (data set, class split, split, seed, i
 before, on how episodes are batched or on the process. All trials of a study therefore see the same validation tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+Scaled = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels [..., C, H, W] to what networks see
 
 
 def of_task(values: Tensor, task: int | Tensor) -> Tensor:
@@ -98,16 +99,18 @@ class ImageEpisodes:
     images of each class without replacement: the first K are support, the next Q query, so the two share no image.
     `labels: fixed` changes the training split only: its classes are dealt once into N groups of near equal size, the
     same for every seed; a task takes one class of each group, and the group is the label. A drawn rotation is the same
-    for a class's support and query.
+    for a class's support and query. Pixels become what networks see by the store's own `scaled`, or another.
 
     Raises:
         UserError: fewer classes than ways, a class with fewer images than shots + queries, or images that a quarter
             turn does not map onto themselves.
     """
 
-    def __init__(self, store: "Store", task: "TaskConfig", split: Split, seed: int) -> None:
+    def __init__(
+        self, store: "Store", task: "TaskConfig", split: Split, seed: int, scaled: Scaled | None = None
+    ) -> None:
         training = split == "train"
-        self._pixels, self._scaled = store.images, store.scaled
+        self._pixels, self._scaled = store.images, scaled or store.scaled
         self._ways, self._shots = task.ways, task.shots
         self._queries = task.queries if training else task.eval_queries or task.queries
         self._turned = task.rotations == "always" or (training and task.rotations == "train")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymeta import registry
+from raymeta.data.cross import fitted, open_other
 from raymeta.data.episodes import SPLITS, EpisodeBank, ImageEpisodes, Split
 from raymeta.data.packing import FORMAT, Packed, Progress, build_store
 from raymeta.errors import UserError, suggest
@@ -48,7 +49,12 @@ class Dataset(ABC):
     has_source: ClassVar[bool] = False
 
     def __init__(self, task: "TaskConfig") -> None:
-        """Raises UserError if the data set has no class split of the name `task.split`, or a source that it ignores."""
+        """Open it under a task's settings; nothing is read yet.
+
+        Raises:
+            UserError: no class split of the name `task.split`, a `task.source` that would be ignored, or a
+                `task.test_dataset` that its models can't be tested on.
+        """
         self.task = task
         if task.source is not None and not self.has_source:
             raise UserError(
@@ -57,12 +63,18 @@ class Dataset(ABC):
         self.split = self.splits[0] if task.split is None else task.split
         if self.split not in self.splits:
             raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
+        self._other = None if task.test_dataset is None else self._open_other(task.test_dataset)
+
+    def _open_other(self, name: str) -> "ImageDataset":
+        raise UserError(
+            f"task.test_dataset: found '{name}', but {self.name} is not made of images: its models fit no other data"
+        )
 
     def bank(self, split: Split, seed: int, *, final: bool = False) -> EpisodeBank:
         """The numbered episodes of a split.
 
         Args:
-            split: train, validation or test; they share no class.
+            split: train, validation or test; they share no class. The test split is that of `task.test_dataset`.
             seed: other seeds are other episodes.
             final: this is a final run, which alone may open the test split.
 
@@ -280,8 +292,17 @@ class ImageDataset(Dataset):
             "fingerprint": store.fingerprint,
         }
 
+    def _open_other(self, name: str) -> "ImageDataset":
+        return open_other(self, name)
+
     def _bank(self, split: Split, seed: int) -> EpisodeBank:
+        if split == "test" and self._other is not None:
+            return ImageEpisodes(self._other.store, self.task, split, seed, self._as_own)
         return ImageEpisodes(self.store, self.task, split, seed)
+
+    def _as_own(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Images of another data set as models of this one see them."""
+        return self.store.scaled(fitted(pixels, self.input_shape))
 
 
 def open_dataset(task: "TaskConfig") -> Dataset:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raymeta import registry
-from raymeta.config import TrialConfig, parse_trial
+from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
 from raymeta.evaluation import Metric, half_width, metric_of
@@ -216,6 +216,8 @@ def final(
         try:
             for config in configs.values():
                 prepare_nodes(config.task, data_root)
+                if other := config.task.test_dataset:
+                    prepare_nodes(TaskConfig(dataset=other))
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)
         finally:

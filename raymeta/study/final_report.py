@@ -77,7 +77,8 @@ def _columns(final: FinalTable) -> tuple[str, str, str]:
 
 def _task(final: FinalTable) -> str:
     task = final.config.task
-    return f"{task.dataset} {task.ways}-way {task.shots}-shot"
+    data = task.dataset if task.test_dataset is None else f"{task.dataset} → {task.test_dataset}"
+    return f"{data} {task.ways}-way {task.shots}-shot"
 
 
 def _norm(final: FinalTable) -> str:
