@@ -38,8 +38,10 @@ class TaskConfig(Section):
     train_classes: int | None = Field(
         None, ge=1, description="Train on so many of the training classes only, drawn once; null: on all."
     )
-    rotations: Literal["none", "train", "always"] = Field(
-        "none", description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always."
+    rotations: Literal["none", "train", "always", "classes"] = Field(
+        "none",
+        description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always. "
+        "classes: a class is four, one for each multiple, in all splits.",
     )
     test_dataset: str | None = Field(
         None, description="Data set whose test split a final run is tested on (cross-domain); null: the task's own."

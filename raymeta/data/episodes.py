@@ -99,7 +99,9 @@ class ImageEpisodes:
     images of each class without replacement: the first K are support, the next Q query, so the two share no image.
     `labels: fixed` changes the training split only: its classes are dealt once into N groups of near equal size, the
     same for every seed; a task takes one class of each group, and the group is the label. A drawn rotation is the same
-    for a class's support and query. Pixels become what networks see by the store's own `scaled`, or another.
+    for a class's support and query. With `rotations: classes` a class is four, each turned by its own multiple of 90
+    degrees, and an episode may have several of them. Pixels become what networks see by the store's own `scaled`, or by
+    another.
 
     Raises:
         UserError: fewer classes than ways, a class with fewer images than shots + queries, or images that a quarter
@@ -114,10 +116,13 @@ class ImageEpisodes:
         self._ways, self._shots = task.ways, task.shots
         self._queries = task.queries if training else task.eval_queries or task.queries
         self._turned = task.rotations == "always" or (training and task.rotations == "train")
+        self._quarters: NDArray[np.int64] | None = None  # that a class is turned by, if each turn is a class
         self._fixed = training and task.labels == "fixed"
 
         where = f"the {split} split of {store.name} ({store.split})"
         classes = classes_of(store, task, split)
+        if task.rotations == "classes":
+            classes, self._quarters = classes.repeat(4), np.tile(np.arange(4), len(classes))
         self._starts, self._sizes = store.starts[classes], store.sizes[classes]
         self._check(where, [store.class_names[c] for c in classes])
         self._uniforms = Uniforms(store.name, store.split, split, seed)
@@ -136,7 +141,7 @@ class ImageEpisodes:
                 f"but class '{names[smallest]}' in {where} has {there}"
             )
         height, width = self._pixels.shape[2:]
-        if self._turned and height != width:
+        if (self._turned or self._quarters is not None) and height != width:
             raise UserError(f"task.rotations: the images of {where} are {height}x{width}; only squares can be turned")
 
     def batch(self, first: int, count: int) -> Episodes:
@@ -159,6 +164,8 @@ class ImageEpisodes:
             chosen = self._groups[np.arange(ways), (keys * self._group_sizes).astype(np.int64)]
         else:
             chosen = _smallest(keys, ways)
+        if self._quarters is not None:
+            turns = self._quarters[chosen]
         keys = table[:, ways + for_classes :].reshape(count, ways, most)
         if (self._sizes < most).any():
             keys = np.where(np.arange(most) < self._sizes[chosen][..., None], keys, np.inf)

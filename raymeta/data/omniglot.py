@@ -8,10 +8,17 @@ pixels are not these.
 Class splits, over all 1,623 characters in the order of their paths:
 
     finn     1100 train / 100 validation / 423 test, shuffled by `random.Random(1)`: sizes and rule of MAML's code
-    vinyals  1028 / 172 / 423: the sizes of Vinyals and Snell, same shuffle; their rotated characters, which are
-             classes of their own, are not made
+    vinyals  1028 / 172 / 423: the sizes of Vinyals and Snell, same shuffle
+    mamlpp   1150 / 50 / 423: the sizes of MAML++'s code and its kind of shuffle, NumPy's `RandomState`. From which seed
+             and from which order of the characters is not known here, so seed 0 shuffles them in the order of their
+             paths: which characters are in which split is not as there
 
-A multiple of 90 degrees is drawn per class and episode, in training and evaluation (`task.rotations: always`), as MAML.
+Meta-Dropout's 1200 / none / 423 is not made: a search would have to select on classes that it trains or tests on.
+`finn` has its sizes, with 100 characters of the 1200 held out for validation.
+
+A multiple of 90 degrees is drawn per class and episode, in training and evaluation (`task.rotations: always`), as MAML;
+MAML++ turns in training only (`train`). Vinyals and Snell make each turn a class of its own, which is `task.split:
+vinyals` with `task.rotations: classes`: 4112 / 688 / 1692 classes.
 """
 
 import io
@@ -29,7 +36,7 @@ from raymeta import registry
 from raymeta.data.episodes import SPLITS
 from raymeta.data.packing import Packed, Progress
 from raymeta.data.sources import UNREADABLE, downloading
-from raymeta.data.store import ImageDataset, Published
+from raymeta.data.store import ImageDataset, Published, Rule
 from raymeta.data.trees import Tree
 from raymeta.errors import UserError
 from raymeta.files import cache_folder
@@ -37,8 +44,10 @@ from raymeta.files import cache_folder
 SIDE = 28
 PARTS = {"images_background": 964, "images_evaluation": 659}  # characters in each
 DRAWERS = 20
-SIZES = {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423)}
+SIZES = {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423), "mamlpp": (1150, 50, 423)}
+PACKED = ("finn", "vinyals")  # class splits that are listed in the store
 SHUFFLE_SEED = 1
+MAMLPP_SEED = 0
 TORCHVISION_FOLDER = "omniglot-py"
 
 
@@ -53,6 +62,7 @@ class Omniglot(ImageDataset):
         name: Published(dict(zip(SPLITS, sizes, strict=True)), (DRAWERS, DRAWERS), DRAWERS * sum(PARTS.values()))
         for name, sizes in SIZES.items()
     }
+    rules: ClassVar[Mapping[str, Rule]] = {"mamlpp": lambda characters: _mamlpp(characters)}
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the drawings.
@@ -63,7 +73,7 @@ class Omniglot(ImageDataset):
             progress: called per character.
         """
         names, images = pack(_download() if root is None else root, PARTS, progress)
-        splits = {name: _split(len(names), sizes) for name, sizes in SIZES.items()}
+        splits = {name: _split(_shuffled(len(names)), SIZES[name]) for name in PACKED}
         return Packed(images, names, [DRAWERS] * len(names), splits)
 
 
@@ -133,9 +143,19 @@ def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
     return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def _split(characters: int, sizes: tuple[int, int, int]) -> dict[str, list[int]]:
+def _shuffled(characters: int) -> list[int]:
     order = list(range(characters))
     random.Random(SHUFFLE_SEED).shuffle(order)
+    return order
+
+
+def _mamlpp(characters: int) -> dict[str, list[int]]:
+    order = np.arange(characters)
+    np.random.RandomState(MAMLPP_SEED).shuffle(order)  # NumPy keeps this generator's stream as it is
+    return _split(order.tolist(), SIZES["mamlpp"])
+
+
+def _split(order: list[int], sizes: tuple[int, int, int]) -> dict[str, list[int]]:
     train, validation, _ = sizes
     return {
         "train": sorted(order[:train]),

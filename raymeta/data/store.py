@@ -5,7 +5,8 @@ A data set is a file: a subclass of `ImageDataset` (or of `Dataset`) under `@reg
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -121,6 +122,9 @@ class Dataset(ABC):
     def _bank(self, split: Split, seed: int) -> EpisodeBank: ...
 
 
+Rule = Callable[[int], Mapping[str, Sequence[int]]]  # number of classes to indices of classes of each split
+
+
 class Store:
     """A packed data set on disk under one of its class splits, its images memory-mapped and read-only.
 
@@ -133,7 +137,9 @@ class Store:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def __init__(self, folder: Path, name: str, version: int, split: str, stored_as: str, command: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, version: int, split: str, stored_as: str, command: str, rule: Rule | None = None
+    ) -> None:
         """Open and check a store.
 
         Args:
@@ -143,6 +149,7 @@ class Store:
             split: a class split by name.
             stored_as: the name under which it was packed.
             command: what makes it, for messages.
+            rule: gives the classes of `split` if the store does not list them; they are then in the fingerprint.
 
         Raises:
             UserError: it is not there, cut off, of another version, or its files don't fit together.
@@ -162,13 +169,17 @@ class Store:
             self.class_names: list[str] = meta["class_names"]
             self.sizes = np.array(meta["sizes"], np.int64)
             self.fingerprint: str = meta["fingerprint"]
-            self._classes = {key: np.array(meta["splits"][split][key], np.int64) for key in SPLITS}
+            members = meta["splits"][split] if rule is None else rule(len(self.class_names))
+            self._classes = {key: np.array(members[key], np.int64) for key in SPLITS}
         except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
             reason = f"no '{error.args[0]}' in meta.json" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise UserError(
                 f"{folder}: damaged or not a store of '{name}' ({reason}): run `{command} --rebuild`"
             ) from error
         self.starts = self.sizes.cumsum() - self.sizes
+        if rule is not None:
+            lists = json.dumps({key: members.tolist() for key, members in self._classes.items()})
+            self.fingerprint = sha256(f"{self.fingerprint}{lists}".encode()).hexdigest()
 
     def classes(self, split: Split) -> NDArray[np.int64]:
         """Indices of the classes of a split."""
@@ -214,6 +225,8 @@ class ImageDataset(Dataset):
         mean, std: per channel, if pixels are to be standardised.
         store_name: of the store, if data sets share one; None: the data set's own.
         published: class split by name -> what is in it by those who published it, where that is known.
+        rules: class split by name -> its rule, of those that are not in the store. A store stays as it is, and its
+            fingerprint, when a split is added here.
     """
 
     version: ClassVar[int] = 1
@@ -221,6 +234,7 @@ class ImageDataset(Dataset):
     mean: ClassVar[tuple[float, ...] | None] = None
     std: ClassVar[tuple[float, ...] | None] = None
     published: ClassVar[Mapping[str, Published]] = {}
+    rules: ClassVar[Mapping[str, Rule]] = {}
     _store: Store | None = None
 
     @abstractmethod
@@ -260,7 +274,8 @@ class ImageDataset(Dataset):
             UserError: it is not there, or damaged.
         """
         if self._store is None:
-            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command)
+            rule = self.rules.get(self.split)
+            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, rule)
             store.mean, store.std = self.mean, self.std
             self._store = store
         return self._store

@@ -117,6 +117,34 @@ def test_one_turn_per_class_and_episode(traced: Any, rotations: str, split: str,
     assert (abs(counts - 250) < 70).all() if turned else counts.tolist() == [1000, 0, 0, 0]
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_each_turn_is_a_class_of_its_own(traced: Any, split: str) -> None:
+    there = {"train": range(13), "validation": range(13, 18), "test": range(18, 23)}[split]
+    episodes = draw(traced, 0, 600, split, ways=6, shots=2, queries=3, rotations="classes")
+    of_support, _, turned = (values.reshape(600, 6, 2) for values in read(episodes.support_x))
+    of_query, _, query_turned = (values.reshape(600, 6, 3) for values in read(episodes.query_x))
+    classes = of_support * 4 + turned
+    assert (classes == classes[..., :1]).all()
+    assert (of_query * 4 + query_turned == classes[..., :1]).all()
+    drawn = classes[..., 0]
+    assert all(len(set(task)) == 6 for task in drawn.tolist())
+    assert any(len(set(task)) < 6 for task in of_support[..., 0].tolist())  # several turns of one
+    counts = np.bincount(drawn.ravel() - 4 * there[0], minlength=4 * len(there))
+    expected = 3600 / (4 * len(there))
+    assert len(counts) == 4 * len(there)
+    assert abs(counts - expected).max() < 5 * expected**0.5
+
+
+def test_fixed_labels_are_of_turned_classes_too(traced: Any) -> None:
+    label_of: dict[int, set[int]] = {}
+    episodes = draw(traced, 0, 600, queries=1, labels="fixed", rotations="classes")
+    of, _, turned = read(episodes.support_x)
+    for label, one in zip(episodes.support_y.ravel().tolist(), (4 * of + turned).ravel().tolist(), strict=True):
+        label_of.setdefault(one, set()).add(label)
+    assert sorted(label_of) == list(range(52))
+    assert all(len(labels) == 1 for labels in label_of.values())
+
+
 def test_turns_leave_the_draw_as_it_is(traced: Any) -> None:
     plain, turned = (draw(traced, 0, 5, rotations=rotations).query_x for rotations in ("none", "always"))
     assert (np.stack(read(plain)[:2]) == np.stack(read(turned)[:2])).all()
@@ -173,6 +201,8 @@ def test_classes_of_different_sizes_give_only_their_own_images(traced: Any) -> N
     ("train", {"shots": 6}, "task: 6 shots and 15 queries are 21 images per class, but class 'class 0' in the train "
      "split of traced (standard) has 20"),
     ("train", {"train_classes": 14}, "task.train_classes: found 14, but the train split of traced (standard) has 13"),
+    ("train", {"ways": 53, "rotations": "classes"}, "task.ways: found 53, but the train split of traced (standard) has "
+     "52 classes"),
     ("train", {"train_classes": 4}, "task.ways: found 5, but the train split of traced (standard) has 4 classes"),
 ])  # fmt: skip
 def test_too_few_classes_or_images_are_one_sentence(traced: Any, split: Any, task: Any, message: str) -> None:

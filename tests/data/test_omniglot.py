@@ -1,5 +1,6 @@
 """Omniglot on small trees in the published layout, and on the real archives where the machine has them."""
 
+import json
 import shutil
 import sys
 import types
@@ -13,7 +14,9 @@ from PIL import Image
 
 from raymeta.config import TaskConfig
 from raymeta.data import omniglot
+from raymeta.data.check import check_dataset
 from raymeta.data.episodes import SPLITS
+from raymeta.data.packing import Packed, build_store
 from raymeta.data.store import ImageDataset, open_dataset
 from raymeta.errors import UserError
 
@@ -151,6 +154,45 @@ def test_a_failed_download_names_data_root(cache: Path, monkeypatch: pytest.Monk
         open_dataset(TaskConfig(dataset="omniglot")).prepare()
 
 
+@pytest.fixture
+def full(cache: Path) -> Path:
+    """A store of as many characters as the published one, with two blank drawings each, in the splits that it lists."""
+    dataset = open_dataset(TaskConfig(dataset="omniglot"))
+    assert isinstance(dataset, ImageDataset)
+    splits = {name: omniglot._split(omniglot._shuffled(1623), omniglot.SIZES[name]) for name in omniglot.PACKED}
+    content = Packed(np.zeros((3246, 1, 28, 28), np.uint8), [f"{i}" for i in range(1623)], [2] * 1623, splits)
+    build_store(dataset.folder, dataset._about(), lambda: content, rebuild=False)
+    return dataset.folder
+
+
+def test_class_splits_by_name(full: Path) -> None:
+    kept = json.loads((full / "meta.json").read_text())
+    assert list(kept["splits"]) == ["finn", "vinyals"]  # others would change the fingerprint
+    fingerprints = {}
+    for name, sizes in {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423), "mamlpp": (1150, 50, 423)}.items():
+        dataset = open_dataset(TaskConfig(dataset="omniglot", split=name))
+        assert isinstance(dataset, ImageDataset)
+        members = [dataset.store.classes(split) for split in SPLITS]
+        assert tuple(map(len, members)) == sizes
+        assert sorted(np.concatenate(members)) == list(range(1623))
+        fingerprints[name] = dataset.fingerprint
+        assert dataset.describe()["fingerprint"] == dataset.fingerprint
+        if name == "mamlpp":
+            order = np.random.RandomState(0).permutation(1623)
+            assert [sorted(order[:1150]), sorted(order[1150:1200])] == [sorted(one) for one in members[:2]]
+    assert fingerprints["finn"] == fingerprints["vinyals"] == kept["fingerprint"]
+    assert fingerprints["mamlpp"] != kept["fingerprint"]
+    assert len(fingerprints["mamlpp"]) == 64
+
+
+@pytest.mark.parametrize(("split", "classes"), [("train", 4112), ("validation", 688), ("test", 1692)])
+def test_turned_characters_of_vinyals_and_snell(full: Path, split: Any, classes: int) -> None:
+    task = TaskConfig(dataset="omniglot", split="vinyals", rotations="classes", queries=1, ways=classes)
+    assert open_dataset(task).bank(split, 0, final=True).batch(0, 1).support_x.shape[1] == classes
+    with pytest.raises(UserError, match=f"of omniglot \\(vinyals\\) has {classes} classes"):
+        open_dataset(task.model_copy(update={"ways": classes + 1})).bank(split, 0, final=True)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the Omniglot archives are not in {REAL}")
 def test_the_real_archives(cache: Path) -> None:
     task = TaskConfig(dataset="omniglot", rotations="always")
@@ -164,6 +206,9 @@ def test_the_real_archives(cache: Path) -> None:
     vinyals = open_dataset(task.model_copy(update={"split": "vinyals"}))
     assert vinyals.describe()["classes"] == {"train": 1028, "validation": 172, "test": 423}
     assert vinyals.fingerprint == dataset.fingerprint
+    mamlpp = open_dataset(task.model_copy(update={"split": "mamlpp"}))
+    assert mamlpp.describe()["classes"] == {"train": 1150, "validation": 50, "test": 423}
+    assert all(finding.ok for finding in check_dataset(dataset))
     episodes = dataset.bank("train", 0).batch(0, 20)
     assert 0.02 < float(episodes.query_x.mean()) < 0.2  # ink is high and sparse
     assert float(episodes.query_x.max()) == 1
