@@ -38,6 +38,20 @@ def test_many_trials() -> None:
 
 
 @pytest.mark.slow
+def test_episodes() -> None:
+    tiny = ("--episodes", 8, "--rounds", 1, "--photos", 22, "--width", 4, "--processes", 2)
+    ours, *peers = run("episodes", "speed", *tiny)[:4]
+    assert (ours[1], ours[3]) == ("raymeta", "1.0x")
+    assert all(float(row[3].rstrip("x")) > 1 for row in peers)
+    assert all(0 < float(row[4].rstrip("%")) < 50 for row in run("episodes", "share", *tiny))
+    rows = run("episodes", "memory", *tiny)
+    mapped, copied = (
+        [float(row[5]) for row in rows if row[:2] == [what, "all"]] for what in ("memory-mapped", "a copy each")
+    )
+    assert copied[0] - mapped[0] > 0.8 * 2 * 22 * 100 * 84 * 84 * 3 / 2**20  # that much is not private to the two
+
+
+@pytest.mark.slow
 @pytest.mark.ray
 def test_stock_ray() -> None:
     stock, ours = run("stock_ray", "--size", "tiny", "--slots", 1)
