@@ -3,9 +3,9 @@
 Training, validation and selection know the task's own data set only; a final run's tasks are of the other's test split,
 in the other's default class split. As in ALFA and CxGrad grey channels are replicated and images resized to what the
 model was trained on. Pixels are then scaled and standardised as the *training* images are, with the training data set's
-mean and deviation or without any: a model never sees another scaling than the one it was trained with. From
-miniImageNet to CUB that is what ALFA's code does, which has ImageNet's numbers for both; CxGrad's trains on plain
-[0, 1] and standardises CIFAR-FS in the test. All else of `task` holds as it stands: ways, shots, queries, rotations.
+mean and deviation or without any: a model sees the scaling that it was trained with. From miniImageNet to CUB that is
+what ALFA's code does, which has ImageNet's numbers for both; CxGrad's trains on plain [0, 1] and standardises CIFAR-FS
+in the test. Everything else of `task` holds as it stands: ways, shots, queries, rotations.
 """
 
 from typing import TYPE_CHECKING
