@@ -209,9 +209,11 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""
+        fresh = path.with_name(f"next-{path.name}")
+        checkpoints.write(fresh, self.state_dict())
         if path.exists():
             path.replace(_previous(path))
-        checkpoints.write(path, self.state_dict())
+        fresh.replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint. Nothing in the file is executed.

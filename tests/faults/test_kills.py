@@ -79,7 +79,7 @@ def _to_the_end(name: str, search: list[str], chance: random.Random, killed: Cou
 
 
 def _writing(study: Path) -> bool:
-    return any(study.glob("trials/*/.checkpoint.pt.*"))
+    return any(study.glob("trials/*/.next-checkpoint.pt.*"))
 
 
 def _kill(victim: str, driver: int, studies: Path) -> None:
