@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -74,6 +74,8 @@ def play(
             continue
         decision = scheduler.on_trial_result(None, trial, result(STEPS[done], value))
         decisions.append((number, STEPS[done], decision))
+        if decision == TrialScheduler.STOP:  # as Tune does; it notes the score of the last rung
+            scheduler.on_trial_complete(None, trial, result(STEPS[done], value))
         state[number] = (done + 1, decision == TrialScheduler.CONTINUE)
     return decisions
 
@@ -96,6 +98,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(feed=feeds(), share=st.floats(0, 1))
+@example(feed=[(0, 1.0)] * 9, share=1.0)
 def test_an_interrupted_scheduler_decides_as_an_uninterrupted_one(
     feed: Feed, share: float, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
