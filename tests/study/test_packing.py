@@ -1,9 +1,12 @@
 """How many trials at a time: arithmetic against its definition, a real probe, and logical GPUs that Ray counts."""
 
-import time
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,9 +14,8 @@ from hypothesis import strategies as st
 from study.driving import WORDS
 
 from raymeta.errors import UserError
-from raymeta.study.packing import MOST_PER_GPU, ROOM, Peak, largest, measure, on_cores, per_gpu, take_slots
+from raymeta.study.packing import MOST_PER_GPU, ROOM, Peak, largest, measure, on_cores, per_gpu
 from raymeta.study.plan import Plan, make_plan
-from raymeta.study.resources import stop_ray
 
 GIB = 2**30
 
@@ -75,51 +77,66 @@ def test_a_probe_on_a_cpu_measures_its_process() -> None:
     assert why.startswith(f"{needed / GIB:.2f} GiB of memory for each trial")
 
 
-@pytest.mark.ray
-def test_on_cores_ray_keeps_each_trials_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    try:
-        slots = take_slots(2, "auto", lambda: largest(plan()))
-    finally:
-        stop_ray()
-    assert slots.count in (1, 2)
-    assert slots.gpu == 0
-    assert slots.per_trial == {"cpu": 1.0, "memory": slots.memory}
-    assert 100 * 2**20 < slots.memory < 4 * GIB
-    assert slots.why
+def in_a_fresh_process(code: str) -> dict[str, Any]:
+    """What code prints as JSON: Ray remembers in a process whether the last one asked for a token."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.fixture
-def logical_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A cluster of one machine with 6 cores and a GPU that only Ray believes in."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "num_gpus": 1, "include_dashboard": False})
-    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
-    try:
-        yield
-    finally:
-        stop_ray()
-        cluster.shutdown()
+ON_CORES = """
+import json, sys
+from raymeta.study.packing import largest, take_slots
+from raymeta.study.plan import make_plan
+from raymeta.study.resources import stop_ray
+plan = make_plan("maml", "sinusoid-5s", None, ["model.hidden=[8]", "outer.tasks_per_step=2"])
+slots = take_slots(2, "auto", lambda: largest(plan))
+stop_ray()
+print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "memory": slots.memory, "why": slots.why}))
+"""
 
 
 @pytest.mark.ray
-def test_a_gpu_is_shared_by_as_many_as_said(logical_gpu: None) -> None:
-    import ray
+def test_on_cores_ray_keeps_each_trials_memory() -> None:
+    found = in_a_fresh_process(ON_CORES)
+    assert found["count"] in (1, 2)
+    assert found["per_trial"] == {"cpu": 1.0, "memory": found["memory"]}
+    assert 100 * 2**20 < found["memory"] < 4 * GIB
+    assert found["why"]
 
-    slots = take_slots(None, 4, lambda: pytest.fail("nothing is to be measured"))
-    assert (slots.count, slots.per_trial) == (4, {"cpu": 1.0, "gpu": 0.25})
-    assert str(slots) == "4 at a time, 1/4 GPU each"
 
-    @ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)
-    def when() -> tuple[float, float, list[int]]:
-        start = time.time()
-        time.sleep(0.5)
-        return start, time.time(), [int(one) for one in ray.get_gpu_ids()]
+ON_A_GPU = """
+import json, os, time
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "num_gpus": 1, "include_dashboard": False})
+os.environ["RAY_ADDRESS"] = cluster.address
+from raymeta.study.packing import take_slots
+from raymeta.study.resources import stop_ray
+slots = take_slots(None, 4, lambda: 1 / 0)  # nothing is to be measured
+import ray
+@ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)
+def when():
+    start = time.time()
+    time.sleep(0.5)
+    return start, time.time(), [int(one) for one in ray.get_gpu_ids()]
+runs = ray.get([when.remote() for _ in range(8)])
+stop_ray()
+cluster.shutdown()
+print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "words": str(slots), "runs": runs}))
+"""
 
-    runs = ray.get([when.remote() for _ in range(8)])
-    together = max(sum(start <= other[0] < end for start, end, _ in runs) for other in runs)
-    assert together <= 4
+
+@pytest.mark.ray
+def test_a_gpu_is_shared_by_as_many_as_said() -> None:
+    """A machine of 6 cores and a GPU that only Ray believes in."""
+    found = in_a_fresh_process(ON_A_GPU)
+    assert (found["count"], found["per_trial"]) == (4, {"cpu": 1.0, "gpu": 0.25})
+    assert found["words"] == "4 at a time, 1/4 GPU each"
+    runs = found["runs"]
+    assert max(sum(start <= other[0] < end for start, end, _ in runs) for other in runs) <= 4
     assert all(gpus == [0] for _, _, gpus in runs)
 
 
