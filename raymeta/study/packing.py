@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
 from raymeta.config import TrialConfig
@@ -119,8 +120,6 @@ def _size(config: TrialConfig) -> int:
 
 def measure(data: dict[str, Any]) -> Peak:
     """Two outer steps and a piece of a validation of a config, in a process that has done nothing else."""
-    import resource
-
     import torch
 
     from raymeta.config import parse_trial
@@ -135,11 +134,22 @@ def measure(data: dict[str, Any]) -> Peak:
     step_s = time.perf_counter() - start
     bank = trainer.dataset.bank("validation", trainer.config.task.bank_seed)
     evaluate(trainer.method, bank, CHUNK, device=trainer.device, vectorized=trainer.vectorized)
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    host = _resident_peak()
     if trainer.device.type != "cuda":
         return Peak(0, 0, host, step_s)
     total = torch.cuda.mem_get_info()[1]
     return Peak(torch.cuda.max_memory_reserved() + CONTEXT_BYTES, total, host, step_s)
+
+
+def _resident_peak() -> int:
+    """Bytes that this process had resident at most."""
+    try:  # `ru_maxrss` would begin with what the parent had when it started this process
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    except OSError:  # no Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def per_gpu(peaks: Sequence[Peak], gpu_bytes: int, cores: int) -> tuple[int, str]:
