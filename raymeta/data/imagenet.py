@@ -8,6 +8,7 @@ MAML++, ALFA and L2F standardise so, in training and evaluation; CxGrad's code, 
 the npz of tieredImageNet comes from OpenCV, which puts blue first, and the field's loaders read it as if red were.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -56,9 +57,9 @@ class ImageNetSubset(ImageDataset):
         check_counts(tree.source, found, published)
         return pack_files(tree, classes, SIDE, squeezed(SIDE), progress)
 
+    @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:
         """Arrays, if there are any."""
-        raise NotImplementedError
 
     def _files(self, root: Path) -> tuple[Tree, dict[Split, dict[str, list[str]]]]:
         """Class folders, of the root itself or in it."""
