@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from raymeta.config import TrialConfig
     from raymeta.data.store import Dataset
 
+
+def parse_pack(pack: str | None) -> Any:
+    """What `--pack` says.
+
+    Raises:
+        UserError: neither a number nor `auto`.
+    """
+    if pack is None or pack == "auto":
+        return pack
+    if not pack.isdecimal() or int(pack) < 1:
+        raise UserError(f"--pack {pack}: expected auto, or how many trials share a GPU")
+    return int(pack)
+
+
 DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Spec = Annotated[
@@ -31,24 +45,15 @@ Choose = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),
 ]
-Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 Pack = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="auto|K", help="Trials per GPU; auto (the default): as many as their measured memory allows."),
+    typer.Option(
+        callback=parse_pack,
+        metavar="auto|K",
+        help="Trials per GPU; auto (the default): as many as their measured memory allows.",
+    ),
 ]
-
-
-def parse_pack(pack: str | None) -> Any:
-    """What `--pack` says.
-
-    Raises:
-        UserError: neither a number nor `auto`.
-    """
-    if pack is None or pack == "auto":
-        return pack
-    if not pack.isdecimal() or int(pack) < 1:
-        raise UserError(f"--pack {pack}: expected auto, or how many trials share a GPU")
-    return int(pack)
+Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 
 
 def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:

@@ -14,7 +14,6 @@ from raymeta.cli.common import (
     Slots,
     Task,
     console,
-    parse_pack,
     placed,
     prepare,
     pretrain,
@@ -95,7 +94,7 @@ def final(
         trials,
         list(range(seeds)),
         slots=slots,
-        pack=parse_pack(pack),
+        pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
         by_step=by_step is not None,
         data_root=data_root,
     )

@@ -1,4 +1,4 @@
-"""`raymeta search` and `raymeta resume`."""
+"""`raymeta search`, `resume` and `extend`, and what they say at the end."""
 
 import json
 import time
@@ -19,7 +19,6 @@ from raymeta.cli.common import (
     Task,
     Words,
     console,
-    parse_pack,
     placed,
     prepare,
     pretrain,
@@ -130,16 +129,14 @@ def extend(
 
 
 def _go(
-    record: "StudyRecord", slots: int | None, pack: str | None, data_root: Path | None, started: float, as_json: bool
+    record: "StudyRecord", slots: int | None, pack: Any, data_root: Path | None, started: float, as_json: bool
 ) -> None:
     from raymeta.study.packing import largest, take_slots
     from raymeta.study.search import run
 
-    wanted = parse_pack(pack)
-
     def start() -> "Given":
         """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
-        given = take_slots(slots, wanted, lambda: largest(record.plan))
+        given = take_slots(slots, pack, lambda: largest(record.plan))
         from raymeta.study.nodes import prepare_nodes
 
         try:
@@ -170,12 +167,10 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
     from raymeta.study.finalists import settled
+    from raymeta.study.status import STATES
 
     trials = record.trials()
-    counts = {
-        state: sum(t.state == state for t in trials)
-        for state in ("completed", "pruned", "diverged", "failed", "running")
-    }
+    counts = {state: sum(t.state == state for t in trials) for state in STATES}
     if as_json:
         print(json.dumps({"study": record.name, "trials": counts, **_figures(record, session)}))  # noqa: T201
     else:

@@ -1,12 +1,10 @@
 """What the driver does while Ray Tune runs the trials: note results in the record, listen to Ctrl-C, leave in time."""
 
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import wraps
-from types import FrameType
 from typing import Any
 
 import ray
@@ -15,6 +13,7 @@ from ray.tune.experiment import Trial
 
 from raymeta.files import write_atomically
 from raymeta.study.failures import failure_of, unwritable
+from raymeta.study.interrupts import on_ctrl_c
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
 from raymeta.study.searcher import RecordSearcher
@@ -38,8 +37,7 @@ def _leaves_when_full(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *arguments, **named)
         except OSError as error:
-            self.session.broken = unwritable(error)
-            self.session.leaving = self.searcher.stopped = True
+            self._break_off(unwritable(error))
 
     return guarded
 
@@ -105,8 +103,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
         if number in self._hung:
             reason = f"no round for {self._hung.pop(number):.0f} s"
         if failure.kind == "disk":
-            self.session.broken = reason
-            self.session.leaving = self.searcher.stopped = True
+            self._break_off(reason)
             return
         write_atomically(self.record.trial_folder(number) / "error.txt", failure.text)
         allowed = 1 if failure.kind == "memory" else MAX_FAILURES
@@ -131,6 +128,11 @@ class Driver(tune.Callback):  # type: ignore[misc]
                 self._heard[trial] = now
                 ray.kill(actor)
 
+    def _break_off(self, reason: str) -> None:
+        """Leave, and write nothing more."""
+        self.session.broken = reason
+        self.session.leaving = self.searcher.stopped = True
+
     def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
         self.record.finish(number, state, reason)
         self.progress.ended(self.record.trial(number))
@@ -150,11 +152,10 @@ class Leave(tune.Stopper):  # type: ignore[misc]
         return self.session.leaving
 
 
-@contextmanager
-def interrupts(searcher: RecordSearcher, session: Session, progress: Progress) -> Iterator[None]:
+def interrupts(searcher: RecordSearcher, session: Session, progress: Progress) -> AbstractContextManager[None]:
     """Ctrl-C once: no new trials, the running ones finish. Twice: leave now; every finished round is saved."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def heard() -> None:
         if not searcher.stopped:
             searcher.stopped = True
             progress.say("no new trials; the running ones finish (Ctrl-C again: leave now and go on later)")
@@ -162,11 +163,7 @@ def interrupts(searcher: RecordSearcher, session: Session, progress: Progress) -
             session.leaving = True
             progress.say("leaving; every finished round is saved")
 
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return on_ctrl_c(heard)
 
 
 def _number(trial: Trial) -> int:

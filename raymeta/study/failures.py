@@ -32,8 +32,7 @@ def failure_of(trial: Any) -> Failure:
     """Why a trial of Ray Tune's ended in an error."""
     error = trial.get_pickled_error()
     cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause or "").splitlines() if line.strip()]
-    last = lines[-1][:300] if lines else "no reason given"
+    last = last_line(error)
     if _is_memory(cause):
         return Failure("memory", f"memory: {last}", str(error))
     if isinstance(cause, OSError) and cause.errno in FULL:
@@ -41,6 +40,12 @@ def failure_of(trial: Any) -> Failure:
     if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
         return Failure("other", "its worker died", str(error))
     return Failure("other", last, str(error))
+
+
+def last_line(error: Any) -> str:
+    """The last line of what a worker raised, which says what it was; of an error of Ray's without a cause, its own."""
+    lines = [line.strip() for line in str(getattr(error, "cause", None) or error or "").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"
 
 
 def unwritable(error: OSError) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.study.failures import last_line
 from raymeta.study.plan import Plan
 from raymeta.study.resources import Slots, start_ray
 
@@ -76,9 +77,8 @@ def _probe(config: TrialConfig, gpu: bool) -> Peak:
     try:
         peak: Peak = ray.get(probe.remote(config.as_dict()))
     except ray.exceptions.RayError as error:
-        reason = str(getattr(error, "cause", error)).strip().splitlines()[-1]
         raise UserError(
-            f"--pack auto: a large config of this search could not be measured ({reason}): give a number"
+            f"--pack auto: a large config could not be measured ({last_line(error)}): give a number"
         ) from error
     return peak
 

@@ -1,13 +1,9 @@
 """Score a study's finalists on fresh episodes, as Ray tasks on the slots that the trials had."""
 
 import json
-import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import isfinite
-from types import FrameType
 from typing import Any
 
 import ray
@@ -19,7 +15,9 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.evaluation import evaluate
 from raymeta.files import write_atomically
+from raymeta.study.failures import last_line
 from raymeta.study.finalists import FILE, Weights, missing
+from raymeta.study.interrupts import on_ctrl_c
 from raymeta.study.record import StudyRecord
 from raymeta.study.session import Session
 from raymeta.trainer import Trainer
@@ -42,7 +40,12 @@ def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) ->
     task = _score.options(num_cpus=slots.cpu, num_gpus=slots.gpu)
     columns = (TextColumn("finalists on fresh episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-    with _interrupts(session, console), bars:
+
+    def leave() -> None:
+        session.leaving = True
+        console.print("leaving; every finalist that is scored is saved", highlight=False)
+
+    with on_ctrl_c(leave), bars:
         bar = bars.add_task("", total=len(waiting))
         while (waiting or running) and not session.leaving:
             while waiting and len(running) < slots.count:
@@ -61,22 +64,8 @@ def _seconds(ready: Any, one: Weights, session: Session) -> float:
     try:
         return float(ray.get(ready))
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1][:300]
-        session.problems.append(f"{one}: its worker failed: {reason}")
+        session.problems.append(f"{one}: its worker failed: {last_line(error)}")
         return 0.0
-
-
-@contextmanager
-def _interrupts(session: Session, console: Console) -> Iterator[None]:
-    def handle(number: int, frame: FrameType | None) -> None:
-        session.leaving = True
-        console.print("leaving; every finalist that is scored is saved", highlight=False)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def score(one: Weights) -> float:
