@@ -18,7 +18,7 @@ from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
 from raymeta.study.searcher import RecordSearcher
 from raymeta.study.session import Session
-from raymeta.study.tracking import Tracker
+from raymeta.study.tracker import Tracker
 
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 ROUND_KEYS = (

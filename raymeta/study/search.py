@@ -14,7 +14,7 @@ from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
 from raymeta.study.resources import Slots, stop_ray
 from raymeta.study.session import Session
-from raymeta.study.tracking import Tracker
+from raymeta.study.tracker import Tracker
 
 
 def run(

@@ -3,19 +3,23 @@
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
+from ray.air._internal import usage
+from ray.tune import registry
 from ray.tune.execution.class_cache import _ActorClassCache
+from ray.tune.experiment import trial as tune_trial
 
 from raymeta.study.driver import Driver, Leave, interrupts
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord
 from raymeta.study.searcher import RecordASHA, RecordSearcher
 from raymeta.study.session import Session
-from raymeta.study.tracking import Tracker
+from raymeta.study.tracker import Tracker
 from raymeta.trainable import MetaTrainable
 
 
@@ -23,6 +27,7 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
     """Run the trials that a study lacks on the slots of a session, until they are done or the user leaves."""
     assert session.slots is not None
     _take_warm_workers()
+    _spare_the_driver()
     # Tune starts one actor at a time unless told how many may be on their way.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(session.slots.count))
     left = [trial for trial in record.trials() if trial.state == "running"]
@@ -66,3 +71,13 @@ def _take_warm_workers() -> None:
         return cache._cache[trainable]
 
     _ActorClassCache.get = get
+
+
+def _spare_the_driver() -> None:
+    """Leave out what Tune does at a cost that nothing here needs.
+
+    It imports MLflow to count, for Ray's statistics, how many of its own callbacks are used; and for every trial it
+    fetches the trainable's class from the cluster's store and unpickles it, several times.
+    """
+    usage.tag_callbacks = lambda callbacks: False
+    tune_trial.get_trainable_cls = cache(registry.get_trainable_cls)

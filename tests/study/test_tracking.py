@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from study.driving import assert_mlflow_equals_record, runs_of, tiny_record
 
-from raymeta.study.tracking import Tracker, connect, problem_of, tracking_uri
+from raymeta.study.tracker import Tracker
+from raymeta.study.tracking import connect, problem_of, tracking_uri
 
 CONNECT = """
 import sys, time
