@@ -25,6 +25,7 @@ class Tracker:
 
     Attributes:
         problem: why MLflow lacks something; at the end "" says that it has everything.
+        process: that writes to MLflow.
     """
 
     def __init__(self, record: StudyRecord) -> None:
@@ -35,7 +36,7 @@ class Tracker:
 
     def __enter__(self) -> Self:
         start = "from raymeta.study.mlflow_copy import main; main()"
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -49,16 +50,16 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._tell(None)
         before = -1
-        while self._process.poll() is None and self._sent > before:
+        while self.process.poll() is None and self._sent > before:
             before = self._sent  # a database that is only slower than the trials were is waited for
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(RETRY_S if self.problem and not before else PATIENCE_S)
-        if self._process.poll() is None:
-            self._process.kill()
+                self.process.wait(RETRY_S if self.problem and not before else PATIENCE_S)
+        if self.process.poll() is None:
+            self.process.kill()
             self.problem = self.problem or "no answer"
-        elif self._process.returncode:
-            self.problem = self.problem or f"the process that writes to it ended ({self._process.returncode})"
-        self._process.wait()
+        elif self.process.returncode:
+            self.problem = self.problem or f"the process that writes to it ended ({self.process.returncode})"
+        self.process.wait()
         self._listener.join()
 
     def update(self, number: int) -> None:
@@ -84,14 +85,14 @@ class Tracker:
         self._tell(Trial(trial.number, trial.label, trial.state, trial.reason, trial.hosts, trial.rounds, best, config))
 
     def _tell(self, news: Message) -> None:
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with suppress(OSError):  # it has ended, which `__exit__` says
-            pickle.dump(news, self._process.stdin)
-            self._process.stdin.flush()
+            pickle.dump(news, self.process.stdin)
+            self.process.stdin.flush()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
             state = json.loads(line)
             self.problem, self._sent = state["problem"], state["sent"]
 

@@ -1,4 +1,4 @@
-"""MLflow's embedded database: made whole, once, whoever comes first; problems in a line that tells no password."""
+"""MLflow's embedded database is made once, whoever comes first; the process that writes to it; no password is told."""
 
 import subprocess
 import sys
@@ -70,3 +70,25 @@ def test_runs_that_a_killed_driver_had_only_begun_are_made_whole(studies: Path) 
     assert {found.path for found in client.list_artifacts(again.info.run_id)} == {"base.yaml", "space.yaml"}
     client.set_terminated(again.info.run_id)
     assert_mlflow_equals_record("tiny")
+
+
+def test_the_process_that_writes_to_mlflow_ends_with_its_driver(studies: Path) -> None:
+    tracker = Tracker(tiny_record()).__enter__()
+    assert tracker.process.stdin is not None
+    tracker.process.stdin.close()  # as the system does it when the driver is killed
+    assert tracker.process.wait(timeout=60) == 1
+    assert not (studies / "mlflow.db").exists()
+
+
+def test_the_process_that_writes_to_mlflow_is_killed(studies: Path) -> None:
+    record = tiny_record("tiny", "study.trials=1")
+    with Tracker(record) as tracker:
+        tracker.process.kill()
+        tracker.process.wait(timeout=60)
+        number = record.ask().number
+        tracker.update(number)
+    assert tracker.problem == "the process that writes to it ended (-9)"
+    with Tracker(record) as tracker:  # as `resume` does
+        tracker.update_all()
+    assert tracker.problem == ""
+    assert len(runs_of("tiny")[1]) == 1
