@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock
 
-from raymeta.files import dump_yaml, studies_folder
+from raymeta.files import dump_yaml, mlflow_folder
 from raymeta.schema import flatten
+from raymeta.storage import local_copy
 from raymeta.study.finalists import Standings, settled, standings
 from raymeta.study.record import StudyRecord, TrialRecord
 from raymeta.study.session import Session
@@ -37,8 +38,8 @@ NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
 
 
 def tracking_uri() -> str:
-    """`$MLFLOW_TRACKING_URI`, or the embedded SQLite beside the studies."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{studies_folder() / 'mlflow.db'}"
+    """`$MLFLOW_TRACKING_URI`, or the embedded SQLite (`mlflow_folder`)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_folder() / 'mlflow.db'}"
 
 
 def connect() -> "MlflowClient":
@@ -77,7 +78,7 @@ def experiment(client: "MlflowClient", name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     embedded = tracking_uri().startswith("sqlite:///")
-    place = (studies_folder() / "mlartifacts" / name).as_uri() if embedded else None
+    place = (mlflow_folder() / "mlartifacts" / name).as_uri() if embedded else None
     return str(client.create_experiment(name, artifact_location=place))
 
 
@@ -290,7 +291,8 @@ class Tracker:
         if session.efficiency is not None:
             client.log_metric(self._parent, "slot_efficiency", session.efficiency)
             client.log_metric(self._parent, "wall_s", session.wall_s)
-        client.log_artifact(self._parent, str(study.folder / "search.png"))
+        with local_copy(study.folder / "search.png") as picture:
+            client.log_artifact(self._parent, str(picture))
         if (best := study.best()) is not None:
             entry = best.best(study.metric) or {}
             name = f"val_{study.metric.name}"
@@ -300,7 +302,8 @@ class Tracker:
             client.log_text(self._parent, study.config(best).to_yaml(), "best_config.yaml")
             checkpoint = study.trial_folder(best.number) / "checkpoint.pt"
             if checkpoint.exists():
-                client.log_artifact(self._runs[best.number].run_id, str(checkpoint))
+                with local_copy(checkpoint) as copy:
+                    client.log_artifact(self._runs[best.number].run_id, str(copy))
         if (final := standings(study)) is not None:
             self._tell_finalists(client, final)
         client.set_terminated(self._parent, "FINISHED" if study.over and settled(study) else "KILLED")
