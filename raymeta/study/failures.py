@@ -20,7 +20,7 @@ class Failure(NamedTuple):
     """Why a worker failed.
 
     Attributes:
-        kind: memory (of the host or the GPU; less beside it may help), disk (full, or a store that is away), or anything else.
+        kind: memory (of the host or the GPU; less beside it may help), disk (full, or the store is away), or else.
         reason: one line.
         text: all that is known, with the worker's traceback.
     """

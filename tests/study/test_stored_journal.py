@@ -31,7 +31,7 @@ def read(folder: RemotePath) -> list[int]:
 
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
-    """Die at the n-th moment of those before and after every operation that changes the store, or halfway through it."""
+    """Die at the n-th of the moments before and after every operation that changes the store, or in its middle."""
     seen = 0
 
     def dying(method: Callable[..., Any], halfway: Callable[[RemotePath], None] | None) -> Callable[..., Any]:
