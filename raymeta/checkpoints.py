@@ -2,16 +2,16 @@
 
 import io
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from raymeta.errors import UserError
+from raymeta.errors import StorageError, UserError
 from raymeta.files import write_atomically
+from raymeta.storage import AnyPath, RemotePath, rename
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
+def write(path: AnyPath, state: dict[str, Any]) -> None:
     """Write a state; a crash leaves the file that was there.
 
     Raises:
@@ -22,7 +22,30 @@ def write(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read(path: Path, device: torch.device) -> Any:
+def write_keeping(path: AnyPath, state: dict[str, Any]) -> None:
+    """Write a state; the one that was there is kept as `previous`. A crash leaves at least one of them whole.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    if isinstance(path, RemotePath):  # a put is atomic there, and a rename is not
+        if path.exists():
+            path.copy_to(path.with_name(f"previous-{path.name}"))
+        write(path, state)
+        return
+    fresh = path.with_name(f"next-{path.name}")
+    write(fresh, state)
+    if path.exists():
+        rename(path, previous(path).name)
+    fresh.replace(path)
+
+
+def previous(path: AnyPath) -> AnyPath:
+    """Where the state is that was there before the last `write_keeping`."""
+    return path.with_name(f"previous-{path.name}")
+
+
+def read(path: AnyPath, device: torch.device) -> Any:
     """The state in a file, its tensors on a device.
 
     Raises:
@@ -30,6 +53,8 @@ def read(path: Path, device: torch.device) -> Any:
     """
     try:
         data = path.read_bytes()
+    except StorageError:  # a store that is away says nothing of the file
+        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:

@@ -12,6 +12,13 @@ class RunFailed(RuntimeError):
     """A run that could not be brought to its end. One sentence; the command line exits with code 1."""
 
 
+class StorageError(OSError):
+    """A store of studies that cannot be reached, or does not do what it is asked; `str` is one sentence."""
+
+    def __str__(self) -> str:
+        return f"{self.filename}: {self.strerror}"
+
+
 def suggest(found: str, allowed: Iterable[str]) -> str:
     """Say which name was probably meant and which are allowed, to end a sentence with.
 

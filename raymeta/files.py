@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from raymeta.errors import UserError
+from raymeta.storage import AnyPath, RemotePath, place
 
 
 class _Loader(yaml.SafeLoader):
@@ -55,7 +56,7 @@ def parse_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML: a value does not fit its type: {error}") from error
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: AnyPath) -> dict[str, Any]:
     """Read a YAML file that holds one mapping.
 
     Raises:
@@ -82,13 +83,16 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: AnyPath, content: bytes | str) -> None:
     """Write a file whole or not at all: a reader or a crash never sees half of it.
 
     Raises:
         OSError: as the file system says (a full disk, say); the old file is then still there.
     """
     data = content.encode() if isinstance(content, str) else content
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -112,6 +116,23 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("raymeta"))
 
 
-def studies_folder() -> Path:
-    """Where studies, final runs and the embedded MLflow live: `$RAYMETA_STUDIES`, or `studies` in this folder."""
-    return Path(os.environ.get("RAYMETA_STUDIES", "studies")).expanduser().resolve()
+def studies_folder() -> AnyPath:
+    """Where studies and final runs live: `$RAYMETA_STUDIES`, a path or a store's URI, or `studies` in this folder.
+
+    Raises:
+        UserError: it is a URI of no store that there could be.
+    """
+    return place(os.environ.get("RAYMETA_STUDIES", "studies"))
+
+
+def mlflow_folder() -> Path:
+    """Where the embedded MLflow keeps its database and files: with the studies, or where they are on a store, in the
+    user's data folder of this machine, one for each place of studies.
+    """
+    studies = studies_folder()
+    if isinstance(studies, Path):
+        return studies
+    import platformdirs
+
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{studies.store}/{studies.path}").strip("-")
+    return Path(platformdirs.user_data_dir("raymeta")) / "mlflow" / name

@@ -19,6 +19,7 @@ from ray import tune
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
+from raymeta.storage import AnyPath, place
 from raymeta.trainer import Trainer, cap_memory, resumed
 
 
@@ -26,7 +27,7 @@ class Place(Section):
     """The reserved key `study` of a trial's config: which trial of which study it is."""
 
     trial: int
-    folder: str = Field(description="Where its checkpoint lies.")
+    folder: str = Field(description="Where its checkpoint lies, a path or a store's URI.")
     known: int = Field(0, ge=0, description="Outer steps up to which its driver has heard of it.")
     gpu_share: float = Field(0.0, ge=0, le=1, description="Of its GPU's memory what it may take; 0: all, or no GPU.")
 
@@ -42,24 +43,24 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(1)  # a second thread gives a Conv-4 trial 12 %, a second trial 100 %
         config = dict(config)
-        place = config.pop("study", None)
+        study = config.pop("study", None)
         trial = parse_trial(merge(self.defaults, config), "the trial's config")
-        self._checkpoint: Path | None = None
+        self._checkpoint: AnyPath | None = None
         self._unheard: list[dict[str, Any]] = []
         self._note = ""
-        if place is None:
+        if study is None:
             self.trainer = Trainer(trial)
         else:
-            where = check(Place, place, "study")
+            where = check(Place, study, "study")
             if where.gpu_share:
                 cap_memory(where.gpu_share)
             self._go_on(trial, where)
 
-    def _go_on(self, trial: TrialConfig, place: Place) -> None:
+    def _go_on(self, trial: TrialConfig, where: Place) -> None:
         """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""
-        self._checkpoint = Path(place.folder) / "checkpoint.pt"
+        self._checkpoint = place(where.folder) / "checkpoint.pt"
         self.trainer, self._note = resumed(trial, self._checkpoint)
-        self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > place.known]
+        self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > where.known]
         if self.trainer.done and not self._unheard:
             self._unheard = self.trainer.rounds[-1:]
 

@@ -7,7 +7,6 @@ the weights, the optimizer and t.
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from raymeta.evaluation import Score, evaluate, metric_of
 from raymeta.inner import Context, Noise
 from raymeta.method import Method, Regularizer, build_method, task_loss
 from raymeta.pretraining import load_pretrained
+from raymeta.storage import AnyPath, rename
 
 CHECKPOINT_VERSION = 2
 CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a GPU for each process, over what torch allocates
@@ -207,15 +207,11 @@ class Trainer:
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""
-        fresh = path.with_name(f"next-{path.name}")
-        checkpoints.write(fresh, self.state_dict())
-        if path.exists():
-            path.replace(_previous(path))
-        fresh.replace(path)
+        checkpoints.write_keeping(path, self.state_dict())
 
-    def load(self, path: Path) -> None:
+    def load(self, path: AnyPath) -> None:
         """Go on from a checkpoint. Nothing in the file is executed.
 
         Raises:
@@ -230,7 +226,7 @@ class Trainer:
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
 
 
-def resumed(config: TrialConfig, path: Path) -> tuple[Trainer, str]:
+def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
     """A trainer that goes on from the checkpoint at a path, if there is one.
 
     From one that is damaged or another config's nothing is taken: the one before it is used, or the run starts over,
@@ -240,19 +236,15 @@ def resumed(config: TrialConfig, path: Path) -> tuple[Trainer, str]:
         The trainer; a sentence on what could not be used, or "".
     """
     trainer, note = Trainer(config), ""
-    for file in (path, _previous(path)):
+    for file in (path, checkpoints.previous(path)):
         if file.exists():
             try:
                 trainer.load(file)
                 break
             except UserError as error:
-                file.replace(file.with_suffix(".damaged"))
+                rename(file, file.with_suffix(".damaged").name)
                 trainer, note = Trainer(config), str(error)
     return trainer, f"{note}; it goes on from outer step {trainer.outer_step}" if note else ""
-
-
-def _previous(path: Path) -> Path:
-    return path.with_name(f"previous-{path.name}")
 
 
 def cap_memory(share: float) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+from s3 import s3_server
 
 from raymeta.config import TaskConfig
 from raymeta.data.store import ImageDataset, open_dataset
+from raymeta.storage import RemotePath, place
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("raymeta", deadline=None)
@@ -20,6 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+        elif "bucket" in getattr(item, "fixturenames", ()):  # one server for all
+            item.add_marker(pytest.mark.xdist_group("s3"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +35,15 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("RAYMETA_STUDIES", str(tmp_path_factory.mktemp("studies")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[RemotePath]:
+    """An empty bucket of a real S3 server on loopback; tests write into folders of their own."""
+    with s3_server() as uri:
+        found = place(uri)
+        assert isinstance(found, RemotePath)
+        yield found
 
 
 @pytest.fixture(scope="session")

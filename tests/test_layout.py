@@ -13,9 +13,9 @@ from raymeta import registry
 ROOT = Path(__file__).parent.parent
 HEAVY = ["ray", "optuna", "mlflow"]
 CORE = [
-    "raymeta", "raymeta.errors", "raymeta.files", "raymeta.checkpoints", "raymeta.schema", "raymeta.registry",
-    "raymeta.config", "raymeta.norm", "raymeta.inner", "raymeta.method", "raymeta.evaluation", "raymeta.pretraining",
-    "raymeta.trainer",
+    "raymeta", "raymeta.errors", "raymeta.storage", "raymeta.files", "raymeta.checkpoints", "raymeta.schema",
+    "raymeta.registry", "raymeta.config", "raymeta.norm", "raymeta.inner", "raymeta.method", "raymeta.evaluation",
+    "raymeta.pretraining", "raymeta.trainer",
 ]  # fmt: skip
 
 

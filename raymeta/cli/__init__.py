@@ -11,7 +11,7 @@ from raymeta.cli.final import final
 from raymeta.cli.methods import methods, space
 from raymeta.cli.search import extend, resume, search
 from raymeta.cli.studies import export, ls, status, ui
-from raymeta.errors import RunFailed, UserError
+from raymeta.errors import RunFailed, StorageError, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +29,7 @@ def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
     try:
         app()
-    except UserError as error:
+    except (UserError, StorageError) as error:
         say(f"raymeta: {error}")
         sys.exit(2)
     except RunFailed as error:

@@ -1,6 +1,7 @@
 """`raymeta search`, `resume` and `extend`, and what they say at the end."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,7 @@ def extend(
 def _go(
     record: "StudyRecord", slots: int | None, pack: Any, data_root: Path | None, started: float, as_json: bool
 ) -> None:
+    from raymeta.files import mlflow_folder
     from raymeta.study.packing import largest, take_slots
     from raymeta.study.search import run
 
@@ -145,6 +147,8 @@ def _go(
             raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
         return given
 
+    if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        say(f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server")
     _report(record, run(record, start, started=started, quiet=as_json), as_json)
 
 

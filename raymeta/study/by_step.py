@@ -14,6 +14,7 @@ from rich.table import Table
 from raymeta.evaluation import evaluate
 from raymeta.files import write_atomically
 from raymeta.inner import Context
+from raymeta.storage import AnyPath
 from raymeta.study.tables import value
 from raymeta.trainer import Trainer
 
@@ -25,7 +26,7 @@ Tasks = Literal["training", "test"]
 TASKS: dict[Tasks, str] = {"training": "tasks of the training classes", "test": "test tasks"}
 
 
-def score(trainer: Trainer, path: Path) -> None:
+def score(trainer: Trainer, path: AnyPath) -> None:
     """Score the best weights of a finished run by inner step, and write the scores to a file.
 
     Both kinds of tasks are as many as the config tests on; those of the training classes are drawn as in training, but

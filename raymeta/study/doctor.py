@@ -5,10 +5,8 @@ All are asked the same (`examine`): through Ray the machines of `$RAY_ADDRESS`'s
 
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,9 +18,10 @@ from typing import Any
 
 from raymeta.config import TaskConfig
 from raymeta.data.store import open_dataset
-from raymeta.errors import UserError
+from raymeta.errors import StorageError, UserError
 from raymeta.files import studies_folder
 from raymeta.schema import check
+from raymeta.storage import AnyPath, place, remove_tree
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna", "mlflow")
 CLOCKS_S = 2.0  # by how much clocks may differ
@@ -81,7 +80,7 @@ def examine(shown: str, task: dict[str, Any] | None) -> Finding:
             data = open_dataset(check(TaskConfig, task, "task")).fingerprint
         except UserError as error:
             no_data = str(error)
-    return Finding(_versions(), *_write_beside(Path(shown)), data, no_data, _gpus())
+    return Finding(_versions(), *_write_beside(place(shown)), data, no_data, _gpus())
 
 
 def clock() -> float:
@@ -99,7 +98,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write_beside(shown: Path) -> tuple[str, str]:
+def _write_beside(shown: AnyPath) -> tuple[str, str]:
     """The name of the file written, and why none was."""
     name = uuid.uuid4().hex
     try:
@@ -160,21 +159,24 @@ def diagnose(task: TaskConfig | None) -> list[Check]:
 
 
 @contextmanager
-def _shown() -> Iterator[Path]:
+def _shown() -> Iterator[AnyPath]:
     """A file among the studies for the others to see; what they write beside it is taken away with it."""
     studies = studies_folder()
     new = not studies.exists()
     try:
         studies.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=studies, prefix=".doctor-"))
+        folder = studies / f".doctor-{uuid.uuid4().hex}"
+        folder.mkdir()
+        (folder / "shown").touch()
+    except StorageError:
+        raise
     except OSError as error:
         raise UserError(f"{studies}: cannot be written: {error.strerror} (RAYMETA_STUDIES moves it)") from error
     try:
-        (folder / "shown").touch()
         yield folder / "shown"
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if new:
+        remove_tree(folder)
+        if new and isinstance(studies, Path):
             studies.rmdir()
 
 
@@ -199,7 +201,7 @@ def _agree(found: Mapping[str, Finding]) -> Check:
     return _check("versions", fine, wrong, "Install the same everywhere (`ray up` again does)")
 
 
-def _shared(found: Mapping[str, Finding], shown: Path) -> Check:
+def _shared(found: Mapping[str, Finding], shown: AnyPath) -> Check:
     wrong = {node: finding.studies for node, finding in found.items() if finding.studies}
     end = time.monotonic() + SHARING_S
     for node, finding in found.items():
@@ -209,7 +211,10 @@ def _shared(found: Mapping[str, Finding], shown: Path) -> Check:
                 break
             time.sleep(0.2)
     studies = shown.parent.parent
-    return _check("studies", str(studies), wrong, f"Mount one shared folder at {studies} on all machines")
+    remedy = f"Mount one shared folder at {studies} on all machines"
+    if not isinstance(studies, Path):
+        remedy = "Give every machine the store's credentials"
+    return _check("studies", str(studies), wrong, remedy)
 
 
 def _data(found: Mapping[str, Finding], task: TaskConfig | None) -> list[Check]:

@@ -4,6 +4,8 @@ import errno
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from raymeta.errors import StorageError
+
 Kind = Literal["memory", "disk", "other"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OUT_OF_MEMORY = (
@@ -18,7 +20,7 @@ class Failure(NamedTuple):
     """Why a worker failed.
 
     Attributes:
-        kind: memory (of the host or the GPU; less beside it may help), disk (it is full), or anything else.
+        kind: memory (of the host or the GPU; less beside it may help), disk (full, or the store is away), or else.
         reason: one line.
         text: all that is known, with the worker's traceback.
     """
@@ -35,7 +37,7 @@ def failure_of(trial: Any) -> Failure:
     last = last_line(error)
     if _is_memory(cause):
         return Failure("memory", f"memory: {last}", str(error))
-    if isinstance(cause, OSError) and cause.errno in FULL:
+    if isinstance(cause, OSError) and ends_session(cause):
         return Failure("disk", unwritable(cause), str(error))
     if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
         return Failure("other", "its worker died", str(error))
@@ -48,8 +50,15 @@ def last_line(error: Any) -> str:
     return lines[-1][:300] if lines else "no reason given"
 
 
+def ends_session(error: OSError) -> bool:
+    """Nothing can be written any more, by nobody: the disk is full, or the store of the studies is away."""
+    return error.errno in FULL or isinstance(error, StorageError)
+
+
 def unwritable(error: OSError) -> str:
     """One line of a file that could not be written."""
+    if isinstance(error, StorageError):
+        return str(error)
     if error.errno in FULL:
         return "the disk is full" + (f" ({Path(str(error.filename)).parent})" if error.filename else "")
     return f"{error.filename or 'the study'} cannot be written: {error.strerror or error}"

@@ -25,10 +25,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from raymeta import registry
 from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.data.store import open_dataset
-from raymeta.errors import UserError
+from raymeta.errors import RunFailed, StorageError, UserError
 from raymeta.evaluation import Metric, half_width, metric_of
 from raymeta.files import studies_folder, write_atomically
+from raymeta.storage import AnyPath, place
 from raymeta.study import by_step as inner_steps
+from raymeta.study.failures import last_line
 from raymeta.study.nodes import prepare_nodes
 from raymeta.study.packing import Pack, take_slots
 from raymeta.study.resources import Slots, stop_ray
@@ -79,7 +81,7 @@ class FinalTable:
     name: str
     config: TrialConfig
     metric: Metric
-    folder: Path
+    folder: AnyPath
     seeds: list[SeedResult]
 
     @property
@@ -140,11 +142,11 @@ class _Seed:
 
     def __init__(self, config: dict[str, Any], folder: str) -> None:
         torch.set_num_threads(1)
-        self.folder = Path(folder)
+        self.folder = place(folder)
         self.trainer, self._note = resumed(parse_trial(config, folder), self._checkpoint)
 
     @property
-    def _checkpoint(self) -> Path:
+    def _checkpoint(self) -> AnyPath:
         return self.folder / "checkpoint.pt"
 
     def round(self) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def final(
     return tables, problems
 
 
-def _folder(name: str, config: TrialConfig) -> Path:
+def _folder(name: str, config: TrialConfig) -> AnyPath:
     plain = {**config.as_dict(), "seed": 0}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
     return studies_folder() / "finals" / f"{name.replace(':', '-')}-{config.task.name}-{digest}"
@@ -246,7 +248,7 @@ class _Run:
     name: str
     seed: int
     config: dict[str, Any]
-    folder: Path
+    folder: AnyPath
     by_step: bool
 
     def __str__(self) -> str:
@@ -283,6 +285,8 @@ def _train(runs: list[_Run], slots: Slots) -> list[str]:
             run, worker, tested = pending.pop(ready)
             try:
                 answer = ray.get(ready)
+            except StorageError as error:
+                raise RunFailed(f"{last_line(error)}; what is trained is safe: the same command goes on") from error
             except ray.exceptions.RayActorError:
                 problems.append(f"{run}: its worker died again and again; the same command goes on")
                 continue

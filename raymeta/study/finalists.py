@@ -16,11 +16,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
-from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from raymeta.evaluation import Metric, half_width
+from raymeta.storage import AnyPath
 from raymeta.study.space import BASELINE
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Weights:
     """
 
     trial: int
-    folder: Path
+    folder: AnyPath
     config: dict[str, Any]
     trained_at: int | None
     bank_seed: int

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from raymeta.files import dump_yaml
 from raymeta.schema import flatten
+from raymeta.storage import local_copy, place
 from raymeta.study.tracking import connect, experiment, log, log_params, problem_of
 
 if TYPE_CHECKING:
@@ -217,10 +218,10 @@ class Copy:
             client.set_tag(self._parent, key, word)
         for name, text in summary.texts.items():
             client.log_text(self._parent, text, name)
-        for path in filter(os.path.exists, summary.files):
-            client.log_artifact(self._parent, path)
-        if summary.best and os.path.exists(summary.best[1]):
-            client.log_artifact(self._runs[summary.best[0]].run_id, summary.best[1])
+        for path in summary.files:
+            _log_file(client, self._parent, path)
+        if summary.best:
+            _log_file(client, self._runs[summary.best[0]].run_id, summary.best[1])
         for number, scores, at in summary.scores:
             told = [Metric(key, score, int(1000 * at), 0) for key, score in scores.items()]
             best = summary.best is not None and summary.best[0] == number
@@ -232,6 +233,13 @@ class Copy:
 def _found(run: "Run") -> _Child:
     sent = int(run.data.metrics.get("outer_steps_done", -1))
     return _Child(run.info.run_id, sent, DESCRIBED in run.data.tags, run.info.status in STATUS.values())
+
+
+def _log_file(client: "MlflowClient", run_id: str, path: str) -> None:
+    """Log a file, of this machine or of the studies' store, if it is there."""
+    if place(path).exists():
+        with local_copy(place(path)) as copy:
+            client.log_artifact(run_id, str(copy))
 
 
 def _read(stream: BinaryIO, inbox: "queue.Queue[Message]") -> None:

@@ -1,7 +1,7 @@
 """The machines of a Ray cluster: something done once on each of them, and what is done so before trials run there."""
 
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
 from raymeta.files import studies_folder
 from raymeta.schema import check
+from raymeta.storage import place
 
 PATIENCE_S = 3600.0  # a data set may have to be downloaded
 T = TypeVar("T")
@@ -92,8 +93,12 @@ def prepare_nodes(task: TaskConfig, root: Path | None = None) -> None:
         return
     expected, studies = open_dataset(task).fingerprint, studies_folder()
     studies.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=studies, prefix=".seen-") as mark:
-        answers = on_every_node(_make_ready, task.model_dump(), str(root.resolve()) if root else None, mark.name)
+    mark = studies / f".seen-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        answers = on_every_node(_make_ready, task.model_dump(), str(root.resolve()) if root else None, str(mark))
+    finally:
+        mark.unlink(missing_ok=True)
     problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
     problems += [
         f"{answer.node}: its {task.dataset} has fingerprint {answer.value[:12]} and this machine's {expected[:12]}"
@@ -106,8 +111,8 @@ def prepare_nodes(task: TaskConfig, root: Path | None = None) -> None:
 
 def _make_ready(task: dict[str, Any], root: str | None, mark: str) -> str:
     """On a machine: the fingerprint of its data set, which is made ready first."""
-    if not Path(mark).exists():
-        folder = Path(mark).parent
+    if not place(mark).exists():
+        folder = place(mark).parent
         raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
     dataset = open_dataset(check(TaskConfig, task, "task"))
     dataset.prepare(Path(root) if root else None)

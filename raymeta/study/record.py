@@ -11,7 +11,6 @@ forgets the rungs, and what happened since its last snapshot).
 
 import os
 import re
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -34,8 +32,9 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
 from raymeta.evaluation import Metric
 from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.storage import AnyPath
 from raymeta.study.finalists import standings
-from raymeta.study.journal import Journal
+from raymeta.study.folder import driving, is_driven, journal_in, made_whole
 from raymeta.study.plan import Plan
 from raymeta.study.space import Point
 
@@ -87,25 +86,21 @@ class TrialRecord:
 class StudyRecord:
     """One study's folder. Open it with `create` or `load`; write to it under `locked`."""
 
-    def __init__(self, folder: Path, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
+    def __init__(self, folder: AnyPath, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
         self.name = folder.name
-        self._journal = Journal(folder / "journal.log")
+        self._journal = journal_in(folder)
         self._study = optuna.load_study(study_name=self.name, storage=JournalStorage(self._journal))
         self._ended: dict[int, TrialRecord] = {}  # they change no more
 
     @classmethod
-    def create(cls, folder: Path, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
+    def create(cls, folder: AnyPath, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
         """Make the folder whole or not at all, with the starting points queued.
 
         Raises:
             UserError: the study exists, or its name cannot be a folder's.
         """
         check_name(folder.name)
-        if folder.exists():
-            raise UserError(
-                f"the study '{folder.name}' exists: go on with `raymeta resume {folder.name}`, or give another --name"
-            )
         about = {
             "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -115,25 +110,21 @@ class StudyRecord:
             "data": {"name": plan.base.task.dataset, "fingerprint": fingerprint},
             "versions": {name: version(name) for name in ("raymeta", "torch", "ray", "optuna", "mlflow", "numpy")},
         }
-        unfinished = folder.parent / f".{folder.name}.{os.getpid()}"
-        unfinished.mkdir(parents=True)
-        try:
-            study = optuna.create_study(
-                study_name=folder.name,
-                storage=JournalStorage(Journal(unfinished / "journal.log")),
-                direction="maximize" if metric.mode == "max" else "minimize",
-            )
-            for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
-                study.enqueue_trial(point, user_attrs={"label": label})
-            _write_plan(unfinished, plan, about)
-            os.rename(unfinished, folder)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
+        with made_whole(folder) as place:
+            journal = journal_in(place)
+            with journal.together():
+                study = optuna.create_study(
+                    study_name=folder.name,
+                    storage=JournalStorage(journal),
+                    direction="maximize" if metric.mode == "max" else "minimize",
+                )
+                for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
+                    study.enqueue_trial(point, user_attrs={"label": label})
+            _write_plan(place, plan, about)
         return cls(folder, plan, about, metric)
 
     @classmethod
-    def load(cls, folder: Path) -> "StudyRecord":
+    def load(cls, folder: AnyPath) -> "StudyRecord":
         """Open a study that exists.
 
         Raises:
@@ -152,11 +143,7 @@ class StudyRecord:
     @property
     def driven(self) -> bool:
         """A process drives the study right now."""
-        try:
-            with FileLock(self.folder / "driver.lock").acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return is_driven(self.folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -165,12 +152,7 @@ class StudyRecord:
         Raises:
             UserError: another process drives it.
         """
-        lock = FileLock(self.folder / "driver.lock")
-        try:
-            lock.acquire(timeout=1)  # `driven` may be looking
-        except Timeout:
-            raise UserError(f"the study '{self.name}' is being driven by another process on this machine") from None
-        with lock:
+        with driving(self.folder, self._journal):
             yield
 
     # -- what happens ----------------------------------------------------------------------------------------------
@@ -284,7 +266,7 @@ class StudyRecord:
         """The whole config of a trial."""
         return self.plan.trial(trial.point)
 
-    def trial_folder(self, number: int) -> Path:
+    def trial_folder(self, number: int) -> AnyPath:
         """Where a trial's checkpoint lies."""
         return self.folder / "trials" / f"{number:04d}"
 
@@ -328,7 +310,7 @@ class StudyRecord:
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def _write_plan(folder: Path, plan: Plan, about: dict[str, Any]) -> None:
+def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
     write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
 
 
@@ -361,11 +343,18 @@ def all_studies() -> list[StudyRecord]:
     Raises:
         UserError: the files of one are not a study's.
     """
-    return [StudyRecord.load(path.parent) for path in sorted(studies_folder().glob("*/study.yaml"))]
+    folder = studies_folder()
+    names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
+    return [StudyRecord.load(folder / name) for name in names]
 
 
-def mend_journal(folder: Path) -> None:
-    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock."""
+def mend_journal(folder: AnyPath) -> None:
+    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock.
+
+    On a store there are none.
+    """
+    if not isinstance(folder, Path):
+        return
     path = folder / "journal.log"
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1

@@ -1,15 +1,17 @@
 """Pictures of a search."""
 
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
+from raymeta.files import write_atomically
+from raymeta.storage import AnyPath
 from raymeta.study.finalists import Standings, standings
 from raymeta.study.progress import STYLES
 from raymeta.study.record import StudyRecord
 from raymeta.study.tables import fresh_score, score, short
 
 
-def search_picture(record: StudyRecord, path: Path) -> None:
+def search_picture(record: StudyRecord, path: AnyPath) -> None:
     """Draw validation curves of all trials with ASHA's rungs, the best score over time, and score against each key."""
     import matplotlib
 
@@ -72,8 +74,10 @@ def search_picture(record: StudyRecord, path: Path) -> None:
             panel.set_xscale("log")
     for empty in axes[1, len(searched) :]:
         empty.set_axis_off()
-    figure.savefig(path, dpi=110)
+    drawn = BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:], dpi=110)
     plt.close(figure)
+    write_atomically(path, drawn.getvalue())
 
 
 def _finalists_panel(panel: Any, final: Standings) -> None:

@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 
 from raymeta.data.store import open_dataset
 from raymeta.errors import RunFailed, UserError
-from raymeta.study.failures import FULL, unwritable
+from raymeta.study.failures import ends_session, unwritable
 from raymeta.study.finalists import missing
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
@@ -30,7 +30,7 @@ def run(
 
     Raises:
         UserError: another process drives the study, or its data have changed.
-        RunFailed: the disk is full. What is on it is good.
+        RunFailed: the disk is full, or the store is away. What is there is good.
     """
     with record.locked(), redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
         mend_journal(record.folder)
@@ -46,7 +46,7 @@ def run(
                     search_picture(record, record.folder / "search.png")
                 tracker.summarise(session)
         except OSError as error:
-            if error.errno not in FULL:
+            if not ends_session(error):
                 raise
             session.broken = session.broken or unwritable(error)
         if session.broken:

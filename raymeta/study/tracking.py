@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from raymeta.files import studies_folder
+from raymeta.files import mlflow_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 def tracking_uri() -> str:
-    """`$MLFLOW_TRACKING_URI`, or the embedded SQLite beside the studies."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{studies_folder() / 'mlflow.db'}"
+    """`$MLFLOW_TRACKING_URI`, or the embedded SQLite (`mlflow_folder`)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{mlflow_folder() / 'mlflow.db'}"
 
 
 def connect() -> "MlflowClient":
@@ -60,7 +60,7 @@ def experiment(client: "MlflowClient", name: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     embedded = tracking_uri().startswith("sqlite:///")
-    place = (studies_folder() / "mlartifacts" / name).as_uri() if embedded else None
+    place = (mlflow_folder() / "mlartifacts" / name).as_uri() if embedded else None
     return str(client.create_experiment(name, artifact_location=place))
 
 

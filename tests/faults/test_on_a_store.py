@@ -1,0 +1,69 @@
+"""The real command with its studies on a real S3 server: killed, resumed, and the same study as in a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from study.driving import (
+    NAME,
+    ONE,
+    assert_mlflow_equals_record,
+    kill,
+    load,
+    numbers,
+    parse,
+    raymeta,
+    start,
+    undisturbed,
+    until,
+)
+
+from raymeta.storage import RemotePath
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+def test_a_search_on_a_store(
+    bucket: RemotePath, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
+    store = bucket / "a team" / "studies"
+    monkeypatch.setenv("RAYMETA_STUDIES", str(store))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    driver = start("search", *ONE)
+    until(lambda: (store / NAME / "study.yaml").exists() and len(ended()) >= 2, driver, seconds=600)
+    second = raymeta("resume", NAME)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"raymeta: the study '{NAME}' is being driven by process {driver.pid} on ")
+    assert "a process drives it" in raymeta("status", NAME).stderr
+    kill(driver)
+    before = ended()
+    assert 2 <= len(before) < 8
+
+    done = raymeta("resume", NAME, "--slots", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert f"MLflow is on this machine only, in {tmp_path}/raymeta/mlflow/" in done.stderr
+    assert parse(done.stdout)["trials"]["running"] == 0
+    assert numbers(NAME) == expected
+    assert {number: at for number, at in ended().items() if number in before} == before
+    assert_mlflow_equals_record(NAME)
+
+    listed = raymeta("ls", "--json")
+    assert [row["study"] for row in json.loads(listed.stdout)] == [NAME]
+    assert raymeta("export", NAME).returncode == 0
+    final = raymeta("final", "best.yaml", "--seeds", "1", "--slots", "1", "--json")
+    assert final.returncode == 0, final.stderr
+    (row,) = parse(final.stdout)["rows"]
+    assert row["folder"].startswith(f"{bucket.store}/a team/studies/finals/best-sinusoid")
+    checked = raymeta("doctor")
+    assert checked.returncode == 0, checked.stdout
+    assert sorted(path.name for path in store.iterdir()) == ["finals", NAME]
+    assert not (tmp_path / "studies").exists()
+
+
+def ended() -> dict[int, list[float]]:
+    """When the rounds of the trials that have ended were noted."""
+    trials = load(NAME).trials()
+    return {trial.number: [entry["at"] for entry in trial.rounds] for trial in trials if trial.state != "running"}
