@@ -1,6 +1,7 @@
 """The real command with its studies on a real S3 server: killed, resumed, and the same study as in a folder."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,12 @@ def test_a_search_on_a_store(
     monkeypatch.chdir(tmp_path)
 
     driver = start("search", *ONE)
-    until(lambda: (store / NAME / "study.yaml").exists() and len(ended()) >= 2, driver, seconds=600)
+
+    def two_have_ended() -> bool:
+        time.sleep(1)  # the server shares the machine with the search
+        return (store / NAME / "study.yaml").exists() and len(ended()) >= 2
+
+    until(two_have_ended, driver, seconds=600)
     second = raymeta("resume", NAME)
     assert second.returncode == 2
     assert second.stderr.startswith(f"raymeta: the study '{NAME}' is being driven by process {driver.pid} on ")

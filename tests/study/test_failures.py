@@ -10,6 +10,7 @@ import pytest
 import torch
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
+from raymeta.errors import StorageError
 from raymeta.study.failures import Failure, failure_of
 
 
@@ -48,6 +49,15 @@ def test_a_full_disk(number: int) -> None:
 
     failure = raised_by(write)
     assert (failure.kind, failure.reason) == ("disk", "the disk is full (/studies/one/trials/0003)")
+
+
+def test_a_store_that_is_away_ends_the_session_and_not_the_trial() -> None:
+    def write() -> None:
+        raise StorageError(errno.EIO, "the store does not answer as it should: no route", "s3://b/one/checkpoint.pt")
+
+    failure = raised_by(write)
+    assert failure.kind == "disk"
+    assert failure.reason == "s3://b/one/checkpoint.pt: the store does not answer as it should: no route"
 
 
 def test_a_device_that_is_full_for_real() -> None:
