@@ -59,6 +59,8 @@ def read(path: AnyPath, device: torch.device) -> Any:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise zipfile.BadZipFile  # torch never packs them: it would be a bomb
             if archive.testzip():  # torch does not look at the checksums
                 raise zipfile.BadZipFile
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)

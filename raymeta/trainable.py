@@ -30,6 +30,7 @@ class Place(Section):
     folder: str = Field(description="Where its checkpoint lies, a path or a store's URI.")
     known: int = Field(0, ge=0, description="Outer steps up to which its driver has heard of it.")
     gpu_share: float = Field(0.0, ge=0, le=1, description="Of its GPU's memory what it may take; 0: all, or no GPU.")
+    gpu_context: int = Field(0, ge=0, description="Bytes of it that CUDA itself takes; 0: not measured.")
 
 
 class MetaTrainable(tune.Trainable):  # type: ignore[misc]
@@ -53,7 +54,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         else:
             where = check(Place, study, "study")
             if where.gpu_share:
-                cap_memory(where.gpu_share)
+                cap_memory(where.gpu_share, where.gpu_context)
             self._go_on(trial, where)
 
     def _go_on(self, trial: TrialConfig, where: Place) -> None:

@@ -25,7 +25,7 @@ from raymeta.pretraining import load_pretrained
 from raymeta.storage import AnyPath, rename
 
 CHECKPOINT_VERSION = 2
-CONTEXT_BYTES = 600 * 2**20  # what CUDA itself takes of a GPU for each process, over what torch allocates
+CONTEXT_BYTES = 600 * 2**20  # a guess, where it is not measured, of what CUDA itself takes of a GPU for each process
 
 
 class Trainer:
@@ -247,15 +247,16 @@ def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
     return trainer, f"{note}; it goes on from outer step {trainer.outer_step}" if note else ""
 
 
-def cap_memory(share: float) -> None:
+def cap_memory(share: float, context: int = 0) -> None:
     """Let this process take no more of its GPU than its share, so that its neighbours live. Without a GPU: nothing.
 
     Args:
         share: of the GPU's memory, CUDA's own part of it included.
+        context: bytes of that part; 0: they were not measured.
     """
     if torch.cuda.is_available():
         total = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(max(share - CONTEXT_BYTES / total, 0.01))
+        torch.cuda.set_per_process_memory_fraction(max(share - (context or CONTEXT_BYTES) / total, 0.01))
 
 
 def device_of(config: TrialConfig) -> torch.device:

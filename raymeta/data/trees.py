@@ -23,6 +23,7 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2")
 FOLDERS: dict[str, Split] = {
     "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
 }  # fmt: skip
+LARGEST = 2**28  # bytes of a file in an archive, unpacked: more is a bomb and no image or list
 
 Classes = Mapping[Split, Mapping[str, Sequence[str]]]
 Fit = Callable[[Image.Image], Image.Image]
@@ -57,12 +58,14 @@ class Tree:
                 with zipfile.ZipFile(self.source) as archive:
                     members = {_plain(name): name for name in archive.namelist()}
                     for path in wanted:
+                        _check_size(self.source, path, archive.getinfo(members[path]).file_size)
                         yield path, archive.read(members[path])
             else:
                 with tarfile.open(self.source, "r|*") as tape:  # a compressed one can't be read in another order
                     for member in tape:
                         path, file = _plain(member.name), None
                         if path in wanted:
+                            _check_size(self.source, path, member.size)
                             file = tape.extractfile(member)
                         if file is not None:
                             del wanted[path]
@@ -172,6 +175,11 @@ def centred(side: int) -> Fit:
     edge = round((large - side) / 2)
     box = (edge, edge, edge + side, edge + side)
     return lambda image: image.resize((large, large), Image.Resampling.BILINEAR).crop(box)
+
+
+def _check_size(source: Path, path: str, size: int) -> None:
+    if size > LARGEST:
+        raise UserError(f"{source}: {path} is {size:,} bytes unpacked, at most {LARGEST:,} are read")
 
 
 def _plain(name: str) -> str:

@@ -64,10 +64,10 @@ class Weights:
     def read(self) -> dict[str, Any] | None:
         """The scores in the folder; None if there are none of these weights on these episodes."""
         try:
-            found: dict[str, Any] = json.loads((self.folder / FILE).read_text())
+            found = json.loads((self.folder / FILE).read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return found if found.get("of") == self.identity else None
+        return found if isinstance(found, dict) and found.get("of") == self.identity else None
 
 
 @dataclass(frozen=True)

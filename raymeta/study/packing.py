@@ -4,17 +4,18 @@ Ray's fractions of a GPU only count; what keeps a trial within its share is `ray
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.study import mps
 from raymeta.study.failures import last_line
 from raymeta.study.plan import Plan
+from raymeta.study.probe import Peak, measure
 from raymeta.study.resources import Slots, start_ray
 
 ROOM = 1.1  # a trial may need so much more than its probe
@@ -25,20 +26,13 @@ Pack = int | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
-class Peak:
-    """What a config needs.
+class Machine:
+    """What Ray gives out on a machine; memory in bytes."""
 
-    Attributes:
-        gpu: bytes of a GPU, with CUDA's own; 0 if it was computed on a CPU.
-        gpu_total: bytes that the GPU has.
-        host: bytes of memory of its process, at most.
-        step_s: seconds of an outer step, alone.
-    """
-
-    gpu: int
-    gpu_total: int
-    host: int
-    step_s: float
+    node: str
+    cores: int
+    gpus: int
+    memory: int
 
 
 def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[TrialConfig]]) -> Slots:
@@ -53,47 +47,78 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
     Raises:
         UserError: there is no core to run a trial on, or a measurement failed.
     """
-    import ray
-
     start_ray(most)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus, gpus = (int(sum(node.get(name, 0) for node in nodes)) for name in ("CPU", "GPU"))
-    if cpus < 1:
+    machines = _machines()
+    gpus = sum(machine.gpus for machine in machines)
+    if not any(machine.cores for machine in machines):
         raise UserError("Ray has no free core to run a trial on")
     if isinstance(pack, int) and gpus:
-        slots = Slots(min(cpus, gpus * pack), 1.0, 1 / pack)
+        slots = _shared(machines, pack, f"{pack} trials on each GPU, as asked" if pack > 1 else "")
     elif pack == "auto" or gpus:
-        slots = _measured(nodes, gpus, [_probe(config, bool(gpus)) for config in configs()])
+        slots = _measured(machines, configs())
     else:
-        slots = Slots(cpus, 1.0, 0.0)
+        slots = Slots(sum(machine.cores for machine in machines), 1.0, 0.0)
     grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster does, up to what is asked of it
     return replace(slots, count=most if most and grows else min(most or slots.count, slots.count))
 
 
-def _probe(config: TrialConfig, gpu: bool) -> Peak:
+def _machines() -> list[Machine]:
     import ray
 
-    probe = ray.remote(num_cpus=1, num_gpus=int(gpu), max_calls=1)(measure)  # max_calls: a process of its own
+    alive = [(node["NodeID"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [Machine(node, *(int(has.get(name, 0)) for name in ("CPU", "GPU", "memory"))) for node, has in alive]
+
+
+def _shared(machines: Sequence[Machine], count: int, why: str, context: int = 0) -> Slots:
+    """Slots on the GPUs, `count` for each."""
+    room = slots_on(machines, count)
+    if not room:
+        raise UserError("Ray has no free core on a machine with a GPU")
+    if count > 1:
+        why += f"; CUDA MPS {'as each machine has it' if os.environ.get('RAY_ADDRESS') else mps.switch_on()}"
+    return Slots(room, 1.0, 1 / count, why=why, gpu_context=context)
+
+
+def slots_on(machines: Sequence[Machine], count: int) -> int:
+    """Trials at a time on machines with GPUs, `count` for each GPU; a trial takes a core of the same machine."""
+    return sum(min(machine.cores, machine.gpus * count) for machine in machines)
+
+
+def _measured(machines: Sequence[Machine], configs: Sequence[TrialConfig]) -> Slots:
+    """Slots by probes of the configs: on every machine that has GPUs; if none has, on any."""
+    import ray
+
+    with_gpu = [machine for machine in machines if machine.gpus and machine.cores]
+    where: Sequence[Machine | None] = with_gpu or [None]
+    probes = [[_probe(config, machine) for config in configs] for machine in where]
     try:
-        peak: Peak = ray.get(probe.remote(config.as_dict()))
+        peaks: list[list[Peak]] = [ray.get(few) for few in probes]
     except ray.exceptions.RayError as error:
         raise UserError(
             f"--pack auto: a large config could not be measured ({last_line(error)}): give a number"
         ) from error
-    return peak
-
-
-def _measured(nodes: Sequence[dict[str, float]], gpus: int, peaks: Sequence[Peak]) -> Slots:
-    if gpus and all(peak.gpu for peak in peaks):
-        with_gpu = [node for node in nodes if node.get("GPU")]
-        cores = int(min(node.get("CPU", 0) / node["GPU"] for node in with_gpu))
-        count, why = per_gpu(peaks, min(peak.gpu_total for peak in peaks), cores)
-        return Slots(gpus * count, 1.0, 1 / count, why=why)
-    needed, why = on_cores(peaks)
-    fit = sum(int(min(node.get("CPU", 0), node.get("memory", 0) // needed)) for node in nodes)
-    if gpus:
+    every = list(chain.from_iterable(peaks))
+    if with_gpu and all(peak.gpu for peak in every):
+        pairs = [(found, machine.cores // machine.gpus) for found, machine in zip(peaks, with_gpu, strict=True)]
+        return _shared(machines, *on_gpus(pairs), max(peak.context for peak in every))
+    needed, why = on_cores(every)
+    fit = sum(min(machine.cores, machine.memory // needed) for machine in machines)
+    if with_gpu:
         why += "; torch sees no GPU there"
     return Slots(max(fit, 1), 1.0, 0.0, needed, why)
+
+
+def _probe(config: TrialConfig, machine: Machine | None) -> Any:
+    """Ask a machine to measure a config; None: one that Ray chooses."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {"num_cpus": 1, "max_calls": 1}  # max_calls: a process of its own
+    if machine is not None:
+        # On this machine all its GPUs, to see the smallest; on a cluster somebody else may hold some.
+        options["num_gpus"] = 1 if os.environ.get("RAY_ADDRESS") else machine.gpus
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine.node, soft=False)
+    return ray.remote(**options)(measure).remote(config.as_dict())
 
 
 def largest(plan: Plan) -> list[TrialConfig]:
@@ -118,40 +143,6 @@ def _size(config: TrialConfig) -> int:
     return prod((config.outer.tasks_per_step, steps, getattr(config.model, "width", 1)))
 
 
-def measure(data: dict[str, Any]) -> Peak:
-    """Two outer steps and a piece of a validation of a config, in a process that has done nothing else."""
-    import torch
-
-    from raymeta.config import parse_trial
-    from raymeta.evaluation import CHUNK, evaluate
-    from raymeta.trainer import CONTEXT_BYTES, Trainer
-
-    torch.set_num_threads(1)
-    trainer = Trainer(parse_trial(data, "the probe's config"))
-    trainer.outer_update()
-    start = time.perf_counter()
-    trainer.outer_update()
-    step_s = time.perf_counter() - start
-    bank = trainer.dataset.bank("validation", trainer.config.task.bank_seed)
-    evaluate(trainer.method, bank, CHUNK, device=trainer.device, vectorized=trainer.vectorized)
-    host = _resident_peak()
-    if trainer.device.type != "cuda":
-        return Peak(0, 0, host, step_s)
-    total = torch.cuda.mem_get_info()[1]
-    return Peak(torch.cuda.max_memory_reserved() + CONTEXT_BYTES, total, host, step_s)
-
-
-def _resident_peak() -> int:
-    """Bytes that this process had resident at most."""
-    try:  # `ru_maxrss` would begin with what the parent had when it started this process
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
-    except OSError:  # no Linux
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def per_gpu(peaks: Sequence[Peak], gpu_bytes: int, cores: int) -> tuple[int, str]:
     """Trials for each GPU, and why.
 
@@ -168,6 +159,18 @@ def per_gpu(peaks: Sequence[Peak], gpu_bytes: int, cores: int) -> tuple[int, str
         f"{count} trials on each GPU: the largest config needs {_gib(needed)} of {_gib(gpu_bytes)} "
         f"(limit: {limits.get(count, 'one always runs')}; {_pace(peaks)})"
     )
+
+
+def on_gpus(machines: Sequence[tuple[Sequence[Peak], int]]) -> tuple[int, str]:
+    """Trials for each GPU, and why: a trial's share is one for all machines, so the one with the least room decides.
+
+    Args:
+        machines: of each with GPUs the peaks measured there, and its cores for each GPU.
+    """
+    limits = [per_gpu(peaks, min(peak.gpu_total for peak in peaks), cores) for peaks, cores in machines]
+    count, why = min(limits)
+    others = sum(other > count for other, _ in limits)
+    return count, f"{why}; {others} of {len(limits)} machines have room for more" if others else why
 
 
 def on_cores(peaks: Sequence[Peak]) -> tuple[int, str]:

@@ -29,7 +29,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError, suggest
+from raymeta.errors import StorageError, UserError, suggest
 from raymeta.evaluation import Metric
 from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage import AnyPath
@@ -133,9 +133,20 @@ class StudyRecord:
         if not (folder / "study.yaml").is_file():
             known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
-        about = read_yaml(folder / "study.yaml")
-        plan = Plan.from_dict(about.pop("plan"), str(folder / "study.yaml"))
-        return cls(folder, plan, about, Metric(**about["metric"]))
+        path, journal = folder / "study.yaml", folder / "journal.log"
+        about = read_yaml(path)
+        try:
+            plan, metric = Plan.from_dict(about.pop("plan"), str(path)), Metric(**about["metric"])
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a study's plan, or a damaged one") from error
+        try:
+            return cls(folder, plan, about, metric)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise UserError(f"{journal}: cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # there is no end to what Optuna raises at damaged or foreign lines
+            raise UserError(f"{journal}: not a study's journal, or a damaged one") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StudyRecord.load, (self.folder,)

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from raymeta.errors import UserError
+from raymeta.errors import RunFailed, UserError
+from raymeta.study import mps
 
 # What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
 WORKER_ENVIRONMENT = {
@@ -32,8 +33,11 @@ _DRIVER_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are not used
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+# Set to 0 before Ray is imported it makes a Ray listen on loopback only, as it always does on the systems in its name.
+_LISTENS_TO_OTHERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 CONNECT_S = 10.0
+STARTS = 3
 FIRST_WORKER_S = 1800.0  # how long a cluster without workers is waited for
 
 
@@ -44,6 +48,7 @@ class Slots:
     Attributes:
         gpu: the share of one; 0: trials compute on cores.
         memory: bytes that Ray keeps for a trial; 0: it does not count them.
+        gpu_context: bytes that CUDA itself takes of a GPU for each process; 0: not measured.
         why: what decided, in a sentence; "": nothing was measured.
     """
 
@@ -52,6 +57,7 @@ class Slots:
     gpu: float
     memory: int = 0
     why: str = ""
+    gpu_context: int = 0
 
     @property
     def per_trial(self) -> dict[str, float]:
@@ -78,28 +84,43 @@ def start_ray(most: int | None) -> None:
 
     Raises:
         UserError: the cluster can't be joined, or has no worker and gets none.
+        RunFailed: Ray does not come up on this machine.
     """
     if os.environ.get("RAY_ADDRESS"):
         join_cluster()
         _first_worker(most or 1)
         return
     prepare_environment()
+    os.environ.setdefault(_LISTENS_TO_OTHERS, "0")
+    mps.prepare()
     import ray
 
-    # "local": or Ray would join whatever cluster somebody has started on this machine.
-    ray.init("local", num_cpus=most or cores(), include_dashboard=False, **_QUIET)
+    for attempt in range(1, STARTS + 1):
+        try:
+            # "local": or Ray would join whatever cluster somebody has started on this machine.
+            ray.init("local", num_cpus=most or cores(), include_dashboard=False, **_QUIET)
+        except Exception as error:  # plain ones, too: it gives its own processes 30 s, which a busy machine may not
+            ray.shutdown()
+            if attempt == STARTS:
+                first = str(error).strip().splitlines()[:1] or [type(error).__name__]
+                raise RunFailed(f"Ray did not start on this machine in {STARTS} tries: {first[0]}") from error
+        else:
+            return
 
 
 def join_cluster() -> None:
     """Join the cluster of `$RAY_ADDRESS`.
 
     Raises:
-        UserError: nobody is there, or it is of another version of Ray or Python, or it asks for a token.
+        UserError: nobody is there, or it is of another version of Ray or Python, or this machine has no token for it
+            and `RAY_AUTH_MODE=disabled` is not set.
     """
     prepare_environment()
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open cluster runs code for whoever reaches it: only if asked
     import ray
 
     address = os.environ["RAY_ADDRESS"]
+
     try:
         if match := re.fullmatch(r"([^/]+):(\d+)", address):  # where nobody listens Ray would try for ten minutes
             socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S).close()
@@ -145,6 +166,7 @@ def stop_ray() -> None:
         ray.shutdown()
     finally:
         gc.enable()
+        mps.switch_off()
 
 
 def cores() -> int:

@@ -57,6 +57,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             "folder": str(self.record.trial_folder(trial.number)),
             "known": trial.outer_steps,
             "gpu_share": self.slots.gpu,
+            "gpu_context": self.slots.gpu_context,
         }
         return {**self.record.config(trial).as_dict(), "study": place}
 

@@ -204,8 +204,9 @@ def children(name: str) -> int:
     return len(runs_of(name)[1])
 
 
-def test_a_node_dies(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_node_dies(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its trial goes on from its checkpoint on the node that is left."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -6,16 +6,19 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from study.driving import WORDS
+from study.fake_mps import calls, fake_mps
 
 from raymeta.errors import UserError
-from raymeta.study.packing import MOST_PER_GPU, ROOM, Peak, largest, measure, on_cores, per_gpu
+from raymeta.study.packing import MOST_PER_GPU, ROOM, Machine, largest, on_cores, on_gpus, per_gpu, slots_on
 from raymeta.study.plan import Plan, make_plan
+from raymeta.study.probe import Peak, measure
 
 GIB = 2**30
 
@@ -51,6 +54,23 @@ def test_what_limits_is_said() -> None:
     assert "limit: one always runs" in per_gpu(peaks, GIB, 4)[1]
 
 
+def test_of_unlike_machines_the_one_with_the_least_room_decides() -> None:
+    large, small = Peak(2 * GIB, 80 * GIB, 0, 0.1), Peak(2 * GIB, 8 * GIB, 0, 0.1)
+    alone, together = on_gpus([([small], 8)]), on_gpus([([large], 16), ([small], 8), ([large], 5)])
+    assert alone == per_gpu([small], 8 * GIB, 8)
+    assert alone[0] == 3
+    assert together == (3, f"{alone[1]}; 2 of 3 machines have room for more")
+    assert on_gpus([([large], 16), ([large], 5), ([small], 8)])[0] == 3
+    count, why = on_gpus([([large], 16), ([small], 2)])
+    assert count == 2
+    assert "limit: 2 cores for each GPU" in why
+
+
+def test_a_trial_takes_a_core_of_the_machine_with_its_gpu() -> None:
+    machines = [Machine("head", 0, 1, 0), Machine("cores", 64, 0, 0), Machine("a", 6, 1, 0), Machine("b", 2, 2, 0)]
+    assert [slots_on(machines, count) for count in (1, 2, 4, 16)] == [3, 4, 6, 8]
+
+
 def test_the_largest_configs_have_whole_numbers_at_their_upper_ends() -> None:
     searched = make_plan("maml", "glyphs-5w1s", None, ["regularizers={}"])
     whole = {key: param.int_[1] for key, param in searched.space.params.items() if param.int_ is not None}
@@ -77,9 +97,10 @@ def test_a_probe_on_a_cpu_measures_its_process() -> None:
     assert why.startswith(f"{needed / GIB:.2f} GiB of memory for each trial")
 
 
-def in_a_fresh_process(code: str) -> dict[str, Any]:
+def in_a_fresh_process(code: str, **environment: str) -> dict[str, Any]:
     """What code prints as JSON: Ray remembers in a process whether the last one asked for a token."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    env |= {"RAY_preload_python_modules": "", **environment}  # no trial runs here
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, env=env, check=False
     )
@@ -108,10 +129,12 @@ def test_on_cores_ray_keeps_each_trials_memory() -> None:
     assert found["why"]
 
 
-ON_A_GPU = """
+UNLIKE_MACHINES = """
 import json, os, time
+os.environ["RAY_AUTH_MODE"] = "disabled"
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "num_gpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=2, num_gpus=2)
 os.environ["RAY_ADDRESS"] = cluster.address
 from raymeta.study.packing import take_slots
 from raymeta.study.resources import stop_ray
@@ -121,8 +144,8 @@ import ray
 def when():
     start = time.time()
     time.sleep(0.5)
-    return start, time.time(), [int(one) for one in ray.get_gpu_ids()]
-runs = ray.get([when.remote() for _ in range(8)])
+    return start, time.time(), ray.get_runtime_context().get_node_id()
+runs = ray.get([when.remote() for _ in range(12)])
 stop_ray()
 cluster.shutdown()
 print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "words": str(slots), "runs": runs}))
@@ -131,13 +154,46 @@ print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "words": s
 
 @pytest.mark.ray
 def test_a_gpu_is_shared_by_as_many_as_said() -> None:
-    """A machine of 6 cores and a GPU that only Ray believes in."""
-    found = in_a_fresh_process(ON_A_GPU)
-    assert (found["count"], found["per_trial"]) == (4, {"cpu": 1.0, "gpu": 0.25})
-    assert found["words"] == "4 at a time, 1/4 GPU each"
+    """A machine of 6 cores and a GPU that only Ray believes in, and one of 2 cores and two such GPUs."""
+    found = in_a_fresh_process(UNLIKE_MACHINES)
+    assert (found["count"], found["per_trial"]) == (6, {"cpu": 1.0, "gpu": 0.25})
+    assert found["words"] == "6 at a time, 1/4 GPU each"
     runs = found["runs"]
-    assert max(sum(start <= other[0] < end for start, end, _ in runs) for other in runs) <= 4
-    assert all(gpus == [0] for _, _, gpus in runs)
+    for node in {where for *_, where in runs}:
+        there = [(start, end) for start, end, where in runs if where == node]
+        assert max(sum(start <= other < end for start, end in there) for other, _ in there) <= 4
+
+
+ON_CHOSEN_GPUS = """
+import json, os
+from raymeta.study.packing import take_slots
+from raymeta.study.resources import stop_ray
+slots = take_slots(4, 2, lambda: 1 / 0)
+import ray
+@ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)
+def environment():
+    return {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY")}
+seen = ray.get([environment.remote() for _ in range(8)])
+stop_ray()
+print(json.dumps({"count": slots.count, "why": slots.why, "seen": seen}))
+"""
+
+
+@pytest.mark.ray
+def test_trials_see_the_gpus_that_the_user_has_chosen_and_share_them_by_mps(tmp_path: Path) -> None:
+    """Two GPUs that only Ray believes in, numbers 5 and 7 of the machine."""
+    log = fake_mps(tmp_path)
+    found = in_a_fresh_process(
+        ON_CHOSEN_GPUS,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        CUDA_VISIBLE_DEVICES="5,7",
+        RAY_OVERRIDE_RESOURCES='{"GPU": 2}',
+    )
+    assert (found["count"], found["why"]) == (4, "2 trials on each GPU, as asked; CUDA MPS on")
+    assert {seen["CUDA_VISIBLE_DEVICES"] for seen in found["seen"]} <= {"5", "7"}
+    (folder,) = {seen["CUDA_MPS_PIPE_DIRECTORY"] for seen in found["seen"]}
+    assert calls(log)[1:] == [f"start {folder}", f"quit {folder}"]
+    assert not Path(folder).exists()
 
 
 @pytest.mark.parametrize("pack", ["0", "-1", "many", "1.5"])

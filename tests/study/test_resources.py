@@ -1,4 +1,4 @@
-"""Ray on this machine: who may talk to it, and how it is left."""
+"""Ray on this machine: who may talk to it, and how it is left; a cluster without a token."""
 
 import gc
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from raymeta.study.resources import stop_ray
+from raymeta.errors import RunFailed
+from raymeta.study.resources import start_ray, stop_ray
 
 INTRUDER = """
 import os, sys
@@ -24,30 +25,58 @@ except Exception as error:
 
 OWNER = """
 import os, subprocess, sys
+from pathlib import Path
 from raymeta.study.resources import start_ray, stop_ray
+
+def listens():
+    \"\"\"The hexadecimal addresses that this process and all that it started listen on.\"\"\"
+    lines = [line.split() for net in ("tcp", "tcp6") for line in Path("/proc/net", net).read_text().splitlines()[1:]]
+    addresses = {f"socket:[{line[9]}]": line[1].partition(":")[0] for line in lines if line[3] == "0A"}
+    tree = {os.getpid()}
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # gone meanwhile
+            pass
+    while grown := {child for child, parent in parents.items() if parent in tree} - tree:
+        tree |= grown
+    for pid in tree:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                if (address := addresses.get(os.readlink(file))) is not None:
+                    yield address
+            except OSError:
+                pass
+
 start_ray(1)
 import ray
 assert ray.get(ray.remote(lambda: "ran").remote()) == "ran"
+print("listens:", *listens())
 address = ray.get_runtime_context().gcs_address
 env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")} | {"HOME": sys.argv[2]}
 subprocess.run([sys.executable, "-c", sys.argv[1], address], env=env, timeout=120)
 stop_ray()
 """
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 
 
 @pytest.mark.ray
-def test_a_local_ray_runs_nothing_for_those_without_its_token(tmp_path: Path) -> None:
-    """Ray listens on all of the machine's addresses; its token keeps others out."""
+def test_a_local_ray_listens_on_loopback_only_and_to_those_with_its_token(tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", OWNER, INTRUDER, str(tmp_path)],
-        env=env,
+        env=env | {"RAY_preload_python_modules": ""},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("listens:")]
+    addresses = line.split()[1:]
+    assert len(addresses) > 3  # the driver, its worker, and what Ray itself is made of
+    assert set(addresses) <= LOOPBACK
     assert "in:" not in done.stdout
     assert "refused" in done.stdout
 
@@ -61,3 +90,24 @@ def test_ray_is_left_without_a_collection_in_between(monkeypatch: pytest.MonkeyP
     stop_ray()
     assert seen == [False]
     assert gc.isenabled()
+
+
+def test_a_ray_that_does_not_come_up_in_time_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    tries: list[int] = []
+
+    def init(*arguments: object, **named: object) -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise Exception("The current node timed out during startup.\nMore.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    start_ray(1)
+    assert len(tries) == 3
+    monkeypatch.setattr(ray, "init", lambda *arguments, **named: ray.no_such_name)
+    with pytest.raises(
+        RunFailed, match=r"^Ray did not start on this machine in 3 tries: module 'ray' has no attribute"
+    ):
+        start_ray(1)
