@@ -107,7 +107,5 @@ def test_a_ray_that_does_not_come_up_in_time_is_tried_again(monkeypatch: pytest.
     start_ray(1)
     assert len(tries) == 3
     monkeypatch.setattr(ray, "init", lambda *arguments, **named: ray.no_such_name)
-    with pytest.raises(
-        RunFailed, match=r"^Ray did not start on this machine in 3 tries: module 'ray' has no attribute"
-    ):
+    with pytest.raises(RunFailed, match=r"^Ray did not start on this machine in 3 tries: module "):
         start_ray(1)
