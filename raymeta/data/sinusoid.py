@@ -58,11 +58,11 @@ class Sinusoid(Dataset):
     ready = True
 
     def __init__(self, task: "TaskConfig") -> None:
-        """Raises UserError for settings that a curve can't follow: ways, labels, train_classes, rotations."""
+        """Raises UserError for settings that a curve can't follow: ways, labels, train_classes, rotations, sampler."""
         super().__init__(task)
         for key, found, allowed in (
             ("ways", task.ways, 1), ("labels", task.labels, "shuffled"), ("rotations", task.rotations, "none"),
-            ("train_classes", task.train_classes, None),
+            ("train_classes", task.train_classes, None), ("sampler", task.sampler, "fixed"),
         ):  # fmt: skip
             if found != allowed:
                 raise UserError(f"task.{key}: found {found!r}, but sinusoid is a regression: allowed: {allowed!r}")

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raymeta import registry
 from raymeta.data.cross import fitted, open_other
 from raymeta.data.episodes import SPLITS, EpisodeBank, ImageEpisodes, Split
+from raymeta.data.images import DeviceImages, HostImages
 from raymeta.data.packing import FORMAT, Packed, Progress, build_store
+from raymeta.data.variable import VariableEpisodes
 from raymeta.errors import UserError, suggest
 from raymeta.files import cache_folder
 
@@ -90,8 +93,8 @@ class Dataset(ABC):
         return self._bank(split, seed)
 
     def outputs(self, task: "TaskConfig") -> int:
-        """Outputs of a model for this data set: a logit per way, or one real number."""
-        return 1 if self.kind == "regression" else task.ways
+        """Outputs of a model for this data set: a logit per way (of the most), or one real number."""
+        return 1 if self.kind == "regression" else task.most_ways
 
     @abstractmethod
     def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
@@ -236,6 +239,7 @@ class ImageDataset(Dataset):
     published: ClassVar[Mapping[str, Published]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
     _store: Store | None = None
+    _on_device: DeviceImages | None = None
 
     @abstractmethod
     def build(self, root: Path | None, progress: Progress) -> Packed:
@@ -311,9 +315,18 @@ class ImageDataset(Dataset):
         return open_other(self, name)
 
     def _bank(self, split: Split, seed: int) -> EpisodeBank:
+        bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes
         if split == "test" and self._other is not None:
-            return ImageEpisodes(self._other.store, self.task, split, seed, self._as_own)
-        return ImageEpisodes(self.store, self.task, split, seed)
+            other = self._other.store
+            return bank(other, self.task, split, seed, HostImages(other.images, self._as_own))
+        return bank(self.store, self.task, split, seed, self._on_device)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copy the images to a device; banks opened from now on gather their batches there, to the same bits.
+
+        The test split of another data set stays where it is: its images are resized on the way.
+        """
+        self._on_device = DeviceImages(self.store.images, self.store.scaled, device)
 
     def _as_own(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images of another data set as models of this one see them."""
