@@ -5,7 +5,8 @@ A data set is a file: a subclass of `ImageDataset` (or of `Dataset`) under `@reg
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -18,7 +19,8 @@ from raymeta import registry
 from raymeta.data.cross import fitted, open_other
 from raymeta.data.episodes import SPLITS, EpisodeBank, ImageEpisodes, Split
 from raymeta.data.images import DeviceImages, HostImages
-from raymeta.data.packing import FORMAT, Packed, Progress, build_store
+from raymeta.data.packing import CONTENTS, FORMAT, Packed, Progress, Stream, build_store, packed_at, packed_from
+from raymeta.data.remote import Root, local
 from raymeta.data.variable import VariableEpisodes
 from raymeta.errors import UserError, suggest
 from raymeta.files import cache_folder
@@ -97,12 +99,12 @@ class Dataset(ABC):
         return 1 if self.kind == "regression" else task.most_ways
 
     @abstractmethod
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
         """Make the data ready on this machine; nothing happens if they are.
 
         Args:
-            root: folder with the data on disk, read only if there is something to do; None: drawn or downloaded,
-                whatever the data set does.
+            root: folder with the data on disk or a URL of an archive of one, or of a packed store; read only if there
+                is something to do. None: drawn or downloaded, whatever the data set does.
             progress: called with steps done and steps in all.
             rebuild: do it again even if they are ready.
         """
@@ -134,6 +136,7 @@ class Store:
     Attributes:
         images: uint8 [total, C, H, W].
         class_names, sizes, starts: per class: its name, how many images, the row of its first one.
+        meta: what `meta.json` says.
         mean, std: per channel, of pixels in 0..1; None: pixels are left in 0..1.
     """
 
@@ -169,6 +172,7 @@ class Store:
                 or self.images.dtype != np.uint8
             ):
                 raise ValueError("its files don't belong together")
+            self.meta: dict[str, Any] = meta
             self.class_names: list[str] = meta["class_names"]
             self.sizes = np.array(meta["sizes"], np.int64)
             self.fingerprint: str = meta["fingerprint"]
@@ -259,6 +263,10 @@ class ImageDataset(Dataset):
         return self.store_name or self.name
 
     @property
+    def _rule(self) -> Rule | None:
+        return self.rules.get(self.split)
+
+    @property
     def _command(self) -> str:
         return f"raymeta data prepare {self.name}"
 
@@ -278,8 +286,7 @@ class ImageDataset(Dataset):
             UserError: it is not there, or damaged.
         """
         if self._store is None:
-            rule = self.rules.get(self.split)
-            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, rule)
+            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
             store.mean, store.std = self.mean, self.std
             self._store = store
         return self._store
@@ -288,13 +295,37 @@ class ImageDataset(Dataset):
     def fingerprint(self) -> str:
         return self.store.fingerprint
 
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
-        def build() -> Packed:
-            return self.build(root, progress or (lambda done, total: None))
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        say = progress or (lambda done, total: None)
+        with ExitStack() as stack:
 
-        build_store(self.folder, self._about(), build, rebuild=rebuild)
+            def build(scratch: Path) -> Packed:
+                folder = stack.enter_context(local(root, scratch, say))
+                there = packed_at(folder) if folder is not None else None
+                return self.build(folder, say) if there is None else self._packed_elsewhere(there)
+
+            build_store(self.folder, self._about(), build, rebuild=rebuild)
         self._store = None
         _ = self.store  # a store that was there already may be damaged: say so now
+
+    def _packed_elsewhere(self, folder: Path) -> Packed:
+        """A store that was packed on another machine."""
+        there = Store(folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
+        return packed_from(there.meta, there.images)
+
+    def receive(self, meta: Mapping[str, Any], parts: Iterable[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Make a store out of another machine's; nothing happens if there is one.
+
+        Args:
+            meta: its `meta.json`.
+            parts: its images, as `Stream` has them.
+
+        Raises:
+            UserError: the parts don't have the fingerprint of `meta`, or can't be written.
+        """
+        about = {key: meta[key] for key in meta if key not in CONTENTS}
+        build_store(self.folder, about, lambda _: packed_from(meta, Stream(tuple(meta["shape"]), parts)), rebuild=False)
+        self._store = None
 
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {
