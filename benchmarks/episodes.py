@@ -19,10 +19,10 @@ are the buffers of the episodes drawn: 4 tasks of 84x84 colour are 34 MiB as flo
 
 trials: the same of Ray workers, each with a trial of MAML (Conv-4, 5-way 1-shot) of a real data set: one alone, then
 as many at once as `--processes`. A trial trains `--steps` outer steps, validates, and then touches every page of the
-store, so that all of it counts. The store's part is that of the mapping of `images.npy` by /proc/PID/smaps: its resident
-size is the whole store in every worker, its proportional set sizes add up to the one copy there is. (A trial alone has
-the pages to itself, so they count as private though the system can drop them.) The last row is what a trial more costs:
-the difference of the sums over the number of further trials.
+store, so that all of it counts. The store's part is that of the mapping of `images.npy` by /proc/PID/smaps: its
+resident size is the whole store in every worker, its proportional set sizes add up to the one copy there is. (A trial
+alone has the pages to itself, so they count as private though the system can drop them.) The last row is what a trial
+more costs: the difference of the sums over the number of further trials.
 """
 
 import argparse
