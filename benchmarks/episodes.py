@@ -1,8 +1,9 @@
 """What episodes cost: per second against per-image pipelines, as a share of an outer step, and in memory.
 
-    uv run python benchmarks/episodes.py                       # all three tables, about 3 minutes
+    uv run python benchmarks/episodes.py                       # speed, share and memory, about 3 minutes
     uv run python benchmarks/episodes.py speed --episodes 200 --workers 4
     uv run python benchmarks/episodes.py memory --processes 8
+    uv run python benchmarks/episodes.py trials --dataset cifarfs --data-root ~/data     # a real set, real trials
 
 speed: learn2learn and torchmeta are not installed; their documented way is written out here. A task draws classes and
 images, and each image is opened, resized, made a tensor and standardised by torchvision's transforms, alone; a
@@ -15,6 +16,13 @@ memory: processes that have drawn from all images of one store, at the same time
 as one over how many processes have it) and private memory by /proc/PID/smaps_rollup, before the store was opened and
 after. Beside it the same with a copy of the images in each process. What stays private of a memory-mapped store's user
 are the buffers of the episodes drawn: 4 tasks of 84x84 colour are 34 MiB as float32.
+
+trials: the same of Ray workers, each with a trial of MAML (Conv-4, 5-way 1-shot) of a real data set: one alone, then
+as many at once as `--processes`. A trial trains `--steps` outer steps, validates, and then touches every page of the
+store, so that all of it counts. The store's part is that of the mapping of `images.npy` by /proc/PID/smaps: its
+resident size is the whole store in every worker, its proportional set sizes add up to the one copy there is. (A trial
+alone has the pages to itself, so they count as private though the system can drop them.) The last row is what a trial
+more costs: the difference of the sums over the number of further trials.
 """
 
 import argparse
@@ -23,7 +31,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
@@ -198,6 +206,78 @@ def share(options: argparse.Namespace) -> None:
             print(f"| {name}, {title} | {network} | {step:,.0f} | {episodes:.1f} | {episodes / step:.2%} |", flush=True)
 
 
+class Worker:
+    """A trial in a Ray worker, as a search has it."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from raymeta.trainable import MetaTrainable
+
+        self.trainable = MetaTrainable(config)
+
+    def train(self) -> None:
+        """A round, and a look at every page of the store."""
+        self.trainable.step()
+        images = self.trainable.trainer.dataset.store.images
+        page = os.sysconf("SC_PAGE_SIZE")
+        int(np.asarray(images).reshape(-1)[::page].max())
+
+    def memory(self) -> list[int]:
+        """Of the worker: proportional set size, private; of the store's mapping: resident, proportional, private."""
+        whole, path = _memory(), str(self.trainable.trainer.dataset.folder / "images.npy")
+        fields, inside = dict.fromkeys(("Rss", "Pss", "Private_Clean", "Private_Dirty"), 0), False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if "-" in key:  # the head of a mapping: its addresses, and the file at the end
+                inside = line.endswith(path)
+            elif inside and key in fields:
+                fields[key] += 1024 * int(value.split()[0])
+        return [*whole, fields["Rss"], fields["Pss"], fields["Private_Clean"] + fields["Private_Dirty"]]
+
+
+def trials(options: argparse.Namespace) -> None:
+    """Print the table of memory of real trials."""
+    import ray
+
+    from raymeta.study.resources import start_ray, stop_ray
+
+    task = {"dataset": options.dataset, **registry.find("dataset", options.dataset).task_defaults, "shots": 1}
+    dataset = open_dataset(TaskConfig(**task))
+    dataset.prepare(options.data_root)
+    assert isinstance(dataset, ImageDataset)
+    config = {
+        "method": "maml", "maml": {"order": options.order}, "model": {"name": "conv4", "width": options.width},
+        "task": task, "outer": {"tasks_per_step": TASKS}, "engine": {"device": "cpu"},
+        "budget": {"outer_steps": options.steps, "validate_every": options.steps, "validation_tasks": 100},
+    }  # fmt: skip
+    size = dataset.store.images.nbytes
+    print(f"{options.dataset}, a store of {size / MIB:.0f} MiB, Conv-4-{options.width}, {options.order} order")
+    print("| trials | worker | PSS, MiB | private, MiB | store resident, MiB | store PSS, MiB | store private, MiB |")
+    print("| --: | --- | --: | --: | --: | --: | --: |")
+    start_ray(options.processes)
+    sums = []
+    try:
+        for count in (1, options.processes):
+            workers = [
+                ray.remote(Worker).remote(parse_trial(config | {"seed": seed}).as_dict()) for seed in range(count)
+            ]
+            ray.get([worker.train.remote() for worker in workers])
+            rows = ray.get([worker.memory.remote() for worker in workers])
+            for number, row in enumerate(rows, start=1):
+                _print_row(str(count), str(number), row)
+            sums.append([sum(column) for column in zip(*rows, strict=True)])
+            _print_row(str(count), "all", sums[-1])
+            for worker in workers:
+                ray.kill(worker)
+    finally:
+        stop_ray()
+    more = max(options.processes - 1, 1)
+    _print_row(str(options.processes), "each more", [(b - a) / more for a, b in zip(*sums, strict=True)])
+
+
+def _print_row(trials: str, worker: str, values: Sequence[float]) -> None:
+    print(f"| {trials} | {worker} |" + "".join(f" {value / MIB:.1f} |" for value in values), flush=True)
+
+
 def _memory() -> tuple[int, int]:
     """Proportional set size and private memory of this process, bytes."""
     fields = {}
@@ -256,14 +336,18 @@ def memory(options: argparse.Namespace) -> None:
 def main() -> None:
     """Make the tables asked for, under the environment that raymeta gives its workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    tables = {"speed": speed, "share": share, "memory": memory}
-    parser.add_argument("tables", nargs="*", default=list(tables), help=", ".join(tables))
+    tables = {"speed": speed, "share": share, "memory": memory, "trials": trials}
+    parser.add_argument("tables", nargs="*", default=["speed", "share", "memory"], help=", ".join(tables))
     parser.add_argument("--episodes", type=int, default=200, help="drawn in a round, and by each process")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2, help="of a DataLoader")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--photos", type=int, default=100, help="images of each of the 100 classes of 84x84 colour")
     parser.add_argument("--width", type=int, default=64, help="of Conv-4")
+    parser.add_argument("--dataset", default="cifarfs", help="of the table of trials")
+    parser.add_argument("--data-root", type=Path, help="where it is; by default it is downloaded")
+    parser.add_argument("--order", default="second", choices=["first", "second"], help="of MAML in the trials")
+    parser.add_argument("--steps", type=int, default=20, help="outer steps of a trial")
     options = parser.parse_args()
     if "RAYMETA_BENCHMARK" not in os.environ:  # malloc reads its settings when a process starts
         os.execve(

@@ -18,6 +18,29 @@ from raymeta.models import BACKBONES, Conv4Config, ModelConfig
 from raymeta.schema import Section, check, flatten, merge
 
 
+class MetaDatasetConfig(Section):
+    """Bounds of `task.sampler: metadataset`; defaults: Meta-Dataset's code. See raymeta/data/variable.py."""
+
+    min_ways: int = Field(5, ge=2, description="Classes in an episode, at least.")
+    max_ways: int = Field(50, ge=2, description="Classes in an episode, at most: the outputs of a model's head.")
+    max_queries: int = Field(
+        10, ge=1, description="Query examples per class, at most; no more than half of the smallest class."
+    )
+    max_support: int = Field(500, ge=2, description="Support examples of an episode, at most.")
+    max_support_per_class: int = Field(100, ge=1, description="What a class adds to the support's size, at most.")
+    imbalance: float = Field(
+        2.0, ge=1, description="A class's share of the support is as its size, times a draw from 1/this to this."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.min_ways <= self.max_ways <= self.max_support:
+            raise ValueError(
+                f"expected min_ways ({self.min_ways}) <= max_ways ({self.max_ways}) <= max_support ({self.max_support})"
+            )
+        return self
+
+
 class TaskConfig(Section):
     """What an episode is."""
 
@@ -26,6 +49,11 @@ class TaskConfig(Section):
     source: str | None = Field(
         None, description="Folder or archive of the data set `folder`, an absolute path; --data-root fills it in."
     )
+    sampler: Literal["fixed", "metadataset"] = Field(
+        "fixed",
+        description="fixed: all episodes have `ways`, `shots`, `queries`; metadataset: drawn within bounds.",
+    )
+    metadataset: MetaDatasetConfig = MetaDatasetConfig()
     ways: int = Field(5, ge=1, description="Classes in an episode.")
     shots: int = Field(1, ge=1, description="Support examples per class.")
     queries: int = Field(15, ge=1, description="Query examples per class in training.")
@@ -48,9 +76,22 @@ class TaskConfig(Section):
     )
     bank_seed: int = Field(0, ge=0, description="Seed of the validation and test episodes, the same for all trials.")
 
+    @model_validator(mode="after")
+    def _one_number_of_ways(self) -> Self:
+        if self.sampler != "fixed" and self.labels == "fixed":
+            raise ValueError(f"labels: found 'fixed', but sampler {self.sampler} draws the ways; allowed: shuffled")
+        return self
+
+    @property
+    def most_ways(self) -> int:
+        """Classes of the largest episode."""
+        return self.ways if self.sampler == "fixed" else self.metadataset.max_ways
+
     @property
     def name(self) -> str:
-        """What a user types: `omniglot-20w1s`."""
+        """What a user types: `omniglot-20w1s`, `omniglot-metadataset`."""
+        if self.sampler != "fixed":
+            return f"{self.dataset}-{self.sampler}"
         return f"{self.dataset}-{f'{self.ways}w' if self.ways > 1 else ''}{self.shots}s"
 
 
@@ -100,6 +141,11 @@ class EngineConfig(Section):
     """How the same numbers are computed; changes rounding only."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    images: Literal["auto", "host", "device"] = Field(
+        "auto",
+        description="Where batches are gathered from: the memory-mapped store, or a copy of it on the trial's device; "
+        "auto: the device, if that is a GPU on which the store takes little of the free memory.",
+    )
     tasks: Literal["auto", "loop", "vmap"] = Field(
         "auto", description="Tasks of an outer step one by one or batched; auto: batched on a GPU or for an MLP."
     )

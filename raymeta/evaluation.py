@@ -14,7 +14,7 @@ from raymeta.data.store import Dataset
 from raymeta.inner import Context, Noise
 from raymeta.method import Method
 
-CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time
+CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time, if they are of one shape
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,11 @@ def evaluate(
         steps: inner steps; None: the method's own.
     """
     now = {name: tensor.clone() for name, tensor in method.state_dict().items()} if members else {}
+    chunk = CHUNK if method.one_shape else 1
     scores, losses = [], []
     with torch.no_grad():
-        for first in range(0, tasks, CHUNK):
-            episodes = bank.batch(first, min(CHUNK, tasks - first)).to(device)
+        for first in range(0, tasks, chunk):
+            episodes = bank.batch(first, min(chunk, tasks - first)).to(device)
             outputs = []
             for member in members or [{}]:
                 method.load_state_dict(member or method.state_dict())
@@ -120,14 +121,14 @@ def predictions(
         numbers: of the episodes in their bank, the seeds of what noise there is in evaluation; None: 0, 1, ...
         steps: inner steps; None: the method's own.
     """
-    device = episodes.support_x.device
+    device, ways = episodes.support_x.device, method.ways_of(episodes)
     regularizers = tuple(one for one in method.regularizers if one.in_evaluation)
     seeds = range(episodes.tasks) if numbers is None else numbers
     generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if regularizers else []
 
     def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor, task: int | Tensor) -> Tensor:
         noise = Noise(generators, task) if regularizers else None
-        context = Context(False, 0.0, vectorized, noise, regularizers, steps=steps)  # type: ignore[arg-type]
+        context = Context(False, 0.0, vectorized, noise, regularizers, steps=steps, ways=ways)  # type: ignore[arg-type]
         return method.predict(method.adapt(support_x, support_y, context), query_x)
 
     if vectorized:

@@ -60,6 +60,7 @@ class Context:
         regularizers: the hooks to call, in the order of the composition; in evaluation those that act there too.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         steps: inner steps; None: as many as the learner's settings say.
+        ways: classes of the task where tasks differ in them; None: as many as `task.ways` says.
     """
 
     training: bool
@@ -69,13 +70,15 @@ class Context:
     regularizers: tuple["Regularizer", ...] = ()
     task: int | Tensor = 0
     steps: int | None = None
+    ways: int | None = None
 
     def at(self, step: int = 0, moments: Moments | None = None, *, query: bool = False) -> Pass:
         """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
         hooks: dict[str, Any] = {name: tuple(getattr(one, name) for one in self.having(name)) for name in ON_PASSES}
         return Pass(
-            self.training, step, self.vectorized, moments, query=query, task=self.task, noise=self.noise, **hooks
-        )
+            self.training, step, self.vectorized, moments,
+            query=query, task=self.task, ways=self.ways, noise=self.noise, **hooks,
+        )  # fmt: skip
 
     def having(self, hook: str) -> tuple["Regularizer", ...]:
         """The regularizers that have a hook of this name."""

@@ -43,7 +43,7 @@ class Regularizer(nn.Module):
         in_evaluation: it acts in evaluation too.
         inner_loop: it has a meaning for learners with an inner loop only.
         batches: tasks can be batched by vmap; if not they are computed one by one.
-        least_tasks: of an outer step, for it to have a meaning.
+        least_tasks: of an outer step, for it to have a meaning; with more than one, tasks must be of one shape.
         lr_factor: outer step size of its parameters, relative to `outer.lr`.
     """
 
@@ -69,7 +69,7 @@ class Regularizer(nn.Module):
         """Change the episodes of an outer step.
 
         Args:
-            episodes: T of them; not to be changed in place.
+            episodes: T of them; not to be changed in place. Tasks of different shapes come one by one, T = 1.
             progress: outer steps done over the full budget, 0 to 1.
             generator: on the CPU, of this outer step.
         """
@@ -82,7 +82,7 @@ class Regularizer(nn.Module):
 
         Args:
             method: the learner at this outer step.
-            episodes: its tasks, T of them.
+            episodes: its tasks, T of them; tasks of different shapes come one by one, T = 1.
             context: that of the tasks, but for what differs between them (task, noise).
             generator: on the CPU, of this outer step.
         """
@@ -145,9 +145,11 @@ class Regularizer(nn.Module):
 class Method(nn.Module, ABC):
     """A learner. Its parameters that require a gradient are exactly the meta-learned tensors; it knows no optimizer.
 
-    A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1].
+    A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1]. Where tasks
+    differ in shape, N is `context.ways`; a head has outputs for the most ways, of which a task uses its first N.
 
     Attributes:
+        one_shape: all tasks have the same ways, shots and queries; if not they are computed one by one.
         adapts: what changes from task to task, in a phrase.
         learns: what is meta-learned.
         cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; not inherited.
@@ -172,6 +174,7 @@ class Method(nn.Module, ABC):
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__()
         self.settings = config.settings
+        self.one_shape = config.task.sampler == "fixed"
         if dataset.kind not in self.kinds:
             raise UserError(f"{self.name} learns {' or '.join(self.kinds)}, and {dataset.name} is {dataset.kind}")
         chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}
@@ -188,12 +191,21 @@ class Method(nn.Module, ABC):
         )
         for one in self.regularizers:
             tasks, least = config.outer.tasks_per_step, int(one.least_tasks)  # type: ignore[arg-type]
+            if least > 1 and not self.one_shape:
+                raise UserError(
+                    f"task.sampler: found '{config.task.sampler}', but {one.name} compares the tasks of an outer step, "
+                    "which must then be of one shape; allowed: fixed"
+                )
             if tasks < least:
                 raise UserError(
                     f"outer.tasks_per_step: found {tasks}, but {one.name} compares the tasks of an outer step: at "
                     f"least {least} are needed"
                 )
         self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
+
+    def ways_of(self, episodes: Episodes) -> int | None:
+        """What a task's `Context.ways` is: counted where tasks differ in shape, and are therefore alone."""
+        return None if self.one_shape else episodes.ways
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
         """The backbone with the head that the method needs."""

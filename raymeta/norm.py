@@ -37,6 +37,7 @@ class Pass:
         film: scale and shift, [C] each, of a block's activations before its nonlinearity, by block (CAVIA).
         query: the images are a task's query set.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
+        ways: outputs of the head that the task uses, its first ones; None: all.
         noise: where hooks draw random numbers; None if they have none to draw.
         on_weights, on_convolution, on_block, on_outputs: what changes weights and activations on the way.
     """
@@ -49,6 +50,7 @@ class Pass:
     film: Moments = field(default_factory=dict)
     query: bool = False
     task: int | Tensor = 0
+    ways: int | None = None
     noise: Any = None
     penalties: list[Tensor] = field(default_factory=list)
     on_weights: Changes = ()

@@ -58,6 +58,7 @@ def _not_a_value(key: str, found: str, expected: str) -> str:
 def _walk(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], list[str]]:
     """The path without the tags pydantic inserts for unions, and the keys allowed where it ends."""
     path: list[str] = []
+    within = list(schema.model_fields)
     sections: list[type[BaseModel]] = [schema]
     for part in location:
         if len(sections) > 1:  # inside a union: this part is the tag of one of its members

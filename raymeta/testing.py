@@ -21,7 +21,7 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
-from raymeta.data.episodes import Episodes
+from raymeta.data.episodes import Episodes, Split
 from raymeta.data.store import open_dataset
 from raymeta.errors import UserError
 from raymeta.evaluation import predictions
@@ -119,7 +119,8 @@ def reuses_an_actor(trial: TrialConfig) -> None:
 
 def batches_tasks(trial: TrialConfig) -> None:
     """Tasks batched by vmap and tasks in a loop: the same gradients and predictions; or vmap is refused."""
-    if not all(one.batches for one in Trainer(trial).method.regularizers):
+    method = Trainer(trial).method
+    if not method.one_shape or not all(one.batches for one in method.regularizers):
         with pytest.raises(UserError, match=r"^engine.tasks: found 'vmap', but "):
             Trainer(parse_trial(merge(trial.as_dict(), {"engine": {"tasks": "vmap"}})))
         return
@@ -204,7 +205,7 @@ def evaluates_cleanly(trial: TrialConfig) -> None:
     gc.freeze()  # what is there already need not be counted again and again
     for _ in range(3):
         with torch.no_grad():
-            outputs = predictions(trainer.method, trainer.dataset.bank("validation", 0).batch(0, 8), False)
+            outputs = predictions(trainer.method, _first(trainer, "validation", 8), False)
         assert outputs.grad_fn is None, "a graph was built"
         del outputs
         gc.collect()
@@ -242,12 +243,11 @@ def neutral_is_the_plain_learner(trial: TrialConfig) -> None:
 def is_off_in_evaluation(trial: TrialConfig) -> None:
     """Evaluation is the plain learner's under the same weights; of one that acts there too, repeatable."""
     trainer, plain = _trained(trial), _plain(trial)
-    bank = trainer.dataset.bank("validation", 0)
-    state = trainer.method.state_dict()
+    episodes, state = _first(trainer, "validation", 4), trainer.method.state_dict()
     plain.method.load_state_dict({name: state[name] for name in plain.method.state_dict()})
     with torch.no_grad():
-        found, again = (predictions(trainer.method, bank.batch(0, 4), False) for _ in range(2))
-        expected = predictions(plain.method, bank.batch(0, 4), False)
+        found, again = (predictions(trainer.method, episodes, False) for _ in range(2))
+        expected = predictions(plain.method, episodes, False)
     assert torch.equal(found, again), "a second evaluation predicts something else"
     if not any(one.in_evaluation for one in trainer.method.regularizers):
         assert torch.equal(found, expected), "a regularizer acts in evaluation and does not say so"
@@ -285,9 +285,14 @@ def _plain(trial: TrialConfig) -> Trainer:
     return Trainer(parse_trial({**trial.as_dict(), "regularizers": {}}))
 
 
+def _first(trainer: Trainer, split: Split, count: int) -> Episodes:
+    """The first episodes of a split, or the first one alone where each has a shape of its own."""
+    return trainer.dataset.bank(split, 0).batch(0, count if trainer.method.one_shape else 1)
+
+
 def _double(trainer: Trainer) -> Episodes:
     """The first training episodes in float64."""
-    episodes = trainer.dataset.bank("train", 0).batch(0, trainer.config.outer.tasks_per_step)
+    episodes = _first(trainer, "train", trainer.config.outer.tasks_per_step)
     return Episodes(*(part.double() if part.is_floating_point() else part for part in episodes))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from raymeta import checkpoints
 from raymeta.config import TrialConfig
 from raymeta.data.episodes import Episodes, Task
-from raymeta.data.store import open_dataset
+from raymeta.data.store import Dataset, ImageDataset, open_dataset
 from raymeta.errors import UserError
 from raymeta.evaluation import Score, evaluate, metric_of
 from raymeta.inner import Context, Noise
@@ -26,6 +26,7 @@ from raymeta.storage import AnyPath, rename
 
 CHECKPOINT_VERSION = 2
 CONTEXT_BYTES = 600 * 2**20  # a guess, where it is not measured, of what CUDA itself takes of a GPU for each process
+IMAGES_SHARE = 0.05  # of a GPU's free memory, for a copy of the store: each trial that shares the GPU has its own
 
 
 class Trainer:
@@ -51,6 +52,8 @@ class Trainer:
         groups = _by_lr_factor(self.method)
         self._lr_factors = list(groups)
         self.optimizer = torch.optim.Adam([{"params": group} for group in groups.values()], lr=config.outer.lr)
+        if _keeps_on_device(config, self.dataset, self.device, self.method):
+            self.dataset.keep_on(self.device)  # type: ignore[attr-defined]
         self._training = self.dataset.bank("train", config.seed)
         self._validation = self.dataset.bank("validation", config.task.bank_seed)
         self.outer_step = 0
@@ -107,24 +110,39 @@ class Trainer:
     def outer_gradient(self) -> float:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
         count = self.config.outer.tasks_per_step
-        episodes = self._training.batch(self.outer_step * count, count)
-        generator = self._generator(count, "cpu")  # 0 .. count-1 are the tasks' own, count + 1 is `accumulate`'s
-        for regularizer in self.method.regularizers:
-            episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
-        return self.accumulate(episodes.to(self.device))
+        size = count if self.method.one_shape else 1
+        # 0 .. count - 1 are the tasks' own, count + 1 is that of `on_step`
+        generator, own = self._generator(count, "cpu"), self._generator(count + 1, "cpu")
+        losses = []
+        for first in range(0, count, size):
+            episodes = self._training.batch(self.outer_step * count + first, size)
+            for regularizer in self.method.regularizers:
+                episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
+            losses.append(self.accumulate(episodes.to(self.device), first, own))
+        return sum(losses) / len(losses)
 
     @property
     def _progress(self) -> float:
         """Outer steps done over the full budget, 0 to 1: what schedules of noise are keyed to."""
         return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
 
-    def accumulate(self, episodes: Episodes) -> float:
-        """Add the gradients of these episodes, as outer step `outer_step` weighs them; returns their mean loss."""
+    def accumulate(self, episodes: Episodes, first: int = 0, generator: torch.Generator | None = None) -> float:
+        """Add the gradients of these episodes, as outer step `outer_step` weighs them.
+
+        Args:
+            episodes: all of the step, or one of several of different shapes.
+            first: of which task of the step the noise is that of the first one here.
+            generator: of the step, on the CPU; None: a new one.
+
+        Returns:
+            Their mean loss.
+        """
         count = episodes.tasks
-        weight = 1 / count if self.config.outer.reduction == "mean" else 1.0
-        context = Context(training=True, progress=self._progress, vectorized=self.vectorized)
-        generators = [self._generator(task) for task in range(count)]
-        own = self._generator(count + 1, "cpu")
+        whole = count if self.method.one_shape else self.config.outer.tasks_per_step
+        weight = 1 / whole if self.config.outer.reduction == "mean" else 1.0
+        context = Context(True, self._progress, self.vectorized, ways=self.method.ways_of(episodes))
+        generators = [self._generator(first + task) for task in range(count)]
+        own = generator or self._generator(whole + 1, "cpu")
         regularizers: list[Regularizer] = list(self.method.regularizers)  # type: ignore[arg-type]
         acting = tuple(regularizer.on_step(self.method, episodes, context, own) for regularizer in regularizers)
 
@@ -281,8 +299,31 @@ def _by_lr_factor(method: Method) -> dict[float, list[torch.nn.Parameter]]:
     return groups
 
 
+def _keeps_on_device(config: TrialConfig, dataset: Dataset, device: torch.device, method: Method) -> bool:
+    """Whether batches are gathered on the device."""
+    wanted = config.engine.images
+    if wanted == "host":
+        return False
+    reasons = [f"{one.name} changes tasks on the CPU" for one in method.regularizers if one.has("on_tasks")]  # type: ignore[operator]
+    if not isinstance(dataset, ImageDataset):
+        reasons.append(f"{dataset.name} has no images")
+    if wanted == "device" and reasons:
+        raise UserError(f"engine.images: found 'device', but {reasons[0]}; allowed: auto, host")
+    if wanted == "device" or reasons or device.type != "cuda":
+        return wanted == "device"
+    size = dataset.store.images.nbytes  # type: ignore[attr-defined]
+    return bool(size < IMAGES_SHARE * torch.cuda.mem_get_info(device)[0])
+
+
 def _vectorized(config: TrialConfig, device: torch.device, method: Method) -> bool:
     wanted, model = config.engine.tasks, method.model
+    if not method.one_shape:
+        if wanted == "vmap":
+            raise UserError(
+                f"engine.tasks: found 'vmap', but task.sampler {config.task.sampler} makes tasks of different shapes; "
+                "allowed: auto, loop"
+            )
+        return False
     one_by_one = [f"{one.name} computes" for one in method.regularizers if not one.batches]
     if model.norm_mode == "running":  # they are written to in place
         one_by_one.append("model.norm running updates its averages")

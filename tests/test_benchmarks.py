@@ -53,6 +53,19 @@ def test_episodes() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_trials_of_a_real_data_set_share_one_store() -> None:
+    tiny = ("--dataset", "glyphs", "--processes", 2, "--steps", 1, "--width", 4)
+    alone, _, one, two, both, more = run("episodes", "trials", *tiny)
+    assert [row[1] for row in (alone, one, two, both, more)] == ["1", "1", "2", "all", "each more"]
+    resident, proportional, private = (float(value) for value in both[4:])
+    assert resident == pytest.approx(2 * float(alone[4]), rel=0.01)  # all of it in each
+    assert proportional == pytest.approx(float(alone[5]), rel=0.05)  # and one copy in all
+    assert private < 0.05 * resident
+    assert float(more[3]) < 400
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_stock_ray() -> None:
     stock, ours = run("stock_ray", "--size", "tiny", "--slots", 1)
     assert (stock[0], ours[0]) == ("plain Ray Tune", "raymeta")

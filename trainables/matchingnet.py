@@ -33,10 +33,10 @@ class MatchingNetConfig(Section):
 
 @dataclass(frozen=True)
 class Memory:
-    """A task's support images in feature space, [N*K, F], their labels, and how the query is to be normalised."""
+    """A task's support images in feature space, [N*K, F], of which class each is, [N*K, N], and the query's norm."""
 
     features: Tensor
-    labels: Tensor
+    member: Tensor
     query: Pass
 
 
@@ -53,11 +53,11 @@ class MatchingNet(ProtoNet):
         now = context.at()
         features = self.features(support_x, now)
         query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
-        return Memory(features, support_y, query)
+        classes = torch.arange(context.ways or self.ways, device=support_y.device)
+        return Memory(features, (support_y[:, None] == classes).to(features.dtype), query)
 
     def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
         query = F.normalize(self.features(query_x, adapted.query), dim=1)
         attention = (self.settings.scale * query @ F.normalize(adapted.features, dim=1).t()).softmax(1)
-        member = (adapted.labels[:, None] == torch.arange(self.ways, device=query.device)).to(query.dtype)
-        probability: Tensor = attention @ member + TINY
+        probability: Tensor = attention @ adapted.member + TINY
         return probability.log()

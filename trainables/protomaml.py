@@ -45,7 +45,7 @@ class ProtoMAML(MAML):
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
-        self.ways = config.task.ways
+        self.ways = config.task.most_ways
         theta = self.model.weights()
         self.rule: AdaptiveRule | None = None
         if self.settings.rule == "alfa":
@@ -57,7 +57,7 @@ class ProtoMAML(MAML):
     def start(self, support: Support) -> Weights:
         theta = self.model.weights()
         features = self.model.features(support.x, theta, support.context.at())
-        means = class_means(features, support.y, self.ways)
+        means = class_means(features, support.y, support.context.ways or self.ways)
         return {**theta, "head.weight": 2 * means, "head.bias": -means.square().sum(1)}
 
     def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:

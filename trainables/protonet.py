@@ -49,7 +49,7 @@ class ProtoNet(Method):
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
-        self.ways = config.task.ways
+        self.ways = config.task.most_ways
 
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
         return backbone(config, dataset.input_shape, None)
@@ -58,7 +58,7 @@ class ProtoNet(Method):
         now = context.at()
         features = self.features(support_x, now)
         query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
-        return Prototypes(class_means(features, support_y, self.ways), query)
+        return Prototypes(class_means(features, support_y, context.ways or self.ways), query)
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """f(x), [n, F]."""

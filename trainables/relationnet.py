@@ -75,11 +75,11 @@ class RelationNet(ProtoNet):
             raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
         self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
         if self.settings.loss == "mse":
-            self.loss = lambda scores, y: F.mse_loss(scores, probabilities(y, self.ways, scores.dtype))
+            self.loss = lambda scores, y: F.mse_loss(scores, probabilities(y, scores.shape[1], scores.dtype))
 
     def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
         now = context.at()
-        return Prototypes(class_means(self.features(support_x, now), support_y, self.ways), now)
+        return Prototypes(class_means(self.features(support_x, now), support_y, context.ways or self.ways), now)
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """Maps, [n, C, h, w]."""
@@ -87,7 +87,7 @@ class RelationNet(ProtoNet):
 
     def predict(self, adapted: Prototypes, query_x: Tensor) -> Tensor:
         query = self.features(query_x, adapted.query)
-        shape = (len(query), self.ways, *query.shape[1:])
+        shape = (len(query), len(adapted.classes), *query.shape[1:])
         pairs = torch.cat([adapted.classes.expand(shape), query[:, None].expand(shape)], 2)
         scores: Tensor = self.relation(pairs.flatten(0, 1), adapted.query).reshape(shape[:2])
         return scores.sigmoid() if self.settings.loss == "mse" else scores

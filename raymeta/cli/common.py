@@ -12,6 +12,7 @@ from raymeta.errors import UserError
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
+    from raymeta.data.remote import Root
     from raymeta.data.store import Dataset
 
 
@@ -28,7 +29,25 @@ def parse_pack(pack: str | None) -> Any:
     return int(pack)
 
 
-DataRoot = Annotated[Optional[Path], typer.Option(help="Folder that holds the data; by default they are downloaded.")]  # noqa: UP045
+def parse_root(text: str | None) -> Any:
+    """What `--data-root` says: a path, or a URL as it is."""
+    return text if text is None or "://" in text else Path(text).expanduser()
+
+
+DataRoot = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        callback=parse_root,
+        metavar="PATH|URL",
+        help="Folder that holds the data, or URL of an archive of it; by default they are downloaded.",
+    ),
+]
+ShipData = Annotated[
+    bool,
+    typer.Option(
+        "--ship-data", help="On a cluster: machines that lack the data get this one's packed store through Ray."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Spec = Annotated[
     str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad, or maml+dropgrad:noise=binary.")
@@ -56,7 +75,7 @@ Pack = Annotated[
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 
 
-def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> None:
+def prepare(dataset: "Dataset", root: "Root | None", *, rebuild: bool = False) -> None:
     """Make a data set ready with a progress bar; nothing happens if it is."""
     if dataset.ready and not rebuild and root is None:
         return
@@ -64,14 +83,25 @@ def prepare(dataset: "Dataset", root: Path | None, *, rebuild: bool = False) -> 
         dataset.prepare(root, progress, rebuild=rebuild)
 
 
-def placed(config: "TrialConfig", root: Path | None) -> "TrialConfig":
+def placed(config: "TrialConfig", root: "Root | None") -> "TrialConfig":
     """The config with `--data-root` in it where that says which data they are: workers have nothing but the config."""
+    update = source_of(config.task.dataset, root)
+    return config.model_copy(update={"task": config.task.model_copy(update=update)})
+
+
+def source_of(dataset: str, root: "Root | None") -> dict[str, str]:
+    """The key of `task` that `--data-root` stands for; {}: none.
+
+    Raises:
+        UserError: it would have to be a path and is a URL.
+    """
     from raymeta import registry
 
-    if root is None or not registry.find("dataset", config.task.dataset).has_source:
-        return config
-    task = config.task.model_copy(update={"source": str(root.expanduser().resolve())})
-    return config.model_copy(update={"task": task})
+    if root is None or not registry.find("dataset", dataset).has_source:
+        return {}
+    if isinstance(root, str):
+        raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
+    return {"source": str(root.resolve())}
 
 
 def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import DataRoot, Json, console, prepare, progress_bar, say
+from raymeta.cli.common import DataRoot, Json, console, prepare, progress_bar, say, source_of
 
 if TYPE_CHECKING:
+    from raymeta.data.remote import Root
     from raymeta.data.store import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
@@ -97,13 +98,12 @@ def data_show(
     say(f"drew {path}")
 
 
-def _dataset(name: str, root: Path | None = None) -> "Dataset":
+def _dataset(name: str, root: "Root | None" = None) -> "Dataset":
     """A data set under its own defaults of a task."""
     from raymeta import registry
     from raymeta.config import TaskConfig
     from raymeta.data.store import open_dataset
     from raymeta.schema import check
 
-    kind = registry.find("dataset", name)
-    source = {"source": str(root.expanduser().resolve())} if root is not None and kind.has_source else {}
-    return open_dataset(check(TaskConfig, {"dataset": name, **kind.task_defaults, **source}, "task"))
+    defaults = registry.find("dataset", name).task_defaults
+    return open_dataset(check(TaskConfig, {"dataset": name, **defaults, **source_of(name, root)}, "task"))

@@ -11,6 +11,7 @@ from raymeta.cli.common import (
     Json,
     Pack,
     Preset,
+    ShipData,
     Slots,
     Task,
     console,
@@ -37,6 +38,7 @@ def final(
     preset: Preset = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
+    ship_data: ShipData = False,
     test_data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -97,6 +99,7 @@ def final(
         pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
         by_step=by_step is not None,
         data_root=data_root,
+        ship_data=ship_data,
     )
     try:
         for table in tables:

@@ -15,6 +15,7 @@ from raymeta.cli.common import (
     Json,
     Pack,
     Preset,
+    ShipData,
     Slots,
     Spec,
     Task,
@@ -28,6 +29,7 @@ from raymeta.cli.common import (
 from raymeta.errors import UserError
 
 if TYPE_CHECKING:
+    from raymeta.data.remote import Root
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
     from raymeta.study.resources import Slots as Given
@@ -47,6 +49,7 @@ def search(
         typer.Option(metavar="STUDY", help="Begin with the best configs of another study, as far as they fit."),
     ] = None,
     data_root: DataRoot = None,
+    ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with times, and stop.")] = False,
@@ -88,12 +91,13 @@ def search(
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
     say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    _go(record, slots, pack, data_root, started, as_json)
+    _go(record, slots, pack, data_root, ship_data, started, as_json)
 
 
 def resume(
     name: Annotated[str, typer.Argument(help="A study.")],
     data_root: DataRoot = None,
+    ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
     as_json: Json = False,
@@ -105,13 +109,14 @@ def resume(
     started = time.time()
     from raymeta.study.record import open_study
 
-    _go(open_study(name), slots, pack, data_root, started, as_json)
+    _go(open_study(name), slots, pack, data_root, ship_data, started, as_json)
 
 
 def extend(
     name: Annotated[str, typer.Argument(help="A study.")],
     trials: Annotated[int, typer.Option("--trials", "-n", min=1, help="How many more.")],
     data_root: DataRoot = None,
+    ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
     as_json: Json = False,
@@ -126,11 +131,17 @@ def extend(
     record = open_study(name)
     with record.locked():
         record.extend(trials)
-    _go(record, slots, pack, data_root, started, as_json)
+    _go(record, slots, pack, data_root, ship_data, started, as_json)
 
 
 def _go(
-    record: "StudyRecord", slots: int | None, pack: Any, data_root: Path | None, started: float, as_json: bool
+    record: "StudyRecord",
+    slots: int | None,
+    pack: Any,
+    data_root: "Root | None",
+    ship_data: bool,
+    started: float,
+    as_json: bool,
 ) -> None:
     from raymeta.files import mlflow_folder
     from raymeta.study.packing import largest, take_slots
@@ -142,7 +153,7 @@ def _go(
         from raymeta.study.nodes import prepare_nodes
 
         try:
-            prepare_nodes(record.plan.base.task, data_root)
+            prepare_nodes(record.plan.base.task, data_root, ship=ship_data)
         except UserError as error:
             raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
         return given

@@ -4,7 +4,6 @@ Episode i of a bank is a pure function of (data set, class split, split, seed, i
 before, on how episodes are batched or on the process. All trials of a study therefore see the same validation tasks.
 """
 
-from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raymeta.data.images import HostImages, Images
 from raymeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Scaled = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels [..., C, H, W] to what networks see
 
 
 def of_task(values: Tensor, task: int | Tensor) -> Tensor:
@@ -43,7 +42,8 @@ class Task(NamedTuple):
 class Episodes(NamedTuple):
     """T tasks of N ways, K shots and Q queries per class; images are float32, labels int64.
 
-    Images are ordered by class: label 0 first. For regression `x` and `y` are float32 [T, K, 1] and [T, Q, 1].
+    Images are ordered by class: label 0 first. Under `task.sampler: metadataset` T is 1 and K differs between classes;
+    for N*K read their sum. For regression `x` and `y` are float32 [T, K, 1] and [T, Q, 1].
     """
 
     support_x: Tensor  # [T, N*K, C, H, W]
@@ -55,6 +55,11 @@ class Episodes(NamedTuple):
     def tasks(self) -> int:
         """T. (`len` of a named tuple is the number of its fields.)"""
         return len(self.support_x)
+
+    @property
+    def ways(self) -> int:
+        """N, counted; every class has support images."""
+        return int(self.support_y.max()) + 1
 
     def task(self, i: int | Tensor) -> Task:
         """One task; under vmap `i` is its batched index."""
@@ -69,7 +74,7 @@ class EpisodeBank(Protocol):
     """An endless numbered sequence of episodes."""
 
     def batch(self, first: int, count: int) -> Episodes:
-        """Episodes `first` .. `first + count - 1`."""
+        """Episodes `first` .. `first + count - 1`; one at a time where they are of different shapes."""
         ...
 
 
@@ -92,96 +97,111 @@ class Uniforms:
         return table
 
 
-class ImageEpisodes:
-    """Classification episodes over the packed images of one split.
+class ImagePool:
+    """What banks of images have in common: the classes of a split and where their images come from.
 
-    Each task draws its classes without replacement in random order (the label is the place in the draw), then the
-    images of each class without replacement: the first K are support, the next Q query, so the two share no image.
-    `labels: fixed` changes the training split only: its classes are dealt once into N groups of near equal size, the
-    same for every seed; a task takes one class of each group, and the group is the label. A drawn rotation is the same
-    for a class's support and query. With `rotations: classes` a class is four, each turned by its own multiple of 90
-    degrees, and an episode may have several of them. Pixels become what networks see by the store's own `scaled`, or by
-    another.
+    A drawn rotation is the same for a class's support and query. With `rotations: classes` a class is four, each turned
+    by its own multiple of 90 degrees, and an episode may have several of them.
+
+    Args:
+        store: packed images.
+        task: what an episode is.
+        split: of the store's class split.
+        seed: other seeds are other episodes.
+        images: where they are taken from; None: from the store, in host memory.
 
     Raises:
-        UserError: fewer classes than ways, a class with fewer images than shots + queries, or images that a quarter
-            turn does not map onto themselves.
+        UserError: images that a quarter turn does not map onto themselves, or more `train_classes` than there are.
     """
 
-    def __init__(
-        self, store: "Store", task: "TaskConfig", split: Split, seed: int, scaled: Scaled | None = None
-    ) -> None:
-        training = split == "train"
-        self._pixels, self._scaled = store.images, scaled or store.scaled
-        self._ways, self._shots = task.ways, task.shots
-        self._queries = task.queries if training else task.eval_queries or task.queries
-        self._turned = task.rotations == "always" or (training and task.rotations == "train")
+    def __init__(self, store: "Store", task: "TaskConfig", split: Split, seed: int, images: Images | None) -> None:
+        self._images = images or HostImages(store.images, store.scaled)
+        self._turned = task.rotations == "always" or (split == "train" and task.rotations == "train")
         self._quarters: NDArray[np.int64] | None = None  # that a class is turned by, if each turn is a class
-        self._fixed = training and task.labels == "fixed"
-
-        where = f"the {split} split of {store.name} ({store.split})"
+        self._where = f"the {split} split of {store.name} ({store.split})"
         classes = classes_of(store, task, split)
         if task.rotations == "classes":
             classes, self._quarters = classes.repeat(4), np.tile(np.arange(4), len(classes))
         self._starts, self._sizes = store.starts[classes], store.sizes[classes]
-        self._check(where, [store.class_names[c] for c in classes])
+        self._names = [store.class_names[c] for c in classes]
         self._uniforms = Uniforms(store.name, store.split, split, seed)
-        self._groups, self._group_sizes = _deal(
-            Uniforms(store.name, store.split, "fixed labels"), len(classes), task.ways
-        )
+        height, width = store.images.shape[2:]
+        if (self._turned or self._quarters is not None) and height != width:
+            raise UserError(
+                f"task.rotations: the images of {self._where} are {height}x{width}; only squares can be turned"
+            )
 
-    def _check(self, where: str, names: Sequence[str]) -> None:
-        if self._ways > len(names):
-            raise UserError(f"task.ways: found {self._ways}, but {where} has {len(names)} classes")
+    def _turns(self, uniform: NDArray[np.float64], chosen: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Quarter turns of the chosen classes, from a uniform number for each; None: nothing turns."""
+        if self._quarters is not None:
+            return self._quarters[chosen]
+        return (uniform * 4).astype(np.int64) if self._turned else None
+
+
+class ImageEpisodes(ImagePool):
+    """Classification episodes over the packed images of one split, all of one shape.
+
+    Each task draws its classes without replacement in random order (the label is the place in the draw), then the
+    images of each class without replacement: the first K are support, the next Q query, so the two share no image.
+    `labels: fixed` changes the training split only: its classes are dealt once into N groups of near equal size, the
+    same for every seed; a task takes one class of each group, and the group is the label. Pixels become what networks
+    see by the store's own `scaled`, unless other `images` are given.
+
+    Raises:
+        UserError: fewer classes than ways, a class with fewer images than shots + queries, or what `ImagePool` refuses.
+    """
+
+    def __init__(
+        self, store: "Store", task: "TaskConfig", split: Split, seed: int, images: Images | None = None
+    ) -> None:
+        super().__init__(store, task, split, seed, images)
+        training = split == "train"
+        self._ways, self._shots = task.ways, task.shots
+        self._queries = task.queries if training else task.eval_queries or task.queries
+        self._fixed = training and task.labels == "fixed"
+        self._check()
+        uniforms = Uniforms(store.name, store.split, "fixed labels")
+        self._groups, self._group_sizes = _deal(uniforms, len(self._sizes), task.ways)
+
+    def _check(self) -> None:
+        if self._ways > len(self._names):
+            raise UserError(f"task.ways: found {self._ways}, but {self._where} has {len(self._names)} classes")
         smallest = int(self._sizes.argmin())
         wanted, there = self._shots + self._queries, int(self._sizes[smallest])
         if wanted > there:
             raise UserError(
                 f"task: {self._shots} shots and {self._queries} queries are {wanted} images per class, "
-                f"but class '{names[smallest]}' in {where} has {there}"
+                f"but class '{self._names[smallest]}' in {self._where} has {there}"
             )
-        height, width = self._pixels.shape[2:]
-        if (self._turned or self._quarters is not None) and height != width:
-            raise UserError(f"task.rotations: the images of {where} are {height}x{width}; only squares can be turned")
 
     def batch(self, first: int, count: int) -> Episodes:
         """Episodes `first` .. `first + count - 1`, drawn and gathered together."""
         chosen, images, turns = self._draw(first, count)  # [T, N], [T, N, K+Q], [T, N]
         rows = self._starts[chosen][..., None] + images
-        support, query = rows[..., : self._shots], rows[..., self._shots :]
+        support, query = (
+            self._images.take(part, turns).flatten(1, 2)
+            for part in (rows[..., : self._shots], rows[..., self._shots :])
+        )
+        labels = torch.arange(self._ways, device=support.device)
         return Episodes(
-            self._gather(support, turns), self._labels(count, self._shots),
-            self._gather(query, turns), self._labels(count, self._queries),
+            support, labels.repeat_interleave(self._shots).repeat(count, 1),
+            query, labels.repeat_interleave(self._queries).repeat(count, 1),
         )  # fmt: skip
 
     def _draw(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
         ways, classes, most = self._ways, len(self._sizes), int(self._sizes.max())
         for_classes = ways if self._fixed else classes
         table = self._uniforms.rows(first, count, ways + for_classes + ways * most)
-        turns = (table[:, :ways] * 4).astype(np.int64) if self._turned else None
         keys = table[:, ways : ways + for_classes]
         if self._fixed:
             chosen = self._groups[np.arange(ways), (keys * self._group_sizes).astype(np.int64)]
         else:
             chosen = _smallest(keys, ways)
-        if self._quarters is not None:
-            turns = self._quarters[chosen]
+        turns = self._turns(table[:, :ways], chosen)
         keys = table[:, ways + for_classes :].reshape(count, ways, most)
         if (self._sizes < most).any():
             keys = np.where(np.arange(most) < self._sizes[chosen][..., None], keys, np.inf)
         return chosen, _smallest(keys, self._shots + self._queries), turns
-
-    def _gather(self, rows: NDArray[np.int64], turns: NDArray[np.int64] | None) -> Tensor:
-        """Pixels of the rows [T, N, n], turned, scaled and standardised: [T, N*n, C, H, W]."""
-        pixels = np.asarray(self._pixels)[rows]  # [T, N, n, C, H, W]; asarray: a plain view of the memory map
-        if turns is not None:
-            for quarter in (1, 2, 3):
-                which = turns == quarter
-                pixels[which] = np.rot90(pixels[which], quarter, axes=(-2, -1))
-        return torch.from_numpy(self._scaled(pixels)).flatten(1, 2)
-
-    def _labels(self, count: int, per_class: int) -> Tensor:
-        return torch.arange(self._ways).repeat_interleave(per_class).repeat(count, 1)
 
 
 def classes_of(store: "Store", task: "TaskConfig", split: Split) -> NDArray[np.int64]:

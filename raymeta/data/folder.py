@@ -22,6 +22,7 @@ from PIL import Image
 from raymeta import registry
 from raymeta.data.episodes import SPLITS, Split
 from raymeta.data.packing import Packed, Progress
+from raymeta.data.remote import Root
 from raymeta.data.sources import check_counts, csv_rows, reading
 from raymeta.data.store import ImageDataset
 from raymeta.data.trees import FOLDERS, Tree, pack_files, split_folders, squeezed
@@ -62,8 +63,8 @@ class Folder(ImageDataset):
             return False
         return not self.source.exists() or self._packed_listing() in (None, self._listing())
 
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
-        if root is not None and root.resolve() != self.source.resolve():
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        if root is not None and Path(root).resolve() != self.source.resolve():
             raise UserError(f"{root}: the task's source is another one, {self.source}")
         if not self.source.exists():
             if rebuild or not super().ready:

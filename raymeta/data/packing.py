@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from raymeta.errors import UserError
 
 FORMAT = 1
+CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`
 BLOCK = 1024  # images hashed at a time
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
@@ -45,12 +46,14 @@ class Packed(NamedTuple):
         class_names: a name per class.
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
+        expected: the fingerprint that all this must have; None: whatever it has.
     """
 
     images: NDArray[np.uint8] | Stream
     class_names: Sequence[str]
     sizes: Sequence[int]
     splits: Mapping[str, Mapping[str, Sequence[int]]]
+    expected: str | None = None
 
 
 def fingerprint(packed: Packed) -> str:
@@ -62,17 +65,18 @@ def fingerprint(packed: Packed) -> str:
     return digest.hexdigest()
 
 
-def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[], Packed], *, rebuild: bool) -> None:
+def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[Path], Packed], *, rebuild: bool) -> None:
     """Make sure that a store is at `folder`; a killed or a second builder never leaves or sees half of one.
 
     Args:
         folder: where the store goes; it is built in a hidden folder next to it and renamed.
         about: what `meta.json` says beside the contents: name and version.
-        build: makes the contents; called under a lock, only if there is nothing at `folder` or on `rebuild`.
+        build: makes the contents; called under a lock, only if there is nothing at `folder` or on `rebuild`, with an
+            empty folder for what it has to put somewhere meanwhile.
         rebuild: replace what is there. Processes that have the old images mapped keep them.
 
     Raises:
-        UserError: the cache can't be written (full disk, no permission).
+        UserError: the cache can't be written (full disk, no permission), or the contents are not what they should be.
     """
     hidden = f".{folder.name}."
     try:
@@ -83,8 +87,9 @@ def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[], Pack
             if folder.exists() and not rebuild:
                 return
             temporary = Path(tempfile.mkdtemp(prefix=hidden, dir=folder.parent))
+            (temporary / "scratch").mkdir()
             try:
-                _write(temporary / "new", about, build())
+                _write(temporary / "new", about, build(temporary / "scratch"))
                 if folder.exists():
                     folder.rename(temporary / "old")
                 (temporary / "new").rename(folder)
@@ -93,6 +98,17 @@ def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[], Pack
                 shutil.rmtree(temporary)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error} (RAYMETA_CACHE moves it)") from error
+
+
+def packed_at(folder: Path) -> Path | None:
+    """Where a packed store is: `folder`, or the only folder in it; None: in neither."""
+    inside = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return next((one for one in [folder, *inside[: len(inside) == 1]] if (one / "meta.json").exists()), None)
+
+
+def packed_from(meta: Mapping[str, Any], images: NDArray[np.uint8] | Stream) -> Packed:
+    """The contents of a store that was packed elsewhere, from its `meta.json` and its images."""
+    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"])
 
 
 def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
@@ -111,6 +127,11 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
         "fingerprint": fingerprint(packed),
         **_labels(packed),
     }
+    if packed.expected not in (None, meta["fingerprint"]):
+        raise UserError(
+            f"{about['name']}: what came has fingerprint {meta['fingerprint'][:12]} and should have "
+            f"{str(packed.expected)[:12]}"
+        )
     with open(folder / "meta.json", "w", encoding="utf-8") as text:
         json.dump(meta, text, ensure_ascii=False)
         text.flush()

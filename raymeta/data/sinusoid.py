@@ -10,7 +10,6 @@ There is nothing to hold out: the three splits are other streams of the same fam
 import json
 import math
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -18,6 +17,7 @@ import torch
 from raymeta import registry
 from raymeta.data.episodes import EpisodeBank, Episodes, Split, Uniforms
 from raymeta.data.packing import Progress
+from raymeta.data.remote import Root
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 
@@ -58,16 +58,16 @@ class Sinusoid(Dataset):
     ready = True
 
     def __init__(self, task: "TaskConfig") -> None:
-        """Raises UserError for settings that a curve can't follow: ways, labels, train_classes, rotations."""
+        """Raises UserError for settings that a curve can't follow: ways, labels, train_classes, rotations, sampler."""
         super().__init__(task)
         for key, found, allowed in (
             ("ways", task.ways, 1), ("labels", task.labels, "shuffled"), ("rotations", task.rotations, "none"),
-            ("train_classes", task.train_classes, None),
+            ("train_classes", task.train_classes, None), ("sampler", task.sampler, "fixed"),
         ):  # fmt: skip
             if found != allowed:
                 raise UserError(f"task.{key}: found {found!r}, but sinusoid is a regression: allowed: {allowed!r}")
 
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
         """Nothing to do: curves are computed.
 
         Raises:

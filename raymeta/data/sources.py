@@ -9,12 +9,15 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 
 from raymeta.data.episodes import SPLITS, Split
-from raymeta.data.store import Published
 from raymeta.errors import UserError
+
+if TYPE_CHECKING:
+    from raymeta.data.store import Published
 
 # of an image; Pillow says SyntaxError of a broken PNG
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
@@ -67,7 +70,7 @@ def csv_rows(path: str, content: bytes, columns: tuple[str, ...]) -> Iterator[tu
         yield number, values
 
 
-def check_counts(source: Path, found: Mapping[Split, Mapping[str, int]], published: Published | None) -> None:
+def check_counts(source: Path, found: Mapping[Split, Mapping[str, int]], published: "Published | None") -> None:
     """Compare what was found, images of each class of each split, with what was published.
 
     Raises:

@@ -5,18 +5,23 @@ A data set is a file: a subclass of `ImageDataset` (or of `Dataset`) under `@reg
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raymeta import registry
 from raymeta.data.cross import fitted, open_other
 from raymeta.data.episodes import SPLITS, EpisodeBank, ImageEpisodes, Split
-from raymeta.data.packing import FORMAT, Packed, Progress, build_store
+from raymeta.data.images import DeviceImages, HostImages
+from raymeta.data.packing import CONTENTS, FORMAT, Packed, Progress, Stream, build_store, packed_at, packed_from
+from raymeta.data.remote import Root, local
+from raymeta.data.variable import VariableEpisodes
 from raymeta.errors import UserError, suggest
 from raymeta.files import cache_folder
 
@@ -90,16 +95,16 @@ class Dataset(ABC):
         return self._bank(split, seed)
 
     def outputs(self, task: "TaskConfig") -> int:
-        """Outputs of a model for this data set: a logit per way, or one real number."""
-        return 1 if self.kind == "regression" else task.ways
+        """Outputs of a model for this data set: a logit per way (of the most), or one real number."""
+        return 1 if self.kind == "regression" else task.most_ways
 
     @abstractmethod
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
         """Make the data ready on this machine; nothing happens if they are.
 
         Args:
-            root: folder with the data on disk, read only if there is something to do; None: drawn or downloaded,
-                whatever the data set does.
+            root: folder with the data on disk or a URL of an archive of one, or of a packed store; read only if there
+                is something to do. None: drawn or downloaded, whatever the data set does.
             progress: called with steps done and steps in all.
             rebuild: do it again even if they are ready.
         """
@@ -131,6 +136,7 @@ class Store:
     Attributes:
         images: uint8 [total, C, H, W].
         class_names, sizes, starts: per class: its name, how many images, the row of its first one.
+        meta: what `meta.json` says.
         mean, std: per channel, of pixels in 0..1; None: pixels are left in 0..1.
     """
 
@@ -166,6 +172,7 @@ class Store:
                 or self.images.dtype != np.uint8
             ):
                 raise ValueError("its files don't belong together")
+            self.meta: dict[str, Any] = meta
             self.class_names: list[str] = meta["class_names"]
             self.sizes = np.array(meta["sizes"], np.int64)
             self.fingerprint: str = meta["fingerprint"]
@@ -236,6 +243,7 @@ class ImageDataset(Dataset):
     published: ClassVar[Mapping[str, Published]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
     _store: Store | None = None
+    _on_device: DeviceImages | None = None
 
     @abstractmethod
     def build(self, root: Path | None, progress: Progress) -> Packed:
@@ -253,6 +261,10 @@ class ImageDataset(Dataset):
     @property
     def _stored_as(self) -> str:
         return self.store_name or self.name
+
+    @property
+    def _rule(self) -> Rule | None:
+        return self.rules.get(self.split)
 
     @property
     def _command(self) -> str:
@@ -274,8 +286,7 @@ class ImageDataset(Dataset):
             UserError: it is not there, or damaged.
         """
         if self._store is None:
-            rule = self.rules.get(self.split)
-            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, rule)
+            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
             store.mean, store.std = self.mean, self.std
             self._store = store
         return self._store
@@ -284,13 +295,37 @@ class ImageDataset(Dataset):
     def fingerprint(self) -> str:
         return self.store.fingerprint
 
-    def prepare(self, root: Path | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
-        def build() -> Packed:
-            return self.build(root, progress or (lambda done, total: None))
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        say = progress or (lambda done, total: None)
+        with ExitStack() as stack:
 
-        build_store(self.folder, self._about(), build, rebuild=rebuild)
+            def build(scratch: Path) -> Packed:
+                folder = stack.enter_context(local(root, scratch, say))
+                there = packed_at(folder) if folder is not None else None
+                return self.build(folder, say) if there is None else self._packed_elsewhere(there)
+
+            build_store(self.folder, self._about(), build, rebuild=rebuild)
         self._store = None
         _ = self.store  # a store that was there already may be damaged: say so now
+
+    def _packed_elsewhere(self, folder: Path) -> Packed:
+        """A store that was packed on another machine."""
+        there = Store(folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
+        return packed_from(there.meta, there.images)
+
+    def receive(self, meta: Mapping[str, Any], parts: Iterable[tuple[int, NDArray[np.uint8]]]) -> None:
+        """Make a store out of another machine's; nothing happens if there is one.
+
+        Args:
+            meta: its `meta.json`.
+            parts: its images, as `Stream` has them.
+
+        Raises:
+            UserError: the parts don't have the fingerprint of `meta`, or can't be written.
+        """
+        about = {key: meta[key] for key in meta if key not in CONTENTS}
+        build_store(self.folder, about, lambda _: packed_from(meta, Stream(tuple(meta["shape"]), parts)), rebuild=False)
+        self._store = None
 
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {
@@ -311,9 +346,18 @@ class ImageDataset(Dataset):
         return open_other(self, name)
 
     def _bank(self, split: Split, seed: int) -> EpisodeBank:
+        bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes
         if split == "test" and self._other is not None:
-            return ImageEpisodes(self._other.store, self.task, split, seed, self._as_own)
-        return ImageEpisodes(self.store, self.task, split, seed)
+            other = self._other.store
+            return bank(other, self.task, split, seed, HostImages(other.images, self._as_own))
+        return bank(self.store, self.task, split, seed, self._on_device)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copy the images to a device; banks opened from now on gather their batches there, to the same bits.
+
+        The test split of another data set stays where it is: its images are resized on the way.
+        """
+        self._on_device = DeviceImages(self.store.images, self.store.scaled, device)
 
     def _as_own(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images of another data set as models of this one see them."""

@@ -55,9 +55,9 @@ class Backbone(nn.Module, ABC):
         return x
 
     def forward(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
-        """Outputs [n, outputs] of prepared inputs under the given weights."""
+        """Outputs [n, outputs] of prepared inputs under the given weights; of a task with fewer ways its own."""
         features = self.features(prepared, weights, now)
-        outputs = self.classify(features, weights)
+        outputs = self.classify(features, weights)[:, : now.ways]
         for change in now.on_outputs:
             outputs = change(outputs, features, now)
         return outputs

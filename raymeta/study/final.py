@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from raymeta import registry
 from raymeta.config import TaskConfig, TrialConfig, parse_trial
+from raymeta.data.remote import Root
 from raymeta.data.store import open_dataset
 from raymeta.errors import RunFailed, StorageError, UserError
 from raymeta.evaluation import Metric, half_width, metric_of
@@ -187,7 +187,8 @@ def final(
     slots: int | None = None,
     pack: Pack = None,
     by_step: bool = False,
-    data_root: Path | None = None,
+    data_root: Root | None = None,
+    ship_data: bool = False,
 ) -> tuple[list[FinalTable], list[str]]:
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
@@ -198,6 +199,7 @@ def final(
         pack: runs per GPU; see `raymeta.study.packing`.
         by_step: score every run by inner step too; see `raymeta.study.by_step`.
         data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
+        ship_data: they get this machine's packed stores instead.
 
     Returns:
         A row for every config of which all seeds have been tested, and a sentence for every run that has not been: it
@@ -217,9 +219,9 @@ def final(
         given = take_slots(slots, pack, lambda: list(configs.values()))
         try:
             for config in configs.values():
-                prepare_nodes(config.task, data_root)
+                prepare_nodes(config.task, data_root, ship=ship_data)
                 if other := config.task.test_dataset:
-                    prepare_nodes(TaskConfig(dataset=other))
+                    prepare_nodes(TaskConfig(dataset=other), ship=ship_data)
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)
         finally:

@@ -78,6 +78,8 @@ def _columns(final: FinalTable) -> tuple[str, str, str]:
 def _task(final: FinalTable) -> str:
     task = final.config.task
     data = task.dataset if task.test_dataset is None else f"{task.dataset} → {task.test_dataset}"
+    if task.sampler != "fixed":
+        return f"{data}, ways and shots drawn ({task.sampler})"
     return f"{data} {task.ways}-way {task.shots}-shot"
 
 

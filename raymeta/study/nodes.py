@@ -2,21 +2,25 @@
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymeta.config import TaskConfig
-from raymeta.data.store import open_dataset
+from raymeta.data.remote import Root
+from raymeta.data.store import ImageDataset, Store, open_dataset
 from raymeta.errors import UserError
 from raymeta.files import studies_folder
 from raymeta.schema import check
 from raymeta.storage import place
 
+PART_BYTES = 64 * 2**20  # of a store that is shipped
 PATIENCE_S = 3600.0  # a data set may have to be downloaded
 T = TypeVar("T")
 
@@ -77,26 +81,33 @@ def _result(ref: Any) -> tuple[Any, str]:
         return None, f"{type(cause).__name__}: {lines[0 if isinstance(cause, ray.exceptions.RayError) else -1]}"
 
 
-def prepare_nodes(task: TaskConfig, root: Path | None = None) -> None:
+def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = False) -> None:
     """Make every machine of `$RAY_ADDRESS`'s cluster ready for trials; nothing happens if there is no cluster.
 
     Each must see the folder of the studies, where trials keep their checkpoints, and gets the data set packed.
 
     Args:
         task: of the trials; its data set is ready on this machine.
-        root: folder with the data on disk, the same on all machines; None: drawn or downloaded.
+        root: folder with the data on disk, the same on all machines, or a URL that all can read; None: drawn or
+            downloaded.
+        ship: machines that lack the data get this machine's packed store instead, through Ray's object store.
 
     Raises:
         UserError: a machine does not see the studies, cannot have the data, or has other data than this one.
     """
     if not os.environ.get("RAY_ADDRESS"):
         return
-    expected, studies = open_dataset(task).fingerprint, studies_folder()
+    dataset, studies = open_dataset(task), studies_folder()
+    expected = dataset.fingerprint
     studies.mkdir(parents=True, exist_ok=True)
+    source: Root | _Shipment | None = root.resolve() if isinstance(root, Path) else root
+    if ship and isinstance(dataset, ImageDataset):
+        there = on_every_node(_has, task.model_dump())
+        source = None if all(answer.value for answer in there) else _shipped(dataset.store)
     mark = studies / f".seen-{uuid.uuid4().hex}"
     mark.touch()
     try:
-        answers = on_every_node(_make_ready, task.model_dump(), str(root.resolve()) if root else None, str(mark))
+        answers = on_every_node(_make_ready, task.model_dump(), source, str(mark))
     finally:
         mark.unlink(missing_ok=True)
     problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
@@ -109,11 +120,44 @@ def prepare_nodes(task: TaskConfig, root: Path | None = None) -> None:
         raise UserError(f"not all machines are ready for trials (raymeta doctor tells more): {'; '.join(problems)}")
 
 
-def _make_ready(task: dict[str, Any], root: str | None, mark: str) -> str:
+@dataclass(frozen=True)
+class _Shipment:
+    """A packed store in Ray's object store: its `meta.json`, and a row and a reference for each part of its images.
+
+    The references are within a dataclass, so Ray hands them over as they are: a part travels when it is asked for.
+    """
+
+    meta: dict[str, Any]
+    parts: list[tuple[int, Any]]
+
+    def arriving(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """The parts, one at a time in memory."""
+        for row, reference in self.parts:
+            yield row, ray.get(reference)
+
+
+def _shipped(store: Store) -> _Shipment:
+    images = store.images
+    rows = max(PART_BYTES // images[0].nbytes, 1)
+    return _Shipment(
+        store.meta, [(row, ray.put(np.array(images[row : row + rows]))) for row in range(0, len(images), rows)]
+    )
+
+
+def _has(task: dict[str, Any]) -> bool:
+    """On a machine: whether its data set is ready."""
+    return open_dataset(check(TaskConfig, task, "task")).ready
+
+
+def _make_ready(task: dict[str, Any], source: Root | _Shipment | None, mark: str) -> str:
     """On a machine: the fingerprint of its data set, which is made ready first."""
     if not place(mark).exists():
         folder = place(mark).parent
         raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
     dataset = open_dataset(check(TaskConfig, task, "task"))
-    dataset.prepare(Path(root) if root else None)
+    if isinstance(source, _Shipment):
+        assert isinstance(dataset, ImageDataset)
+        dataset.receive(source.meta, source.arriving())
+    else:
+        dataset.prepare(source)
     return dataset.fingerprint

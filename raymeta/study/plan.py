@@ -20,7 +20,7 @@ from raymeta.method import build_method
 from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
 from raymeta.study.space import CHOICE, NONE, Point, Space, shipped_space, space_for, space_of_choice
 
-TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s)?")
+TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-(?P<sampler>metadataset))?")
 
 
 class StudyConfig(Section):
@@ -211,7 +211,16 @@ def _layers(
     study = check(StudyConfig, data.pop("study", {}), "study")
     base = parse_trial(data, "config")
     fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}
+    if base.task.sampler != "fixed":
+        _refuse_shapes(base.task.sampler, [f"task.{key}" for key in asked] + list(fixed))
     return base, study, fixed
+
+
+def _refuse_shapes(sampler: str, given: Sequence[str]) -> None:
+    """What the user said of an episode's shape would be ignored by a sampler that draws it."""
+    for key in ("task.ways", "task.shots", "task.queries", "task.eval_queries"):
+        if key in given:
+            raise UserError(f"{key}: it was given, but sampler {sampler} draws it, within the bounds of task.{sampler}")
 
 
 def _own(method: str, preset: dict[str, Any]) -> dict[str, Any]:
@@ -294,17 +303,21 @@ def _fits(space: Space, values: Mapping[str, Any]) -> Space:
 
 
 def parse_task(task: str) -> dict[str, Any]:
-    """`omniglot-5w1s` to the keys it stands for.
+    """`omniglot-5w1s`, or `omniglot-metadataset`, to the keys it stands for.
 
     Raises:
         UserError: not of that form, or no such data set.
     """
     match = TASK.fullmatch(task)
     if not match:
-        raise UserError(f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s")
+        raise UserError(
+            f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s, or "
+            "DATASET-metadataset"
+        )
     registry.find("dataset", match["dataset"])
     numbers = {key: int(match[key]) for key in ("ways", "shots") if match[key]}
-    return {"dataset": match["dataset"], **numbers}
+    sampler = {"sampler": match["sampler"]} if match["sampler"] else {}
+    return {"dataset": match["dataset"], **numbers, **sampler}
 
 
 def _presets() -> list[str]:

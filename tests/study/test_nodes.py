@@ -1,12 +1,15 @@
 """What is done on every machine of a cluster before trials run there, on a real cluster of two nodes."""
 
+import functools
 import json
 import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,49 @@ def test_every_machine_gets_the_data(clustered: TwoNodes, glyphs: ImageDataset) 
     from raymeta.study.nodes import prepare_nodes
 
     prepare_nodes(GLYPHS)
+    meta = json.loads((clustered.cache / glyphs.folder.name / "meta.json").read_text())
+    assert meta["fingerprint"] == glyphs.fingerprint
+
+
+@pytest.mark.ray
+def test_a_machine_without_the_data_gets_this_ones_store_through_ray(
+    clustered: TwoNodes, glyphs: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raymeta.study import nodes
+
+    shutil.copytree(glyphs.folder, tmp_path / glyphs.folder.name)
+    monkeypatch.setenv("RAYMETA_CACHE", str(tmp_path))
+    meta = tmp_path / glyphs.folder.name / "meta.json"
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"packed": "by the driver"}))
+    monkeypatch.setattr(nodes, "PART_BYTES", 10 * 2**20)  # several of them
+    nodes.prepare_nodes(GLYPHS, ship=True)
+    arrived = clustered.cache / glyphs.folder.name
+    assert json.loads((arrived / "meta.json").read_text()) == json.loads(meta.read_text())
+    assert (arrived / "images.npy").read_bytes() == (glyphs.folder / "images.npy").read_bytes()
+    monkeypatch.setattr(nodes, "_shipped", lambda store: pytest.fail("all machines have it"))
+    nodes.prepare_nodes(GLYPHS, ship=True)
+
+
+@pytest.mark.ray
+def test_a_machine_without_the_data_fetches_them_from_a_url(
+    clustered: TwoNodes, glyphs: ImageDataset, tmp_path: Path
+) -> None:
+    from raymeta.study.nodes import prepare_nodes
+
+    (tmp_path / "served").mkdir()
+    shutil.make_archive(str(tmp_path / "served" / "glyphs"), "tar", glyphs.folder)
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, form: str, *about: object) -> None:
+            asked.append(str(about[0]))
+
+    serve = functools.partial(Handler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        prepare_nodes(GLYPHS, f"http://127.0.0.1:{server.server_port}/glyphs.tar")
+        server.shutdown()
+    assert asked == ["GET /glyphs.tar HTTP/1.1"]  # by the worker; this machine has them
     meta = json.loads((clustered.cache / glyphs.folder.name / "meta.json").read_text())
     assert meta["fingerprint"] == glyphs.fingerprint
 

@@ -81,15 +81,15 @@ class MaxUp(Regularizer):
         if not len(ways):
             return episodes
         chosen = ways[torch.randint(len(ways), (episodes.tasks,), generator=generator)].to(episodes.support_x.device)
-        classes = int(episodes.support_y.max()) + 1
+        classes = episodes.ways
 
         def one_of(*numbers: int) -> Tensor:
             return torch.isin(chosen, torch.tensor(numbers, device=chosen.device)).view(-1, 1, 1, 1, 1)
 
         quarters = QUARTERS[torch.randint(6, (episodes.tasks, classes), generator=generator)]
         quarters = torch.where(one_of(4, 5, 6).view(-1, 1).cpu(), quarters, 0)
-        images = (episodes.support_x, episodes.query_x)
-        support, query = (turned(x, quarters) if quarters.any() else x for x in images)
+        images = ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y))
+        support, query = (turned(x, y, quarters) if quarters.any() else x for x, y in images)
         labels = probabilities(episodes.query_y, classes, query.dtype)
         mixed, mixed_labels = cutmix(query, labels, generator)
         cut = one_of(1, 5)

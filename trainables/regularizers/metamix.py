@@ -27,6 +27,7 @@ from torch import Tensor
 
 from raymeta.data.episodes import Episodes, Task, of_task
 from raymeta.data.store import Dataset
+from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.method import Method, Regularizer, probabilities
 from raymeta.models import Backbone
@@ -69,6 +70,11 @@ class MetaMix(Regularizer):
 
     def __init__(self, config: MetaMixConfig, model: Backbone, dataset: Dataset) -> None:
         super().__init__(config, model, dataset)
+        if config.shuffle and dataset.task.sampler != "fixed":
+            raise UserError(
+                f"regularizers.metamix.shuffle: found {config.shuffle}, but it pairs the images of classes, which "
+                f"differ in size with task.sampler {dataset.task.sampler}; allowed: 0"
+            )
         self.places = model.ends()[:-1]
 
     def on_step(
@@ -76,7 +82,7 @@ class MetaMix(Regularizer):
     ) -> "Regularizer":
         settings, tasks = self.settings, episodes.tasks
         supports, queries = episodes.support_y.shape[1], episodes.query_y.shape[1]
-        ways, places = int(episodes.support_y.max()) + 1, len(self.places)
+        ways, places = episodes.ways, len(self.places)
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
         def permutations(times: int, count: int) -> np.ndarray[Any, Any]:

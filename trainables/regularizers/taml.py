@@ -88,7 +88,7 @@ class TAML(Regularizer):
 
     def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
         own = task if self.entropy else self.episodes.task(context.task)  # the inequality is that of the tasks as drawn
-        outputs, y = _initial(method, own, Context(True, context.progress, context.vectorized))
+        outputs, y = _initial(method, own, Context(True, context.progress, context.vectorized, ways=context.ways))
         if self.entropy:
             term = -entropy(outputs)
             if self.settings.measure == "entropy_reduction":

@@ -49,18 +49,20 @@ class TaskAug(Regularizer):
             raise UserError(f"taskaug turns square images only: found {height}x{width}")
 
     def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
-        ways = int(episodes.support_y.max()) + 1
         ramp = self.settings.ramp
         rate = self.settings.rate * (min(progress / ramp, 1) if ramp else 1)
-        uniform = torch.rand(2, episodes.tasks, ways, generator=generator)
+        uniform = torch.rand(2, episodes.tasks, episodes.ways, generator=generator)
         turns = torch.where(uniform[0] < rate, 1 + (3 * uniform[1]).long(), 0)
-        return episodes._replace(support_x=turned(episodes.support_x, turns), query_x=turned(episodes.query_x, turns))
+        return episodes._replace(
+            support_x=turned(episodes.support_x, episodes.support_y, turns),
+            query_x=turned(episodes.query_x, episodes.query_y, turns),
+        )
 
 
-def turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Images [T, N*n, C, H, W], class after class, turned by the quarters [T, N] of their classes."""
-    images = x.reshape(*turns.shape, -1, *x.shape[2:]).clone()
+def turned(x: Tensor, y: Tensor, turns: Tensor) -> Tensor:
+    """Images [T, n, C, H, W] with labels [T, n], turned by the quarters [T, N] of their classes."""
+    images, quarters = x.clone(), turns.to(y.device).gather(1, y)
     for quarter in (1, 2, 3):
-        chosen = (turns == quarter).to(x.device)
+        chosen = quarters == quarter
         images[chosen] = images[chosen].rot90(quarter, (-2, -1))
-    return images.reshape(x.shape)
+    return images
