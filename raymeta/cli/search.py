@@ -143,7 +143,6 @@ def _go(
     started: float,
     as_json: bool,
 ) -> None:
-    from raymeta.files import mlflow_folder
     from raymeta.study.packing import largest, take_slots
     from raymeta.study.search import run
 
@@ -158,8 +157,6 @@ def _go(
             raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
         return given
 
-    if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
-        say(f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server")
     _report(record, run(record, start, started=started, quiet=as_json), as_json)
 
 
@@ -181,6 +178,7 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
 
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
+    from raymeta.files import mlflow_folder
     from raymeta.study.finalists import settled
     from raymeta.study.status import STATES
 
@@ -201,6 +199,8 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
         say(problem)
     if session.untracked:
         say(f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})")
+    if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        say(f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server")
     over = record.over and settled(record)
     say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
     if trials and not any(trial.best(record.metric) for trial in trials):
