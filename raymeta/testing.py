@@ -34,6 +34,7 @@ CURVES = {
     "task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5},
     "model": {"name": "mlp", "hidden": [8, 8]},
 }
+INNER_STEPS = 2  # of learners that have them: the first differs from the last, and second order stays cheap
 BUDGET = {
     "outer": {"tasks_per_step": 2},
     "budget": {"outer_steps": 4, "validate_every": 2, "validation_tasks": 4, "test_tasks": 4},
@@ -60,11 +61,13 @@ def conformance(*specs: str, config: Mapping[str, Any] | None = None) -> Callabl
 
 
 def small_trial(spec: str, kind: str = "classification", config: Mapping[str, Any] | None = None) -> TrialConfig:
-    """A trial of seconds: two rounds of two outer steps."""
+    """A trial of a second: two rounds of two outer steps, with few inner steps."""
     method, regularizers = split_spec(spec)
     data = IMAGES if kind == "classification" else CURVES
     own = {"method": method, "regularizers": {name: {} for name in regularizers}}
-    return parse_trial(merge(BUDGET, data, own, config or {}))
+    adapts = "inner_steps" in type(parse_trial({"method": method}).settings).model_fields
+    steps = {method: {"inner_steps": INNER_STEPS}} if adapts else {}
+    return parse_trial(merge(BUDGET, data, own, steps, config or {}))
 
 
 def outer_gradient(

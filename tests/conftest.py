@@ -1,5 +1,6 @@
 """What all tests share: an environment of their own, one computing thread, and the embedded data set, built once."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache folder that stays for the session; don't damage what is in it. Nothing of the user's is touched."""
+    """A cache folder that stays for the session; don't damage what is in it. Nothing of the user's is touched.
+
+    The workers of pytest-xdist share one, so that the embedded data set is drawn once: stores are built under a lock.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = tmp_path_factory.getbasetemp().parent / "cache"
+            folder.mkdir(exist_ok=True)
+        else:
+            folder = tmp_path_factory.mktemp("cache")
         patch.setenv("RAYMETA_CACHE", str(folder))
         patch.setenv("RAYMETA_STUDIES", str(tmp_path_factory.mktemp("studies")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
