@@ -55,6 +55,6 @@ class ANIL(MAML):
             features = features.detach()
 
         def loss(weights: Weights, step: int) -> Tensor:
-            return self.loss(self.model.classify(features, weights)[:, : support.context.ways], support.y)
+            return self.loss(self.model.classify(features, weights, support.context.ways), support.y)
 
         return loss

@@ -57,7 +57,7 @@ class Backbone(nn.Module, ABC):
     def forward(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """Outputs [n, outputs] of prepared inputs under the given weights; of a task with fewer ways its own."""
         features = self.features(prepared, weights, now)
-        outputs = self.classify(features, weights)[:, : now.ways]
+        outputs = self.classify(features, weights, now.ways)
         for change in now.on_outputs:
             outputs = change(outputs, features, now)
         return outputs
@@ -82,9 +82,10 @@ class Backbone(nn.Module, ABC):
     def run(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """All blocks, one after the other, on weights as they are."""
 
-    def classify(self, features: Tensor, weights: Weights) -> Tensor:
-        """The head: features [n, F] to outputs."""
-        return features if self.head is None else F.linear(features, weights["head.weight"], weights["head.bias"])
+    def classify(self, features: Tensor, weights: Weights, ways: int | None = None) -> Tensor:
+        """The head: features [n, F] to outputs; `ways`: to the first ones only."""
+        outputs = features if self.head is None else F.linear(features, weights["head.weight"], weights["head.bias"])
+        return outputs if ways is None else outputs[:, :ways]
 
     @abstractmethod
     def blocks(self) -> tuple[str, ...]:

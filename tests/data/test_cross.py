@@ -33,7 +33,7 @@ def pack(made: ImageDataset, counts: tuple[int, int, int], per_class: int = 8) -
     content = Packed(
         images, [f"class {i}" for i in range(total)], [per_class] * total, dict.fromkeys(made.splits, splits)
     )
-    build_store(made.folder, made._about(), lambda: content, rebuild=False)
+    build_store(made.folder, made._about(), lambda scratch: content, rebuild=False)
     return made
 
 

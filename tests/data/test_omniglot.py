@@ -161,7 +161,7 @@ def full(cache: Path) -> Path:
     assert isinstance(dataset, ImageDataset)
     splits = {name: omniglot._split(omniglot._shuffled(1623), omniglot.SIZES[name]) for name in omniglot.PACKED}
     content = Packed(np.zeros((3246, 1, 28, 28), np.uint8), [f"{i}" for i in range(1623)], [2] * 1623, splits)
-    build_store(dataset.folder, dataset._about(), lambda: content, rebuild=False)
+    build_store(dataset.folder, dataset._about(), lambda scratch: content, rebuild=False)
     return dataset.folder
 
 

@@ -158,6 +158,7 @@ def test_as_dict_and_back() -> None:
         ("omniglot-5w1s", {"dataset": "omniglot", "ways": 5, "shots": 1}),
         ("glyphs-20w15s", {"dataset": "glyphs", "ways": 20, "shots": 15}),
         ("sinusoid-10s", {"dataset": "sinusoid", "shots": 10}),
+        ("omniglot-metadataset", {"dataset": "omniglot", "sampler": "metadataset"}),
         ("glyphs", {"dataset": "glyphs"}),
     ],
 )
@@ -169,7 +170,9 @@ def test_task_names(task: str, expected: dict[str, Any]) -> None:
 def test_what_is_not_a_tasks_name(task: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_task(task)
-    expected = f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s"
+    expected = (
+        f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s, or DATASET-metadataset"
+    )
     assert str(caught.value) == expected
 
 

@@ -98,7 +98,7 @@ def test_the_support_is_kept_image_by_image() -> None:
     method, (task,) = matchingnet(), IMAGES.tasks(1)
     adapted: Any = method.adapt(*task[:2], EVALUATION)
     assert adapted.features.shape == (6, 6)
-    assert torch.equal(adapted.labels, task[1])
+    assert torch.equal(adapted.member, torch.eye(3, dtype=adapted.member.dtype)[task[1]])
 
 
 @pytest.mark.parametrize(
