@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "failed": "FAILED"}
 RETRY_S = 3.0
+NICENESS = 10  # trials, and what starts them, go first
 DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
 NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
 
@@ -111,7 +112,7 @@ class Copy:
     @property
     def whole(self) -> bool:
         """MLflow has everything that was told."""
-        return not self.pending and self.summary is None
+        return self._client is not None and not self.pending and self.summary is None
 
     def take(self, news: Trial | Summary) -> None:
         """Remember what is to be sent: the last word on each trial."""
@@ -124,7 +125,7 @@ class Copy:
         self.pending[news.number] = news
 
     def send_one(self) -> None:
-        """Send a trial, or, if there is none left, the summary.
+        """Send what the parent run says, then a trial, or, if there is none left, the summary.
 
         Raises:
             Exception: whatever the server or its absence raises; nothing is forgotten.
@@ -254,6 +255,7 @@ def _read(stream: BinaryIO, inbox: "queue.Queue[Message]") -> None:
 def main() -> None:
     """Copy until the driver has said the end and MLflow has everything."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C means is the driver's to decide
+    os.nice(NICENESS)
     states, sys.stdout = sys.stdout, sys.stderr  # whatever MLflow prints
     inbox: queue.Queue[Message] = queue.Queue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, inbox), daemon=True).start()

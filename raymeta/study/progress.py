@@ -57,7 +57,7 @@ class Progress:
         """Tell the user something; it stays in view."""
         self.message = message
         if not self._live:
-            self.console.print(f"{self._clock()} {message}", highlight=False)
+            self.console.print(f"{self._clock()} {message}", highlight=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """The table as it stands."""

@@ -182,7 +182,7 @@ def processes(studies: Path, title: bytes = b"") -> list[int]:
 
 def workers(studies: Path) -> list[int]:
     """Processes that run a trial of these studies right now."""
-    return [pid for pid in processes(studies, b"MetaTrainable") if _title(pid).startswith(b"ray::")]
+    return [pid for pid in processes(studies, b"Trainable") if _title(pid).startswith(b"ray::")]
 
 
 def _title(pid: int) -> bytes:
