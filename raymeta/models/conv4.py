@@ -120,8 +120,10 @@ class FirstBlock(Block):
         rows = F.pad(F.unfold(x, kernel_size=3, padding=1).transpose(-1, -2), (0, 1), value=1.0)
         flat = rows.flatten(0, 1)
         mean = flat.mean(0)
-        centred = flat - mean  # before the product, or what is left after it is rounding
-        covariance = centred.t() @ centred / len(flat)
+        # Centred before the product, or what is left after it is rounding; and in float64, since in float32 some
+        # processors' sums of so many products keep four digits.
+        centred = (flat - mean).double()
+        covariance = (centred.t() @ centred / len(flat)).to(x.dtype)
         return Patches(rows, mean[:-1], covariance[:-1, :-1], (x.shape[-2], x.shape[-1]))
 
     def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:

@@ -3,12 +3,10 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -190,20 +188,6 @@ def _title(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
-
-
-def open_runs(studies: Path) -> int:
-    """Trials that MLflow's embedded database says are running; asked of SQLite, which is quick."""
-    try:
-        with closing(sqlite3.connect(f"file:{studies / 'mlflow.db'}?mode=ro", uri=True)) as database:
-            return int(
-                database.execute(
-                    "select count(*) from runs join tags using (run_uuid)"
-                    " where tags.key = 'raymeta.trial' and runs.status = 'RUNNING'"
-                ).fetchone()[0]
-            )
-    except sqlite3.OperationalError:  # not made yet
-        return 0
 
 
 def ctrl_c(process: "subprocess.Popen[str]") -> None:

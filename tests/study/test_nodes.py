@@ -183,6 +183,7 @@ def checkpoints_below(folder: Path) -> set[str]:
     return {path for path, _, _ in os.walk(folder) if Path(path).name.startswith("checkpoint_")}
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_a_search_on_a_cluster_waits_for_its_first_worker(studies: Path, tmp_path: Path) -> None:

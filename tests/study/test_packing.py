@@ -152,6 +152,7 @@ print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "words": s
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_gpu_is_shared_by_as_many_as_said() -> None:
     """A machine of 6 cores and a GPU that only Ray believes in, and one of 2 cores and two such GPUs."""

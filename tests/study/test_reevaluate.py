@@ -302,6 +302,7 @@ def interrupted(name: str, how: Callable[[Any], object], record: Callable[[], St
     return files(record())
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_killed_between_two_finalists(studies: Path) -> None:
     before = interrupted("killed", kill, lambda: load("killed"))

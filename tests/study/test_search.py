@@ -173,6 +173,7 @@ def test_final_runs(exported: Path, found: Finished) -> None:
     assert {run.data.params["seed"] for run in children} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_several_configs_are_one_table_and_one_picture(studies: Path, tmp_path: Path) -> None:
     words = ["maml", "metasgd", "--task", "sinusoid-5s", "--preset", "smoke", "--seeds", "1", "maml.inner_lr=1e30"]
     done = raymeta("final", *words, "--json", "--picture", str(tmp_path / "curves.svg"))
@@ -190,6 +191,7 @@ def test_several_configs_are_one_table_and_one_picture(studies: Path, tmp_path: 
     assert min(point.value for point in curve) == row["seeds"][0]["val_mse"]
 
 
+@pytest.mark.slow
 def test_scores_by_inner_step(studies: Path, tmp_path: Path) -> None:
     """Also of runs that were tested before without them; the last step's are the test's."""
     words = ["maml", "maml:inner_lr=0.0", "--task", "sinusoid-5s", "--preset", "smoke", "--seeds", "2", "--json"]
@@ -210,6 +212,7 @@ def test_scores_by_inner_step(studies: Path, tmp_path: Path) -> None:
     assert (refused.returncode, refused.stderr) == (2, "raymeta: --by-step: protonet has no inner steps\n")
 
 
+@pytest.mark.slow
 def test_a_choice_of_regularizers_is_searched_exported_and_run(studies: Path, tmp_path: Path) -> None:
     chosen = ["--choose", "dropgrad,dropout,none", "--name", "choice", "--slots", "1"]
     done = raymeta("search", "maml", *TINY[1:], *chosen)

@@ -148,14 +148,16 @@ def test_the_outer_gradient_is_the_references_in_every_layer(method: str, order:
 
 
 @pytest.mark.parametrize("method", ["maml", "protonet"])
-def test_rate_0_is_bitwise_the_plain_learner(method: str) -> None:
+def test_rate_0_is_the_plain_learner(method: str) -> None:
+    """To the last rounding: its labels are probabilities, which some processors sum in another order."""
     batch = episodes(2)
     (loss, found), (plain_loss, expected) = (
         outer_gradient(trainer(method, settings), batch) for settings in ({"rate": 0.0, "shuffle": 0.0}, None)
     )
-    assert loss == plain_loss
+    assert loss == pytest.approx(plain_loss, rel=1e-14)
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-12, atol=1e-14)
 
 
 def test_before_the_shuffle_starts_rate_0_is_the_plain_learner() -> None:
