@@ -13,6 +13,7 @@ from ray.air._internal import usage
 from ray.tune import registry
 from ray.tune.execution.class_cache import _ActorClassCache
 from ray.tune.experiment import trial as tune_trial
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from raymeta.study.driver import Driver, Leave, interrupts
 from raymeta.study.progress import Progress
@@ -76,8 +77,10 @@ def _take_warm_workers() -> None:
 def _spare_the_driver() -> None:
     """Leave out what Tune does at a cost that nothing here needs.
 
-    It imports MLflow to count, for Ray's statistics, how many of its own callbacks are used; and for every trial it
-    fetches the trainable's class from the cluster's store and unpickles it, several times.
+    It imports MLflow to count, for Ray's statistics, how many of its own callbacks are used; for every trial it fetches
+    the trainable's class from the cluster's store and unpickles it, several times; and it keeps running means of every
+    number of every result, of the config too: some 50 KB a trial.
     """
     usage.tag_callbacks = lambda callbacks: False
     tune_trial.get_trainable_cls = cache(registry.get_trainable_cls)
+    _TrainingRunMetadata.update_metric = lambda *metric, **step: None
