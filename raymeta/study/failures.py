@@ -32,7 +32,7 @@ class Failure(NamedTuple):
 
 def failure_of(trial: Any) -> Failure:
     """Why a trial of Ray Tune's ended in an error."""
-    error = trial.get_pickled_error()
+    error = _error_of(trial)
     cause = getattr(error, "cause", None) or error
     last = last_line(error)
     if _is_memory(cause):
@@ -42,6 +42,16 @@ def failure_of(trial: Any) -> Failure:
     if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
         return Failure("other", "its worker died", str(error))
     return Failure("other", last, str(error))
+
+
+def _error_of(trial: Any) -> Any:
+    """What Tune has just written down; its own `get_pickled_error` looks where it arrives only later."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).exists():
+        return None
+    from ray import cloudpickle
+
+    return cloudpickle.loads(Path(path).read_bytes())
 
 
 def last_line(error: Any) -> str:

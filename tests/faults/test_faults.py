@@ -212,7 +212,7 @@ def test_a_node_dies(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-        driver = start("search", *TINY, "budget.outer_steps=54", "study.first_rung=54", RAY_ADDRESS=cluster.address)
+        driver = start("search", *TINY, "budget.outer_steps=270", "study.first_rung=270", RAY_ADDRESS=cluster.address)
         until(lambda: rounds_noted(NAME) >= 12, driver)
         cluster.remove_node(nodes[0], allow_graceful=False)
         _, err = driver.communicate(timeout=400)
@@ -221,7 +221,7 @@ def test_a_node_dies(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "Traceback" not in err
         trials = load(NAME).trials()
         assert {trial.state for trial in trials} == {"completed"}
-        assert [len(trial.rounds) for trial in trials] == [27] * 8
+        assert [len(trial.rounds) for trial in trials] == [135] * 8
         assert_mlflow_equals_record(NAME)
     finally:
         cluster.shutdown()

@@ -3,11 +3,13 @@
 import errno
 import os
 from collections.abc import Callable
+from tempfile import NamedTemporaryFile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from raymeta.errors import StorageError
@@ -15,7 +17,11 @@ from raymeta.study.failures import Failure, failure_of
 
 
 def failed(error: Exception) -> Failure:
-    return failure_of(SimpleNamespace(get_pickled_error=lambda: error))
+    """As Tune writes it down before it tells its callbacks."""
+    with NamedTemporaryFile() as file:
+        file.write(cloudpickle.dumps(error))
+        file.flush()
+        return failure_of(SimpleNamespace(pickled_error_file=file.name))
 
 
 def raised_by(code: Callable[[], object]) -> Failure:
