@@ -109,6 +109,7 @@ class RemotePath:
                     yield path
 
     def read_bytes(self) -> bytes:
+        """The whole file. One that is put anew meanwhile, in another length, comes cut off or with zeros behind it."""
         with self._told() as (files, key), files.open_input_file(key) as file:
             return bytes(file.read(file.size()))  # of a known size it is one request
 

@@ -95,7 +95,9 @@ class Lease:
 
     def _beat(self) -> None:
         now = time.time()
-        mine = {"token": self._token, "host": platform.node(), "machine": _machine(), "pid": os.getpid(), "at": now}
+        # Of one length always: whoever reads it while it grows or shrinks gets it cut off, or with zeros behind it.
+        at = f"{now:.6f}"
+        mine = {"token": self._token, "host": platform.node(), "machine": _machine(), "pid": os.getpid(), "at": at}
         self.path.write_bytes(json.dumps(mine).encode())
         self._renewed = now
 
