@@ -193,8 +193,8 @@ def test_what_cannot_be_is_one_sentence_before_any_training(case: str, stores: N
 @pytest.mark.ray
 def test_a_whole_final_run(stores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYMETA_STUDIES", str(tmp_path / "studies"))
-    # Ray keeps a process's first mode for the process's whole life, and the clusters of other tests have no token: their
-    # nodes could call nothing of this process, which owns what it puts into the object store.
+    # Ray keeps a process's first mode for the process's whole life, and the clusters of other tests have no token:
+    # their nodes could not call this process, which owns what it puts into the object store.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     config = trial("omniglot", queries=2)
     (table,), problems = finals.final({"maml": config}, [0], slots=1)
