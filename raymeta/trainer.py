@@ -22,6 +22,7 @@ from raymeta.evaluation import Score, evaluate, metric_of
 from raymeta.inner import Context, Noise
 from raymeta.method import Method, Regularizer, build_method, task_loss
 from raymeta.pretraining import load_pretrained
+from raymeta.schema import check
 from raymeta.storage import AnyPath, rename
 
 CHECKPOINT_VERSION = 2
@@ -218,12 +219,19 @@ class Trainer:
             raise UserError(
                 f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}"
             )
-        if state["config"] != self.config.as_dict():
+        if not self._same(state["config"]):
             raise UserError("the checkpoint belongs to another config")
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
+
+    def _same(self, config: Any) -> bool:
+        """A config is this trainer's; one written before a key was there has the key's default."""
+        try:
+            return check(type(self.config), config, "config").as_dict() == self.config.as_dict()
+        except UserError:
+            return False
 
     def save(self, path: AnyPath) -> None:
         """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""

@@ -381,6 +381,18 @@ def test_another_configs_or_versions_checkpoint_is_refused(checkpoint: Path) -> 
     assert refusal(checkpoint) == "the checkpoint has version 99, this raymeta reads 2"
 
 
+def test_a_checkpoint_from_before_a_key_was_there_goes_on(checkpoint: Path) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["config"]["engine"].pop("images") == "auto"
+    torch.save(state, checkpoint)
+    assert refusal(checkpoint, engine={"images": "host"}) == "the checkpoint belongs to another config"
+    now = trainer()
+    now.load(checkpoint)
+    assert now.outer_step == state["outer_step"]
+    torch.save({**state, "config": 7}, checkpoint)
+    assert refusal(checkpoint) == "the checkpoint belongs to another config"
+
+
 def test_a_checkpoint_cut_off_anywhere_is_refused(checkpoint: Path) -> None:
     whole = checkpoint.read_bytes()
     for length in range(0, len(whole), 151):
