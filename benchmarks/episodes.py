@@ -47,7 +47,7 @@ from raymeta import registry
 from raymeta.config import TaskConfig, parse_trial
 from raymeta.data.packing import Packed, Progress
 from raymeta.data.store import ImageDataset, Store, open_dataset
-from raymeta.study.resources import WORKER_ENVIRONMENT
+from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.trainer import Trainer
 
 TASKS = 4  # of an outer step
@@ -238,7 +238,7 @@ def trials(options: argparse.Namespace) -> None:
     """Print the table of memory of real trials."""
     import ray
 
-    from raymeta.study.resources import start_ray, stop_ray
+    from raymeta.study.machines.resources import start_ray, stop_ray
 
     task = {"dataset": options.dataset, **registry.find("dataset", options.dataset).task_defaults, "shots": 1}
     dataset = open_dataset(TaskConfig(**task))

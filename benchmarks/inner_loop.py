@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.episodes import Episodes
-from raymeta.study.resources import WORKER_ENVIRONMENT
+from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.trainer import Trainer
 
 WORKS = {

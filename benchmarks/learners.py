@@ -27,7 +27,7 @@ import torch
 from raymeta import registry
 from raymeta.config import parse_trial, split_spec
 from raymeta.data.store import open_dataset
-from raymeta.study.resources import WORKER_ENVIRONMENT
+from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent

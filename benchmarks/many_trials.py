@@ -92,9 +92,9 @@ def main() -> None:
 
 def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     """Run the study and print its table."""
-    from raymeta.study.packing import take_slots
+    from raymeta.study.machines.packing import take_slots
     from raymeta.study.search import run
-    from raymeta.study.tracking import connect
+    from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])
     dataset = open_dataset(plan.base.task)

@@ -72,7 +72,7 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     """Rounds of a search with raymeta's engine, in order of time."""
     import optuna
 
-    from raymeta.study.packing import take_slots
+    from raymeta.study.machines.packing import take_slots
     from raymeta.study.record import StudyRecord
     from raymeta.study.search import run
 

@@ -9,7 +9,8 @@ stock `OptunaSearch`, `ASHAScheduler` and `MLflowLoggerCallback`, in Ray's defau
 which Ray rebuilds the project in every worker when it is started by `uv run`: it is off for both). Both have the same
 space, starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file.
 
-- wall: from the start of the process to its end; slot efficiency: seconds computed over slots times wall;
+- wall: from the start of the process to its end; slot efficiency: seconds computed over slots times wall, in raymeta's
+  with those of scoring the finalists anew, which plain Ray does not do;
 - best: validation score, on the same episodes for all.
 """
 
@@ -171,9 +172,13 @@ def compare(words: Sequence[str], slots: int, folder: Path) -> list[str]:
         wall = time.perf_counter() - start
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-5000:]}")
-        ours = name == "raymeta"
-        trials = our_trials(folder / "studies" / "ours") if ours else json.loads((folder / "stock.json").read_text())
-        busy, steps = (sum(trial[key] for trial in trials) for key in ("busy_s", "outer_steps"))
+        if name == "raymeta":
+            trials, told = our_trials(folder / "studies" / "ours"), json.loads(done.stdout)
+            busy = told["slot_efficiency"] * slots * told["wall_s"]
+        else:
+            trials = json.loads((folder / "stock.json").read_text())
+            busy = sum(trial["busy_s"] for trial in trials)
+        steps = sum(trial["outer_steps"] for trial in trials)
         best = max(trial["best"] for trial in trials if trial["best"] is not None)
         rows.append(figures(name, wall, busy, len(trials), steps, best, slots))
     return rows
@@ -187,7 +192,6 @@ def our_trials(folder: Path) -> list[dict[str, Any]]:
     return [
         {
             "outer_steps": trial.outer_steps,
-            "busy_s": sum(entry["seconds"] for entry in trial.rounds),
             "best": (trial.best(record.metric) or {}).get("val_accuracy"),
         }
         for trial in record.trials()

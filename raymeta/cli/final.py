@@ -71,7 +71,7 @@ def final(
     from raymeta.study import by_step as inner_steps
     from raymeta.study.final import final as run
     from raymeta.study.final_report import as_table, draw, log_final
-    from raymeta.study.tracking import problem_of
+    from raymeta.study.tracking.connection import problem_of
 
     for option, path in (("--picture", picture), ("--by-step", by_step)):
         if path is not None and path.suffix not in (".png", ".svg", ".pdf"):

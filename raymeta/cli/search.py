@@ -30,9 +30,9 @@ from raymeta.errors import UserError
 
 if TYPE_CHECKING:
     from raymeta.data.remote import Root
+    from raymeta.study.machines.resources import Slots as Given
     from raymeta.study.plan import Plan
     from raymeta.study.record import StudyRecord
-    from raymeta.study.resources import Slots as Given
     from raymeta.study.session import Session
 
 
@@ -143,13 +143,13 @@ def _go(
     started: float,
     as_json: bool,
 ) -> None:
-    from raymeta.study.packing import largest, take_slots
+    from raymeta.study.machines.packing import largest, take_slots
     from raymeta.study.search import run
 
     def start() -> "Given":
         """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
         given = take_slots(slots, pack, lambda: largest(record.plan))
-        from raymeta.study.nodes import prepare_nodes
+        from raymeta.study.machines.nodes import prepare_nodes
 
         try:
             prepare_nodes(record.plan.base.task, data_root, ship=ship_data)

@@ -55,7 +55,7 @@ def export(
     """
     from raymeta.study.export import export as write
     from raymeta.study.record import open_study
-    from raymeta.study.tracking import find_run
+    from raymeta.study.tracking.connection import find_run
 
     record = open_study(name)
     chosen = trial if trial is not None else (best.number if (best := record.best()) else None)
@@ -79,7 +79,7 @@ def ui(
     """
     import subprocess
 
-    from raymeta.study.tracking import connect, tracking_uri
+    from raymeta.study.tracking.connection import connect, tracking_uri
 
     connect()
     say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")

@@ -134,8 +134,8 @@ def diagnose(task: TaskConfig | None) -> list[Check]:
             return [_agree(found), _shared(found, shown), *_data(found, task), _mlflow(), _seen(found, {})]
         import ray
 
-        from raymeta.study.nodes import on_every_node
-        from raymeta.study.resources import join_cluster
+        from raymeta.study.machines.nodes import on_every_node
+        from raymeta.study.machines.resources import join_cluster
 
         join_cluster()
         try:
@@ -231,7 +231,7 @@ def _data(found: Mapping[str, Finding], task: TaskConfig | None) -> list[Check]:
 def _mlflow() -> Check:
     from mlflow.exceptions import MlflowException
 
-    from raymeta.study.tracking import connect, problem_of, tracking_uri
+    from raymeta.study.tracking.connection import connect, problem_of, tracking_uri
 
     uri = tracking_uri()
     shown = problem_of(Exception(uri)).removeprefix("Exception: ")
@@ -246,7 +246,7 @@ def _mlflow() -> Check:
 
 def _clocks() -> list[Check]:
     """Each machine's clock against this one's; the quickest of three answers bounds the error."""
-    from raymeta.study.nodes import on_every_node
+    from raymeta.study.machines.nodes import on_every_node
 
     errors: dict[str, list[tuple[float, float]]] = {}
     for _ in range(3):

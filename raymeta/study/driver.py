@@ -1,5 +1,6 @@
 """What the driver does while Ray Tune runs the trials: note results in the record, listen to Ctrl-C, leave in time."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from raymeta.study.failures import failure_of, unwritable
 from raymeta.study.interrupts import on_ctrl_c
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
+from raymeta.study.reevaluate import warm_up
 from raymeta.study.searcher import RecordSearcher
 from raymeta.study.session import Session
-from raymeta.study.tracker import Tracker
+from raymeta.study.tracking.tracker import Tracker
 
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
 ROUND_KEYS = (
@@ -59,6 +61,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self._heard: dict[Trial, float] = {}  # of those that run: when last, on the monotonic clock
         self._hung: dict[int, float] = {}
         self._longest = 0.0
+        self._warmed = False  # workers for the finalists are on their way
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its callbacks for a restore of its own, which is not used
@@ -137,6 +140,9 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self.record.finish(number, state, reason)
         self.progress.ended(self.record.trial(number))
         self.tracker.update(number)
+        if not self._warmed and self.searcher.spare and not os.environ.get("RAY_ADDRESS"):
+            self._warmed = True
+            warm_up(self.searcher.slots.count)
 
 
 class Leave(tune.Stopper):  # type: ignore[misc]

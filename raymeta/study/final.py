@@ -31,9 +31,9 @@ from raymeta.files import studies_folder, write_atomically
 from raymeta.storage import AnyPath, place
 from raymeta.study import by_step as inner_steps
 from raymeta.study.failures import last_line
-from raymeta.study.nodes import prepare_nodes
-from raymeta.study.packing import Pack, take_slots
-from raymeta.study.resources import Slots, stop_ray
+from raymeta.study.machines.nodes import prepare_nodes
+from raymeta.study.machines.packing import Pack, take_slots
+from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.trainer import resumed
 
 
@@ -196,7 +196,7 @@ def final(
         configs: by what the table calls them; their own seeds are replaced.
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
-        pack: runs per GPU; see `raymeta.study.packing`.
+        pack: runs per GPU; see `raymeta.study.machines.packing`.
         by_step: score every run by inner step too; see `raymeta.study.by_step`.
         data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
         ship_data: they get this machine's packed stores instead.

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 
 from raymeta.study.final import FinalTable
 from raymeta.study.tables import value
-from raymeta.study.tracking import connect, experiment, log_params
+from raymeta.study.tracking.connection import connect, experiment, log_params
 
 EXPERIMENT = "final runs"
 

@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from raymeta.evaluation import CHUNK, evaluate
+from raymeta.study.machines.resources import cores
 from raymeta.study.plan import Plan
-from raymeta.study.resources import cores
 from raymeta.study.space import BASELINE, Point
 from raymeta.study.tables import short
 from raymeta.trainer import Trainer

@@ -34,9 +34,9 @@ from raymeta.evaluation import Metric
 from raymeta.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage import AnyPath
 from raymeta.study.finalists import standings
-from raymeta.study.folder import driving, is_driven, journal_in, made_whole
 from raymeta.study.plan import Plan
 from raymeta.study.space import Point
+from raymeta.study.storage.folder import driving, is_driven, journal_in, made_whole
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")

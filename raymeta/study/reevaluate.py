@@ -85,6 +85,19 @@ def score(one: Weights) -> float:
 _score = ray.remote(max_retries=3)(score)
 
 
+def warm_up(count: int) -> None:
+    """Let Ray start workers for finalists on this machine; returns at once.
+
+    A worker imports for three seconds before it scores: time that a slot has to spare while the last trials end.
+    """
+    for _ in range(count):
+        ray.remote(num_cpus=0)(_imported).remote()
+
+
+def _imported() -> None:
+    """In a worker: this module is there."""
+
+
 def _values(one: Weights) -> list[float]:
     trainer, checkpoint = Trainer(parse_trial(one.config)), one.folder / "checkpoint.pt"
     if one.trained_at is not None or checkpoint.exists():

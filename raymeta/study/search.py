@@ -9,12 +9,12 @@ from raymeta.data.store import open_dataset
 from raymeta.errors import RunFailed, UserError
 from raymeta.study.failures import ends_session, unwritable
 from raymeta.study.finalists import missing
+from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord, mend_journal
 from raymeta.study.report import search_picture
-from raymeta.study.resources import Slots, stop_ray
 from raymeta.study.session import Session
-from raymeta.study.tracker import Tracker
+from raymeta.study.tracking.tracker import Tracker
 
 
 def run(

@@ -7,8 +7,8 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raymeta.study.machines.resources import Slots
 from raymeta.study.record import StudyRecord, TrialRecord
-from raymeta.study.resources import Slots
 
 
 class RecordSearcher(Searcher):  # type: ignore[misc]
@@ -31,6 +31,13 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         self.stopped = False
         self._handed_out: set[str] = set()  # by Tune's names, until they end there
         self._solo = ""
+
+    @property
+    def spare(self) -> bool:
+        """A slot has nothing more to do, unless a trial that runs comes back."""
+        trials = self.record.trials()
+        running = sum(trial.state == "running" for trial in trials)
+        return len(trials) >= self.record.plan.study.trials and running < self.slots.count
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.stopped:

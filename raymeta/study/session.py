@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from raymeta.study.resources import Slots
+from raymeta.study.machines.resources import Slots
 
 
 @dataclass

@@ -20,7 +20,7 @@ from raymeta.study.progress import Progress
 from raymeta.study.record import StudyRecord
 from raymeta.study.searcher import RecordASHA, RecordSearcher
 from raymeta.study.session import Session
-from raymeta.study.tracker import Tracker
+from raymeta.study.tracking.tracker import Tracker
 from raymeta.trainable import MetaTrainable
 
 

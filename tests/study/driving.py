@@ -132,7 +132,7 @@ def numbers(name: str, studies: Path | None = None) -> list[tuple[Any, ...]]:
 
 def runs_of(name: str) -> tuple[list[Any], list[Any]]:
     """A study's parent runs and child runs in the embedded MLflow."""
-    from raymeta.study.tracking import connect
+    from raymeta.study.tracking.connection import connect
 
     client = connect()
     found = client.get_experiment_by_name(name)
@@ -146,7 +146,7 @@ def runs_of(name: str) -> tuple[list[Any], list[Any]]:
 
 def assert_mlflow_equals_record(name: str) -> None:
     """One finished parent, one finished child per trial with every round once, whatever happened meanwhile."""
-    from raymeta.study.tracking import connect
+    from raymeta.study.tracking.connection import connect
 
     client, record = connect(), load(name)
     (parent,), children = runs_of(name)

@@ -29,12 +29,12 @@ from raymeta.evaluation import predictions
 from raymeta.files import studies_folder, write_atomically
 from raymeta.study.export import against_start, export
 from raymeta.study.finalists import FILE, Standings, settled, standings, weights
+from raymeta.study.machines.resources import Slots
 from raymeta.study.preview import Preview
 from raymeta.study.record import StudyRecord
 from raymeta.study.reevaluate import missing, reevaluate, score
-from raymeta.study.resources import Slots
 from raymeta.study.session import Session
-from raymeta.study.tracking import connect
+from raymeta.study.tracking.connection import connect
 from raymeta.trainer import Trainer
 
 ROUNDS = ["budget.validate_every=6", "study.first_rung=6"]  # at 6, 12 and 18 outer steps; rungs at 6 and 18

@@ -24,7 +24,7 @@ from study.driving import (
 
 from raymeta.config import parse_trial
 from raymeta.study.export import read_export
-from raymeta.study.tracking import connect
+from raymeta.study.tracking.connection import connect
 
 pytestmark = pytest.mark.ray
 VERSIONS = {"raymeta", "torch", "ray", "optuna", "mlflow", "numpy"}

@@ -12,8 +12,8 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from study.driving import load, tiny_record
 
+from raymeta.study.machines.resources import Slots
 from raymeta.study.record import StudyRecord
-from raymeta.study.resources import Slots
 from raymeta.study.searcher import RecordASHA, RecordSearcher
 
 STEPS = (2, 4, 6, 8, 10, 12, 14, 16, 18)  # of the rounds; rungs at 2, 6 and 18
@@ -217,6 +217,18 @@ def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
     assert searcher.suggest("e") is None  # not now
     record.finish(0, "failed")
     assert isinstance(searcher.suggest("f"), dict)
+
+
+def test_a_slot_is_spare_when_fewer_trials_are_left_than_slots(studies: Path) -> None:
+    record = tiny_record("tiny", "study.trials=3")
+    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
+    proposals = [searcher.suggest(name) for name in "abc"]
+    assert all(isinstance(proposal, dict) for proposal in proposals)
+    assert not searcher.spare
+    record.finish(0, "completed")
+    assert not searcher.spare  # the third has its slot
+    record.finish(1, "completed")
+    assert searcher.spare
 
 
 def test_no_new_trials_once_stopped(studies: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from raymeta.errors import StorageError, UserError
 from raymeta.storage import RemotePath
-from raymeta.study import stored_journal
-from raymeta.study.stored_journal import StoredJournal
+from raymeta.study.storage import stored_journal
+from raymeta.study.storage.stored_journal import StoredJournal
 
 
 @pytest.fixture

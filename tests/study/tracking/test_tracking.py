@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from study.driving import assert_mlflow_equals_record, runs_of, tiny_record
 
-from raymeta.study.tracker import Tracker
-from raymeta.study.tracking import connect, problem_of, tracking_uri
+from raymeta.study.tracking.connection import connect, problem_of, tracking_uri
+from raymeta.study.tracking.tracker import Tracker
 
 CONNECT = """
 import sys, time
-from raymeta.study.tracking import connect, experiment
+from raymeta.study.tracking.connection import connect, experiment
 import mlflow
 while time.time() < float(sys.argv[2]):
     pass

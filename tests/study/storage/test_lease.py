@@ -13,8 +13,8 @@ import pytest
 
 from raymeta.errors import StorageError, UserError
 from raymeta.storage import RemotePath
-from raymeta.study import lease as module
-from raymeta.study.lease import Lease
+from raymeta.study.storage import lease as module
+from raymeta.study.storage.lease import Lease
 
 
 @pytest.fixture

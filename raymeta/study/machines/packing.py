@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.study import mps
 from raymeta.study.failures import last_line
+from raymeta.study.machines import mps
+from raymeta.study.machines.probe import Peak, measure
+from raymeta.study.machines.resources import Slots, start_ray
 from raymeta.study.plan import Plan
-from raymeta.study.probe import Peak, measure
-from raymeta.study.resources import Slots, start_ray
 
 ROOM = 1.1  # a trial may need so much more than its probe
 MOST_PER_GPU = 16

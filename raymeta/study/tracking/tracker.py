@@ -13,9 +13,9 @@ from typing import Any, Self
 from raymeta.files import dump_yaml
 from raymeta.schema import flatten
 from raymeta.study.finalists import settled, standings
-from raymeta.study.mlflow_copy import RETRY_S, Message, Study, Summary, Trial
 from raymeta.study.record import StudyRecord, TrialRecord
 from raymeta.study.session import Session
+from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary, Trial
 
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing
 
@@ -35,7 +35,7 @@ class Tracker:
         self._configs: set[int] = set()  # trials whose config was told
 
     def __enter__(self) -> Self:
-        start = "from raymeta.study.mlflow_copy import main; main()"
+        start = "from raymeta.study.tracking.mlflow_copy import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", start],
             stdin=subprocess.PIPE,

@@ -11,8 +11,8 @@ from raymeta.errors import UserError
 from raymeta.evaluation import Metric
 from raymeta.files import studies_folder
 from raymeta.storage import RemotePath
-from raymeta.study import lease, stored_journal
 from raymeta.study.record import StudyRecord, all_studies, mend_journal, open_study
+from raymeta.study.storage import lease, stored_journal
 
 
 @pytest.fixture

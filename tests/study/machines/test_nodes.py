@@ -45,7 +45,7 @@ def clustered(nodes: TwoNodes, monkeypatch: pytest.MonkeyPatch) -> TwoNodes:
 
 @pytest.mark.ray
 def test_a_function_runs_once_on_each_machine(nodes: TwoNodes, session_cache: Path) -> None:
-    from raymeta.study.nodes import on_every_node
+    from raymeta.study.machines.nodes import on_every_node
 
     answers = on_every_node(os.getenv, "RAYMETA_CACHE")
     assert sorted(answer.value or "" for answer in answers) == sorted([str(session_cache), str(nodes.cache)])
@@ -55,7 +55,7 @@ def test_a_function_runs_once_on_each_machine(nodes: TwoNodes, session_cache: Pa
 
 @pytest.mark.ray
 def test_what_fails_there_is_told_in_a_line(nodes: TwoNodes, tmp_path: Path) -> None:
-    from raymeta.study.nodes import on_every_node
+    from raymeta.study.machines.nodes import on_every_node
 
     missing = tmp_path / "missing.yaml"
     assert {answer.problem for answer in on_every_node(read_yaml, missing)} == {f"{missing}: no such file"}
@@ -68,7 +68,7 @@ def test_what_fails_there_is_told_in_a_line(nodes: TwoNodes, tmp_path: Path) -> 
 
 @pytest.mark.ray
 def test_every_machine_gets_the_data(clustered: TwoNodes, glyphs: ImageDataset) -> None:
-    from raymeta.study.nodes import prepare_nodes
+    from raymeta.study.machines.nodes import prepare_nodes
 
     prepare_nodes(GLYPHS)
     meta = json.loads((clustered.cache / glyphs.folder.name / "meta.json").read_text())
@@ -79,7 +79,7 @@ def test_every_machine_gets_the_data(clustered: TwoNodes, glyphs: ImageDataset) 
 def test_a_machine_without_the_data_gets_this_ones_store_through_ray(
     clustered: TwoNodes, glyphs: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raymeta.study import nodes
+    from raymeta.study.machines import nodes
 
     shutil.copytree(glyphs.folder, tmp_path / glyphs.folder.name)
     monkeypatch.setenv("RAYMETA_CACHE", str(tmp_path))
@@ -98,7 +98,7 @@ def test_a_machine_without_the_data_gets_this_ones_store_through_ray(
 def test_a_machine_without_the_data_fetches_them_from_a_url(
     clustered: TwoNodes, glyphs: ImageDataset, tmp_path: Path
 ) -> None:
-    from raymeta.study.nodes import prepare_nodes
+    from raymeta.study.machines.nodes import prepare_nodes
 
     (tmp_path / "served").mkdir()
     shutil.make_archive(str(tmp_path / "served" / "glyphs"), "tar", glyphs.folder)
@@ -120,7 +120,7 @@ def test_a_machine_without_the_data_fetches_them_from_a_url(
 
 @pytest.mark.ray
 def test_a_machine_with_other_data_is_named(clustered: TwoNodes, glyphs: ImageDataset) -> None:
-    from raymeta.study.nodes import prepare_nodes
+    from raymeta.study.machines.nodes import prepare_nodes
 
     shutil.copytree(glyphs.folder, clustered.cache / glyphs.folder.name)
     path = clustered.cache / glyphs.folder.name / "meta.json"
@@ -133,7 +133,7 @@ def test_a_machine_with_other_data_is_named(clustered: TwoNodes, glyphs: ImageDa
 
 @pytest.mark.ray
 def test_a_machine_that_cannot_have_the_data_is_named(clustered: TwoNodes) -> None:
-    from raymeta.study.nodes import prepare_nodes
+    from raymeta.study.machines.nodes import prepare_nodes
 
     clustered.cache.touch()  # where its folder should be
     with pytest.raises(
@@ -143,14 +143,14 @@ def test_a_machine_that_cannot_have_the_data_is_named(clustered: TwoNodes) -> No
 
 
 def test_a_machine_that_does_not_share_the_studies_says_so(tmp_path: Path) -> None:
-    from raymeta.study.nodes import _make_ready
+    from raymeta.study.machines.nodes import _make_ready
 
     with pytest.raises(UserError, match=f"{tmp_path} is not the folder of that name on the driver's machine"):
         _make_ready(GLYPHS.model_dump(), None, str(tmp_path / ".seen-by-others"))
 
 
 def test_without_a_cluster_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raymeta.study.nodes import prepare_nodes
+    from raymeta.study.machines.nodes import prepare_nodes
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAYMETA_CACHE", str(tmp_path / "cache"))
@@ -161,7 +161,7 @@ def test_without_a_cluster_nothing_is_done(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_where_no_cluster_listens_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from raymeta.study.resources import join_cluster
+    from raymeta.study.machines.resources import join_cluster
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     began = time.monotonic()

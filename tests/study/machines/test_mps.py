@@ -12,7 +12,7 @@ from study.driving import until
 from study.fake_mps import calls, fake_mps
 
 from raymeta.errors import UserError
-from raymeta.study import mps
+from raymeta.study.machines import mps
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_off_where_it_is_missing_or_does_not_start(log: Path, tmp_path: Path, mo
 
 
 def test_a_killed_driver_leaves_no_daemon(log: Path) -> None:
-    code = "from raymeta.study import mps; mps.prepare(); print(mps.switch_on(), flush=True); input()"
+    code = "from raymeta.study.machines import mps; mps.prepare(); print(mps.switch_on(), flush=True); input()"
     driver = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     assert driver.stdout.readline() == "on\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raymeta.errors import RunFailed
-from raymeta.study.resources import start_ray, stop_ray
+from raymeta.study.machines.resources import start_ray, stop_ray
 
 INTRUDER = """
 import os, sys
@@ -26,7 +26,7 @@ except Exception as error:
 OWNER = """
 import os, subprocess, sys
 from pathlib import Path
-from raymeta.study.resources import start_ray, stop_ray
+from raymeta.study.machines.resources import start_ray, stop_ray
 
 def listens():
     \"\"\"The hexadecimal addresses that this process and all that it started listen on.\"\"\"

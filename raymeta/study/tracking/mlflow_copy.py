@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from raymeta.files import dump_yaml
 from raymeta.schema import flatten
 from raymeta.storage import local_copy, place
-from raymeta.study.tracking import connect, experiment, log, log_params, problem_of
+from raymeta.study.tracking.connection import connect, experiment, log, log_params, problem_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymeta.errors import RunFailed, UserError
-from raymeta.study import mps
+from raymeta.study.machines import mps
 
 # What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
 WORKER_ENVIRONMENT = {

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 
-from raymeta.study.journal import Journal
+from raymeta.study.storage.journal import Journal
 
 ENTRIES = st.dictionaries(st.text(), st.integers() | st.floats(allow_nan=False) | st.text() | st.none())
 

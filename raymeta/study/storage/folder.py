@@ -10,9 +10,9 @@ from filelock import FileLock, Timeout
 
 from raymeta.errors import UserError
 from raymeta.storage import AnyPath
-from raymeta.study.journal import Journal
-from raymeta.study.lease import Lease
-from raymeta.study.stored_journal import StoredJournal
+from raymeta.study.storage.journal import Journal
+from raymeta.study.storage.lease import Lease
+from raymeta.study.storage.stored_journal import StoredJournal
 
 
 def journal_in(folder: AnyPath) -> Journal | StoredJournal:

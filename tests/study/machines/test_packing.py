@@ -16,9 +16,9 @@ from study.driving import WORDS
 from study.fake_mps import calls, fake_mps
 
 from raymeta.errors import UserError
-from raymeta.study.packing import MOST_PER_GPU, ROOM, Machine, largest, on_cores, on_gpus, per_gpu, slots_on
+from raymeta.study.machines.packing import MOST_PER_GPU, ROOM, Machine, largest, on_cores, on_gpus, per_gpu, slots_on
+from raymeta.study.machines.probe import Peak, measure
 from raymeta.study.plan import Plan, make_plan
-from raymeta.study.probe import Peak, measure
 
 GIB = 2**30
 
@@ -110,9 +110,9 @@ def in_a_fresh_process(code: str, **environment: str) -> dict[str, Any]:
 
 ON_CORES = """
 import json, sys
-from raymeta.study.packing import largest, take_slots
+from raymeta.study.machines.packing import largest, take_slots
 from raymeta.study.plan import make_plan
-from raymeta.study.resources import stop_ray
+from raymeta.study.machines.resources import stop_ray
 plan = make_plan("maml", "sinusoid-5s", None, ["model.hidden=[8]", "outer.tasks_per_step=2"])
 slots = take_slots(2, "auto", lambda: largest(plan))
 stop_ray()
@@ -136,8 +136,8 @@ from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 6, "num_gpus": 1, "include_dashboard": False})
 cluster.add_node(num_cpus=2, num_gpus=2)
 os.environ["RAY_ADDRESS"] = cluster.address
-from raymeta.study.packing import take_slots
-from raymeta.study.resources import stop_ray
+from raymeta.study.machines.packing import take_slots
+from raymeta.study.machines.resources import stop_ray
 slots = take_slots(None, 4, lambda: 1 / 0)  # nothing is to be measured
 import ray
 @ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)
@@ -167,8 +167,8 @@ def test_a_gpu_is_shared_by_as_many_as_said() -> None:
 
 ON_CHOSEN_GPUS = """
 import json, os
-from raymeta.study.packing import take_slots
-from raymeta.study.resources import stop_ray
+from raymeta.study.machines.packing import take_slots
+from raymeta.study.machines.resources import stop_ray
 slots = take_slots(4, 2, lambda: 1 / 0)
 import ray
 @ray.remote(num_cpus=slots.cpu, num_gpus=slots.gpu)

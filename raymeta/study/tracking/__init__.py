@@ -1,0 +1,1 @@
+"""MLflow: a copy of every study, kept by a process of its own."""
