@@ -53,8 +53,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
             self.trainer = Trainer(trial)
         else:
             where = check(Place, study, "study")
-            if where.gpu_share:
-                cap_memory(where.gpu_share, where.gpu_context)
+            cap_memory(where.gpu_share, where.gpu_context)
             self._go_on(trial, where)
 
     def _go_on(self, trial: TrialConfig, where: Place) -> None:

@@ -277,10 +277,10 @@ def cap_memory(share: float, context: int = 0) -> None:
     """Let this process take no more of its GPU than its share, so that its neighbours live. Without a GPU: nothing.
 
     Args:
-        share: of the GPU's memory, CUDA's own part of it included.
+        share: of the GPU's memory, CUDA's own part of it included; 0: all of it.
         context: bytes of that part; 0: they were not measured.
     """
-    if torch.cuda.is_available():
+    if share and torch.cuda.is_available():
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(max(share - (context or CONTEXT_BYTES) / total, 0.01))
 

@@ -34,7 +34,7 @@ from raymeta.study.failures import last_line
 from raymeta.study.machines.nodes import prepare_nodes
 from raymeta.study.machines.packing import Pack, take_slots
 from raymeta.study.machines.resources import Slots, stop_ray
-from raymeta.trainer import resumed
+from raymeta.trainer import cap_memory, resumed
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ class FinalTable:
 class _Seed:
     """Trains one seed. An actor that Ray restarts goes on from its checkpoint."""
 
-    def __init__(self, config: dict[str, Any], folder: str) -> None:
+    def __init__(self, config: dict[str, Any], folder: str, gpu_share: float, gpu_context: int) -> None:
         torch.set_num_threads(1)
+        cap_memory(gpu_share, gpu_context)
         self.folder = place(folder)
         self.trainer, self._note = resumed(parse_trial(config, folder), self._checkpoint)
 
@@ -263,7 +264,11 @@ class _Run:
         )
 
     def result(self) -> SeedResult:
-        return SeedResult(**json.loads((self.folder / "result.json").read_text()))
+        path = self.folder / "result.json"
+        try:
+            return SeedResult(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: not the result of a final run; without it the same command tests anew") from error
 
 
 def _train(runs: list[_Run], slots: Slots) -> list[str]:
@@ -280,7 +285,9 @@ def _train(runs: list[_Run], slots: Slots) -> list[str]:
         while waiting or pending:
             while waiting and len(pending) < slots.count:
                 run = waiting.pop(0)
-                worker = _Seed.options(**options).remote(run.config, str(run.folder))  # type: ignore[attr-defined]
+                worker = _Seed.options(**options).remote(  # type: ignore[attr-defined]
+                    run.config, str(run.folder), slots.gpu, slots.gpu_context
+                )
                 pending[worker.round.remote()] = (run, worker, False)
                 shown[run.folder] = bars.add_task(str(run), total=run.config["budget"]["outer_steps"])
             (ready,), _ = ray.wait(list(pending), num_returns=1)

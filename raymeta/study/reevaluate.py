@@ -20,7 +20,7 @@ from raymeta.study.finalists import FILE, Weights, missing
 from raymeta.study.interrupts import on_ctrl_c
 from raymeta.study.record import StudyRecord
 from raymeta.study.session import Session
-from raymeta.trainer import Trainer
+from raymeta.trainer import Trainer, cap_memory
 
 LISTEN_S = 0.5  # how long Ctrl-C may wait to be heard
 
@@ -50,7 +50,7 @@ def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) ->
         while (waiting or running) and not session.leaving:
             while waiting and len(running) < slots.count:
                 one = waiting.popleft()
-                running[task.remote(one)] = one
+                running[task.remote(one, slots.gpu, slots.gpu_context)] = one
             ended, _ = ray.wait(list(running), num_returns=1, timeout=LISTEN_S)
             for ready in ended:
                 one = running.pop(ready)
@@ -68,9 +68,10 @@ def _seconds(ready: Any, one: Weights, session: Session) -> float:
         return 0.0
 
 
-def score(one: Weights) -> float:
+def score(one: Weights, gpu_share: float = 0.0, gpu_context: int = 0) -> float:
     """Score weights on the fresh episodes and keep the scores in their folder. Returns the seconds that it took."""
     torch.set_num_threads(1)
+    cap_memory(gpu_share, gpu_context)
     start = time.perf_counter()
     try:
         found: dict[str, Any] = {"values": _values(one), "reason": ""}

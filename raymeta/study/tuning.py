@@ -1,5 +1,6 @@
 """Ray Tune's Tuner around the record of a study. Ray is running."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -29,6 +30,7 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
     assert session.slots is not None
     _take_warm_workers()
     _spare_the_driver()
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # or it lists trials that have long gone on elsewhere
     # Tune starts one actor at a time unless told how many may be on their way.
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(session.slots.count))
     left = [trial for trial in record.trials() if trial.state == "running"]
