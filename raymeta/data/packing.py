@@ -1,18 +1,21 @@
 """Packed data sets on disk: the format, and how a store is written whole or not at all.
 
 A store is a folder of two files: `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so
-on; and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built.
+on; and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built, or
+are what a killed builder has left for the next one.
 """
 
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +26,7 @@ from raymeta.errors import UserError
 FORMAT = 1
 CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`
 BLOCK = 1024  # images hashed at a time
+SETTLE_S = 2.0  # what a killed builder of many files loses at most
 Progress = Callable[[int, int], None]  # steps done, steps in all
 
 
@@ -38,18 +42,32 @@ class Stream(NamedTuple):
     parts: Iterable[tuple[int, NDArray[np.uint8]]]
 
 
+class Files(NamedTuple):
+    """Images that come of a file each: whoever packs them goes on with what a killed builder has left.
+
+    Attributes:
+        shape: of all: (total, C, H, W).
+        stamps: uint64 [total], none of them 0: of the file of each row, another one if it is another file.
+        read: rows to their images, as in a stream.
+    """
+
+    shape: tuple[int, int, int, int]
+    stamps: NDArray[np.uint64]
+    read: Callable[[NDArray[np.int64]], Iterable[tuple[int, NDArray[np.uint8]]]]
+
+
 class Packed(NamedTuple):
     """What a builder hands over.
 
     Attributes:
-        images: uint8 [total, C, H, W], class after class; an array, a memory map or a stream.
+        images: uint8 [total, C, H, W], class after class; an array, a memory map, a stream or files.
         class_names: a name per class.
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
         expected: the fingerprint that all this must have; None: whatever it has.
     """
 
-    images: NDArray[np.uint8] | Stream
+    images: NDArray[np.uint8] | Stream | Files
     class_names: Sequence[str]
     sizes: Sequence[int]
     splits: Mapping[str, Mapping[str, Sequence[int]]]
@@ -58,7 +76,7 @@ class Packed(NamedTuple):
 
 def fingerprint(packed: Packed) -> str:
     """SHA-256 over the pixels, the classes and the splits, as 64 hexadecimal digits."""
-    assert not isinstance(packed.images, Stream)  # it can be read only once
+    assert isinstance(packed.images, np.ndarray)  # others are read once
     digest = sha256(json.dumps(_labels(packed), sort_keys=True).encode())
     for first in range(0, len(packed.images), BLOCK):
         digest.update(np.ascontiguousarray(packed.images[first : first + BLOCK]).data)
@@ -66,7 +84,7 @@ def fingerprint(packed: Packed) -> str:
 
 
 def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[Path], Packed], *, rebuild: bool) -> None:
-    """Make sure that a store is at `folder`; a killed or a second builder never leaves or sees half of one.
+    """Make sure that a store is at `folder`; a killed or a second builder never leaves or sees half of one there.
 
     Args:
         folder: where the store goes; it is built in a hidden folder next to it and renamed.
@@ -79,24 +97,29 @@ def build_store(folder: Path, about: Mapping[str, Any], build: Callable[[Path], 
         UserError: the cache can't be written (full disk, no permission), or the contents are not what they should be.
     """
     hidden = f".{folder.name}."
+    left = folder.parent / f"{hidden}part"  # what a killed builder has read of many files
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{folder.name}.lock"):
-            for left in folder.parent.glob(f"{hidden}*"):  # of a killed builder: we hold the lock, so it is nobody's
-                shutil.rmtree(left)
+            for other in folder.parent.glob(f"{hidden}*"):  # of a killed builder: we hold the lock, so it is nobody's
+                if other != left:
+                    shutil.rmtree(other)
             if folder.exists() and not rebuild:
+                shutil.rmtree(left, ignore_errors=True)
                 return
             temporary = Path(tempfile.mkdtemp(prefix=hidden, dir=folder.parent))
             (temporary / "scratch").mkdir()
             try:
-                _write(temporary / "new", about, build(temporary / "scratch"))
+                _write(temporary / "new", about, build(temporary / "scratch"), left)
                 if folder.exists():
                     folder.rename(temporary / "old")
                 (temporary / "new").rename(folder)
                 _sync(folder.parent)
+                shutil.rmtree(left, ignore_errors=True)
             finally:
                 shutil.rmtree(temporary)
     except OSError as error:
+        shutil.rmtree(left, ignore_errors=True)  # the disk may be full of it
         raise UserError(f"{folder}: cannot be written: {error.strerror or error} (RAYMETA_CACHE moves it)") from error
 
 
@@ -111,15 +134,18 @@ def packed_from(meta: Mapping[str, Any], images: NDArray[np.uint8] | Stream) -> 
     return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"])
 
 
-def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
+def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -> None:
     folder.mkdir()
-    with open(folder / "images.npy", "wb") as file:
-        if isinstance(packed.images, Stream):
-            _write_stream(file, packed.images)
-        else:
-            np.save(file, packed.images, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
+    if isinstance(packed.images, Files):
+        _read_files(left, packed.images)
+        (left / "images.npy").rename(folder / "images.npy")
+    else:
+        with open(folder / "images.npy", "wb") as file:
+            if isinstance(packed.images, Stream):
+                _write_stream(file, packed.images)
+            else:
+                np.save(file, packed.images, allow_pickle=False)
+            _settle(file)
     packed = packed._replace(images=np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False))
     meta = {
         "format": FORMAT,
@@ -134,22 +160,76 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed) -> None:
         )
     with open(folder / "meta.json", "w", encoding="utf-8") as text:
         json.dump(meta, text, ensure_ascii=False)
-        text.flush()
-        os.fsync(text.fileno())
+        _settle(text)
     _sync(folder)
 
 
 def _write_stream(file: BinaryIO, stream: Stream) -> None:
     total, *one = stream.shape
-    header = {"descr": "|u1", "fortran_order": False, "shape": stream.shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    start, written = file.tell(), 0
+    start, written = _write_header(file, stream.shape), 0
     for row, images in stream.parts:
         file.seek(start + row * prod(one))
         file.write(np.ascontiguousarray(images, np.uint8).data)
         written += len(images)
     if written != total:
         raise ValueError(f"{written} images were streamed, {total} were promised")
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Begin a `.npy` file of bytes; returns where they start."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()
+
+
+def _read_files(folder: Path, files: Files) -> None:
+    """Write the images of `files` to `images.npy` in a folder; what is there of the same files already is kept.
+
+    `stamps.npy` beside it has the stamps of the rows that are there, once they are safe on the disk.
+    """
+    total, *one = files.shape
+    done = _there(folder, files)
+    with open(folder / "images.npy", "r+b") as pixels:
+        start = os.fstat(pixels.fileno()).st_size - prod(files.shape)
+
+        def settle() -> None:
+            _settle(pixels)
+            np.save(folder / "new.npy", done)
+            (folder / "new.npy").replace(folder / "stamps.npy")
+
+        settled = time.monotonic()
+        try:
+            for row, images in files.read(np.flatnonzero(done != files.stamps)):
+                pixels.seek(start + row * prod(one))
+                pixels.write(np.ascontiguousarray(images, np.uint8).data)
+                done[row : row + len(images)] = files.stamps[row : row + len(images)]
+                if time.monotonic() - settled > SETTLE_S:
+                    settle()
+                    settled = time.monotonic()
+        finally:
+            settle()
+    if missing := int((done != files.stamps).sum()):
+        raise ValueError(f"{missing} of {total} images did not come")
+
+
+def _there(folder: Path, files: Files) -> NDArray[np.uint64]:
+    """The stamps of the rows that are in a folder; it is emptied if it holds something else."""
+    with suppress(OSError, ValueError, EOFError):
+        stamps = np.load(folder / "stamps.npy", allow_pickle=False)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        if (stamps.shape, stamps.dtype) == (files.stamps.shape, np.uint64) and images.shape == files.shape:
+            return np.array(stamps)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with open(folder / "images.npy", "wb") as file:
+        file.truncate(_write_header(file, files.shape) + prod(files.shape))
+    nothing = np.zeros(len(files.stamps), np.uint64)
+    np.save(folder / "stamps.npy", nothing)
+    return nothing
+
+
+def _settle(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _labels(packed: Packed) -> dict[str, Any]:

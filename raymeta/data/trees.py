@@ -8,6 +8,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raymeta.data.episodes import SPLITS, Split
-from raymeta.data.packing import Packed, Progress, Stream
+from raymeta.data.packing import Files, Packed, Progress
 from raymeta.data.sources import UNREADABLE, reading
 from raymeta.errors import UserError
 
@@ -70,6 +71,18 @@ class Tree:
                         if file is not None:
                             del wanted[path]
                             yield path, file.read()
+
+    def stamps(self, paths: Sequence[str]) -> NDArray[np.uint64]:
+        """A number, not 0, for each of some files, or for its archive: another one if name, size or time is another."""
+        is_folder, archive = self.source.is_dir(), self.source.stat()
+
+        def stamp(path: str) -> int:
+            about = (self.source / path).stat() if is_folder else archive
+            text = f"{path}\n{about.st_size}\n{about.st_mtime_ns}"
+            return int.from_bytes(blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big") | 1
+
+        with reading(self.source):
+            return np.fromiter(map(stamp, paths), np.uint64, len(paths))
 
     def _list(self) -> Iterator[str]:
         if self.source.is_dir():
@@ -132,12 +145,13 @@ def pack_files(tree: Tree, classes: Classes, side: int, fit: Fit, progress: Prog
     paths = [path for split in SPLITS for name in sorted(classes[split]) for path in classes[split][name]]
     rows = {path: row for row, path in enumerate(paths)}
 
-    def parts() -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        for done, (path, content) in enumerate(tree.read(rows), start=1):
+    def read(wanted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        there = len(paths) - len(wanted)
+        for done, (path, content) in enumerate(tree.read(paths[row] for row in wanted), start=there + 1):
             yield rows[path], decode(content, f"{tree.source}: {path}", fit)[None]
-            progress(done, len(rows))
+            progress(done, len(paths))
 
-    return Packed(Stream((len(paths), 3, side, side), parts()), names, sizes, splits)
+    return Packed(Files((len(paths), 3, side, side), tree.stamps(paths), read), names, sizes, splits)
 
 
 def in_order(

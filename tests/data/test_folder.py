@@ -14,6 +14,7 @@ from photos import class_tree, dataset, write_photo
 from raymeta import cli
 from raymeta.cli.common import placed
 from raymeta.config import parse_trial
+from raymeta.data import trees
 from raymeta.data.episodes import SPLITS
 from raymeta.data.store import ImageDataset, open_dataset
 from raymeta.errors import UserError
@@ -95,6 +96,52 @@ def test_a_changed_source_is_packed_again_and_an_unchanged_or_lost_one_is_not(fe
     assert again.ready
     with pytest.raises(UserError, match=r"few: no such folder$"):
         again.prepare(rebuild=True)
+
+
+HALF = """
+import sys, time
+from pathlib import Path
+from raymeta.config import TaskConfig
+from raymeta.data import packing, trees
+from raymeta.data.store import open_dataset
+packing.SETTLE_S, decode, read = -1.0, trees.decode, []
+def slow(*given):
+    read.append(given)
+    if len(read) > 30:
+        print(read[0][1], flush=True)
+        time.sleep(60)
+    return decode(*given)
+trees.decode = slow
+open_dataset(TaskConfig(dataset="folder", source=sys.argv[1])).prepare(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_packing_that_was_killed_is_gone_on_with(
+    pets: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    source = Path(shutil.make_archive(str(pets), "tar", pets)) if packed else pets
+    killed = subprocess.Popen([sys.executable, "-c", HALF, str(source)], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    first = killed.stdout.readline().strip().removeprefix(f"{source}: ")
+    killed.kill()
+    killed.communicate()
+    found = dataset("folder", source=str(source))
+    assert not found.ready
+    if not packed:
+        write_photo(pets / first)  # one that had been read is another one now
+    decoded, told = [], []
+    decode = trees.decode
+    monkeypatch.setattr(trees, "decode", lambda *given: decoded.append(given[1]) or decode(*given))
+    found.prepare(source, lambda done, total: told.append((done, total)))
+    assert len(decoded) == (20 if packed else 21)
+    assert told[-1] == (50, 50)
+    assert len(told) == len(decoded)
+    resumed = found.fingerprint
+    found.prepare(source, rebuild=True)
+    assert len(decoded) == (70 if packed else 71)
+    assert found.fingerprint == resumed
+    assert not list(cache.glob(".*"))
 
 
 def test_a_worker_finds_it_with_the_config_alone(pets: Path) -> None:
