@@ -273,6 +273,18 @@ def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
     return trainer, f"{note}; it goes on from outer step {trainer.outer_step}" if note else ""
 
 
+def refuse_unfit(config: TrialConfig) -> None:
+    """Build a trial's method, to no end but that what does not fit together is said before anything starts.
+
+    Raises:
+        UserError: the trainer would refuse the config, on whatever device.
+    """
+    dataset, cpu = open_dataset(config.task), torch.device("cpu")
+    method = build_method(config, dataset)
+    _vectorized(config, cpu, method)
+    _keeps_on_device(config, dataset, cpu, method)
+
+
 def cap_memory(share: float, context: int = 0) -> None:
     """Let this process take no more of its GPU than its share, so that its neighbours live. Without a GPU: nothing.
 

@@ -115,6 +115,16 @@ def test_wrong_input_is_one_sentence(case: str, run: Run, studies: Path) -> None
     assert not studies.exists()
 
 
+def test_what_does_not_fit_together_is_said_before_there_is_a_study(run: Run, studies: Path, glyphs: Any) -> None:  # noqa: F811
+    code, _, err = run("search", "maml", "--task", "glyphs-metadataset", "engine.tasks=vmap")
+    assert code == 2
+    assert err == (
+        "raymeta: engine.tasks: found 'vmap', but task.sampler metadataset makes tasks of different shapes; "
+        "allowed: auto, loop\n"
+    )
+    assert not studies.exists()
+
+
 def test_more_ways_than_classes(run: Run, studies: Path, glyphs: Any) -> None:  # noqa: F811
     code, out, err = run("search", "maml", "--task", "glyphs-5000w1s")
     assert (code, out) == (2, "")

@@ -86,7 +86,9 @@ def search(
     pretrain(plan.base, dataset)
     from raymeta.evaluation import metric_of
     from raymeta.files import studies_folder
+    from raymeta.trainer import refuse_unfit
 
+    refuse_unfit(plan.trial(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)

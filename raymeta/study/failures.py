@@ -14,6 +14,7 @@ OUT_OF_MEMORY = (
     "out of memory",
     "memory pressure",
 )  # as torch and Ray say
+SETTING_UP = "error raised in its creation task"  # as Ray says; the last line is then what the trial raised
 
 
 class Failure(NamedTuple):
@@ -39,7 +40,8 @@ def failure_of(trial: Any) -> Failure:
         return Failure("memory", f"memory: {last}", str(error))
     if isinstance(cause, OSError) and ends_session(cause):
         return Failure("disk", unwritable(cause), str(error))
-    if type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError"):
+    died = type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError")
+    if died and SETTING_UP not in str(error):
         return Failure("other", "its worker died", str(error))
     return Failure("other", last, str(error))
 

@@ -12,7 +12,7 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from raymeta.errors import StorageError
+from raymeta.errors import StorageError, UserError
 from raymeta.study.failures import Failure, failure_of
 
 
@@ -79,3 +79,7 @@ def test_anything_else_is_its_last_line() -> None:
     assert raised_by(lambda: [][1])[:2] == ("other", "list index out of range")
     assert failed(RayTaskError("step", "", OSError(errno.EACCES, "Permission denied"))).kind == "other"
     assert failed(ActorDiedError())[:2] == ("other", "its worker died")
+    setting_up = RayTaskError(
+        "MetaTrainable.__init__", "Traceback:\n  ...\nUserError: no data here", UserError("no data here")
+    )
+    assert failed(ActorDiedError(setting_up))[:2] == ("other", "UserError: no data here")
