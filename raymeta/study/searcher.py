@@ -14,7 +14,8 @@ from raymeta.study.record import StudyRecord, TrialRecord
 class RecordSearcher(Searcher):  # type: ignore[misc]
     """Hands out first the trials that a dead driver left, then new ones, until the study has enough.
 
-    One trial is proposed ahead of the free slots: ready when a slot is, and knowing all but the last results.
+    One trial is proposed ahead of the free slots: ready when a slot is, and knowing all but the last results. Not so
+    with a single slot: there a proposal knows all, and a trial whose worker died goes on before the next one begins.
 
     Attributes:
         left: trials to go on with.
@@ -28,6 +29,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         self.left = deque(left)
         self.alone: deque[TrialRecord] = deque()
         self.slots = slots
+        self._ahead = int(slots.count > 1)
         self.stopped = False
         self._handed_out: set[str] = set()  # by Tune's names, until they end there
         self._solo = ""
@@ -55,7 +57,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             running = sum(trial.state == "running" for trial in trials)
             if len(trials) >= self.record.plan.study.trials:
                 return None if running else Searcher.FINISHED  # one that runs may come back to `left`
-            if running > self.slots.count:
+            if running >= self.slots.count + self._ahead:
                 return None
             trial = self.record.ask()
         self._handed_out.add(trial_id)

@@ -219,6 +219,21 @@ def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
     assert isinstance(searcher.suggest("f"), dict)
 
 
+def test_with_a_single_slot_a_trial_is_proposed_once_the_one_before_has_ended(studies: Path) -> None:
+    record = tiny_record("tiny", "study.trials=9")
+    searcher = RecordSearcher(record, [], Slots(1, 1.0, 0.0))
+    assert isinstance(searcher.suggest("a"), dict)
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", error=True)
+    searcher.left.append(record.trial(0))  # its worker died
+    again = searcher.suggest("b")
+    assert isinstance(again, dict)
+    assert again["study"]["trial"] == 0
+    assert searcher.suggest("c") is None
+    record.finish(0, "completed")
+    assert isinstance(searcher.suggest("c"), dict)
+
+
 def test_a_slot_is_spare_when_fewer_trials_are_left_than_slots(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=3")
     searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
