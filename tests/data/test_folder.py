@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,17 @@ def test_packing_that_was_killed_is_gone_on_with(
     assert len(decoded) == (70 if packed else 71)
     assert found.fingerprint == resumed
     assert not list(cache.glob(".*"))
+
+
+def test_a_full_disk_keeps_nothing_of_it(pets: Path, cache: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))  # the system writes no more than that into a file
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large \(RAYMETA_CACHE moves it\)$"):
+            prepared(pets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_a_worker_finds_it_with_the_config_alone(pets: Path) -> None:
