@@ -95,7 +95,7 @@ class RecordASHA(ASHAScheduler):  # type: ignore[misc]
             reduction_factor=plan.study.reduction,
         )
         self._rungs: dict[int, dict[Any, float]] = dict(self._brackets[0]._rungs)
-        self._passed: dict[int, dict[int, float]] = {}
+        self._names: dict[int, str] = {}  # of trials by number: their keys in the rungs
         for trial in record.trials():
             self._remember(trial)
 
@@ -106,21 +106,19 @@ class RecordASHA(ASHAScheduler):  # type: ignore[misc]
 
     def _remember(self, trial: TrialRecord) -> None:
         """Put the scores with which a trial passed or failed its rungs back."""
-        scores = {
-            entry["outer_steps"]: self._metric_op * entry[self._metric]
-            for entry in trial.rounds
-            if self._metric in entry
-        }
-        passed = {rung: scores[rung] for rung in self._rungs if rung in scores}
-        self._passed[trial.number] = passed
-        if trial.state != "running":  # one that goes on is put back under Tune's new name for it
-            for rung, score in passed.items():
-                self._rungs[rung][f"trial {trial.number}"] = score
+        name = self._names[trial.number] = f"trial {trial.number}"
+        for entry in trial.rounds:
+            if entry["outer_steps"] in self._rungs and self._metric in entry:
+                self._rungs[entry["outer_steps"]][name] = self._metric_op * entry[self._metric]
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial that goes on, after a driver's or its worker's death, has a new name; its scores go with it."""
         super().on_trial_add(tune_controller, trial)
-        for rung, score in self._passed.get(trial.config["study"]["trial"], {}).items():
-            self._rungs[rung][trial.trial_id] = score
+        number = trial.config["study"]["trial"]
+        before, self._names[number] = self._names.get(number), trial.trial_id
+        for scores in self._rungs.values():
+            if before in scores:
+                scores[trial.trial_id] = scores.pop(before)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if not isfinite(result.get(self._metric, float("nan"))):

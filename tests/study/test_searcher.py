@@ -1,5 +1,6 @@
 """Proposals and rungs as Tune asks for them: stock ASHA's decisions, and rungs that outlive the driver."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
@@ -88,6 +89,25 @@ def test_decisions_are_stock_ashas(feed: Feed, once: StudyRecord) -> None:
     assert scores(ours) == scores(expected)
 
 
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(feed=feeds(), deaths=st.sets(st.integers(0, 44)))
+@example(feed=[(0, 2.0), (0, 2.0), (0, 1.0), (0, 1.0), (1, 1.9)], deaths={2})
+def test_a_trial_whose_worker_died_keeps_its_place_in_the_rungs(
+    feed: Feed, deaths: set[int], once: StudyRecord
+) -> None:
+    expected, ours = stock(), RecordASHA(once)
+    states: tuple[dict[int, tuple[int, bool]], ...] = ({}, {})
+    lives: Counter[int] = Counter()
+    for place, (number, value) in enumerate(feed):
+        done, runs = states[1].get(number, (0, False))
+        if place in deaths and runs and done < len(STEPS):
+            lives[number] += 1
+            ours.on_trial_add(None, Trial(f"{number}-{lives[number]}", number))
+        suffix = f"-{lives[number]}" if lives[number] else ""
+        assert play(ours, [(number, value)], states[1], suffix) == play(expected, [(number, value)], states[0])
+    assert scores(ours) == scores(expected)
+
+
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> StudyRecord:
     """A record without trials; nobody writes to it."""
@@ -138,7 +158,7 @@ def test_stock_rays_empty_rungs_would_decide_otherwise(studies: Path) -> None:
             record.finish(number, "pruned")
     record.ask()
     forgetful, ours = stock(), RecordASHA(record)
-    assert scores(ours)[2] == [-6.0, -5.0, -4.0, -3.0, -2.0]
+    assert scores(ours)[2] == [-6.0, -5.0, -4.0, -3.0, -2.0, -1.0]
     for scheduler in (forgetful, ours):
         scheduler.on_trial_add(None, Trial("again", 0))
         scheduler.on_trial_add(None, Trial("new", 6))
@@ -162,7 +182,7 @@ def test_a_rung_holds_a_trial_once(studies: Path) -> None:
         record.ask()
         note(record, number, 2, value)
     ours = RecordASHA(record)
-    assert scores(ours)[2] == []  # both go on, under names that Tune has yet to give
+    assert scores(ours)[2] == [-2.0, -1.0]  # both go on, under names that Tune has yet to give
     for number in (0, 1):
         trial = Trial(f"again {number}", number)
         ours.on_trial_add(None, trial)
