@@ -275,15 +275,15 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    methods = [method for method in METHODS if any(one["method"] == method for one in found)]
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained", sharex=True, sharey=True)
     for which, (axis, title) in enumerate(zip(axes, ("half the compute", "all of it"), strict=True)):
-        for row, method in enumerate(METHODS):
+        for row, method in enumerate(methods):
             scores = [one["scores"][which] for one in found if one["method"] == method]
             axis.plot(scores, [row] * len(scores), "o", color=f"C{row}", alpha=0.6)
-            if scores:
-                axis.plot(statistics.fmean(scores), row, "|", color="black", ms=18, mew=2)
+            axis.plot(statistics.fmean(scores), row, "|", color="black", ms=18, mew=2)
         axis.set(title=title, xlabel="validation error of what was found, trained anew")
-        axis.set_yticks(range(len(METHODS)), METHODS)
+        axis.set_yticks(range(len(methods)), methods)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=110)
