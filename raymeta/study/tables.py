@@ -82,10 +82,16 @@ def space_table(space: Space) -> Table:
 
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
-    """Data sets and what they hold."""
-    table = Table("data set", "what", box=None, pad_edge=False)
+    """Data sets, which class splits they have, and what of them is on this machine."""
+    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint")
+    right = {name: Column(name, justify="right") for name in columns[2:5]}
+    table = Table("data set", *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
     for name, about in rows.items():
-        table.add_row(name, ", ".join(f"{key}: {found}" for key, found in about.items() if key != "name"))
+        there = ["-"] * 3
+        if "images" in about:
+            there = ["/".join(map(str, about["classes"].values())), str(about["images"]), f"{about['bytes'] / 1e6:.0f}"]
+        made = about["fingerprint"][:12] if about["ready"] else "not prepared"
+        table.add_row(name, "x".join(map(str, about["input_shape"])), ", ".join(about["splits"]), *there, made)
     return table
 
 
