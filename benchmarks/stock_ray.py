@@ -179,7 +179,9 @@ def compare(words: Sequence[str], slots: int, folder: Path) -> list[str]:
             trials = json.loads((folder / "stock.json").read_text())
             busy = sum(trial["busy_s"] for trial in trials)
         steps = sum(trial["outer_steps"] for trial in trials)
-        best = max(trial["best"] for trial in trials if trial["best"] is not None)
+        best = max((trial["best"] for trial in trials if trial["best"] is not None), default=None)
+        if best is None:
+            raise SystemExit(f"{name} scored nothing:\n{done.stderr[-5000:]}")
         rows.append(figures(name, wall, busy, len(trials), steps, best, slots))
     return rows
 
