@@ -22,6 +22,7 @@ from raymeta.errors import StorageError, UserError
 from raymeta.files import studies_folder
 from raymeta.schema import check
 from raymeta.storage import AnyPath, place, remove_tree
+from raymeta.study.machines.resources import join_cluster, on_cluster
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna", "mlflow")
 CLOCKS_S = 2.0  # by how much clocks may differ
@@ -129,13 +130,12 @@ def diagnose(task: TaskConfig | None) -> list[Check]:
     """
     plain = task.model_dump() if task is not None else None
     with _shown() as shown:
-        if not os.environ.get("RAY_ADDRESS"):
+        if not on_cluster():
             found = {platform.node(): examine(str(shown), plain)}
             return [_agree(found), _shared(found, shown), *_data(found, task), _mlflow(), _seen(found, {})]
         import ray
 
         from raymeta.study.machines.nodes import on_every_node
-        from raymeta.study.machines.resources import join_cluster
 
         join_cluster()
         try:

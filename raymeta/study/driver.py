@@ -1,6 +1,5 @@
 """What the driver does while Ray Tune runs the trials: note results in the record, listen to Ctrl-C, leave in time."""
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from ray.tune.experiment import Trial
 from raymeta.files import write_atomically
 from raymeta.study.failures import failure_of, unwritable
 from raymeta.study.interrupts import on_ctrl_c
+from raymeta.study.machines.resources import on_cluster
 from raymeta.study.progress import Progress
 from raymeta.study.record import State, StudyRecord
 from raymeta.study.reevaluate import warm_up
@@ -140,7 +140,8 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self.record.finish(number, state, reason)
         self.progress.ended(self.record.trial(number))
         self.tracker.update(number)
-        if not self._warmed and self.searcher.spare and not os.environ.get("RAY_ADDRESS"):
+        finalists = self.record.plan.study.finalists and not on_cluster()
+        if finalists and not self._warmed and self.searcher.spare:
             self._warmed = True
             warm_up(self.searcher.slots.count)
 

@@ -1,6 +1,5 @@
 """The machines of a Ray cluster: something done once on each of them, and what is done so before trials run there."""
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from raymeta.errors import UserError
 from raymeta.files import studies_folder
 from raymeta.schema import check
 from raymeta.storage import place
+from raymeta.study.machines.resources import on_cluster
 
 PART_BYTES = 64 * 2**20  # of a store that is shipped
 PATIENCE_S = 3600.0  # a data set may have to be downloaded
@@ -95,7 +95,7 @@ def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = Fa
     Raises:
         UserError: a machine does not see the studies, cannot have the data, or has other data than this one.
     """
-    if not os.environ.get("RAY_ADDRESS"):
+    if not on_cluster():
         return
     dataset, studies = open_dataset(task), studies_folder()
     expected = dataset.fingerprint

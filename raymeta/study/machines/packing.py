@@ -3,7 +3,6 @@
 Ray's fractions of a GPU only count; what keeps a trial within its share is `raymeta.trainer.cap_memory`.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,7 +14,7 @@ from raymeta.errors import UserError
 from raymeta.study.failures import last_line
 from raymeta.study.machines import mps
 from raymeta.study.machines.probe import Peak, measure
-from raymeta.study.machines.resources import Slots, start_ray
+from raymeta.study.machines.resources import Slots, on_cluster, start_ray
 from raymeta.study.plan import Plan
 
 ROOM = 1.1  # a trial may need so much more than its probe
@@ -58,7 +57,7 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
         slots = _measured(machines, configs())
     else:
         slots = Slots(sum(machine.cores for machine in machines), 1.0, 0.0)
-    grows = bool(os.environ.get("RAY_ADDRESS"))  # a cluster does, up to what is asked of it
+    grows = on_cluster()  # a cluster does, up to what is asked of it
     return replace(slots, count=most if most and grows else min(most or slots.count, slots.count))
 
 
@@ -75,7 +74,7 @@ def _shared(machines: Sequence[Machine], count: int, why: str, context: int = 0)
     if not room:
         raise UserError("Ray has no free core on a machine with a GPU")
     if count > 1:
-        why += f"; CUDA MPS {'as each machine has it' if os.environ.get('RAY_ADDRESS') else mps.switch_on()}"
+        why += f"; CUDA MPS {'as each machine has it' if on_cluster() else mps.switch_on()}"
     return Slots(room, 1.0, 1 / count, why=why, gpu_context=context)
 
 
@@ -116,7 +115,7 @@ def _probe(config: TrialConfig, machine: Machine | None) -> Any:
     options: dict[str, Any] = {"num_cpus": 1, "max_calls": 1}  # max_calls: a process of its own
     if machine is not None:
         # On this machine all its GPUs, to see the smallest; on a cluster somebody else may hold some.
-        options["num_gpus"] = 1 if os.environ.get("RAY_ADDRESS") else machine.gpus
+        options["num_gpus"] = 1 if on_cluster() else machine.gpus
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine.node, soft=False)
     return ray.remote(**options)(measure).remote(config.as_dict())
 

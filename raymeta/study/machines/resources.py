@@ -76,6 +76,11 @@ def prepare_environment() -> None:
         os.environ.setdefault(key, value)
 
 
+def on_cluster() -> bool:
+    """Trials run on the cluster of `$RAY_ADDRESS`; if there is none, on a Ray of this machine's own."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def start_ray(most: int | None) -> None:
     """Start Ray on this machine with a core for each slot, or join the cluster of `$RAY_ADDRESS`.
 
@@ -86,7 +91,7 @@ def start_ray(most: int | None) -> None:
         UserError: the cluster can't be joined, or has no worker and gets none.
         RunFailed: Ray does not come up on this machine.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if on_cluster():
         join_cluster()
         _first_worker(most or 1)
         return
