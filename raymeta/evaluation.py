@@ -11,7 +11,8 @@ from torch import Tensor
 
 from raymeta.data.episodes import EpisodeBank, Episodes
 from raymeta.data.store import Dataset
-from raymeta.inner import Context, Noise
+from raymeta.engine.noise import EVALUATION, Noise, task_keys
+from raymeta.inner import Context
 from raymeta.method import Method
 
 CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time, if they are of one shape
@@ -123,17 +124,14 @@ def predictions(
     """
     device, ways = episodes.support_x.device, method.ways_of(episodes)
     regularizers = tuple(one for one in method.regularizers if one.in_evaluation)
-    seeds = range(episodes.tasks) if numbers is None else numbers
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds] if regularizers else []
+    of_bank = range(episodes.tasks) if numbers is None else numbers
+    keys = task_keys(0, 0, torch.tensor(of_bank, dtype=torch.int32, device=device), EVALUATION)
 
-    def predict(support_x: Tensor, support_y: Tensor, query_x: Tensor, task: int | Tensor) -> Tensor:
-        noise = Noise(generators, task) if regularizers else None
-        context = Context(False, 0.0, vectorized, noise, regularizers, steps=steps, ways=ways)  # type: ignore[arg-type]
+    def predict(key: Tensor, support_x: Tensor, support_y: Tensor, query_x: Tensor) -> Tensor:
+        context = Context(False, 0.0, vectorized, Noise(key), regularizers, steps=steps, ways=ways)  # type: ignore[arg-type]
         return method.predict(method.adapt(support_x, support_y, context), query_x)
 
     if vectorized:
-        tasks = torch.arange(episodes.tasks, device=device)
-        run = torch.vmap(predict, randomness="same")  # as in training: each task takes its own of the draws
-        batched: Tensor = run(episodes.support_x, episodes.support_y, episodes.query_x, tasks)
+        batched: Tensor = torch.vmap(predict)(keys, episodes.support_x, episodes.support_y, episodes.query_x)
         return batched
-    return torch.stack([predict(*episodes.task(i)[:3], i) for i in range(episodes.tasks)])
+    return torch.stack([predict(keys[i], *episodes.task(i)[:3]) for i in range(episodes.tasks)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raymeta.data.episodes import of_task
+from raymeta.engine.noise import Noise
 from raymeta.models.backbone import Weights
 from raymeta.norm import Moments, Pass
 
@@ -16,36 +16,6 @@ if TYPE_CHECKING:
 
 
 ON_PASSES = ("on_weights", "on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries
-
-
-class Noise:
-    """Random tensors of the tasks of an outer step: the same whether the tasks are looped over or batched.
-
-    Args:
-        generators: one for each task of the batch.
-        task: index of the task at hand; under vmap the batched index, [] as a task sees it.
-    """
-
-    def __init__(self, generators: list[torch.Generator], task: int | Tensor) -> None:
-        self._generators, self._task = generators, task
-
-    def normal(self, like: Tensor) -> Tensor:
-        """Standard normal values in the shape, type and place of `like`."""
-        return self._draw(torch.randn, like)
-
-    def uniform(self, like: Tensor) -> Tensor:
-        """Values uniform in [0, 1) in the shape, type and place of `like`."""
-        return self._draw(torch.rand, like)
-
-    def _draw(self, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-        def one(generator: torch.Generator) -> Tensor:
-            return draw(like.shape, generator=generator, dtype=like.dtype, device=like.device)
-
-        if isinstance(self._task, int):
-            return one(self._generators[self._task])
-        # vmap takes no generators, so all tasks' numbers are drawn and each task picks its own.
-        everyone = torch.stack([one(generator) for generator in self._generators])
-        return of_task(everyone, self._task)
 
 
 @dataclass(frozen=True)

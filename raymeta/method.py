@@ -150,6 +150,7 @@ class Method(nn.Module, ABC):
 
     Attributes:
         one_shape: all tasks have the same ways, shots and queries; if not they are computed one by one.
+        ways: classes of the largest task.
         adapts: what changes from task to task, in a phrase.
         learns: what is meta-learned.
         cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; not inherited.
@@ -175,6 +176,7 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.settings = config.settings
         self.one_shape = config.task.sampler == "fixed"
+        self.ways = config.task.most_ways
         if dataset.kind not in self.kinds:
             raise UserError(f"{self.name} learns {' or '.join(self.kinds)}, and {dataset.name} is {dataset.kind}")
         chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}

@@ -82,7 +82,7 @@ def outer_gradient(
     """
     trainer.method.double().zero_grad(set_to_none=True)
     trainer.vectorized = vectorized
-    loss = trainer.accumulate(episodes or _double(trainer))
+    loss = float(trainer.accumulate(episodes or _double(trainer)))
     return loss, {n: p.grad for n, p in trainer.method.named_parameters() if p.grad is not None}
 
 

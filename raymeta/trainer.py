@@ -17,9 +17,10 @@ from raymeta import checkpoints
 from raymeta.config import TrialConfig
 from raymeta.data.episodes import Episodes, Task
 from raymeta.data.store import Dataset, ImageDataset, open_dataset
+from raymeta.engine.noise import Noise, task_keys
 from raymeta.errors import UserError
 from raymeta.evaluation import Score, evaluate, metric_of
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method, Regularizer, build_method, task_loss
 from raymeta.pretraining import load_pretrained
 from raymeta.schema import check
@@ -98,7 +99,7 @@ class Trainer:
         for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
             group["lr"] = self._learning_rate() * factor
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.outer_gradient()
+        loss = float(self.outer_gradient())
         if not math.isfinite(loss):
             self.diverged = True
             return loss
@@ -108,26 +109,25 @@ class Trainer:
         self.outer_step += 1
         return loss
 
-    def outer_gradient(self) -> float:
-        """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks."""
+    def outer_gradient(self) -> Tensor:
+        """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks, a scalar."""
         count = self.config.outer.tasks_per_step
         size = count if self.method.one_shape else 1
-        # 0 .. count - 1 are the tasks' own, count + 1 is that of `on_step`
-        generator, own = self._generator(count, "cpu"), self._generator(count + 1, "cpu")
+        generator, own = self._generator(count), self._generator(count + 1)
         losses = []
         for first in range(0, count, size):
             episodes = self._training.batch(self.outer_step * count + first, size)
             for regularizer in self.method.regularizers:
                 episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
             losses.append(self.accumulate(episodes.to(self.device), first, own))
-        return sum(losses) / len(losses)
+        return torch.stack(losses).mean()
 
     @property
     def _progress(self) -> float:
         """Outer steps done over the full budget, 0 to 1: what schedules of noise are keyed to."""
         return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
 
-    def accumulate(self, episodes: Episodes, first: int = 0, generator: torch.Generator | None = None) -> float:
+    def accumulate(self, episodes: Episodes, first: int = 0, generator: torch.Generator | None = None) -> Tensor:
         """Add the gradients of these episodes, as outer step `outer_step` weighs them.
 
         Args:
@@ -136,36 +136,38 @@ class Trainer:
             generator: of the step, on the CPU; None: a new one.
 
         Returns:
-            Their mean loss.
+            Their mean loss, a scalar on the trainer's device: nothing here waits for it.
         """
         count = episodes.tasks
         whole = count if self.method.one_shape else self.config.outer.tasks_per_step
         weight = 1 / whole if self.config.outer.reduction == "mean" else 1.0
         context = Context(True, self._progress, self.vectorized, ways=self.method.ways_of(episodes))
-        generators = [self._generator(first + task) for task in range(count)]
-        own = generator or self._generator(whole + 1, "cpu")
+        own = generator or self._generator(whole + 1)
         regularizers: list[Regularizer] = list(self.method.regularizers)  # type: ignore[arg-type]
         acting = tuple(regularizer.on_step(self.method, episodes, context, own) for regularizer in regularizers)
 
-        def loss_of(number: int | Tensor, *task: Tensor) -> Tensor:
-            there = replace(context, task=number, noise=Noise(generators, number), regularizers=acting)
+        numbers = torch.arange(first, first + count, dtype=torch.int32, device=self.device)
+        keys = task_keys(self.config.seed, self.outer_step, numbers)
+
+        def loss_of(number: int | Tensor, key: Tensor, *task: Tensor) -> Tensor:
+            there = replace(context, task=number, noise=Noise(key), regularizers=acting)
             return task_loss(self.method, Task(*task), there)
 
         if self.vectorized:
-            # "same": the generators' draws inside are made once, for all tasks; each task then takes its own (Noise).
-            losses = torch.vmap(loss_of, randomness="same")(torch.arange(count, device=self.device), *episodes)
+            losses = torch.vmap(loss_of)(torch.arange(count, device=self.device), keys, *episodes)
             torch.autograd.backward(losses.sum() * weight)
-            return float(losses.detach().mean())
-        total = 0.0
+            return losses.detach().mean().double()
+        found = []
         for number in range(count):
-            loss = loss_of(number, *episodes.task(number))
+            loss = loss_of(number, keys[number], *episodes.task(number))
             torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
-            total += float(loss.detach())
-        return total / count
+            found.append(loss.detach())
+        return torch.stack(found).double().mean()
 
-    def _generator(self, task: int, device: str | torch.device | None = None) -> torch.Generator:
-        words = np.random.SeedSequence((self.config.seed, self.outer_step, task)).generate_state(2, np.uint32)
-        return torch.Generator(device or self.device).manual_seed(int(words[0]) << 31 ^ int(words[1]))
+    def _generator(self, place: int) -> torch.Generator:
+        """Of what is drawn on the CPU, before an outer step, for all of its tasks."""
+        words = np.random.SeedSequence((self.config.seed, self.outer_step, place)).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
     def _learning_rate(self) -> float:
         outer = self.config.outer

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.data.store import Dataset
+from raymeta.engine.noise import Noise, task_keys
 from raymeta.method import Method, build_method
 from raymeta.schema import merge
 
@@ -142,6 +143,11 @@ GLYPHS = {
     "model": {"name": "conv4", "width": 4},
     "task": {"dataset": "glyphs", "ways": 3, "shots": 1, "queries": 2},
 }
+
+
+def noise_of(seed: int = 0, task: int = 0, kind: Callable[[Tensor], Noise] = Noise) -> Noise:
+    """The noise of a task of outer step 0."""
+    return kind(task_keys(seed, 0, torch.tensor([task], dtype=torch.int32))[0])
 
 
 def small_trial(data: dict[str, Any] = CURVES, method: str = "maml", **sections: Any) -> TrialConfig:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raymeta.inner import Context, Noise, descend, gradients
+from raymeta.inner import Context, descend, gradients
 from raymeta.models import Weights
 
 TRAINING, BATCHED = Context(training=True), Context(training=True, vectorized=True)
@@ -151,23 +151,3 @@ def test_first_order_gradients_are_constants_and_work_without_grad_mode(vectoriz
         found = gradients(lambda w: w["w"] ** 2, weights, second_order=False, vectorized=vectorized)
     assert float(found["w"]) == 6
     assert not found["w"].requires_grad
-
-
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_noise_is_the_same_looped_over_and_batched(kind: str) -> None:
-    shapes, tasks = [(2, 3), (4,)], 3
-
-    def draw(noise: Noise) -> list[Tensor]:
-        return [getattr(noise, kind)(torch.empty(shape, dtype=torch.float64)) for shape in shapes]
-
-    def generators() -> list[torch.Generator]:
-        return [torch.Generator().manual_seed(seed) for seed in range(tasks)]
-
-    together = generators()
-    looped = [draw(Noise(together, task)) for task in range(tasks)]
-    shared = generators()
-    batched = torch.vmap(lambda task: tuple(draw(Noise(shared, task))), randomness="same")(torch.arange(tasks))
-    for i in range(len(shapes)):
-        assert torch.equal(batched[i], torch.stack([one[i] for one in looped]))
-        assert not torch.equal(batched[i][0], batched[i][1])
-    assert looped[0][0].dtype == torch.float64

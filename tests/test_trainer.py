@@ -70,7 +70,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Build:
 def gradients(trainer: Trainer) -> tuple[float, dict[str, Tensor]]:
     """Of the next outer step: its mean loss, and the gradients left in the parameters."""
     trainer.optimizer.zero_grad()
-    loss = trainer.outer_gradient()
+    loss = float(trainer.outer_gradient())
     return loss, {name: weight.grad.clone() for name, weight in trainer.method.named_parameters()}  # type: ignore[union-attr]
 
 

@@ -45,7 +45,6 @@ class ProtoMAML(MAML):
 
     def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
         super().__init__(config, dataset)
-        self.ways = config.task.most_ways
         theta = self.model.weights()
         self.rule: AdaptiveRule | None = None
         if self.settings.rule == "alfa":

@@ -47,10 +47,6 @@ class ProtoNet(Method):
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     inner_loop: ClassVar[bool] = False
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
-        self.ways = config.task.most_ways
-
     def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
         return backbone(config, dataset.input_shape, None)
 

@@ -69,25 +69,26 @@ class MaxUp(Regularizer):
         self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
     ) -> "Regularizer":
         acting = copy(self)
-        acting.copies = tuple(self.changed(episodes, generator) for _ in range(self.settings.copies))
+        classes = context.ways or method.ways
+        acting.copies = tuple(self.changed(episodes, classes, generator) for _ in range(self.settings.copies))
         return acting
 
     def on_task(self, task: Task, loss: Callable[[Task], Tensor], context: Context) -> Tensor:
         return torch.stack([loss(changed.task(context.task)) for changed in self.copies]).max()
 
-    def changed(self, episodes: Episodes, generator: torch.Generator) -> Episodes:
+    def changed(self, episodes: Episodes, classes: int, generator: torch.Generator) -> Episodes:
         """A copy of all tasks, each changed in a way drawn for it."""
         ways = torch.tensor(POOLS[self.settings.pool])
         if not len(ways):
             return episodes
-        chosen = ways[torch.randint(len(ways), (episodes.tasks,), generator=generator)].to(episodes.support_x.device)
-        classes = episodes.ways
+        chosen = ways[torch.randint(len(ways), (episodes.tasks,), generator=generator)]
 
         def one_of(*numbers: int) -> Tensor:
-            return torch.isin(chosen, torch.tensor(numbers, device=chosen.device)).view(-1, 1, 1, 1, 1)
+            here = torch.isin(chosen, torch.tensor(numbers)).view(-1, 1, 1, 1, 1)
+            return here.to(episodes.support_x.device)
 
         quarters = QUARTERS[torch.randint(6, (episodes.tasks, classes), generator=generator)]
-        quarters = torch.where(one_of(4, 5, 6).view(-1, 1).cpu(), quarters, 0)
+        quarters = torch.where((chosen >= 4)[:, None], quarters, 0)
         images = ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y))
         support, query = (turned(x, y, quarters) if quarters.any() else x for x, y in images)
         labels = probabilities(episodes.query_y, classes, query.dtype)

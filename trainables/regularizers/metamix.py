@@ -66,6 +66,7 @@ class MetaMix(Regularizer):
     Config: ClassVar[type[Section]] = MetaMixConfig
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0, "shuffle": 0.0}
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    groups: Tensor
     draws: Draws
 
     def __init__(self, config: MetaMixConfig, model: Backbone, dataset: Dataset) -> None:
@@ -76,13 +77,14 @@ class MetaMix(Regularizer):
                 f"differ in size with task.sampler {dataset.task.sampler}; allowed: 0"
             )
         self.places = model.ends()[:-1]
+        self.register_buffer("groups", torch.tensor(GROUPS, dtype=torch.float64), persistent=False)
 
     def on_step(
         self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
     ) -> "Regularizer":
         settings, tasks = self.settings, episodes.tasks
         supports, queries = episodes.support_y.shape[1], episodes.query_y.shape[1]
-        ways, places = episodes.ways, len(self.places)
+        ways, places = context.ways or method.ways, len(self.places)
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
         def permutations(times: int, count: int) -> np.ndarray[Any, Any]:
@@ -141,7 +143,7 @@ class MetaMix(Regularizer):
         if layer not in self.places:
             return h
         draws = self._of(now.task)
-        bounds = torch.tensor([round(h.shape[1] * bound / 32) for bound in GROUPS], device=h.device)
+        bounds = (h.shape[1] * self.groups / 32).round()
         channel = torch.arange(h.shape[1], device=h.device)
         low, high = (bounds.index_select(0, (draws.group + more).reshape(1)) for more in (0, 1))
         here = (channel >= low) & (channel < high) & (draws.shuffled == self.places.index(layer) + 1)

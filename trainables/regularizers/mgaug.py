@@ -22,6 +22,7 @@ Width and parameter pruning are not in the authors' code, and are done here as t
 gradients accumulated over the tasks so far, where the paper and this file take the task's own.
 """
 
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Task
+from raymeta.data.episodes import Episodes, Task
 from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
@@ -77,7 +78,8 @@ class MGAug(Regularizer):
     Config: ClassVar[type[Section]] = MGAugConfig
     neutral: ClassVar[dict[str, Any]] = {"networks": 0}
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
-    batches: ClassVar[bool] = False  # sizes and counts differ from task to task
+    batches: ClassVar[bool] = False  # sizes differ from task to task
+    shares: list[list[float]]  # of an outer step: task by task, of the image's side for each sub-network
 
     def __init__(self, config: MGAugConfig, model: Backbone, dataset: Dataset) -> None:
         super().__init__(config, model, dataset)
@@ -87,20 +89,28 @@ class MGAug(Regularizer):
             )
         self.convolutions = [name for name, weight in model.weights().items() if weight.ndim == 4]
 
+    def on_step(
+        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
+    ) -> "Regularizer":
+        # Sizes are drawn on the CPU: nothing that is computed on a GPU has a shape that only the GPU knows.
+        sizes, shape = self.settings.sizes, (episodes.tasks, self.settings.networks)
+        acting = copy(self)
+        acting.shares = [[sizes[at] for at in row] for row in torch.randint(len(sizes), shape, generator=generator)]
+        return acting
+
     def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
         settings, noise = self.settings, context.noise
         assert noise is not None
         theta = method.model.weights()
         scores = self.scores(loss, adapted, theta) if settings.pruning == "catfish" else {}
-        like = loss.new_empty(settings.networks)
-        keep = [settings.keep, *(settings.keep + (1 - settings.keep) * at for at in noise.uniform(like).tolist()[1:])]
-        sizes = (noise.uniform(like) * len(settings.sizes)).int().tolist()
-        for share, size in zip(keep, sizes, strict=True):
+        between = noise.uniform(loss.new_empty(settings.networks)).double()
+        keep = settings.keep + (1 - settings.keep) * between * (torch.arange(len(between), device=loss.device) > 0)
+        for number, share in enumerate(keep):
             if settings.pruning == "parameter":
                 scores = {name: noise.uniform(theta[name]) for name in self.convolutions}
             masks = self.width(theta, share) if settings.pruning == "width" else self.largest(scores, share)
             there = replace(context, regularizers=(*context.regularizers, Masked(masks)))
-            seen = resized(task, settings.sizes[size]) if settings.resize else task
+            seen = resized(task, self.shares[context.task][number]) if settings.resize else task
             sub = method.query_loss(method.adapt(seen.support_x, seen.support_y, there), seen.query_x, seen.query_y)
             loss = loss + settings.weight * sub
         return loss
@@ -112,25 +122,26 @@ class MGAug(Regularizer):
         pairs = zip(self.convolutions, gradients, strict=True)
         return {name: (theta[name] * gradient).detach().abs() for name, gradient in pairs}
 
-    def largest(self, scores: Weights, keep: float) -> Weights:
-        """Masks: 0 for the largest scores of each tensor."""
+    def largest(self, scores: Weights, keep: Tensor) -> Weights:
+        """Masks: 0 for the largest scores of each tensor, of which a share `keep`, [], is kept."""
         masks = {}
         for name, score in scores.items():
-            count = int(score.numel() * (1 - keep) + 1e-6)  # 0.02 * 50 is a little less than 1
+            count = (score.numel() * (1 - keep) + 1e-6).floor()  # 0.02 * 50 is a little less than 1
             if self.settings.count == "authors":
-                count = max(count - 1, 0)
-            mask = torch.ones_like(score).flatten()
-            mask[score.flatten().topk(count).indices] = 0
-            masks[name] = mask.view_as(score)
+                count = (count - 1).clamp(min=0)
+            order = score.flatten().argsort(descending=True, stable=True)
+            kept = (torch.arange(score.numel(), device=score.device) >= count).to(score.dtype)
+            masks[name] = torch.empty_like(kept).scatter(0, order, kept).view_as(score)
         return masks
 
-    def width(self, theta: Weights, keep: float) -> Weights:
-        """Masks: 0 for all filters but the first, one at least, and for what belongs to them."""
+    def width(self, theta: Weights, keep: Tensor) -> Weights:
+        """Masks: 0 for all filters but the first `keep`, [], of them, one at least, and for what belongs to them."""
         masks = {}
         for convolution in self.convolutions:
             block = convolution.removesuffix("weight")
             filters = theta[convolution].shape[0]
-            mask = (torch.arange(filters) < max(int(keep * filters + 1e-6), 1)).to(theta[convolution])
+            count = (keep * filters + 1e-6).floor().clamp(min=1)
+            mask = (torch.arange(filters, device=count.device) < count).to(theta[convolution].dtype)
             for name in (convolution, f"{block}bias", f"{block}norm.weight", f"{block}norm.bias"):
                 if name in theta:
                     masks[name] = mask.view(-1, 1, 1, 1) if name == convolution else mask

@@ -51,7 +51,7 @@ class TaskAug(Regularizer):
     def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
         ramp = self.settings.ramp
         rate = self.settings.rate * (min(progress / ramp, 1) if ramp else 1)
-        uniform = torch.rand(2, episodes.tasks, episodes.ways, generator=generator)
+        uniform = torch.rand(2, episodes.tasks, episodes.ways, generator=generator)  # the episodes are on the CPU
         turns = torch.where(uniform[0] < rate, 1 + (3 * uniform[1]).long(), 0)
         return episodes._replace(
             support_x=turned(episodes.support_x, episodes.support_y, turns),
@@ -61,8 +61,7 @@ class TaskAug(Regularizer):
 
 def turned(x: Tensor, y: Tensor, turns: Tensor) -> Tensor:
     """Images [T, n, C, H, W] with labels [T, n], turned by the quarters [T, N] of their classes."""
-    images, quarters = x.clone(), turns.to(y.device).gather(1, y)
+    images, quarters = x, turns.to(y.device).gather(1, y)[..., None, None, None]
     for quarter in (1, 2, 3):
-        chosen = quarters == quarter
-        images[chosen] = images[chosen].rot90(quarter, (-2, -1))
+        images = torch.where(quarters == quarter, x.rot90(quarter, (-2, -1)), images)
     return images

@@ -182,9 +182,9 @@ def test_the_trainer_changes_the_same_images_otherwise_at_every_step_alike_for_a
         aug, found = cast(Aug, trainer.method.regularizers[0]), list[Tensor]()
         plain, same = aug.on_tasks, glyphs.bank("train", 0).batch(0, 3)
 
-        def accumulate(episodes: Episodes, *rest: object) -> float:
+        def accumulate(episodes: Episodes, *rest: object) -> Tensor:
             found.extend([episodes.support_x, episodes.query_x])
-            return 0.0
+            return torch.zeros(())
 
         aug.on_tasks = lambda _, *rest: plain(same, *rest)  # type: ignore[method-assign]
         trainer.accumulate = accumulate  # type: ignore[method-assign]

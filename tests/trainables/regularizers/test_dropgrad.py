@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import pytest
 import torch
-from reference import Random, Task, conv4, learner, small_trial
+from reference import Random, Task, conv4, learner, noise_of, small_trial
 from torch import Tensor
 from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, outer_gradient, unrolled_loss
 
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method
 from raymeta.trainer import Trainer
 from trainables.regularizers.dropgrad import DropGrad
@@ -36,8 +36,7 @@ def regularizer(**dropgrad: Any) -> DropGrad:
 
 def context(method: Method | DropGrad, seed: int = 0, progress: float = 0.0) -> Context:
     regularizers = tuple(method.regularizers) if isinstance(method, Method) else (method,)
-    generators = [torch.Generator().manual_seed(seed)]
-    return Context(training=True, progress=progress, noise=Noise(generators, 0), regularizers=regularizers)  # type: ignore[arg-type]
+    return Context(training=True, progress=progress, noise=noise_of(seed), regularizers=regularizers)  # type: ignore[arg-type]
 
 
 def record(method: Method) -> list[tuple[float, Tensor]]:
@@ -94,10 +93,9 @@ def test_noise_differs_between_steps_tensors_tasks_and_outer_steps() -> None:
     """One task after another, whose every gradient is 1: the weights themselves show the noise."""
     drop = regularizer(rate=0.3)
     ones = {"block1.weight": torch.ones(50), "head.weight": torch.ones(50)}
-    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     found = []
     for task in (0, 1):
-        surroundings = Context(training=True, noise=Noise(generators, task), regularizers=(drop,))
+        surroundings = Context(training=True, noise=noise_of(0, task), regularizers=(drop,))
         for _ in range(2):  # inner steps
             found += drop.on_inner_gradients(ones, surroundings).values()
     assert len({tuple(noise.tolist()) for noise in found}) == 8

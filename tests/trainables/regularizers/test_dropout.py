@@ -4,11 +4,11 @@ from typing import Any, cast
 
 import pytest
 import torch
-from reference import GLYPHS, SMALL, Random, learner
+from reference import GLYPHS, SMALL, Random, learner, noise_of
 
 from raymeta.config import parse_trial
 from raymeta.data.store import ImageDataset
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method
 from raymeta.trainer import Trainer
 from trainables.regularizers.dropout import Dropout
@@ -22,7 +22,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
 
 
 def context(made: Method, seed: int = 0) -> Context:
-    return Context(True, noise=Noise([torch.Generator().manual_seed(seed)], 0), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+    return Context(True, noise=noise_of(seed), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("unit", ["element", "channel"])

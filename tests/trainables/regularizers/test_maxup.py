@@ -269,7 +269,7 @@ def facts(before: Episodes, after: Episodes) -> tuple[dict[str, Tensor], Tensor]
 def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(maxup.POOLS, "full", (number,))
     before = episodes(40)
-    found, quarters = facts(before, regularizer().changed(before, torch.Generator().manual_seed(3)))
+    found, quarters = facts(before, regularizer().changed(before, before.ways, torch.Generator().manual_seed(3)))
     assert {name for name, here in found.items() if here.any()} == CHANGES[number]
     assert all(float(here.double().mean()) > 0.7 for here in found.values() if here.any())
     expected = {0: 1 / 2, 1: 1 / 6, 2: 1 / 6, 3: 1 / 6} if number > 3 else {0: 1.0}
@@ -285,7 +285,7 @@ def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypat
 ])  # fmt: skip
 def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -> None:
     before = episodes(300)
-    found, _ = facts(before, regularizer(pool=pool).changed(before, torch.Generator().manual_seed(4)))
+    found, _ = facts(before, regularizer(pool=pool).changed(before, before.ways, torch.Generator().manual_seed(4)))
     assert found.keys() == shares.keys()
     for name, here in found.items():
         missed = 0.01 if name.endswith("erased") or name == "mixed" else 0  # none of the images drawn, a box of nothing
@@ -295,7 +295,7 @@ def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -
 
 def test_without_a_pool_a_copy_is_the_episodes() -> None:
     before = episodes(2)
-    assert all(map(torch.equal, regularizer(pool="none").changed(before, torch.Generator()), before))
+    assert all(map(torch.equal, regularizer(pool="none").changed(before, before.ways, torch.Generator()), before))
 
 
 def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
@@ -308,7 +308,7 @@ def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
 
 def test_images_that_are_not_square_are_changed_by_the_small_pool() -> None:
     before, made = episodes(20, 16, 24), regularizer(Random((2, 16, 24)), pool="small")
-    acting = made.on_step(cast(Any, None), before, Context(True), torch.Generator().manual_seed(5))
+    acting = made.on_step(cast(Any, None), before, Context(True, ways=before.ways), torch.Generator().manual_seed(5))
     found = [facts(before, copy)[0] for copy in cast(MaxUp, acting).copies]
     assert len(found) == 4
     for one in found:

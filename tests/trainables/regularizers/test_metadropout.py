@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import GLYPHS, Random, Task, Weights, learner, small_trial
+from reference import GLYPHS, Random, Task, Weights, learner, noise_of, small_trial
 from torch import Tensor
 from unrolled import (
     ALPHA,
@@ -22,9 +22,10 @@ from unrolled import (
 )
 
 from raymeta.data.store import ImageDataset
+from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
 from raymeta.evaluation import predictions
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method
 from raymeta.trainer import Trainer
 
@@ -50,8 +51,7 @@ def method(noise: str = "learned", order: str = "second", dataset: Any = None, *
 
 
 def context(made: Method, training: bool = True, seed: int = 0, vectorized: bool = False) -> Context:
-    generators = [torch.Generator().manual_seed(seed)]
-    return Context(training, 0.0, vectorized, Noise(generators, 0), tuple(made.regularizers))  # type: ignore[arg-type]
+    return Context(training, 0.0, vectorized, noise_of(seed), tuple(made.regularizers))  # type: ignore[arg-type]
 
 
 def network(x: Tensor, theta: Weights, phi: Weights, noise: str, draw: Draw | None) -> Tensor:
@@ -82,11 +82,11 @@ def slow(noise: str, order: str) -> Loss:
     """The outer loss with the same draws: block after block, then the head."""
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        drawn = noise_of(0)
         phi = {name.removeprefix("regularizers.0."): tensor for name, tensor in own.items()}
 
         def draw(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+            return drawn.normal(like)
 
         def noisy(x: Tensor, weights: Weights, step: int, normaliser: Tensor | None) -> Tensor:
             return network(x, weights, phi, noise, draw)
@@ -158,9 +158,8 @@ def test_noise_is_new_for_every_step_layer_task_and_pass() -> None:
             seen.append(super().normal(like))
             return seen[-1]
 
-    generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
     for number, task in enumerate(Random((1, 16, 16)).tasks(2)):
-        watched = Context(True, noise=Watched(generators, number), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+        watched = Context(True, noise=noise_of(0, number, Watched), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
         made.query_loss(made.adapt(*task[:2], watched), *task[2:])
     assert len(seen) == 2 * STEPS * 5  # tasks, steps, four blocks and the head; the query draws none
     assert len({tuple(draw.flatten()[:6].tolist()) for draw in seen}) == len(seen)

@@ -209,7 +209,7 @@ def drawn(
     labels = [torch.arange(ways).repeat_interleave(count).expand(tasks, -1) for count in (shots, queries)]
     batch = Episodes(torch.zeros(labels[0].shape), labels[0], torch.zeros(labels[1].shape), labels[1])
     metamix, generator = cast(MetaMix, made.method.regularizers[0]), torch.Generator().manual_seed(4)
-    return cast(MetaMix, metamix.on_step(made.method, batch, Context(True, progress), generator)).draws
+    return cast(MetaMix, metamix.on_step(made.method, batch, Context(True, progress, ways=ways), generator)).draws
 
 
 def assert_shares(found: Tensor, expected: dict[int, float]) -> None:

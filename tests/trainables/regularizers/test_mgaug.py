@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GLYPHS, Random, Task, Weights, learner, maps, means, small_trial
+from reference import GLYPHS, Random, Task, Weights, learner, maps, means, noise_of, small_trial
 from torch import Tensor
 from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, outer_gradient, query_loss, unroll
 
 from raymeta.data import episodes
+from raymeta.data.episodes import Episodes
 from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method, task_loss
 from raymeta.testing import conformance
 from raymeta.trainer import Trainer
@@ -49,7 +50,10 @@ def mgaug(made: Method) -> MGAug:
 
 
 def context(made: Method, seed: int = 0) -> Context:
-    return Context(True, noise=Noise([torch.Generator().manual_seed(seed)], 0), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+    """That of the one task of an outer step."""
+    task = Episodes(*(part[None] for part in IMAGES.tasks(1)[0]))
+    one = mgaug(made).on_step(made, task, Context(True), torch.Generator().manual_seed(seed))
+    return Context(True, noise=noise_of(seed), regularizers=(one,))
 
 
 def loss_of(made: Method, task: Task, seed: int = 0) -> Tensor:
@@ -113,10 +117,10 @@ def slow(kind: str, pruning: str) -> Loss:
     """The outer loss with the same draws."""
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        noise, generator = noise_of(0), torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
-            return torch.rand(shape, generator=generator, dtype=torch.float64)
+            return noise.uniform(torch.empty(shape, dtype=torch.float64))
 
         total, last = fitted(kind, theta, task, {})
         convolutions = [name for name in theta if theta[name].ndim == 4]
@@ -125,7 +129,7 @@ def slow(kind: str, pruning: str) -> Loss:
             found = torch.autograd.grad(total, [last[name] for name in convolutions], retain_graph=True)
             scores = {n: abs(theta[n].detach() * g) for n, g in zip(convolutions, found, strict=True)}
         keep = [KEEP, *(KEEP + (1 - KEEP) * draw(NETWORKS))[1:].tolist()]
-        sizes = [SIZES[floor(len(SIZES) * at)] for at in draw(NETWORKS).tolist()]
+        sizes = [SIZES[at] for at in torch.randint(len(SIZES), (NETWORKS,), generator=generator)]
         assert len(set(sizes)) > 1
         for share, size in zip(keep, sizes, strict=True):
             seen = (shrunk(task[0], size), task[1], shrunk(task[2], size), task[3])
@@ -154,7 +158,7 @@ def test_the_outer_gradient_is_that_of_networks_cut_out(kind: str, pruning: str)
 def test_width_pruning_is_a_narrower_network(share: float) -> None:
     made, (task,) = make(pruning="width"), IMAGES.tasks(1)
     theta = made.model.weights()
-    pruned = Context(True, regularizers=(Masked(mgaug(made).width(theta, share)),))
+    pruned = Context(True, regularizers=(Masked(mgaug(made).width(theta, torch.tensor(share))),))
     last = unroll(network, cut_out(theta, share), task, MAML, steps=STEPS)[-1]
     adapted = made.adapt(*task[:2], pruned)
     torch.testing.assert_close(made.predict(adapted, task[2]), network(task[2], last), rtol=1e-9, atol=1e-11)
@@ -164,7 +168,7 @@ def test_width_pruning_is_a_narrower_network(share: float) -> None:
 def test_pruned_filters_are_dead_to_the_end_of_every_network(net: str) -> None:
     made, (task,) = make(net=net, pruning="width"), IMAGES.tasks(1)
     model, theta = made.model, made.model.weights()
-    masks = mgaug(made).width(theta, 0.6)
+    masks = mgaug(made).width(theta, torch.tensor(0.6))
     assert {name for name in theta if name.split(".")[0] != "head"} == masks.keys()
     features = model.maps(
         model.prepare(task[0]), Masked(masks).on_weights(theta, context(made).at()), context(made).at()
@@ -181,7 +185,7 @@ def test_as_many_are_pruned_as_the_share_says_the_largest_first_in_nested_masks(
     score = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).double()
     masks = []
     for share in sorted(shares):  # in thousandths, so that whole numbers say how many
-        mask = COUNTING[count].largest({"w": score}, share / 1000)["w"]
+        mask = COUNTING[count].largest({"w": score}, torch.tensor(share / 1000, dtype=torch.float64))["w"]
         pruned = (1000 - share) * n // 1000
         pruned = max(pruned - 1, 0) if count == "authors" else pruned
         assert torch.equal(mask, (score < n - pruned).double())
@@ -198,7 +202,7 @@ def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradie
     made, (task,) = make(kind, pruning=pruning, resize=False), IMAGES.tasks(1)
     masks, fits = list[Weights](), list[tuple[Any, Tensor]]()
     prune, score = "width" if pruning == "width" else "largest", made.query_loss
-    plain = getattr(mgaug(made), prune)
+    plain = getattr(MGAug, prune)
 
     def note(*arguments: Any) -> Weights:
         masks.append(plain(*arguments))
@@ -209,7 +213,7 @@ def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradie
         return fits[-1][1]
 
     with (
-        patch.object(mgaug(made), prune, note),
+        patch.object(MGAug, prune, note),
         patch.object(made, "query_loss", fit),
         patch.object(made.model, "run", wraps=made.model.run) as run,
     ):
@@ -295,9 +299,9 @@ def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.d
     task = cast(
         Task, tuple(part[:1].to(dtype) if i % 2 == 0 else part[:1] for i, part in enumerate(IMAGES.tasks(1)[0]))
     )
-    with patch.object(mgaug(made), "largest", wraps=mgaug(made).largest) as largest:
+    with patch.object(MGAug, "largest", autospec=True, side_effect=MGAug.largest) as largest:
         loss_of(made, task)
-    first, *others = (call.args[1] for call in largest.call_args_list)
+    first, *others = (float(call.args[2]) for call in largest.call_args_list)
     assert first == keep
     expected = [keep + (1 - keep) * (i + 0.5) / count for i in range(count)]
     apart = max(abs(a - b) for a, b in zip(sorted(others), expected, strict=True))
@@ -308,10 +312,10 @@ def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.d
 @pytest.mark.parametrize("pruning", ["catfish", "parameter"])
 def test_tasks_have_masks_of_their_own(pruning: str) -> None:
     made, (task, other) = make(pruning=pruning), IMAGES.tasks(2)
-    with patch.object(mgaug(made), "largest", wraps=mgaug(made).largest) as largest:
+    with patch.object(MGAug, "largest", autospec=True, side_effect=MGAug.largest) as largest:
         loss_of(made, task, seed=0)
         loss_of(made, *((task, 1) if pruning == "parameter" else (other, 0)))  # by the noise, or by the images
-    scores = [call.args[0]["block2.weight"] for call in largest.call_args_list]
+    scores = [call.args[1]["block2.weight"] for call in largest.call_args_list]
     assert not torch.equal(scores[0].argsort(), scores[-1].argsort())
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import GLYPHS, Random, Task, Weights, learner, maps, small_trial
+from reference import GLYPHS, Random, Task, Weights, learner, maps, noise_of, small_trial
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from unrolled import (
@@ -29,9 +29,10 @@ from unrolled import (
 
 from raymeta.data import episodes
 from raymeta.data.store import ImageDataset
+from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
 from raymeta.evaluation import predictions
-from raymeta.inner import Context, Noise
+from raymeta.inner import Context
 from raymeta.method import Method, task_loss
 from raymeta.testing import conformance
 from raymeta.trainer import Trainer
@@ -67,8 +68,8 @@ def encoder(made: Method) -> tuple[str, ...]:
 class Watched(Noise):
     """Keeps what is drawn."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, key: Tensor) -> None:
+        super().__init__(key)
         self.drawn: list[Tensor] = []
 
     def normal(self, like: Tensor) -> Tensor:
@@ -77,8 +78,7 @@ class Watched(Noise):
 
 
 def context(made: Method, seed: int = 0) -> Context:
-    noise = Watched([torch.Generator().manual_seed(seed)], 0)
-    return Context(True, noise=noise, regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+    return Context(True, noise=noise_of(seed, 0, Watched), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
 
 
 def drawn(made: Method, task: Task) -> list[Tensor]:
@@ -107,13 +107,13 @@ def slow(made: Method, on: str, order: str) -> Loss:
     blocks, encoded = made.model.blocks(), encoder(made)
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        noise = noise_of(0)
         sigmas = {name.split(".")[-1].replace("-", "."): F.softplus(rho) for name, rho in own.items()}
         rho = {name.split(".")[-1]: tensor for name, tensor in own.items()}
         terms: list[Tensor] = []  # of activations, by pass
 
         def draw(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+            return noise.normal(like)
 
         def network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
             if on == "weights":
@@ -227,9 +227,9 @@ def test_in_evaluation_weights_are_drawn_by_the_tasks_number_and_activations_are
 @BOTH
 def test_noise_is_new_for_every_pass_and_task(case: Case, on: str) -> None:
     made, tasks = make(case, on, blocks=2), case.tasks(2)
-    generators, seen = [torch.Generator().manual_seed(seed) for seed in (1, 2)], list[Tensor]()
+    seen = list[Tensor]()
     for number, task in enumerate(tasks):
-        noise = Watched(generators, number)
+        noise = cast(Watched, noise_of(0, number, Watched))
         task_loss(made, episodes.Task(*task), Context(True, noise=noise, regularizers=tuple(made.regularizers)))  # type: ignore[arg-type]
         seen += noise.drawn
     assert len(seen) == 2 * (STEPS + 1) * (2 if on == "weights" else 1)

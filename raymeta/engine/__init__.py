@@ -1,0 +1,1 @@
+"""How an outer step is computed: what changes nothing but rounding and time."""

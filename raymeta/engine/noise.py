@@ -1,0 +1,108 @@
+"""Random numbers without a state: a function of (seed, outer step, task, place in the task's stream).
+
+The same in a loop, under vmap, in a captured graph, on any device: integer arithmetic on tensors, no generator. The
+function is Threefry-2x32 with 13 rounds, the fewest that pass all of BigCrush.
+
+Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+PARITY = 0x1BD11BDA
+ROUNDS = 13
+LEAST, MOST = 512, 16384  # blocks computed at once beyond what is asked for: small draws share the cost of a call
+TRAINING, EVALUATION = 0, 1  # streams of their own
+
+
+def threefry(key: tuple[Tensor, Tensor], block: tuple[Tensor, Tensor], rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
+    """Two words of 32 random bits for every block.
+
+    Args:
+        key: two words, int32 whose bits are read as unsigned, of shapes that go with the block's.
+        block: two words likewise, the counter.
+        rounds: of mixing.
+    """
+    keys = (*key, key[0] ^ key[1] ^ PARITY)
+    x, y = block[0] + keys[0], block[1] + keys[1]
+    for turn in range(rounds):
+        left = ROTATIONS[turn % len(ROTATIONS)]
+        x += y
+        # An int32 shifted to the right brings in copies of its sign: the mask takes them out.
+        carried = (y >> (32 - left)).bitwise_and_((1 << left) - 1)
+        y = y.bitwise_left_shift_(left).bitwise_or_(carried).bitwise_xor_(x)
+        if turn % 4 == 3:
+            inject = turn // 4 + 1
+            x += keys[inject % 3]
+            y += keys[(inject + 1) % 3] + inject
+    return x, y
+
+
+def task_keys(seed: int, step: int, tasks: Tensor, stream: int = TRAINING) -> Tensor:
+    """Keys of the noise of the tasks of an outer step, int32 [T, 2].
+
+    Args:
+        seed: of the trial, below 2**32.
+        step: the outer step; in evaluation 0.
+        tasks: their numbers in the step, in evaluation in their bank; int32 [T], where the noise will be.
+        stream: what the noise is for; each is independent of the others.
+    """
+    # Filled in by kernels rather than copied from the host, which would wait for the device.
+    seeds, streams, steps = (torch.full_like(tasks, _signed(value)) for value in (seed, stream, step))
+    return torch.stack(threefry((seeds, streams), (steps, tasks)), 1)
+
+
+class Noise:
+    """The random numbers of a task, drawn one after the other from its stream.
+
+    Args:
+        key: the task's, int32 [2], one of `task_keys`; under vmap the batched one.
+    """
+
+    def __init__(self, key: Tensor) -> None:
+        self._key = (key[0], key[1])
+        self._place = 0  # blocks used up
+        self._start = 0  # block that the buffer starts at
+        self._buffer: tuple[Tensor, Tensor] | None = None
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Values uniform in [0, 1), multiples of 2**-24, in the shape, type and place of `like`."""
+        return torch.cat(self._units(like)).narrow(0, 0, like.numel()).view(like.shape)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal values in the shape, type and place of `like` (Box-Muller, below 5.8 in size)."""
+        first, second = self._units(like)
+        radius = (-2 * (1 - first).log()).sqrt()
+        angle = second * (2 * math.pi)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()]).narrow(0, 0, like.numel()).view(like.shape)
+
+    def _units(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Two rows of uniform numbers, enough for a value of each element of `like` between them."""
+        count = (like.numel() + 1) // 2
+        first, second = (_unit(words, like.dtype) for words in self._words(count, like.device))
+        return first, second
+
+    def _words(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The next `count` blocks of the stream."""
+        place, end = self._place, self._place + count
+        self._place = end
+        if self._buffer is None or end > self._start + len(self._buffer[0]):
+            # Which blocks are computed together changes nothing in them.
+            ahead = LEAST if self._buffer is None else min(2 * len(self._buffer[0]), MOST)
+            blocks = torch.arange(place, place + max(count, ahead), dtype=torch.int32, device=device)
+            self._start, self._buffer = place, threefry(self._key, (blocks, torch.zeros_like(blocks)))
+        at = place - self._start
+        return self._buffer[0][at : at + count], self._buffer[1][at : at + count]
+
+
+def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """The upper 24 bits of int32 words as multiples of 2**-24: exact in float32 and float64."""
+    return ((words >> 8) & 0xFFFFFF).to(dtype) * 2.0**-24
+
+
+def _signed(word: int) -> int:
+    """The lower 32 bits of an integer as an int32."""
+    return (word + 2**31) % 2**32 - 2**31

@@ -1,0 +1,63 @@
+"""An outer step on torch's meta device, whose tensors have shapes and no data.
+
+What would break or wait on a GPU is an error there: a tensor that was left on the CPU, and all that reads a value
+on the host (`item()`, `float()`, `if tensor:`, a mask as an index, a copy back).
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from raymeta import registry
+from raymeta.config import parse_trial
+from raymeta.data.store import ImageDataset
+from raymeta.errors import UserError
+from raymeta.schema import merge
+from raymeta.testing import small_trial
+from raymeta.trainer import Trainer
+
+SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
+
+
+def outer_gradient(spec: str, tasks: str = "loop") -> dict[str, Tensor]:
+    """Gradients of an outer step on the meta device."""
+    trainer = Trainer(parse_trial(merge(small_trial(spec).as_dict(), {"engine": {"tasks": tasks}})))
+    trainer.method.to("meta")
+    trainer.device = torch.device("meta")
+    loss = trainer.outer_gradient()
+    assert loss.is_meta
+    return {name: p.grad for name, p in trainer.method.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("tasks", ["loop", "vmap"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_an_outer_step_leaves_nothing_on_the_cpu_and_reads_no_value(
+    spec: str, tasks: str, glyphs: ImageDataset
+) -> None:
+    if tasks == "vmap" and spec == "maml+mgaug":  # tasks see different sizes
+        with pytest.raises(UserError, match="mgaug computes task by task"):
+            outer_gradient(spec, tasks)
+        return
+    found = outer_gradient(spec, tasks)
+    assert found
+    assert all(gradient.is_meta for gradient in found.values())
+
+
+@pytest.mark.parametrize("tasks", ["loop", "vmap"])
+@pytest.mark.parametrize("fault", [
+    lambda loss: loss + (torch.ones(3) * loss.new_ones(3)).sum(),
+    lambda loss: loss * float(loss.detach()),
+    lambda loss: loss if loss > 0 else -loss,
+    lambda loss: loss.expand(2)[loss.expand(2) > 0].sum(),
+    lambda loss: loss + loss.detach().cpu().to(loss.device),
+])  # fmt: skip
+def test_faults_show(tasks: str, fault: Any, glyphs: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tensor on the CPU, then four ways of reading a value, planted in a learner's loss."""
+    from trainables.maml import MAML
+
+    plain = MAML.query_loss
+    monkeypatch.setattr(MAML, "query_loss", lambda *arguments: fault(plain(*arguments)))
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        outer_gradient("maml", tasks)
