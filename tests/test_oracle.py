@@ -1,0 +1,122 @@
+"""The learners against their authors' own code: losses and outer gradients that it gave on tiny tasks, in float64.
+
+The numbers are a folder beside the checkout, `shared/oracle`, whose README says what is in a case's file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from reference import Random
+from torch import Tensor
+
+from raymeta.config import parse_trial
+from raymeta.data.episodes import Task
+from raymeta.inner import Context
+from raymeta.method import build_method, task_loss
+
+ORACLE = Path(__file__).parents[1].parent / "shared" / "oracle"
+CASES = sorted(path.stem for path in ORACLE.glob("*.npz"))
+TOLERANCE = 1e-8  # what matches is below 1e-9
+FLOOR = 1e-6  # of a case's largest gradient: a bias before a batch norm has one of rounding alone
+
+TARGETS = {
+    "mgaug": "catfish pruning scores by the gradient accumulated in theta so far, earlier tasks of the step included",
+    "modgrad": "ModGrad as its authors wrote it: blocks 3 and 4 only, always from theta, each modulation replacing nu",
+    "protonet_one_pass": "support and query normalised in one pass, which no setting says yet",
+    "relationnet_one_pass": "support and query normalised in one pass, which no setting says yet",
+}
+
+pytestmark = pytest.mark.skipif(not ORACLE.is_dir(), reason="there is no shared/oracle beside the checkout")
+
+
+class Given:
+    """A stand-in for `Noise`: a task's draws, of whatever kind, in the order in which it asks for them."""
+
+    def __init__(self, draws: list[Tensor]) -> None:
+        self.left = draws
+
+    def normal(self, like: Tensor) -> Tensor:
+        draw = self.left.pop(0)
+        assert draw.shape == like.shape
+        return draw
+
+    uniform = normal
+
+
+class Outcome(NamedTuple):
+    """Of an outer step: the mean loss of its tasks, and the gradient by parameter name."""
+
+    loss: float
+    gradient: dict[str, Tensor]
+
+
+def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
+    """What raymeta makes of a case. All that this file knows of raymeta is here."""
+    config = parse_trial(json.loads(str(case["config"])))
+    kind = "regression" if case["query_y"].dtype.kind == "f" else "classification"
+    method = build_method(config, Random(case["support_x"].shape[2:], kind)).double()
+    parameters = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    given = named(case, "parameter:")
+    assert parameters.keys() == given.keys(), "other parameters are learned"
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            assert parameter.shape == given[name].shape
+            parameter.copy_(given[name])
+    losses = []
+    for number, task in enumerate(tasks(case)):
+        noise = Given(list(named(case, f"noise:{number}:").values()))
+        regularizers: Any = tuple(method.regularizers)
+        context = Context(True, float(case["progress"]), noise=noise, regularizers=regularizers, task=number)  # type: ignore[arg-type]
+        losses.append(task_loss(method, task, context))
+        assert not noise.left, "not all draws were asked for"
+    together = torch.stack(losses)
+    torch.autograd.backward(together.sum() if config.outer.reduction == "sum" else together.mean())
+    learned = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    return Outcome(float(together.detach().mean()), learned)
+
+
+def tasks(case: Mapping[str, np.ndarray]) -> Iterator[Task]:
+    parts = [torch.from_numpy(case[name]) for name in ("support_x", "support_y", "query_x", "query_y")]
+    return (Task(*task) for task in zip(*parts, strict=True))
+
+
+def named(case: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:
+    """The case's tensors under a prefix, in the order of their names."""
+    keys = sorted(key for key in case if key.startswith(prefix))
+    return {key.removeprefix(prefix): torch.from_numpy(case[key]) for key in keys}
+
+
+def errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Of each tensor |found - expected| / max(|expected|, FLOOR of the largest |expected|)."""
+    floor = FLOOR * max(float(tensor.norm()) for tensor in expected.values())
+    return {
+        name: float((found[name] - tensor).norm()) / max(float(tensor.norm()), floor)
+        for name, tensor in expected.items()
+    }
+
+
+def targets() -> list[Any]:
+    marks = {name: pytest.mark.xfail(raises=AssertionError, strict=True, reason=why) for name, why in TARGETS.items()}
+    return [pytest.param(case, marks=marks.get(case, ())) for case in CASES]
+
+
+@pytest.mark.parametrize("name", targets())
+def test_loss_and_outer_gradient_are_those_of_the_authors_code(name: str) -> None:
+    with np.load(ORACLE / f"{name}.npz") as file:
+        case = dict(file)
+    found, expected = outcome(case), named(case, "gradient:")
+    assert found.gradient.keys() == expected.keys(), "other parameters have a gradient"
+    apart = {"loss": abs(found.loss / float(case["loss"]) - 1), **errors(found.gradient, expected)}
+    assert {key: error for key, error in apart.items() if not error < TOLERANCE} == {}
+
+
+def test_no_file_is_left_out() -> None:
+    assert {path.name for path in ORACLE.iterdir()} == {"README.md", *(f"{name}.npz" for name in CASES)}
+    readme = (ORACLE / "README.md").read_text(encoding="utf-8")
+    assert [name for name in CASES if f"\n| {name} |" not in readme] == []
+    assert TARGETS.keys() <= set(CASES)
