@@ -45,10 +45,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from raymeta import registry
 from raymeta.config import TaskConfig, parse_trial
-from raymeta.data.packing import Packed, Progress
-from raymeta.data.store import ImageDataset, Store, open_dataset
+from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.store import ImageDataset, Store, open_dataset
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 TASKS = 4  # of an outer step
 WORKS = {

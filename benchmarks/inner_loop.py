@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
-from raymeta.data.episodes import Episodes
+from raymeta.problems.images.episodes import Episodes
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 WORKS = {
     "W1": ("Conv-4-64, second order", {"width": 64, "order": "second"}),
@@ -205,7 +205,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **settings, "RAYMETA_BENCHMARK": "1"})
     torch.set_num_threads(1)
     from raymeta.config import TaskConfig
-    from raymeta.data.store import open_dataset
+    from raymeta.problems.images.store import open_dataset
 
     open_dataset(TaskConfig(dataset="glyphs")).prepare()
     print(f"torch {torch.__version__}, 1 thread, {options.rounds} rounds, ", end="")

@@ -26,9 +26,9 @@ import torch
 
 from raymeta import registry
 from raymeta.config import parse_trial, split_spec
-from raymeta.data.store import open_dataset
+from raymeta.problems.images.store import open_dataset
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 

@@ -23,10 +23,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from raymeta.data.store import open_dataset
-from raymeta.evaluation import metric_of
-from raymeta.study.plan import make_plan
-from raymeta.study.record import StudyRecord
+from raymeta.problems.images.store import open_dataset
+from raymeta.study.plan.plan import make_plan
+from raymeta.study.record.record import StudyRecord
+from raymeta.training.evaluation import metric_of
 
 SHORTEST = (
     "task.queries=1",
@@ -93,7 +93,7 @@ def main() -> None:
 def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     """Run the study and print its table."""
     from raymeta.study.machines.packing import take_slots
-    from raymeta.study.search import run
+    from raymeta.study.run.search import run
     from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])

@@ -36,11 +36,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from raymeta.data.store import open_dataset
-from raymeta.evaluation import evaluate, metric_of
-from raymeta.files import write_atomically
-from raymeta.study.plan import Plan, make_plan
-from raymeta.study.space import Point, Space
+from raymeta.problems.images.store import open_dataset
+from raymeta.storage.files import write_atomically
+from raymeta.study.plan.plan import Plan, make_plan
+from raymeta.study.plan.space import Point, Space
+from raymeta.training.evaluation import evaluate, metric_of
 
 METHODS = ("random", "stock Ray", "random+ASHA", "TPE+ASHA", "multivariate TPE+ASHA")
 STEPS, FULL_TRAININGS = 540, 12
@@ -73,8 +73,8 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     import optuna
 
     from raymeta.study.machines.packing import take_slots
-    from raymeta.study.record import StudyRecord
-    from raymeta.study.search import run
+    from raymeta.study.record.record import StudyRecord
+    from raymeta.study.run.search import run
 
     class Multivariate(StudyRecord):
         def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
@@ -186,7 +186,7 @@ def train_anew(point: Point, seed: int, steps: int, path: Path) -> float:
     if not path.exists():
         import torch
 
-        from raymeta.trainer import Trainer
+        from raymeta.training.trainer import Trainer
 
         torch.set_num_threads(1)
         config = plan_of("random", 0, steps).trial(point)

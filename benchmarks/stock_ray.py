@@ -4,7 +4,7 @@
     uv run python benchmarks/stock_ray.py --size long     # 48 trials, 2 x 10 minutes
     uv run python benchmarks/stock_ray.py --size tiny     # a minute: shows that it works, says nothing
 
-Plain Ray is a function trainable round `raymeta.trainer.Trainer` that reports and saves a checkpoint after every round,
+Plain Ray is a function trainable round raymeta's `Trainer` that reports and saves a checkpoint after every round,
 stock `OptunaSearch`, `ASHAScheduler` and `MLflowLoggerCallback`, in Ray's default environment (but for the hook by
 which Ray rebuilds the project in every worker when it is started by `uv run`: it is off for both). Both have the same
 space, starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file.
@@ -29,8 +29,8 @@ from typing import Any
 OUTSIDE = dict(os.environ)
 from raymeta.config import parse_trial  # noqa: E402
 from raymeta.schema import merge, nest  # noqa: E402
-from raymeta.study.plan import Plan, make_plan  # noqa: E402
-from raymeta.study.space import Space  # noqa: E402
+from raymeta.study.plan.plan import Plan, make_plan  # noqa: E402
+from raymeta.study.plan.space import Space  # noqa: E402
 
 SIZES = {
     "readme": [],
@@ -54,7 +54,7 @@ def train(config: dict[str, Any], base: dict[str, Any]) -> None:
     """A trial, as in Ray's own tutorials: the searched keys, dotted, on top of the rest of the trial's config."""
     from ray import tune
 
-    from raymeta.trainer import Trainer
+    from raymeta.training.trainer import Trainer
 
     trainer = Trainer(parse_trial(merge(base, nest(config))))
     metric = f"val_{trainer.metric.name}"
@@ -91,8 +91,8 @@ def fit(
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from raymeta.data.store import open_dataset
-    from raymeta.evaluation import metric_of
+    from raymeta.problems.images.store import open_dataset
+    from raymeta.training.evaluation import metric_of
 
     metric = metric_of(open_dataset(plan.base.task))
     name = f"val_{metric.name}"
@@ -188,7 +188,7 @@ def compare(words: Sequence[str], slots: int, folder: Path) -> list[str]:
 
 def our_trials(folder: Path) -> list[dict[str, Any]]:
     """Our search's trials."""
-    from raymeta.study.record import StudyRecord
+    from raymeta.study.record.record import StudyRecord
 
     record = StudyRecord.load(folder)
     return [
@@ -211,7 +211,7 @@ def main() -> None:
     if options.stock:
         stock(options.words, options.slots, options.stock)
         return
-    from raymeta.data.store import open_dataset
+    from raymeta.problems.images.store import open_dataset
 
     open_dataset(make_plan(SPEC, TASK).base.task).prepare()
     with tempfile.TemporaryDirectory(prefix="raymeta-stock-") as folder:

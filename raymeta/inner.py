@@ -9,10 +9,10 @@ from torch import Tensor
 
 from raymeta.engine.noise import Noise
 from raymeta.models.backbone import Weights
-from raymeta.norm import Moments, Pass
+from raymeta.models.norm import Moments, Pass
 
 if TYPE_CHECKING:
-    from raymeta.method import Regularizer
+    from raymeta.learner import Regularizer
 
 
 ON_PASSES = ("on_weights", "on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries

@@ -22,17 +22,17 @@ _classes: dict[tuple[Kind, str], type] = {}
 
 
 def method(name: str) -> Callable[[T], T]:
-    """Register a learner: `@method("maml")` on a subclass of `raymeta.method.Method`."""
+    """Register a learner: `@method("maml")` on a subclass of `raymeta.learner.Method`."""
     return _register("method", name)
 
 
 def regularizer(name: str) -> Callable[[T], T]:
-    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.method.Regularizer`."""
+    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.learner.Regularizer`."""
     return _register("regularizer", name)
 
 
 def dataset(name: str) -> Callable[[T], T]:
-    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.data.store.Dataset`."""
+    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.store.Dataset`."""
     return _register("dataset", name)
 
 

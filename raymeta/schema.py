@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raymeta.errors import UserError, suggest
-from raymeta.files import parse_yaml
+from raymeta.storage.files import parse_yaml
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -19,8 +19,8 @@ from ray import tune
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
-from raymeta.storage import AnyPath, place
-from raymeta.trainer import Trainer, cap_memory, resumed
+from raymeta.storage.places import AnyPath, place
+from raymeta.training.trainer import Trainer, cap_memory, resumed
 
 
 class Place(Section):

@@ -10,8 +10,8 @@ import torch
 from s3 import s3_server
 
 from raymeta.config import TaskConfig
-from raymeta.data.store import ImageDataset, open_dataset
-from raymeta.storage import RemotePath, place
+from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.storage.places import RemotePath, place
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("raymeta", deadline=None)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raymeta.config import TrialConfig, parse_trial
-from raymeta.data.store import Dataset
 from raymeta.engine.noise import Noise, task_keys
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
+from raymeta.problems.images.store import Dataset
 from raymeta.schema import merge
 
 Weights = dict[str, Tensor]

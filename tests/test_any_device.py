@@ -12,11 +12,11 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import parse_trial
-from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
+from raymeta.problems.images.store import ImageDataset
 from raymeta.schema import merge
 from raymeta.testing import small_trial
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
 

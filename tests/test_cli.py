@@ -14,7 +14,7 @@ from study.conftest import studies  # noqa: F401
 from study.driving import COMMAND, TINY, tiny_record
 
 from raymeta import cli, registry
-from raymeta.files import write_atomically
+from raymeta.storage.files import write_atomically
 
 Run = Callable[..., tuple[int, str, str]]
 SINUSOID = ["search", "maml+dropgrad", "--task", "sinusoid-5s"]

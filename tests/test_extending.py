@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raymeta import registry
-from raymeta.study import space
-from raymeta.study.plan import make_plan
+from raymeta.study.plan import space
+from raymeta.study.plan.plan import make_plan
 from raymeta.testing import CHECKS, small_trial
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"

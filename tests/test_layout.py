@@ -13,9 +13,10 @@ from raymeta import registry
 ROOT = Path(__file__).parent.parent
 HEAVY = ["ray", "optuna", "mlflow"]
 CORE = [
-    "raymeta", "raymeta.errors", "raymeta.storage", "raymeta.files", "raymeta.checkpoints", "raymeta.schema",
-    "raymeta.registry", "raymeta.config", "raymeta.norm", "raymeta.inner", "raymeta.method", "raymeta.evaluation",
-    "raymeta.pretraining", "raymeta.trainer",
+    "raymeta", "raymeta.errors", "raymeta.storage.places", "raymeta.storage.files", "raymeta.storage.checkpoints",
+    "raymeta.schema", "raymeta.registry", "raymeta.config.trial", "raymeta.models.norm", "raymeta.inner",
+    "raymeta.learner", "raymeta.engine.noise", "raymeta.training.evaluation", "raymeta.training.pretraining",
+    "raymeta.training.trainer",
 ]  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def python(code: str) -> str:
 
 
 def test_methods_and_the_core_import_neither_ray_nor_optuna_nor_mlflow() -> None:
-    names = [*CORE, *modules("raymeta/models", "raymeta/data"), *modules("trainables")]
+    names = [*CORE, *modules("raymeta/models", "raymeta/problems"), *modules("trainables")]
     registered = [*registry.names("method"), *registry.names("regularizer")]
     assert len(registered) >= 2
     assert {name.rsplit(".", 1)[-1] for name in names} >= set(registered)

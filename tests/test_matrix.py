@@ -7,12 +7,12 @@ import pytest
 
 from raymeta import registry
 from raymeta.config import parse_trial
-from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
-from raymeta.handbook import DATA, matrix, refusal
+from raymeta.problems.images.store import ImageDataset
+from raymeta.report.handbook import DATA, matrix, refusal
 from raymeta.schema import merge
 from raymeta.testing import BUDGET
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 SMALL = {"images": {"task": {"shots": 1, "queries": 2}}, "curves": {"task": {"shots": 3, "queries": 3}}}
 CELLS = [
@@ -44,6 +44,6 @@ def test_an_outer_step_in_every_order_or_a_reason(
 
 
 def test_the_page_is_the_code_s() -> None:
-    """Else run `uv run python -m raymeta.handbook docs`."""
+    """Else run `uv run python -m raymeta.report.handbook docs`."""
     page = Path(__file__).parent.parent / "docs" / "matrix.md"
     assert page.read_text(encoding="utf-8") == matrix()

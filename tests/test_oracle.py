@@ -15,9 +15,9 @@ from reference import Random
 from torch import Tensor
 
 from raymeta.config import parse_trial
-from raymeta.data.episodes import Task
 from raymeta.inner import Context
-from raymeta.method import build_method, task_loss
+from raymeta.learner import build_method, task_loss
+from raymeta.problems.images.episodes import Task
 
 ORACLE = Path(__file__).parents[1].parent / "shared" / "oracle"
 CASES = sorted(path.stem for path in ORACLE.glob("*.npz"))

@@ -9,10 +9,10 @@ import pytest
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.method import Method, Regularizer
+from raymeta.learner import Method, Regularizer
 
 METHOD = """
-from raymeta.method import Method
+from raymeta.learner import Method
 from raymeta.registry import method
 @method({name!r})
 class Mine(Method): ...
@@ -46,7 +46,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_name_is_the_module_of_that_name() -> None:
     assert registry.find("method", "maml").__module__ == "trainables.maml"
     assert registry.find("regularizer", "dropgrad").__module__ == "trainables.regularizers.dropgrad"
-    assert registry.find("dataset", "glyphs").__module__ == "raymeta.data.glyphs"
+    assert registry.find("dataset", "glyphs").__module__ == "raymeta.problems.images.datasets.glyphs"
     for kind, base in (("method", Method), ("regularizer", Regularizer)):
         for name in registry.names(kind):  # type: ignore[arg-type]
             found = registry.find(kind, name)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ assert "dropgrad" in registry.names("regularizer")
 assert registry.names("dataset") == [
     "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "sinusoid", "tieredimagenet"
 ]
-print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.data.glyphs")])
+print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.problems.images.datasets.glyphs")])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -18,16 +18,16 @@ import torch
 from study.conftest import studies  # noqa: F401
 from study.driving import CLOSED, tiny_record
 
-from raymeta import checkpoints
 from raymeta.config import parse_trial
-from raymeta.data import caches, trees
-from raymeta.data.store import ImageDataset, Store, open_dataset
-from raymeta.data.trees import Tree, decode, squeezed
 from raymeta.errors import UserError
-from raymeta.files import read_yaml
-from raymeta.pretraining import _path, pretrained
-from raymeta.study import finalists
-from raymeta.study.record import StudyRecord, all_studies, check_name, open_study
+from raymeta.problems.images.reading import caches, trees
+from raymeta.problems.images.reading.trees import Tree, decode, squeezed
+from raymeta.problems.images.store import ImageDataset, Store, open_dataset
+from raymeta.storage import checkpoints
+from raymeta.storage.files import read_yaml
+from raymeta.study.record import finalists
+from raymeta.study.record.record import StudyRecord, all_studies, check_name, open_study
+from raymeta.training.pretraining import _path, pretrained
 
 CPU = torch.device("cpu")
 MARK = "it ran"  # the folder that an attack makes, if it runs
@@ -261,7 +261,7 @@ def test_a_name_is_no_path(name: str, here: Path, studies: Path) -> None:  # noq
         {"regularizers": ["os.path"]},
         {"model": {"name": "../../x"}},
         {"task": {"dataset": "../glyphs"}},
-        {"task": {"dataset": "raymeta.data.glyphs"}},
+        {"task": {"dataset": "raymeta.problems.images.datasets.glyphs"}},
     ],
     ids=json.dumps,
 )

@@ -16,7 +16,7 @@ import raymeta  # noqa: F401  (registers the methods with Tune)
 from raymeta.errors import UserError
 from raymeta.schema import merge
 from raymeta.trainable import MetaTrainable
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 SECTIONS: dict[str, Any] = {"regularizers": {"dropgrad": {"rate": 0.2, "ramp": "linear"}}, "outer": {"lr": 0.01}}
 

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from reference import Network, Random, Task, Weights, conv4, dense, learner, mlp
 from torch import Tensor
 
-from raymeta.data import episodes
 from raymeta.inner import Context
-from raymeta.method import Method, task_loss
+from raymeta.learner import Method, task_loss
+from raymeta.problems.images import episodes
 
 TRAINING, EVALUATION = Context(training=True), Context(training=False)
 ALPHA = 0.125  # a float32 that is exact

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.models import Weights
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.l2f import Attenuator, attenuated

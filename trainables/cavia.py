@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError, suggest
-from raymeta.method import backbone
+from raymeta.learner import backbone
 from raymeta.models import Backbone, Weights
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML, Support

@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import gradients, regularized
-from raymeta.method import Adapted
+from raymeta.learner import Adapted
 from raymeta.models import Weights
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML, MAMLConfig, Support

@@ -23,12 +23,12 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context, descend
-from raymeta.method import Adapted, Method, Regularizer
+from raymeta.learner import Adapted, Method, Regularizer
 from raymeta.models import Weights
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 

@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
-from raymeta.method import Adapted, hooked
+from raymeta.learner import Adapted, hooked
 from raymeta.models import Weights
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML, MAMLConfig, Support

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.inner import Context
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.protonet import ProtoNet

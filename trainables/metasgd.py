@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.models import Weights
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML, MAMLConfig

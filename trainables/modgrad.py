@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.inner import Context, descend, gradients
-from raymeta.method import Adapted
+from raymeta.learner import Adapted
 from raymeta.models import Weights
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML, MAMLConfig, Support

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.models import Weights
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.alfa import AdaptiveConfig, AdaptiveRule

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.inner import Context
-from raymeta.method import Method, backbone
+from raymeta.learner import Method, backbone
 from raymeta.models import Backbone
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 

@@ -18,12 +18,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import probabilities
+from raymeta.learner import probabilities
 from raymeta.models.conv4 import Block, Conv4Config
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.protonet import ProtoNet, Prototypes, class_means

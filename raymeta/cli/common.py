@@ -12,8 +12,8 @@ from raymeta.errors import UserError
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
-    from raymeta.data.remote import Root
-    from raymeta.data.store import Dataset
+    from raymeta.problems.images.reading.remote import Root
+    from raymeta.problems.images.store import Dataset
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -110,8 +110,8 @@ def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
         return
     import torch
 
-    from raymeta.pretraining import pretrained
-    from raymeta.trainer import device_of
+    from raymeta.training.pretraining import pretrained
+    from raymeta.training.trainer import device_of
 
     torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
     with progress_bar(f"pre-training {config.model.name}") as progress:

@@ -9,8 +9,8 @@ import typer
 from raymeta.cli.common import DataRoot, Json, console, prepare, progress_bar, say, source_of
 
 if TYPE_CHECKING:
-    from raymeta.data.remote import Root
-    from raymeta.data.store import Dataset
+    from raymeta.problems.images.reading.remote import Root
+    from raymeta.problems.images.store import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
 
@@ -24,7 +24,7 @@ def data_ls(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(rows))  # noqa: T201
         return
-    from raymeta.study.tables import data_table
+    from raymeta.report.tables import data_table
 
     console().print(data_table(rows))
 
@@ -58,9 +58,9 @@ def data_check(
     from dataclasses import asdict
 
     from raymeta import registry
-    from raymeta.data.check import check_dataset
-    from raymeta.data.store import ImageDataset
-    from raymeta.study.tables import check_table
+    from raymeta.problems.images.check import check_dataset
+    from raymeta.problems.images.store import ImageDataset
+    from raymeta.report.tables import check_table
 
     found = {one: _dataset(one, data_root) for one in ([name] if name else registry.names("dataset"))}
     images = {one: dataset for one, dataset in found.items() if isinstance(dataset, ImageDataset)}
@@ -89,7 +89,7 @@ def data_show(
 
     Example: raymeta data show glyphs -o glyphs.png
     """
-    from raymeta.data.gallery import draw_classes
+    from raymeta.problems.images.gallery import draw_classes
 
     dataset = _dataset(name, data_root)
     prepare(dataset, data_root)
@@ -102,7 +102,7 @@ def _dataset(name: str, root: "Root | None" = None) -> "Dataset":
     """A data set under its own defaults of a task."""
     from raymeta import registry
     from raymeta.config import TaskConfig
-    from raymeta.data.store import open_dataset
+    from raymeta.problems.images.store import open_dataset
     from raymeta.schema import check
 
     defaults = registry.find("dataset", name).task_defaults

@@ -13,8 +13,8 @@ def doctor(task: Task = None, as_json: Json = False) -> None:
 
     Example: raymeta doctor --task omniglot-5w1s
     """
-    from raymeta.study.doctor import diagnose
-    from raymeta.study.plan import make_config
+    from raymeta.study.machines.doctor import diagnose
+    from raymeta.study.plan.plan import make_config
 
     checks = diagnose(make_config("maml", task).task if task else None)
     if as_json:

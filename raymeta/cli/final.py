@@ -67,10 +67,10 @@ def final(
     """
     from mlflow.exceptions import MlflowException
 
-    from raymeta.data.store import open_dataset
-    from raymeta.study import by_step as inner_steps
-    from raymeta.study.final import final as run
-    from raymeta.study.final_report import as_table, draw, log_final
+    from raymeta.final import by_step as inner_steps
+    from raymeta.final.runs import final as run
+    from raymeta.problems.images.store import open_dataset
+    from raymeta.report.finals import as_table, draw, log_final
     from raymeta.study.tracking.connection import problem_of
 
     for option, path in (("--picture", picture), ("--by-step", by_step)):
@@ -133,9 +133,9 @@ def _configs_for_final(
     """
     from raymeta import registry
     from raymeta.config import parse_trial
+    from raymeta.report.export import read_export
     from raymeta.schema import merge, parse_overrides
-    from raymeta.study.export import read_export
-    from raymeta.study.plan import make_config
+    from raymeta.study.plan.plan import make_config
 
     overrides = [word for word in words if "=" in word.split(":")[0]]
     sources = [word for word in words if word not in overrides]

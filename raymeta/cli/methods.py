@@ -20,13 +20,13 @@ def space(
 
     Example: raymeta space maml+dropgrad --task omniglot-5w1s
     """
-    from raymeta.study.plan import make_plan
+    from raymeta.study.plan.plan import make_plan
 
     plan = make_plan(spec, task, preset, words or [], choose)
     if as_json:
         print(json.dumps({**plan.space.as_dict(), "hash": plan.space.hash}))  # noqa: T201
         return
-    from raymeta.study.tables import space_table
+    from raymeta.report.tables import space_table
 
     console().print(space_table(plan.space))
 
@@ -39,7 +39,7 @@ def methods(
 
     Example: raymeta methods alfa
     """
-    from raymeta.handbook import about, about_regularizers, listing, page
+    from raymeta.report.handbook import about, about_regularizers, listing, page
 
     if name:
         from rich.markdown import Markdown

@@ -29,11 +29,11 @@ from raymeta.cli.common import (
 from raymeta.errors import UserError
 
 if TYPE_CHECKING:
-    from raymeta.data.remote import Root
+    from raymeta.problems.images.reading.remote import Root
     from raymeta.study.machines.resources import Slots as Given
-    from raymeta.study.plan import Plan
-    from raymeta.study.record import StudyRecord
-    from raymeta.study.session import Session
+    from raymeta.study.machines.session import Session
+    from raymeta.study.plan.plan import Plan
+    from raymeta.study.record.record import StudyRecord
 
 
 def search(
@@ -62,17 +62,17 @@ def search(
     Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
     """
     started = time.time()
-    from raymeta.data.store import open_dataset
-    from raymeta.study.plan import make_plan
-    from raymeta.study.record import StudyRecord, check_name
+    from raymeta.problems.images.store import open_dataset
+    from raymeta.study.plan.plan import make_plan
+    from raymeta.study.record.record import StudyRecord, check_name
 
     if name is not None:
         check_name(name)
     overrides = [*(words or []), *([f"study.trials={trials}"] if trials else [])]
     plan = make_plan(spec, task, preset, overrides, choose)
     if warm_start is not None:
-        from raymeta.study.record import open_study
-        from raymeta.study.warm_start import warm_started
+        from raymeta.study.plan.warm_start import warm_started
+        from raymeta.study.record.record import open_study
 
         plan = warm_started(plan, open_study(warm_start))
     plan = replace(plan, base=placed(plan.base, data_root))
@@ -84,9 +84,9 @@ def search(
         _dry_run(plan, as_json)
         return
     pretrain(plan.base, dataset)
-    from raymeta.evaluation import metric_of
-    from raymeta.files import studies_folder
-    from raymeta.trainer import refuse_unfit
+    from raymeta.storage.files import studies_folder
+    from raymeta.training.evaluation import metric_of
+    from raymeta.training.trainer import refuse_unfit
 
     refuse_unfit(plan.trial(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
@@ -109,7 +109,7 @@ def resume(
     Example: raymeta resume maml+dropgrad-glyphs
     """
     started = time.time()
-    from raymeta.study.record import open_study
+    from raymeta.study.record.record import open_study
 
     _go(open_study(name), slots, pack, data_root, ship_data, started, as_json)
 
@@ -128,7 +128,7 @@ def extend(
     Example: raymeta extend maml+dropgrad-glyphs -n 20
     """
     started = time.time()
-    from raymeta.study.record import open_study
+    from raymeta.study.record.record import open_study
 
     record = open_study(name)
     with record.locked():
@@ -146,7 +146,7 @@ def _go(
     as_json: bool,
 ) -> None:
     from raymeta.study.machines.packing import largest, take_slots
-    from raymeta.study.search import run
+    from raymeta.study.run.search import run
 
     def start() -> "Given":
         """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
@@ -163,14 +163,14 @@ def _go(
 
 
 def _free_name(stem: str) -> str:
-    from raymeta.files import studies_folder
+    from raymeta.storage.files import studies_folder
 
     names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
     return next(name for name in names if not (studies_folder() / name).exists())
 
 
 def _dry_run(plan: "Plan", as_json: bool) -> None:
-    from raymeta.study.preview import preview
+    from raymeta.study.plan.preview import preview
 
     shown = preview(plan)
     if as_json:
@@ -180,9 +180,9 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
 
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
-    from raymeta.files import mlflow_folder
-    from raymeta.study.finalists import settled
-    from raymeta.study.status import STATES
+    from raymeta.report.status import STATES
+    from raymeta.storage.files import mlflow_folder
+    from raymeta.study.record.finalists import settled
 
     trials = record.trials()
     counts = {state: sum(t.state == state for t in trials) for state in STATES}
@@ -210,7 +210,7 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
 
 
 def _figures(record: "StudyRecord", session: "Session") -> dict[str, Any]:
-    from raymeta.study.finalists import standings
+    from raymeta.study.record.finalists import standings
 
     best, final, found = record.best(), standings(record), None
     if best is not None:
@@ -225,9 +225,9 @@ def _figures(record: "StudyRecord", session: "Session") -> dict[str, Any]:
 
 
 def _say_best(record: "StudyRecord") -> None:
-    from raymeta.study.export import against_start
-    from raymeta.study.finalists import standings
-    from raymeta.study.tables import finalists_table, fresh_score, score, settings
+    from raymeta.report.export import against_start
+    from raymeta.report.tables import finalists_table, fresh_score, score, settings
+    from raymeta.study.record.finalists import standings
 
     best, final, metric = record.best(), standings(record), record.metric
     if best is None:

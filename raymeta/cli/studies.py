@@ -16,8 +16,8 @@ def ls(as_json: Json = False) -> None:
 
     Example: raymeta ls
     """
-    from raymeta.study.record import all_studies
-    from raymeta.study.status import ls_table, status_of
+    from raymeta.report.status import ls_table, status_of
+    from raymeta.study.record.record import all_studies
 
     rows = [status_of(record) for record in all_studies()]
     if as_json:
@@ -31,8 +31,8 @@ def status(name: Annotated[str, typer.Argument(help="A study.")], as_json: Json 
 
     Example: raymeta status maml+dropgrad-glyphs
     """
-    from raymeta.study.record import open_study
-    from raymeta.study.status import status_of, status_table
+    from raymeta.report.status import status_of, status_table
+    from raymeta.study.record.record import open_study
 
     record = open_study(name)
     found = status_of(record)
@@ -53,8 +53,8 @@ def export(
 
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
-    from raymeta.study.export import export as write
-    from raymeta.study.record import open_study
+    from raymeta.report.export import export as write
+    from raymeta.study.record.record import open_study
     from raymeta.study.tracking.connection import find_run
 
     record = open_study(name)

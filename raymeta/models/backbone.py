@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.errors import UserError
-from raymeta.norm import NormMode, Pass
+from raymeta.models.norm import NormMode, Pass
 from raymeta.schema import Section
 
 Weights = dict[str, Tensor]  # parameter name to tensor, in the order of `named_parameters`

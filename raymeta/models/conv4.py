@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.norm import BatchNorm, NormMode, Pass
+from raymeta.models.norm import BatchNorm, NormMode, Pass
 from raymeta.schema import Section
 
 BLOCKS = 4
@@ -30,7 +30,7 @@ class Conv4Config(Section):
 
     name: Literal["conv4"] = "conv4"
     width: int = Field(64, ge=1, description="Filters of each block.")
-    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/norm.py.")
+    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/models/norm.py.")
     norm_eps: float = Field(1e-5, gt=0)
     activation: Literal["relu", "leaky_relu"] = "relu"
     conv_bias: bool = True

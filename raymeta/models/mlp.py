@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
 from raymeta.schema import Section
 
 

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.norm import BatchNorm, NormMode, Pass
+from raymeta.models.norm import BatchNorm, NormMode, Pass
 from raymeta.schema import Section
 
 Channels = Annotated[int, Field(ge=1)]
@@ -38,7 +38,7 @@ class ResNetConfig(Section):
     channels: tuple[Channels, Channels, Channels, Channels] = Field(
         (64, 128, 256, 512), description="Filters of blocks 1 to 4; the stem has as many as block 1."
     )
-    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/norm.py.")
+    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/models/norm.py.")
     norm_eps: float = Field(1e-5, gt=0)
 
 

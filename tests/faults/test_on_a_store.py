@@ -20,7 +20,7 @@ from study.driving import (
 )
 
 from raymeta.errors import UserError
-from raymeta.storage import RemotePath
+from raymeta.storage.places import RemotePath
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

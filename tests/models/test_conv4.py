@@ -10,9 +10,9 @@ from torch import Tensor
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import build_method
+from raymeta.learner import build_method
 from raymeta.models.conv4 import Conv4, Conv4Config
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
 
 SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
 

@@ -7,9 +7,9 @@ from torch import nn
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import build_method
+from raymeta.learner import build_method
 from raymeta.models.mlp import MLP, MLPConfig
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
 
 
 def network(*hidden: int, inputs: int = 3, outputs: int = 2) -> MLP:

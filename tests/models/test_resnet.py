@@ -15,9 +15,9 @@ from unrolled import assert_gradient, everything, no_norm, relative_error, unrol
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import build_method
+from raymeta.learner import build_method
 from raymeta.models import BACKBONES, Backbone
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
 
 NETWORKS = [("resnet10", {}), ("resnet18", {}), ("resnet12", {"variant": "a"}), ("resnet12", {"variant": "b"})]
 every_network = pytest.mark.parametrize(("name", "model"), NETWORKS, ids=["10", "18", "12a", "12b"])

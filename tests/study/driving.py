@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from raymeta.data.store import open_dataset
-from raymeta.evaluation import metric_of
-from raymeta.files import studies_folder, write_atomically
-from raymeta.study.finalists import FILE, Weights, weights
-from raymeta.study.plan import Plan, make_plan
-from raymeta.study.record import StudyRecord
+from raymeta.problems.images.store import open_dataset
+from raymeta.storage.files import studies_folder, write_atomically
+from raymeta.study.plan.plan import Plan, make_plan
+from raymeta.study.record.finalists import FILE, Weights, weights
+from raymeta.study.record.record import StudyRecord
+from raymeta.training.evaluation import metric_of
 
 COMMAND = Path(sys.executable).with_name("raymeta")
 WORDS = [

@@ -28,10 +28,10 @@ from unrolled import (
 )
 
 from raymeta.config import parse_trial
-from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
-from raymeta.method import Method, build_method
-from raymeta.trainer import Trainer
+from raymeta.learner import Method, build_method
+from raymeta.problems.images.store import ImageDataset
+from raymeta.training.trainer import Trainer
 
 VARIANTS = pytest.mark.parametrize(
     "settings",

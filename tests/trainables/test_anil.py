@@ -24,7 +24,7 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import build_method
+from raymeta.learner import build_method
 
 
 def head(name: str) -> bool:

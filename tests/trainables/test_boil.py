@@ -25,7 +25,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import build_method
+from raymeta.learner import build_method
 
 
 def body(name: str) -> bool:

@@ -25,7 +25,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 IMAGES, CURVES = Random((1, 16, 16)), Random((4,), "regression")
 ALPHA, SIZE = 0.5, 6

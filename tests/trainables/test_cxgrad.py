@@ -29,8 +29,8 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import Method, build_method
-from raymeta.norm import Pass
+from raymeta.learner import Method, build_method
+from raymeta.models.norm import Pass
 
 IMAGES = Random((1, 16, 16))
 ALPHA, BETA, SIZE, EPS = 0.125, 2.0, 6, 0.05  # an eps at which the context has a gradient worth the name

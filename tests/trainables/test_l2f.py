@@ -28,7 +28,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.inner import Context
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 GRAPHS = pytest.mark.parametrize("embed_graph", [False, True])
 

@@ -27,7 +27,7 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 
 def conv4(shape: tuple[int, ...] = (1, 16, 16), *, model: dict[str, Any] | None = None, **maml: Any) -> Method:

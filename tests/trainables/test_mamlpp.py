@@ -29,7 +29,7 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 OFF = {"multi_step_loss": False, "learned_rates": False}
 

@@ -18,7 +18,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 IMAGES = Random((1, 16, 16))
 TINY = 1e-6  # in the logarithm

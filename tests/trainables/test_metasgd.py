@@ -26,7 +26,7 @@ from unrolled import (
 )
 
 from raymeta.config import parse_trial
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 
 @BOTH

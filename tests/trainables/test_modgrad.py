@@ -28,7 +28,7 @@ from unrolled import (
     unrolled_loss,
 )
 
-from raymeta.method import Method
+from raymeta.learner import Method
 
 IMAGES, CURVES = Random((1, 16, 16)), Random((4,), "regression")
 ALPHA, BETA, SIZE = 0.125, 2.0, 6

@@ -28,7 +28,7 @@ from unrolled import (
 )
 
 from raymeta.config import parse_trial
-from raymeta.method import Method
+from raymeta.learner import Method
 
 IMAGES, VECTORS = Random((1, 16, 16)), Random((4,))
 ALPHA, STEPS = 0.125, 2

@@ -20,7 +20,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.method import Method, build_method
+from raymeta.learner import Method, build_method
 
 IMAGES = Random((1, 16, 16))
 

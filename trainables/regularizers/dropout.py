@@ -18,10 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.store import Dataset
-from raymeta.method import Regularizer
+from raymeta.learner import Regularizer
 from raymeta.models import Backbone
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 

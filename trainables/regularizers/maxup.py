@@ -27,12 +27,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes, Task
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, Regularizer, probabilities
+from raymeta.learner import Method, Regularizer, probabilities
 from raymeta.models import Backbone
+from raymeta.problems.images.episodes import Episodes, Task
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 from trainables.regularizers.taskaug import turned

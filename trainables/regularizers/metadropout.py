@@ -30,11 +30,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
-from raymeta.method import Regularizer
+from raymeta.learner import Regularizer
 from raymeta.models import Backbone, Conv4
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 

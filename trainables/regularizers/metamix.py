@@ -25,13 +25,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes, Task, of_task
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, Regularizer, probabilities
+from raymeta.learner import Method, Regularizer, probabilities
 from raymeta.models import Backbone
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.episodes import Episodes, Task, of_task
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 

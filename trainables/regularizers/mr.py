@@ -25,13 +25,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.data.episodes import Task
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, Regularizer
+from raymeta.learner import Method, Regularizer
 from raymeta.models import Backbone, Weights
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.episodes import Task
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 

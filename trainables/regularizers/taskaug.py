@@ -16,11 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes
-from raymeta.data.store import Dataset
 from raymeta.errors import UserError
-from raymeta.method import Regularizer
+from raymeta.learner import Regularizer
 from raymeta.models import Backbone
+from raymeta.problems.images.episodes import Episodes
+from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymeta.config import TaskConfig
-from raymeta.data.remote import Root
-from raymeta.data.store import ImageDataset, Store, open_dataset
 from raymeta.errors import UserError
-from raymeta.files import studies_folder
+from raymeta.problems.images.reading.remote import Root
+from raymeta.problems.images.store import ImageDataset, Store, open_dataset
 from raymeta.schema import check
-from raymeta.storage import place
+from raymeta.storage.files import studies_folder
+from raymeta.storage.places import place
 from raymeta.study.machines.resources import on_cluster
 
 PART_BYTES = 64 * 2**20  # of a store that is shipped

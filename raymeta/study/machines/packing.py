@@ -1,6 +1,6 @@
 """How many trials fit on a GPU, or on a machine's memory: from a measurement of the largest configs of a search.
 
-Ray's fractions of a GPU only count; what keeps a trial within its share is `raymeta.trainer.cap_memory`.
+Ray's fractions of a GPU only count; what keeps a trial within its share is `raymeta.training.trainer.cap_memory`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.study.failures import last_line
 from raymeta.study.machines import mps
+from raymeta.study.machines.failures import last_line
 from raymeta.study.machines.probe import Peak, measure
 from raymeta.study.machines.resources import Slots, on_cluster, start_ray
-from raymeta.study.plan import Plan
+from raymeta.study.plan.plan import Plan
 
 ROOM = 1.1  # a trial may need so much more than its probe
 MOST_PER_GPU = 16

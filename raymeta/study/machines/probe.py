@@ -30,8 +30,8 @@ def measure(data: dict[str, Any]) -> Peak:
     import torch
 
     from raymeta.config import parse_trial
-    from raymeta.evaluation import CHUNK, evaluate
-    from raymeta.trainer import CONTEXT_BYTES, Trainer
+    from raymeta.training.evaluation import CHUNK, evaluate
+    from raymeta.training.trainer import CONTEXT_BYTES, Trainer
 
     torch.set_num_threads(1)
     trainer = Trainer(parse_trial(data, "the probe's config"))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from raymeta.files import mlflow_folder
+from raymeta.storage.files import mlflow_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
-    from raymeta.study.record import StudyRecord
+    from raymeta.study.record.record import StudyRecord
 
 
 def tracking_uri() -> str:

@@ -20,9 +20,9 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from raymeta.files import dump_yaml
 from raymeta.schema import flatten
-from raymeta.storage import local_copy, place
+from raymeta.storage.files import dump_yaml
+from raymeta.storage.places import local_copy, place
 from raymeta.study.tracking.connection import connect, experiment, log, log_params, problem_of
 
 if TYPE_CHECKING:

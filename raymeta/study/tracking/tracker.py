@@ -10,11 +10,11 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
 
-from raymeta.files import dump_yaml
 from raymeta.schema import flatten
-from raymeta.study.finalists import settled, standings
-from raymeta.study.record import StudyRecord, TrialRecord
-from raymeta.study.session import Session
+from raymeta.storage.files import dump_yaml
+from raymeta.study.machines.session import Session
+from raymeta.study.record.finalists import settled, standings
+from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary, Trial
 
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing

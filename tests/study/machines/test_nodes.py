@@ -17,9 +17,9 @@ from study.driving import TINY, load, parse, runs_of, start, tiny_record, until
 from study.two_nodes import TwoNodes, two_nodes
 
 from raymeta.config import TaskConfig
-from raymeta.data.store import ImageDataset, open_dataset
 from raymeta.errors import UserError
-from raymeta.files import read_yaml
+from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.storage.files import read_yaml
 
 GLYPHS = TaskConfig(dataset="glyphs")
 

@@ -18,7 +18,7 @@ from study.fake_mps import calls, fake_mps
 from raymeta.errors import UserError
 from raymeta.study.machines.packing import MOST_PER_GPU, ROOM, Machine, largest, on_cores, on_gpus, per_gpu, slots_on
 from raymeta.study.machines.probe import Peak, measure
-from raymeta.study.plan import Plan, make_plan
+from raymeta.study.plan.plan import Plan, make_plan
 
 GIB = 2**30
 
@@ -111,7 +111,7 @@ def in_a_fresh_process(code: str, **environment: str) -> dict[str, Any]:
 ON_CORES = """
 import json, sys
 from raymeta.study.machines.packing import largest, take_slots
-from raymeta.study.plan import make_plan
+from raymeta.study.plan.plan import make_plan
 from raymeta.study.machines.resources import stop_ray
 plan = make_plan("maml", "sinusoid-5s", None, ["model.hidden=[8]", "outer.tasks_per_step=2"])
 slots = take_slots(2, "auto", lambda: largest(plan))

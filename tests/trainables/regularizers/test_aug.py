@@ -7,10 +7,10 @@ import torch
 from reference import GLYPHS, Random, learner, small_trial
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes
-from raymeta.data.store import ImageDataset
+from raymeta.problems.images.episodes import Episodes
+from raymeta.problems.images.store import ImageDataset
 from raymeta.testing import conformance
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.aug import Aug
 
 OFF: dict[str, Any] = {"crop": False, "jitter": 0.0, "flip": False}

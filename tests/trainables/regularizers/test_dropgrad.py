@@ -9,8 +9,8 @@ from torch import Tensor
 from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, outer_gradient, unrolled_loss
 
 from raymeta.inner import Context
-from raymeta.method import Method
-from raymeta.trainer import Trainer
+from raymeta.learner import Method
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.dropgrad import DropGrad
 
 LAYERS = {

@@ -7,10 +7,10 @@ import torch
 from reference import GLYPHS, SMALL, Random, learner, noise_of
 
 from raymeta.config import parse_trial
-from raymeta.data.store import ImageDataset
 from raymeta.inner import Context
-from raymeta.method import Method
-from raymeta.trainer import Trainer
+from raymeta.learner import Method
+from raymeta.problems.images.store import ImageDataset
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.dropout import Dropout
 
 MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {

@@ -16,12 +16,12 @@ from torch import Tensor
 from unrolled import Gradient, assert_same
 
 from raymeta.config import parse_trial
-from raymeta.data.episodes import Episodes
 from raymeta.errors import UserError
 from raymeta.inner import Context
+from raymeta.problems.images.episodes import Episodes
 from raymeta.schema import merge
 from raymeta.testing import BUDGET, conformance, outer_gradient
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 from trainables.regularizers import maxup
 from trainables.regularizers.maxup import MaxUp, cutmix, erased
 

@@ -21,13 +21,13 @@ from unrolled import (
     unroll,
 )
 
-from raymeta.data.store import ImageDataset
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
-from raymeta.evaluation import predictions
 from raymeta.inner import Context
-from raymeta.method import Method
-from raymeta.trainer import Trainer
+from raymeta.learner import Method
+from raymeta.problems.images.store import ImageDataset
+from raymeta.training.evaluation import predictions
+from raymeta.training.trainer import Trainer
 
 STEPS, WIDTH = 2, 5
 NOISES = ["learned", "fixed", "weight", "independent"]
@@ -185,7 +185,7 @@ def test_evaluation_averages_its_samples_and_the_query_has_no_noise(noise: str) 
 
 def test_a_task_is_evaluated_alike_every_time_and_wherever_it_stands() -> None:
     made, tasks = method(eval_samples=2), Random((1, 16, 16)).tasks(3)
-    from raymeta.data.episodes import Episodes
+    from raymeta.problems.images.episodes import Episodes
 
     episodes = Episodes(*map(torch.stack, zip(*tasks, strict=True)))
     with torch.no_grad():

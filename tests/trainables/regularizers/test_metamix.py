@@ -11,12 +11,12 @@ from torch import Tensor
 from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, learned, relative_error, unroll
 
 from raymeta.config import parse_trial
-from raymeta.data.episodes import Episodes
 from raymeta.inner import Context
-from raymeta.norm import Pass
+from raymeta.models.norm import Pass
+from raymeta.problems.images.episodes import Episodes
 from raymeta.schema import merge
 from raymeta.testing import BUDGET, conformance, outer_gradient
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.metamix import Draws, MetaMix
 
 pytestmark = pytest.mark.usefixtures("glyphs")

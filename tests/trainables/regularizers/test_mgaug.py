@@ -13,14 +13,14 @@ from reference import GLYPHS, Random, Task, Weights, learner, maps, means, noise
 from torch import Tensor
 from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, outer_gradient, query_loss, unroll
 
-from raymeta.data import episodes
-from raymeta.data.episodes import Episodes
-from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.method import Method, task_loss
+from raymeta.learner import Method, task_loss
+from raymeta.problems.images import episodes
+from raymeta.problems.images.episodes import Episodes
+from raymeta.problems.images.store import ImageDataset
 from raymeta.testing import conformance
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.mgaug import Masked, MGAug, resized
 
 STEPS, WIDTH, SIDE, NETWORKS, KEEP, WEIGHT = 2, 5, 32, 3, 0.45, 0.7

@@ -27,15 +27,15 @@ from unrolled import (
     unroll,
 )
 
-from raymeta.data import episodes
-from raymeta.data.store import ImageDataset
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
-from raymeta.evaluation import predictions
 from raymeta.inner import Context
-from raymeta.method import Method, task_loss
+from raymeta.learner import Method, task_loss
+from raymeta.problems.images import episodes
+from raymeta.problems.images.store import ImageDataset
 from raymeta.testing import conformance
-from raymeta.trainer import Trainer
+from raymeta.training.evaluation import predictions
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.mr import MR, divergence
 
 STEPS, BETA = 2, 0.3

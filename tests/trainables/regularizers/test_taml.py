@@ -13,11 +13,11 @@ from torch import Tensor
 from unrolled import ALPHA, MAML, ORDERS, assert_same, expected_gradient, query_loss, relative_error, unroll
 
 from raymeta.config import parse_trial
-from raymeta.data.episodes import Episodes
 from raymeta.errors import UserError
-from raymeta.method import build_method
+from raymeta.learner import build_method
+from raymeta.problems.images.episodes import Episodes
 from raymeta.testing import conformance, outer_gradient
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.taml import entropy, inequality
 
 INEQUALITIES = ["theil", "generalised_entropy", "atkinson", "gini", "log_variance"]

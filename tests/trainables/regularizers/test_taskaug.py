@@ -7,10 +7,10 @@ import torch
 from reference import GLYPHS, Random, learner, small_trial
 from torch import Tensor
 
-from raymeta.data.episodes import Episodes
-from raymeta.data.store import ImageDataset
 from raymeta.errors import UserError
-from raymeta.trainer import Trainer
+from raymeta.problems.images.episodes import Episodes
+from raymeta.problems.images.store import ImageDataset
+from raymeta.training.trainer import Trainer
 from trainables.regularizers.taskaug import TaskAug
 
 WAYS, SHOTS, QUERIES = 3, 2, 4

@@ -1,0 +1,25 @@
+"""The one schema of a trial, and how plain data becomes a config."""
+
+from raymeta.config.sections import (
+    BudgetConfig,
+    EngineConfig,
+    MetaDatasetConfig,
+    OuterConfig,
+    PretrainingConfig,
+    TaskConfig,
+)
+from raymeta.config.trial import TrialConfig, parse_trial, split_settings, split_spec, trial_schema
+
+__all__ = [
+    "BudgetConfig",
+    "EngineConfig",
+    "MetaDatasetConfig",
+    "OuterConfig",
+    "PretrainingConfig",
+    "TaskConfig",
+    "TrialConfig",
+    "parse_trial",
+    "split_settings",
+    "split_spec",
+    "trial_schema",
+]

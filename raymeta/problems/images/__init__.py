@@ -1,0 +1,1 @@
+"""Few-shot classification of images: data sets, packed stores, episodes."""

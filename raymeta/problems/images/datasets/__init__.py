@@ -1,0 +1,1 @@
+"""Data sets of images, one a file (two where they share an archive)."""

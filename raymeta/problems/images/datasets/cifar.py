@@ -1,0 +1,178 @@
+"""CIFAR-100 (Krizhevsky, 2009) under the two class splits of the field: 100 classes of 600 colour images, 32x32.
+
+    cifarfs   64 / 16 / 20 classes (Bertinetto, Henriques, Torr, Vedaldi, 2019)
+    fc100     60 / 20 / 20 classes, of 12 / 4 / 4 superclasses (Oreshkin, Rodriguez, Lacoste, 2018)
+
+The training and the test images of a class are put together, as both do. The pixels are standardised with the mean and
+deviation that ALFA's and CxGrad's code have. The two data sets share one store.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from raymeta import registry
+from raymeta.errors import UserError
+from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.sources import UNREADABLE, downloading, reason
+from raymeta.problems.images.reading.trees import Tree
+from raymeta.problems.images.store import ImageDataset, Published
+from raymeta.storage.files import cache_folder
+
+SIDE = 32
+PER_CLASS = 600
+FOLDER = "cifar100"
+TORCHVISION_FOLDER = "cifar-100-python"
+
+SUPERCLASSES = {
+    "aquatic_mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food_containers": "bottle bowl can cup plate",
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+    "household_electrical_devices": "clock keyboard lamp telephone television",
+    "household_furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
+    "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium_mammals": "fox porcupine possum raccoon skunk",
+    "non-insect_invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+CLASSES = sorted(" ".join(SUPERCLASSES.values()).split())
+CIFAR_FS = {
+    "validation": "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea"
+    " shark television tractor",
+    "test": "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper table"
+    " telephone wardrobe whale woman worm",
+}
+FC100 = {  # superclasses
+    "validation": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
+    "test": "aquatic_mammals insects medium_mammals people",
+}
+
+
+class Cifar100(ImageDataset):
+    """The images; a subclass names the split."""
+
+    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    mean: ClassVar[tuple[float, ...] | None] = (0.5071, 0.4847, 0.4408)
+    std: ClassVar[tuple[float, ...] | None] = (0.2675, 0.2565, 0.2761)
+    store_name: ClassVar[str | None] = "cifar100"
+
+    def build(self, root: Path | None, progress: Progress) -> Packed:
+        """Pack the images.
+
+        Args:
+            root: a folder with `cifar100.zip` or a folder `cifar100` of class folders, or one with torchvision's
+                `cifar-100-python`; None: downloaded with torchvision, once, to the cache.
+            progress: called per class.
+        """
+        images = np.empty((len(CLASSES), PER_CLASS, 3, SIDE, SIDE), np.uint8)
+        for number, pixels in enumerate(_classes(root)):
+            images[number] = pixels
+            progress(number + 1, len(CLASSES))
+        fc100 = {split: " ".join(SUPERCLASSES[name] for name in names.split()) for split, names in FC100.items()}
+        splits = {"cifar-fs": _split(CIFAR_FS), "fc100": _split(fc100)}
+        return Packed(images.reshape(-1, 3, SIDE, SIDE), CLASSES, [PER_CLASS] * len(CLASSES), splits)
+
+
+@registry.dataset("cifarfs")
+class CifarFS(Cifar100):
+    """See the module's docstring."""
+
+    splits: ClassVar[tuple[str, ...]] = ("cifar-fs",)
+    published: ClassVar[Mapping[str, Published]] = {
+        "cifar-fs": Published({"train": 64, "validation": 16, "test": 20}, (600, 600), 60_000)
+    }
+
+
+@registry.dataset("fc100")
+class FC100Dataset(Cifar100):
+    """See the module's docstring."""
+
+    splits: ClassVar[tuple[str, ...]] = ("fc100",)
+    published: ClassVar[Mapping[str, Published]] = {
+        "fc100": Published({"train": 60, "validation": 20, "test": 20}, (600, 600), 60_000)
+    }
+
+
+def _split(held_out: dict[str, str]) -> dict[str, list[int]]:
+    """Indices of the classes of each split; the training split has those that the others have not."""
+    split = {name: [CLASSES.index(one) for one in sorted(classes.split())] for name, classes in held_out.items()}
+    taken = {one for classes in split.values() for one in classes}
+    return {"train": [one for one in range(len(CLASSES)) if one not in taken], **split}
+
+
+def _classes(root: Path | None) -> Iterator[NDArray[np.uint8]]:
+    """Images of each class in the order of `CLASSES`, [600, 3, 32, 32]: the test images first, as their names sort."""
+    if root is not None and not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    if root is not None:
+        for source in (root / FOLDER, root / f"{FOLDER}.zip"):
+            if source.exists():
+                yield from _from_folders(source)
+                return
+        if not (root / TORCHVISION_FOLDER).is_dir():
+            raise UserError(f"{root}: neither {FOLDER}.zip nor a folder {FOLDER} or {TORCHVISION_FOLDER} is in it")
+    yield from _from_torchvision(root)
+
+
+def _from_folders(source: Path) -> Iterator[NDArray[np.uint8]]:
+    tree, base = Tree(source), "" if source.is_dir() else f"{FOLDER}/"
+    files: dict[str, list[str]] = {name: [] for name in CLASSES}
+    for path in tree.paths:
+        folder, _, name = path.removeprefix(base).partition("/")
+        if folder in files and "/" not in name:
+            files[folder].append(path)
+    for name, paths in files.items():
+        if len(paths) != PER_CLASS:
+            raise UserError(f"{source}: {name} has {len(paths)} images, {PER_CLASS} are expected")
+    contents = tree.read(path for paths in files.values() for path in paths)
+    for name in CLASSES:
+        yield _decode(list(islice(contents, PER_CLASS)), f"{source}: {name}")
+
+
+def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
+    pixels = np.empty((PER_CLASS, SIDE, SIDE, 3), np.uint8)
+    for row, (path, content) in enumerate(files):
+        name = PurePosixPath(path).name
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.size != (SIDE, SIDE):
+                    raise UserError(f"{where}: {name} is {image.width}x{image.height}, {SIDE}x{SIDE} is expected")
+                pixels[row] = np.asarray(image.convert("RGB"))
+        except UNREADABLE as error:
+            raise UserError(f"{where}: {name} is not an image that can be read") from error
+    return pixels.transpose(0, 3, 1, 2)
+
+
+def _from_torchvision(root: Path | None) -> Iterator[NDArray[np.uint8]]:
+    from torchvision.datasets import CIFAR100 as Published  # imported here: torchvision costs every worker seconds
+
+    if root is None:
+        folder = cache_folder() / "downloads"
+        with downloading("CIFAR-100", TORCHVISION_FOLDER):
+            parts = [Published(str(folder), train=train, download=True) for train in (False, True)]
+    else:
+        try:
+            parts = [Published(str(root), train=train, download=False) for train in (False, True)]
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{root / TORCHVISION_FOLDER}: incomplete or damaged ({reason(error)})") from error
+    for name in CLASSES:
+        yield np.concatenate(
+            [part.data[np.array(part.targets) == part.class_to_idx[name]].transpose(0, 3, 1, 2) for part in parts]
+        )

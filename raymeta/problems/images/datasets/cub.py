@@ -1,0 +1,76 @@
+"""CUB-200-2011: 11,788 photographs of 200 kinds of birds, 84x84 colour (Wah, Branson, Welinder, Perona, Belongie).
+
+100 / 50 / 50 classes by the fixed rule of CloserLookFewShot, DropGrad, MGAug and CxGrad: of the sorted classes, counted
+from 0, the even ones are for training, 1, 5, 9, ... for validation and 3, 7, 11, ... for the test. Images are made
+96x96 and cropped to the centre, the evaluation transform of CloserLookFewShot, DropGrad and MGAug; in training these
+crop at random, which is the regularizer `aug`. A class has 41 to 60 images.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from raymeta import registry
+from raymeta.errors import UserError
+from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.sources import check_counts
+from raymeta.problems.images.reading.trees import Tree, centred, find, pack_files
+from raymeta.problems.images.store import ImageDataset, Published
+
+SIDE = 84
+FOLDER = "CUB_200_2011"
+LAYOUT = f"{FOLDER}.tgz or a folder {FOLDER}"
+
+
+@registry.dataset("cub")
+class Cub(ImageDataset):
+    """See the module's docstring."""
+
+    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
+    std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
+    published: ClassVar[Mapping[str, Published]] = {
+        "standard": Published({"train": 100, "validation": 50, "test": 50}, (41, 60), 11_788)
+    }
+
+    def build(self, root: Path | None, progress: Progress) -> Packed:
+        """Pack the images.
+
+        Args:
+            root: the published archive `CUB_200_2011.tgz`, or a folder with it or with what is in it; not None: there
+                is no download.
+            progress: called per image.
+        """
+        if root is None:
+            raise UserError(f"{self.name} can't be downloaded: name a folder with {LAYOUT} by --data-root")
+        unpacked = (root / "images.txt").exists()
+        tree = Tree(root if unpacked else find(root, (FOLDER,), f"{self.name} is not in it, which is {LAYOUT}"))
+        listed = _listed(tree)
+        classes: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
+        for number, name in enumerate(sorted(listed)):
+            split: Split = "train" if number % 2 == 0 else "validation" if number % 4 == 1 else "test"
+            classes[split][name] = sorted(listed[name])
+        found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
+        check_counts(tree.source, found, self.published.get(self.split))
+        return pack_files(tree, classes, SIDE, centred(SIDE), progress)
+
+
+def _listed(tree: Tree) -> dict[str, list[str]]:
+    """Classes and their images as `images.txt` says: a number and `001.Black_footed_Albatross/NAME.jpg` a line."""
+    base = next(
+        (path.removesuffix("images.txt") for path in tree.paths if path in ("images.txt", f"{FOLDER}/images.txt")), None
+    )
+    if base is None:
+        raise UserError(f"{tree.source}: no images.txt is in it")
+    ((_, text),) = tree.read([f"{base}images.txt"])
+    there, classes = set(tree.paths), dict[str, list[str]]()
+    for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), start=1):
+        _, _, name = line.strip().partition(" ")
+        label, _, file = name.partition("/")
+        if not file:
+            raise UserError(f"{tree.source}: images.txt: line {number} is not a number and CLASS/IMAGE")
+        if f"{base}images/{name}" not in there:
+            raise UserError(f"{tree.source}: images.txt names {name}, which is not in images")
+        classes.setdefault(label, []).append(f"{base}images/{name}")
+    return classes

@@ -1,0 +1,1 @@
+"""From published files to a packed store: archives, folders, caches, downloads."""

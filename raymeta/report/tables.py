@@ -1,0 +1,104 @@
+"""How trials and scores are written in tables."""
+
+from statistics import fmean
+from typing import Any
+
+from rich.table import Column, Table
+from rich.text import Text
+
+from raymeta.problems.images.check import Finding
+from raymeta.study.plan.space import Space
+from raymeta.study.record.finalists import Finalist, Standings
+from raymeta.study.record.record import TrialRecord
+from raymeta.training.evaluation import Metric, half_width
+
+
+def value(number: float, metric: Metric, ci95: float | None = None) -> str:
+    """`97.12 % ± 0.30`, or `0.742 ± 0.051` for an error."""
+    if metric.name == "accuracy":
+        return f"{100 * number:.2f} %" + (f" ± {100 * ci95:.2f}" if ci95 is not None else "")
+    return f"{number:.4f}" + (f" ± {ci95:.4f}" if ci95 is not None else "")
+
+
+def score(trial: TrialRecord, metric: Metric) -> str:
+    """A trial's best validation with its 95 % interval."""
+    entry = trial.best(metric)
+    return value(entry[f"val_{metric.name}"], metric, entry["val_ci95"]) if entry else "-"
+
+
+def fresh_score(one: Finalist, metric: Metric) -> str:
+    """A finalist's score on the fresh episodes with its 95 % interval."""
+    return value(one.mean, metric, one.ci95) if one.values else "-"
+
+
+def finalists_table(final: Standings) -> Table:
+    """A row a finalist: what the search saw, what the fresh episodes say, and how far it is from the best."""
+    metric, again = final.metric, max(len(one.retrained) for one in final.finalists)
+    names = ["trial", "outer steps", "search", f"{final.tasks} fresh episodes"]
+    names += [f"trained again, {again} seed{'s'[: again > 1]}"] if again else []
+    columns = [Column(name, no_wrap=True) for name in [*names, "to the best"]]
+    table = Table(*columns, "settings", box=None, pad_edge=False)
+    for one in final.finalists:
+        gap = final.to_best(one)
+        own = value(fmean(one.own), metric, half_width(one.own)) if one.own else "-"
+        table.add_row(
+            f"{one.trial.number}{' *' if one is final.best else ''}",
+            f"{one.trial.outer_steps}{'' if one.equal else ' (less)'}",
+            score(one.trial, metric),
+            own,
+            *([fresh_score(one, metric)] if again else []),
+            f"{'+' if gap.mean > 0 else ''}{value(gap.mean, metric, gap.ci95)}" if gap else Text(one.reason),
+            Text(settings(one.trial)),
+        )
+    return table
+
+
+def settings(trial: TrialRecord) -> str:
+    """What was searched, short: the last part of each key."""
+    parts = [f"{key.rsplit('.', 1)[-1]} {short(found)}" for key, found in trial.point.items()]
+    return ", ".join(parts) + (f"  [{trial.label}]" if trial.label else "")
+
+
+def short(found: Any) -> str:
+    """A value with three significant digits."""
+    return f"{found:.3g}" if isinstance(found, float) else str(found)
+
+
+def space_table(space: Space) -> Table:
+    """The searched keys with their ranges, conditions and starting points."""
+    name = Column("key", no_wrap=True)  # as it is typed
+    table = Table(name, "range", "searched when", box=None, pad_edge=False)
+    for label in space.labels:
+        table.add_column(f"start: {label}")
+    for key, param in space.params.items():
+        when = ", ".join(f"{other.rsplit('.', 1)[-1]} {condition}" for other, condition in param.when.items())
+        table.add_row(
+            key,
+            str(param),
+            when or "always",
+            *(short(point.get(key, "-")) for point in space.start_from),
+        )
+    return table
+
+
+def data_table(rows: dict[str, dict[str, Any]]) -> Table:
+    """Data sets, which class splits they have, and what of them is on this machine."""
+    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint")
+    right = {name: Column(name, justify="right") for name in columns[2:5]}
+    table = Table("data set", *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
+    for name, about in rows.items():
+        there = ["-"] * 3
+        if "images" in about:
+            there = ["/".join(map(str, about["classes"].values())), str(about["images"]), f"{about['bytes'] / 1e6:.0f}"]
+        made = about["fingerprint"][:12] if about["ready"] else "not prepared"
+        table.add_row(name, "x".join(map(str, about["input_shape"])), ", ".join(about["splits"]), *there, made)
+    return table
+
+
+def check_table(findings: dict[str, list[Finding]]) -> Table:
+    """What `raymeta data check` found, a line for each thing that was looked at."""
+    table = Table("data set", "split", "what", "found", "expected", "", box=None, pad_edge=False)
+    for name, rows in findings.items():
+        for row in rows:
+            table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
+    return table

@@ -1,0 +1,1 @@
+"""What a study is before it starts: its space, its settings, what it would do."""

@@ -1,0 +1,129 @@
+"""What a search would do, before it does it: sampled configs, rungs, time and disk."""
+
+import io
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from raymeta.report.tables import short
+from raymeta.study.machines.resources import cores
+from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import BASELINE, Point
+from raymeta.training.evaluation import CHUNK, evaluate
+from raymeta.training.trainer import Trainer
+
+PROBED_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A study's size.
+
+    Attributes:
+        points: what the first trials would be, starting points first; proposals after them are random ones here.
+        step_s, validation_s: measured on this machine with the base config, for one trial alone.
+        usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
+        finalists: how many trials are scored on fresh episodes at most, the un-regularized start among them.
+        finalist_s: for one of them, with its trainings by `study.finalist_seeds`.
+    """
+
+    spec: str
+    points: list[Point]
+    labels: list[str]
+    rungs: list[int]
+    slots: int
+    step_s: float
+    validation_s: float
+    validate_every: int
+    usual_steps: int
+    most_steps: int
+    disk_bytes: int
+    finalists: int
+    finalist_s: float
+
+    def hours(self, steps: int) -> float:
+        """Wall time of so many outer steps with their validations, and of the finalists, all slots busy."""
+        trials = steps * (self.step_s + self.validation_s / self.validate_every)
+        return (trials + self.finalists * self.finalist_s) / self.slots / 3600
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        times = {"usual_hours": self.hours(self.usual_steps), "worst_case_hours": self.hours(self.most_steps)}
+        return asdict(self) | times
+
+    def __rich__(self) -> RenderableType:
+        table = Table(title=f"{self.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
+        keys = list(dict.fromkeys(key for point in self.points for key in point))
+        for key in keys:
+            table.add_column(key.removeprefix("regularizers."))
+        table.add_column("")
+        for point, label in zip(self.points, self.labels, strict=True):
+            table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
+        lines = [
+            f"rungs at {self.rungs} outer steps",
+            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s, for one trial alone",
+            f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
+            f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
+            f"of it {60 * self.hours(0):.1f} min for at most {self.finalists} finalists",
+            f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
+        ]
+        return Group(table, *lines)
+
+
+def preview(plan: Plan, trials: int = 8) -> Preview:
+    """Sample the space and time its first starting point for a few steps."""
+    proposals = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
+    for point in plan.space.start_from:
+        proposals.enqueue_trial(point)
+    points = [plan.space.sample(proposals.ask()) for _ in range(min(trials, plan.study.trials))]
+    for point in points:
+        plan.trial(point)
+    labels = [*plan.space.labels, *[""] * len(points)][: len(points)]
+    step_s, validation_s, checkpoint = _probe(plan)
+    budget, study = plan.base.budget, plan.study
+    finalists = min(study.finalists + (BASELINE in plan.space.labels), study.trials) if study.finalists else 0
+    training_s = budget.outer_steps * (step_s + validation_s / budget.validate_every)
+    fresh_s = validation_s * plan.finalist_tasks / budget.validation_tasks
+    return Preview(
+        plan.spec,
+        points,
+        labels,
+        plan.rungs,
+        cores(),
+        step_s,
+        validation_s,
+        budget.validate_every,
+        plan.usual_steps(),
+        study.trials * budget.outer_steps,
+        (study.trials + finalists * study.finalist_seeds) * checkpoint,
+        finalists,
+        fresh_s + study.finalist_seeds * (training_s + fresh_s),
+    )
+
+
+def _probe(plan: Plan) -> tuple[float, float, int]:
+    """Seconds of an outer step and of a validation, and bytes of a trial's two checkpoints."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    trainer = Trainer(plan.trial(plan.space.start_from[0]))
+    trainer.outer_update()
+    start = time.perf_counter()
+    for _ in range(PROBED_STEPS):
+        trainer.outer_update()
+    step_s = (time.perf_counter() - start) / PROBED_STEPS
+    budget, task = trainer.config.budget, trainer.config.task
+    tasks = min(CHUNK, budget.validation_tasks)
+    start = time.perf_counter()
+    bank = trainer.dataset.bank("validation", task.bank_seed)
+    evaluate(trainer.method, bank, tasks, device=trainer.device, vectorized=trainer.vectorized)
+    validation_s = (time.perf_counter() - start) * budget.validation_tasks / tasks
+    torch.set_num_threads(threads)
+    buffer = io.BytesIO()
+    torch.save(trainer.state_dict(), buffer)
+    weights = sum(tensor.nbytes for tensor in trainer.method.state_dict().values())
+    return step_s, validation_s, 2 * (buffer.tell() + budget.ensemble * weights)

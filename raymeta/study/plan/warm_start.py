@@ -1,0 +1,36 @@
+"""A study that begins where another one ended."""
+
+from raymeta.errors import UserError
+from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import Point
+from raymeta.study.record.record import StudyRecord
+
+MOST = 5
+
+
+def warm_started(plan: Plan, other: StudyRecord) -> Plan:
+    """The plan with the best trials of another study, of whatever method, task or budget, as starting points.
+
+    They are run again, since scores of another task or budget say nothing here. Of each trial those values are taken
+    that both spaces have and this one allows.
+
+    Raises:
+        UserError: nothing of the other study fits.
+    """
+    points: list[Point] = []
+    labels = []
+    for trial in other.ranking():
+        point = {
+            key: value
+            for key, value in trial.point.items()
+            if key in plan.space.params and plan.space.params[key].contains(value)
+        }
+        if point and point not in points:
+            points.append(point)
+            labels.append(f"{other.name}: trial {trial.number}")
+    if not points:
+        raise UserError(
+            f"--warm-start {other.name}: no scored trial of it has a value that this search space allows; "
+            f"its keys: {', '.join(other.plan.space.params)}; the keys here: {', '.join(plan.space.params)}"
+        )
+    return plan.starting_from(points[:MOST], labels[:MOST])

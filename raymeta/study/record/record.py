@@ -1,0 +1,374 @@
+"""The record of a study on disk: the one truth that resume, tables, MLflow and export are made from.
+
+    <studies>/<name>/study.yaml          the plan, the command, versions; only `extend` changes it
+    <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
+    <studies>/<name>/trials/0007/        the trial's checkpoint, and a finalist's scores (finalists.py)
+
+The journal is append-only, so a kill at any moment loses at most the line being written. What Ray Tune keeps itself is
+not needed: ASHA's rungs, the searcher's history and the place of every trial follow from the journal (Ray's own restore
+forgets the rungs, and what happened since its last snapshot).
+"""
+
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from importlib.metadata import version
+from math import inf
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from raymeta.config import TrialConfig
+from raymeta.errors import StorageError, UserError, suggest
+from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.storage.places import AnyPath
+from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import Point
+from raymeta.study.record.finalists import standings
+from raymeta.study.record.folder import driving, is_driven, journal_in, made_whole
+from raymeta.training.evaluation import Metric
+
+State = Literal["running", "completed", "pruned", "diverged", "failed"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED = ("finals", "mlartifacts", "mlflow.db")
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the journal knows it.
+
+    Attributes:
+        rounds: the metrics of each round, in order of `outer_steps`.
+        label: the starting point's name, or "" for a proposal of the sampler.
+        reason: why it failed, in one line.
+    """
+
+    number: int
+    state: State
+    point: Point
+    rounds: list[dict[str, Any]]
+    label: str
+    reason: str
+
+    @property
+    def outer_steps(self) -> int:
+        """Outer steps done."""
+        return int(self.rounds[-1]["outer_steps"]) if self.rounds else 0
+
+    @property
+    def hosts(self) -> list[str]:
+        """The machines that it ran on, in order, each once."""
+        return list(dict.fromkeys(entry["hostname"] for entry in self.rounds if "hostname" in entry))
+
+    def best(self, metric: Metric, until: float = inf) -> dict[str, Any] | None:
+        """The round with the best validation, of those up to `until` outer steps."""
+        chosen: dict[str, Any] | None = None
+        key = f"val_{metric.name}"
+        for entry in self.rounds:
+            so_far = chosen[key] if chosen else None
+            if entry["outer_steps"] <= until and key in entry and metric.better(entry[key], so_far):
+                chosen = entry
+        return chosen
+
+
+class StudyRecord:
+    """One study's folder. Open it with `create` or `load`; write to it under `locked`."""
+
+    def __init__(self, folder: AnyPath, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
+        self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
+        self.name = folder.name
+        self._journal = journal_in(folder)
+        self._study = optuna.load_study(study_name=self.name, storage=JournalStorage(self._journal))
+        self._ended: dict[int, TrialRecord] = {}  # they change no more
+
+    @classmethod
+    def create(cls, folder: AnyPath, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
+        """Make the folder whole or not at all, with the starting points queued.
+
+        Raises:
+            UserError: the study exists, or its name cannot be a folder's.
+        """
+        check_name(folder.name)
+        about = {
+            "id": uuid.uuid4().hex,
+            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": " ".join(["raymeta", *sys.argv[1:]]),
+            "metric": {"name": metric.name, "mode": metric.mode},
+            "space_hash": plan.space.hash,
+            "data": {"name": plan.base.task.dataset, "fingerprint": fingerprint},
+            "versions": {name: version(name) for name in ("raymeta", "torch", "ray", "optuna", "mlflow", "numpy")},
+        }
+        with made_whole(folder) as place:
+            journal = journal_in(place)
+            with journal.together():
+                study = optuna.create_study(
+                    study_name=folder.name,
+                    storage=JournalStorage(journal),
+                    direction="maximize" if metric.mode == "max" else "minimize",
+                )
+                for point, label in zip(plan.space.start_from, plan.space.labels, strict=True):
+                    study.enqueue_trial(point, user_attrs={"label": label})
+            _write_plan(place, plan, about)
+        return cls(folder, plan, about, metric)
+
+    @classmethod
+    def load(cls, folder: AnyPath) -> "StudyRecord":
+        """Open a study that exists.
+
+        Raises:
+            UserError: there is none of that name, or its files are not a study's.
+        """
+        if not (folder / "study.yaml").is_file():
+            known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
+            raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
+        path, journal = folder / "study.yaml", folder / "journal.log"
+        about = read_yaml(path)
+        try:
+            plan, metric = Plan.from_dict(about.pop("plan"), str(path)), Metric(**about["metric"])
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a study's plan, or a damaged one") from error
+        try:
+            return cls(folder, plan, about, metric)
+        except StorageError:
+            raise
+        except OSError as error:
+            raise UserError(f"{journal}: cannot be read: {error.strerror or error}") from error
+        except Exception as error:  # there is no end to what Optuna raises at damaged or foreign lines
+            raise UserError(f"{journal}: not a study's journal, or a damaged one") from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StudyRecord.load, (self.folder,)
+
+    @property
+    def driven(self) -> bool:
+        """A process drives the study right now."""
+        return is_driven(self.folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study: one driver at a time.
+
+        Raises:
+            UserError: another process drives it.
+        """
+        with driving(self.folder, self._journal):
+            yield
+
+    # -- what happens ----------------------------------------------------------------------------------------------
+
+    def ask(self) -> TrialRecord:
+        """A new trial: a starting point while there are any, else the sampler's proposal."""
+        with self._journal.together():
+            number = self._study.ask().number
+            self._propose(number)
+        return self.trial(number)
+
+    def _propose(self, number: int) -> None:
+        """Draw the values that a trial has not got yet.
+
+        The sampler is made anew for each value from (study seed, number, key), so that values depend on the history
+        alone: a driver may die between two of them.
+        """
+
+        def sampler_for(key: str) -> None:
+            self._study.sampler = self._sampler(f"{self.plan.study.seed}/{number}/{key}")
+
+        self.plan.space.sample(self._open(number), sampler_for)
+
+    def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(
+            seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
+            n_startup_trials=self.plan.study.startup_trials,
+            multivariate=False,  # univariate with ASHA was best or tied in simulation
+            constant_liar=True,
+        )
+
+    def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
+        """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        trial = optuna.Trial(self._study, frozen._trial_id)
+        key, step = f"round {metrics['outer_steps']:09d}", metrics["outer_steps"]
+        if key in frozen.user_attrs:
+            return False
+        value = metrics.get(f"val_{self.metric.name}")
+        with self._journal.together():
+            if value is not None and step not in frozen.intermediate_values:  # a driver may have died after it
+                trial.report(value, step)
+            trial.set_user_attr(key, metrics)
+        return True
+
+    def finish(self, number: int, state: State | None = None, reason: str = "") -> None:
+        """Note the end of a trial; None: in the state that its last round tells.
+
+        Optuna is told COMPLETE, FAIL if the machine is to blame, else PRUNED: a config that diverged is a bad one, of
+        which TPE learns (it ranks a pruned trial without a score last, and ignores a failed one).
+        """
+        record = self.trial(number)
+        if record.state != "running":
+            return
+        if state is None:
+            diverged = record.rounds and record.rounds[-1]["diverged"]
+            whole = record.outer_steps >= self.plan.base.budget.outer_steps
+            state = "diverged" if diverged else "completed" if whole else "pruned"
+        trial = self._open(number)
+        best = record.rounds[-1].get(f"val_{self.metric.name}") if record.rounds else None
+        with self._journal.together():
+            trial.set_user_attr("state", state)
+            if reason:
+                trial.set_user_attr("reason", reason)
+            if state == "completed":
+                self._study.tell(number, best)
+            else:
+                self._study.tell(number, state=TrialState.FAIL if state == "failed" else TrialState.PRUNED)
+
+    def extend(self, trials: int) -> None:
+        """Plan more trials. Needs `locked`."""
+        self.plan = self.plan.with_trials(self.plan.study.trials + trials)
+        _write_plan(self.folder, self.plan, self.about)
+
+    def _open(self, number: int) -> optuna.Trial:
+        frozen = self._study.get_trials(deepcopy=False)[number]
+        return optuna.Trial(self._study, frozen._trial_id)
+
+    # -- what is known ---------------------------------------------------------------------------------------------
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials that were asked for, by number."""
+        return [self._read(frozen) for frozen in self._study.get_trials(deepcopy=False, states=_ASKED)]
+
+    def trial(self, number: int) -> TrialRecord:
+        """One trial.
+
+        Raises:
+            UserError: there is no such trial.
+        """
+        everyone = self._study.get_trials(deepcopy=False)
+        if not 0 <= number < len(everyone) or everyone[number].state not in _ASKED:
+            asked = sum(frozen.state in _ASKED for frozen in everyone)
+            raise UserError(f"the study '{self.name}' has no trial {number}: allowed are 0 to {asked - 1}")
+        return self._read(everyone[number])
+
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
+        if frozen.number in self._ended:
+            return self._ended[frozen.number]
+        attrs = frozen.user_attrs
+        rounds = [attrs[key] for key in sorted(attrs) if key.startswith("round ")]
+        state: State = "running" if frozen.state == TrialState.RUNNING else attrs.get("state", "failed")
+        trial = TrialRecord(
+            frozen.number, state, dict(frozen.params), rounds, attrs.get("label", ""), attrs.get("reason", "")
+        )
+        if frozen.state.is_finished():
+            self._ended[frozen.number] = trial
+        return trial
+
+    def config(self, trial: TrialRecord) -> TrialConfig:
+        """The whole config of a trial."""
+        return self.plan.trial(trial.point)
+
+    def trial_folder(self, number: int) -> AnyPath:
+        """Where a trial's checkpoint lies."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    @property
+    def over(self) -> bool:
+        """As many trials as planned have ended."""
+        trials = self.trials()
+        return len(trials) >= self.plan.study.trials and all(trial.state != "running" for trial in trials)
+
+    def rung(self, trial: TrialRecord) -> int:
+        """The highest rung that a trial reached, in outer steps; 0: none yet."""
+        return max((rung for rung in self.plan.rungs if rung <= trial.outer_steps), default=0)
+
+    def ranking(self) -> list[TrialRecord]:
+        """Trials with a score: those of the highest rung first, within a rung the best validation first.
+
+        A short training's score is not held against a long one's: they are scores of different budgets.
+        """
+        key, sign = f"val_{self.metric.name}", 1 if self.metric.mode == "max" else -1
+        scored: list[tuple[int, float, TrialRecord]] = []
+        for trial in self.trials():
+            if trial.state in ("completed", "pruned", "running") and (entry := trial.best(self.metric)):
+                scored.append((self.rung(trial), sign * entry[key], trial))
+        return [trial for _, _, trial in sorted(scored, key=itemgetter(0, 1), reverse=True)]
+
+    def best(self) -> TrialRecord | None:
+        """The finalist that is best on fresh episodes once all are scored; before that, the first of `ranking`."""
+        final = standings(self)
+        return final.best.trial if final and final.best else next(iter(self.ranking()), None)
+
+    def resume(self) -> list[TrialRecord]:
+        """Trials cut by the end of their driver, to go on with. Needs `locked`."""
+        for trial in self.trials():
+            if trial.state == "running":
+                self._propose(trial.number)  # its driver may have died between two of its values
+                if trial.rounds and trial.rounds[-1].get("last"):  # or between its last round and its end
+                    self.finish(trial.number)
+        return [trial for trial in self.trials() if trial.state == "running"]
+
+
+_ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
+    write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no folder should have, or that is a path.
+
+    Raises:
+        UserError: it cannot name a study.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+    if name in RESERVED:
+        raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
+
+
+def open_study(name: str) -> StudyRecord:
+    """A study by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name != os.path.basename(name) or name in ("", ".", ".."):
+        raise UserError(f"'{name}' is not a study's name: a name, not a path")
+    return StudyRecord.load(studies_folder() / name)
+
+
+def all_studies() -> list[StudyRecord]:
+    """The studies of this folder, by name.
+
+    Raises:
+        UserError: the files of one are not a study's.
+    """
+    folder = studies_folder()
+    names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
+    return [StudyRecord.load(folder / name) for name in names]
+
+
+def mend_journal(folder: AnyPath) -> None:
+    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock.
+
+    On a store there are none.
+    """
+    if not isinstance(folder, Path):
+        return
+    path = folder / "journal.log"
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    Path(f"{path}.lock").unlink(missing_ok=True)

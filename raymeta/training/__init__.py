@@ -1,0 +1,1 @@
+"""Training and evaluation of one config. It knows nothing of Ray."""

@@ -1,0 +1,257 @@
+"""Folders of class folders: three ways to split them, where the store is, and what changes it."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from photos import class_tree, dataset, write_photo
+
+from raymeta import cli
+from raymeta.cli.common import placed
+from raymeta.config import parse_trial
+from raymeta.errors import UserError
+from raymeta.problems.images.episodes import SPLITS
+from raymeta.problems.images.reading import trees
+from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.study.plan.plan import make_config
+
+PETS = [f"pet{i:02d}" for i in range(25)]
+
+
+@pytest.fixture
+def pets(tmp_path: Path, cache: Path) -> Path:
+    """25 classes of two images."""
+    class_tree(tmp_path / "pets", PETS, 2)
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def few(tmp_path: Path, cache: Path) -> Path:
+    class_tree(tmp_path / "few", ["cat", "dog", "eel", "fox"], 2)
+    return tmp_path / "few"
+
+
+def prepared(source: Path, **task: object) -> ImageDataset:
+    found = dataset("folder", source=str(source), **task)
+    found.prepare(source)
+    return found
+
+
+def members(found: ImageDataset) -> dict[str, list[str]]:
+    return {split: [found.store.class_names[c] for c in found.store.classes(split)] for split in SPLITS}
+
+
+def test_without_a_list_classes_are_shuffled_once(pets: Path) -> None:
+    parts = members(prepared(pets))
+    assert [len(parts[split]) for split in SPLITS] == [16, 4, 5]
+    assert sorted(name for part in parts.values() for name in part) == PETS
+    assert parts["train"] != PETS[:16]
+    assert parts["validation"] == ["pet12", "pet14", "pet15", "pet19"]  # a split of yesterday is one of tomorrow
+
+
+def test_folders_and_lists_say_the_split(few: Path, tmp_path: Path) -> None:
+    expected = {"train": ["cat", "eel"], "validation": ["fox"], "test": ["dog"]}
+    (few / "splits.csv").write_text("class,split\ncat,train\ndog,test\neel,train\nfox,valid\n")
+    (few / "cat" / "notes.txt").write_text("no image")
+    (few / ".cache").mkdir()
+    listed = prepared(few)
+    assert members(listed) == expected
+    for name, split in {"cat": "train", "eel": "train", "fox": "validation", "dog": "test"}.items():
+        shutil.copytree(few / name, tmp_path / "by" / split / name)
+    assert members(prepared(tmp_path / "by")) == expected
+    assert prepared(tmp_path / "by").fingerprint == listed.fingerprint
+    shutil.make_archive(str(tmp_path / "few"), "zip", tmp_path, "few")
+    shutil.make_archive(str(tmp_path / "by"), "gztar", tmp_path / "by")
+    for archive in ("few.zip", "by.tar.gz"):
+        assert prepared(tmp_path / archive).fingerprint == listed.fingerprint
+
+
+def test_every_folder_has_a_store_of_its_own(few: Path, pets: Path) -> None:
+    one, other = prepared(few), prepared(pets)
+    assert one.folder != other.folder
+    assert (len(one.store.images), len(other.store.images)) == (8, 50)
+    assert one.ready
+    assert other.ready
+
+
+def test_a_changed_source_is_packed_again_and_an_unchanged_or_lost_one_is_not(few: Path) -> None:
+    found = prepared(few)
+    made, before = found.folder.stat().st_ino, found.fingerprint
+    assert prepared(few).folder.stat().st_ino == made
+    write_photo(few / "cat" / "1.png", 90, 50)
+    os.utime(few / "cat" / "1.png", ns=(0, 10**18))
+    assert not dataset("folder", source=str(few)).ready
+    again = prepared(few)
+    assert again.fingerprint != before
+    (few / "cat" / "2.png").rename(few / "cat" / "3.png")
+    assert not again.ready
+    again.prepare()
+    shutil.rmtree(few)
+    again.prepare()
+    assert again.ready
+    with pytest.raises(UserError, match=r"few: no such folder$"):
+        again.prepare(rebuild=True)
+
+
+HALF = """
+import sys, time
+from pathlib import Path
+from raymeta.config import TaskConfig
+from raymeta.problems.images.reading import packing
+from raymeta.problems.images.reading import trees
+from raymeta.problems.images.store import open_dataset
+packing.SETTLE_S, decode, read = -1.0, trees.decode, []
+def slow(*given):
+    read.append(given)
+    if len(read) > 30:
+        print(read[0][1], flush=True)
+        time.sleep(60)
+    return decode(*given)
+trees.decode = slow
+open_dataset(TaskConfig(dataset="folder", source=sys.argv[1])).prepare(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_packing_that_was_killed_is_gone_on_with(
+    pets: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    source = Path(shutil.make_archive(str(pets), "tar", pets)) if packed else pets
+    killed = subprocess.Popen([sys.executable, "-c", HALF, str(source)], stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    first = killed.stdout.readline().strip().removeprefix(f"{source}: ")
+    killed.kill()
+    killed.communicate()
+    found = dataset("folder", source=str(source))
+    assert not found.ready
+    if not packed:
+        write_photo(pets / first)  # one that had been read is another one now
+    decoded, told = [], []
+    decode = trees.decode
+    monkeypatch.setattr(trees, "decode", lambda *given: decoded.append(given[1]) or decode(*given))
+    found.prepare(source, lambda done, total: told.append((done, total)))
+    assert len(decoded) == (20 if packed else 21)
+    assert told[-1] == (50, 50)
+    assert len(told) == len(decoded)
+    resumed = found.fingerprint
+    found.prepare(source, rebuild=True)
+    assert len(decoded) == (70 if packed else 71)
+    assert found.fingerprint == resumed
+    assert not list(cache.glob(".*"))
+
+
+def test_a_full_disk_keeps_nothing_of_it(pets: Path, cache: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, before[1]))  # the system writes no more than that into a file
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: File too large \(RAYMETA_CACHE moves it\)$"):
+            prepared(pets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_a_worker_finds_it_with_the_config_alone(pets: Path) -> None:
+    words = ["task.ways=2", "task.shots=1", "task.queries=1"]
+    config = placed(make_config("maml", "folder", words=words), pets)
+    open_dataset(config.task).prepare(pets)
+    code = f"""
+import json
+from raymeta.config import parse_trial
+from raymeta.problems.images.store import open_dataset
+config = parse_trial(json.loads({json.dumps(config.as_dict())!r}))
+print(open_dataset(config.task).bank("train", 0).batch(0, 1).support_x.shape)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.stdout == "torch.Size([1, 2, 3, 84, 84])\n", done.stderr
+    assert parse_trial(config.as_dict()) == config
+
+
+def test_the_command_line_puts_the_path_into_the_config(
+    pets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(pets.parent)
+    words = ["search", "maml", "--task", "folder-2w1s", "--preset", "smoke", "--data-root", "pets", "--dry-run"]
+    small = ["task.queries=1", "model.name=conv4", "model.width=2", "maml.inner_steps=1", "budget.validation_tasks=2"]
+    monkeypatch.setattr(sys, "argv", ["raymeta", *words, *small])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code in (0, None), capsys.readouterr().err
+    assert dataset("folder", source=str(pets)).ready
+
+
+def _no_images(few: Path) -> None:
+    for path in few.rglob("*.png"):
+        path.rename(path.with_suffix(".txt"))
+
+
+def _no_validation(few: Path) -> None:
+    (few / "cat").rename(few / "x")
+    (few / "train").mkdir()
+    (few / "x").rename(few / "train" / "cat")
+
+
+def _list(text: str) -> Callable[[Path], None]:
+    def damage(few: Path) -> None:
+        (few / "splits.csv").write_text(text)
+
+    return damage
+
+
+def _in_two(few: Path) -> None:
+    for split in ("train", "val", "test"):
+        class_tree(few / split, ["cat"], 1)
+
+
+def _unreadable(few: Path) -> None:
+    (few / "eel" / "1.png").write_bytes((few / "eel" / "1.png").read_bytes()[:99])
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (_no_images, ": no class folders with images are in it"),
+    (_no_validation, ": it has a folder train, but no images in folders of a validation split"),
+    (_in_two, ": class 'cat' is in the train and in the validation split"),
+    (_unreadable, ": eel/1.png is not an image that can be read"),
+    (_list("class,split\ncat,train\n"), ": splits.csv: it names no split of the class 'dog'"),
+    (_list("class,split\ncow,train\n"), ": splits.csv: line 2: there is no folder of the class 'cow'"),
+    (_list("class,split\ncat,tarin\n"), ": splits.csv: line 2: unknown split 'tarin': did you mean 'train'? "),
+    (_list("class,split\ncat,train\ncat,test\n"), ": splits.csv: line 3: the class 'cat' is named a second time"),
+    (_list("name,split\ncat,train\n"), ": splits.csv: line 2: columns class,split are expected, each with a value"),
+    (shutil.rmtree, ": no such folder"),
+])  # fmt: skip
+def test_damage_is_one_sentence(few: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(few)
+    with pytest.raises(UserError) as caught:
+        prepared(few)
+    assert str(caught.value).startswith(f"{few}{message}")
+    assert "\n" not in str(caught.value)
+    assert not dataset("folder", source=str(few)).ready
+
+
+def test_what_needs_a_source_and_what_has_none(few: Path, pets: Path) -> None:
+    without = dataset("folder")
+    assert not without.ready
+    assert json.loads(json.dumps(without.describe()))["ready"] is False
+    for use in (without.prepare, lambda: without.bank("train", 0)):
+        with pytest.raises(UserError, match=r"^folder: name the folder of class folders by --data-root$"):
+            use()
+    with pytest.raises(UserError, match=f"run `raymeta data prepare folder --data-root {few}`$"):
+        dataset("folder", source=str(few)).bank("train", 0)
+    with pytest.raises(UserError, match="the task's source is another one"):
+        dataset("folder", source=str(few)).prepare(pets)
+    with pytest.raises(UserError, match=r"^task.source: found '/x', but omniglot has none; --data-root says where"):
+        dataset("omniglot", source="/x")
+    with pytest.raises(UserError, match=r"^task.ways: found 5, but the validation split of folder .* has 1 classes"):
+        prepared(few, ways=5).bank("validation", 0)
+
+
+def test_a_damaged_store_is_one_sentence(few: Path) -> None:
+    found = prepared(few)
+    (found.folder / "meta.json").write_text("{}")
+    with pytest.raises(UserError, match=f"run `raymeta data prepare folder --data-root {few} --rebuild`$"):
+        prepared(few)
