@@ -1,9 +1,55 @@
-"""raymeta: hyperparameter search for meta-learning and its regularizers."""
+"""raymeta: hyperparameter search for meta-learning and its regularizers.
 
+    import raymeta
+
+    study = raymeta.search("maml+dropgrad", task="omniglot-5w1s")
+    result = raymeta.final([study.export("best.yaml"), "maml"], task="omniglot-5w1s")
+    learner = raymeta.load(study)
+
+What these names need (torch, Ray, Optuna) is imported when one of them is first used.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from raymeta._after_import import import_after
 
+if TYPE_CHECKING:
+    from raymeta.api.catalogue import describe, doctor, methods
+    from raymeta.api.data import check_data, datasets, draw_data, prepare
+    from raymeta.api.finals import FinalRuns, final
+    from raymeta.api.learners import AdaptedLearner, LoadedLearner, Predictions, load, predict
+    from raymeta.api.searching import preview, search, space
+    from raymeta.api.studies import Study, open_study, studies
+
+__all__ = [
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "datasets", "describe",
+    "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "preview", "search",
+    "space", "studies",
+]  # fmt: skip
 __version__ = version("raymeta")
+
+_MODULES = {
+    "catalogue": ("describe", "doctor", "methods"),
+    "data": ("check_data", "datasets", "draw_data", "prepare"),
+    "finals": ("FinalRuns", "final"),
+    "learners": ("AdaptedLearner", "LoadedLearner", "Predictions", "load", "predict"),
+    "searching": ("preview", "search", "space"),
+    "studies": ("Study", "open_study", "studies"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"raymeta.api.{module}"), name)
+            return found
+    raise AttributeError(f"module 'raymeta' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
 
 import_after("ray.tune", "raymeta.trainable")  # registers `raymeta/<method>` with Ray Tune

@@ -1,7 +1,7 @@
 """The one error a user sees as a sentence, and the nearest match that goes into it."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 
 class UserError(ValueError):
@@ -29,3 +29,23 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
     listed = f"allowed: {', '.join(names) or 'none'}"
     near = get_close_matches(found, names, n=1, cutoff=0.5)
     return f"did you mean '{near[0]}'? ({listed})" if near else listed
+
+
+def nearest_key(found: str, keys: Iterable[str]) -> str | None:
+    """The dotted key that was probably meant; None: none is near.
+
+    A key may be found by its last parts: what is left out in front costs nothing, and a whole match of those wins.
+
+    >>> nearest_key("inner_lr", ["outer.lr", "maml.inner_lr"])
+    'maml.inner_lr'
+    >>> nearest_key("drpgrad.rate", ["regularizers.dropgrad.rate", "outer.lr"])
+    'regularizers.dropgrad.rate'
+    """
+    best, least = None, 0.7
+    for key in keys:
+        parts = key.split(".")
+        for first in range(len(parts)):
+            ratio = SequenceMatcher(None, found, ".".join(parts[first:])).ratio()
+            if ratio > least:
+                best, least = key, ratio
+    return best

@@ -5,7 +5,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raymeta.errors import UserError, suggest
+from raymeta.errors import UserError, nearest_key, suggest
 from raymeta.storage.files import parse_yaml
 
 M = TypeVar("M", bound=BaseModel)
@@ -34,7 +34,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     path, within = _walk(schema, [str(part) for part in first["loc"]])
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{key}', {suggest(path[-1], within)}"
+        return _unknown(key, first["input"], keys_of(schema), within)
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -48,6 +48,18 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         return _not_a_value(key, first["input"], first["ctx"]["expected"])
     return f"{key}: found {first['input']!r}: {message}"
+
+
+def _unknown(key: str, value: Any, known: Sequence[str], within: Sequence[str]) -> str:
+    """The sentence on a key that there is not: the nearest of all keys, or those of the section that it is in.
+
+    Of an unknown section the nearest key is that of what is in it.
+    """
+    whole = next(iter(flatten({key: value})), key)
+    near = nearest_key(whole, known)
+    if near is None:
+        return f"unknown key '{key}', allowed: {', '.join(sorted(within))}"
+    return f"unknown key '{whole}', did you mean '{near}'? (allowed: {', '.join(sorted(within))})"
 
 
 def _not_a_value(key: str, found: str, expected: str) -> str:
@@ -67,11 +79,24 @@ def _walk(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], 
         path.append(part)
         if sections and part in sections[0].model_fields:
             kind = sections[0].model_fields[part].annotation
-            sections = [s for s in (get_args(kind) or (kind,)) if isinstance(s, type) and issubclass(s, BaseModel)]
+            sections = _sections(kind)
             within = list(sections[0].model_fields) if len(sections) == 1 else []
         else:
             within = list(sections[0].model_fields) if sections else []
     return path, within
+
+
+def keys_of(schema: type[BaseModel]) -> list[str]:
+    """All dotted keys that a schema has a value for, in its order; of a union those of every member."""
+    found: dict[str, None] = {}
+    for name, field in schema.model_fields.items():
+        inner = [key for section in _sections(field.annotation) for key in keys_of(section)]
+        found |= dict.fromkeys([f"{name}.{key}" for key in inner] or [name])
+    return list(found)
+
+
+def _sections(kind: Any) -> list[type[BaseModel]]:
+    return [s for s in (get_args(kind) or (kind,)) if isinstance(s, type) and issubclass(s, BaseModel)]
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -43,8 +43,8 @@ WRONG = {
     "method": (["search", "mamll"], "unknown method 'mamll': did you mean 'maml'?"),
     "regularizer": (["search", "maml+dropgrd"], "unknown regularizer 'dropgrd': did you mean 'dropgrad'?"),
     "twice": (["search", "maml+dropgrad+dropgrad"], "the regularizer 'dropgrad' is given twice"),
-    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?"),
-    "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal', did you mean 'maml'?"),
+    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?"),
+    "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal.inner_lr', did you mean 'maml.inner_lr'?"),
     "type": ([*SINUSOID, "maml.inner_lr=fast"], "maml.inner_lr: found 'fast'"),
     "range": ([*SINUSOID, "regularizers.dropgrad.rate=1.5"], "regularizers.dropgrad.rate: found 1.5"),
     "option": (
@@ -93,7 +93,13 @@ WRONG = {
         ["final", "maml", "--task", "glyphs-5w1s", "--test-data", "cub"],
         "task.test_dataset: found 'cub', whose images are colour: models of glyphs take grey ones",
     ),
-    "another's key": (["final", "maml", "anil", "l2f.order=first"], "unknown key 'l2f', allowed: budget"),
+    "another's key": (["final", "maml", "anil", "l2f.noise=first"], "unknown key 'l2f', allowed: budget"),
+    "key without its section": ([*SINUSOID, "inner_lr=0.1"], "unknown key 'inner_lr', did you mean 'maml.inner_lr'?"),
+    "regularizer's key without its section": (
+        [*SINUSOID, "drpgrad.rate=0.1"],
+        "unknown key 'drpgrad.rate', did you mean 'regularizers.dropgrad.rate'?",
+    ),
+    "page": (["methods", "drpgrad"], "unknown method or regularizer 'drpgrad': did you mean 'dropgrad'?"),
     "nothing in scope": (
         ["final", "cavia+dropgrad", "--task", "sinusoid-5s", "regularizers.dropgrad.layers=head"],
         "cavia+dropgrad: cavia adapts nothing in the scope of dropgrad",
@@ -138,7 +144,7 @@ FILES = {
     "method: mamm\n": "the key 'method'|unknown method 'mamm': did you mean 'maml'?",
     "[1, 2]\n": "expected a mapping of keys to values, found list",
     "method: [\n": "not valid YAML at line",
-    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?",
+    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?",
     "method: maml\nprovenance: 3\n": "'provenance' must be a mapping, found int",
     "!!python/object/apply:os.mkdir [made]\n": "not valid YAML",
 }
@@ -178,7 +184,7 @@ def test_a_study_whose_files_are_damaged(run: Run, studies: Path) -> None:  # no
 
 
 COMMANDS = [
-    "search", "resume", "extend", "ls", "status", "export", "final", "ui", "space", "methods", "doctor",
+    "search", "resume", "extend", "ls", "status", "export", "final", "predict", "ui", "space", "methods", "doctor",
     "data ls", "data prepare", "data check", "data show",
 ]  # fmt: skip
 
@@ -218,12 +224,12 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
     code, out, err = run("search", *TINY, "--dry-run")
-    assert (code, out) == (0, "")
-    assert "rungs at [2, 6, 18] outer steps" in err
-    assert "authors' setting" in err
-    assert "un-regularized" in err
+    assert (code, err) == (0, "")
+    assert "rungs at [2, 6, 18] outer steps" in out
+    assert "authors' setting" in out
+    assert "un-regularized" in out
     for what in ("a step takes", "time with", "at worst", "6 finalists", "disk: at most"):
-        assert what in err
+        assert what in out
     code, out, _ = run("search", *TINY, "--dry-run", "--json")
     shown = json.loads(out)
     assert code == 0
@@ -237,9 +243,9 @@ def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
 
 def test_space(run: Run) -> None:
     code, out, err = run("space", "maml+dropgrad", "--task", "sinusoid")
-    assert (code, out) == (0, "")
-    assert "regularizers.dropgrad.rate" in err
-    assert "rate above 0.0" in err
+    assert (code, err) == (0, "")
+    assert "regularizers.dropgrad.rate" in out
+    assert "rate above 0.0" in out
     code, out, _ = run("space", "maml+dropgrad", "--task", "sinusoid", "regularizers.dropgrad.rate=0.3", "--json")
     shown = json.loads(out)
     assert code == 0
@@ -255,11 +261,11 @@ def test_data_sets(run: Run, glyphs: Any, tmp_path: Path) -> None:
     assert set(rows) == set(registry.names("dataset"))
     assert (rows["glyphs"]["ready"], rows["omniglot"]["ready"]) == (True, False)
     code, out, err = run("data", "ls")
-    assert (code, out) == (0, "")
-    assert all(name in err for name in rows)
+    assert (code, err) == (0, "")
+    assert all(name in out for name in rows)
     code, _, err = run("data", "show", "glyphs")
     assert (code, err) == (0, "drew glyphs.png\n")
     assert (tmp_path / "glyphs.png").read_bytes().startswith(b"\x89PNG")
-    code, _, err = run("data", "prepare", "sinusoid")
-    assert code == 0
-    assert "ready: True" in err
+    code, out, err = run("data", "prepare", "sinusoid")
+    assert (code, err) == (0, "")
+    assert "ready: True" in out

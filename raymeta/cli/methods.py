@@ -1,11 +1,12 @@
 """What there is to search: `space` and `methods`."""
 
-import json
+import sys
 from typing import Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import Choose, Json, Preset, Spec, Task, Words, console
+from raymeta.cli import completion as complete
+from raymeta.cli.common import Choose, Json, Preset, Spec, Task, Words, show, show_json
 
 
 def space(
@@ -20,32 +21,36 @@ def space(
 
     Example: raymeta space maml+dropgrad --task omniglot-5w1s
     """
-    from raymeta.study.plan.plan import make_plan
+    from raymeta.api import searching
 
-    plan = make_plan(spec, task, preset, words or [], choose)
+    found = searching.space(spec, task, overrides=words, preset=preset, choose=choose)
     if as_json:
-        print(json.dumps({**plan.space.as_dict(), "hash": plan.space.hash}))  # noqa: T201
+        show_json({**found.as_dict(), "hash": found.hash})
         return
     from raymeta.report.tables import space_table
 
-    console().print(space_table(plan.space))
+    show(space_table(found))
 
 
 def methods(
-    name: Annotated[Optional[str], typer.Argument(help="One of them; without it all are listed.")] = None,  # noqa: UP045
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="One of them; without it all are listed.", autocompletion=complete.entries),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List methods and regularizers: paper, what adapts, what is learned, what a step costs; or show one's settings.
 
     Example: raymeta methods alfa
     """
-    from raymeta.report.handbook import about, about_regularizers, listing, page
+    from raymeta.api import catalogue
 
     if name:
         from rich.markdown import Markdown
 
-        console().print(Markdown(page(name)))
+        page = catalogue.describe(name)
+        show(Markdown(page) if sys.stdout.isatty() else page)
     elif as_json:
-        print(json.dumps({one.name: one.as_dict() for one in [*about(), *about_regularizers()]}))  # noqa: T201
+        show_json(catalogue.methods().as_dict())
     else:
-        console().print(listing())
+        show(catalogue.methods())

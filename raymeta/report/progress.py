@@ -9,11 +9,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raymeta.report.tables import score, settings
+from raymeta.report.style import STATES
+from raymeta.report.tables import settings, validated
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
-STYLES = {"running": "cyan", "completed": "green", "pruned": "dim", "diverged": "magenta", "failed": "red"}
 PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in the estimate
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
@@ -48,7 +48,7 @@ class Progress:
             reason = f" ({trial.reason})" if trial.reason else ""
             self.console.print(
                 f"{self._clock()} trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: "
-                f"{score(trial, self.record.metric)}{reason} | {self._summary()}",
+                f"{validated(trial, self.record.metric)}{reason} | {self._summary()}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -74,10 +74,10 @@ class Progress:
             star = " *" if best and trial.number == best.number else ""
             table.add_row(
                 f"{trial.number}{star}",
-                Text(trial.state, STYLES[trial.state]),
+                Text(trial.state, STATES[trial.state]),
                 f"{trial.outer_steps}/{budget}",
                 str(sum(rung <= trial.outer_steps for rung in self.record.plan.rungs)),
-                score(trial, self.record.metric),
+                validated(trial, self.record.metric),
                 Text(settings(trial)),  # a label in brackets is no markup
             )
         return Group(table, Text(f"{self._clock()} {self._summary()}", "bold"), Text(self.message, "yellow"))
@@ -87,7 +87,7 @@ class Progress:
         ended = sum(trial.state != "running" for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if best:
-            text += f", best {score(best, self.record.metric)} (trial {best.number})"
+            text += f", best {validated(best, self.record.metric)} (trial {best.number})"
         return text + f", {self._eta(trials)}"
 
     def _eta(self, trials: list[TrialRecord]) -> str:

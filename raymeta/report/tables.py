@@ -1,5 +1,7 @@
 """How trials and scores are written in tables."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -12,6 +14,8 @@ from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
 from raymeta.training.evaluation import Metric, half_width
 
+MOST_CLASSES = 8  # that have a column each
+
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
     """`97.12 % ± 0.30`, or `0.742 ± 0.051` for an error."""
@@ -20,33 +24,33 @@ def value(number: float, metric: Metric, ci95: float | None = None) -> str:
     return f"{number:.4f}" + (f" ± {ci95:.4f}" if ci95 is not None else "")
 
 
-def score(trial: TrialRecord, metric: Metric) -> str:
+def validated(trial: TrialRecord, metric: Metric) -> str:
     """A trial's best validation with its 95 % interval."""
     entry = trial.best(metric)
     return value(entry[f"val_{metric.name}"], metric, entry["val_ci95"]) if entry else "-"
 
 
-def fresh_score(one: Finalist, metric: Metric) -> str:
+def fresh(one: Finalist, metric: Metric) -> str:
     """A finalist's score on the fresh episodes with its 95 % interval."""
     return value(one.mean, metric, one.ci95) if one.values else "-"
 
 
-def finalists_table(final: Standings) -> Table:
+def finalists_table(standing: Standings) -> Table:
     """A row a finalist: what the search saw, what the fresh episodes say, and how far it is from the best."""
-    metric, again = final.metric, max(len(one.retrained) for one in final.finalists)
-    names = ["trial", "outer steps", "search", f"{final.tasks} fresh episodes"]
+    metric, again = standing.metric, max(len(one.retrained) for one in standing.finalists)
+    names = ["trial", "outer steps", "search", f"{standing.tasks} fresh episodes"]
     names += [f"trained again, {again} seed{'s'[: again > 1]}"] if again else []
     columns = [Column(name, no_wrap=True) for name in [*names, "to the best"]]
     table = Table(*columns, "settings", box=None, pad_edge=False)
-    for one in final.finalists:
-        gap = final.to_best(one)
+    for one in standing.finalists:
+        gap = standing.to_best(one)
         own = value(fmean(one.own), metric, half_width(one.own)) if one.own else "-"
         table.add_row(
-            f"{one.trial.number}{' *' if one is final.best else ''}",
+            f"{one.trial.number}{' *' if one is standing.best else ''}",
             f"{one.trial.outer_steps}{'' if one.equal else ' (less)'}",
-            score(one.trial, metric),
+            validated(one.trial, metric),
             own,
-            *([fresh_score(one, metric)] if again else []),
+            *([fresh(one, metric)] if again else []),
             f"{'+' if gap.mean > 0 else ''}{value(gap.mean, metric, gap.ci95)}" if gap else Text(one.reason),
             Text(settings(one.trial)),
         )
@@ -101,4 +105,18 @@ def check_table(findings: dict[str, list[Finding]]) -> Table:
     for name, rows in findings.items():
         for row in rows:
             table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
+    return table
+
+
+def predictions_table(
+    images: Sequence[Path], classes: Sequence[str], probabilities: Sequence[Sequence[float]]
+) -> Table:
+    """A row a picture: its label, and the probability of each class, or of the most probable ones if they are many."""
+    few = len(classes) <= MOST_CLASSES
+    columns = [Column(Text(name), justify="right") for name in classes] if few else [Column("next")]
+    table = Table("image", "label", Column("probability", justify="right"), *columns, box=None, pad_edge=False)
+    for image, found in zip(images, probabilities, strict=True):
+        first, *others = sorted(zip(found, classes, strict=True), reverse=True)
+        rest = [f"{p:.3f}" for p in found] if few else [Text(", ".join(f"{c} {p:.3f}" for p, c in others[:3]))]
+        table.add_row(Text(str(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
     return table

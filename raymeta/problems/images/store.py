@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError, suggest
@@ -31,6 +32,7 @@ from raymeta.problems.images.reading.packing import (
     packed_from,
 )
 from raymeta.problems.images.reading.remote import Root, local
+from raymeta.problems.images.reading.trees import squeezed
 from raymeta.problems.images.variable import VariableEpisodes
 from raymeta.storage.files import cache_folder
 
@@ -136,6 +138,20 @@ class Dataset(ABC):
     def _bank(self, split: Split, seed: int) -> EpisodeBank: ...
 
 
+Channels = tuple[float, ...]  # a number for each channel
+
+
+def scaled(pixels: NDArray[np.uint8], mean: Channels | None, std: Channels | None) -> NDArray[np.float32]:
+    """Images [..., C, H, W] in 0..1, and standardised if there are a mean and a deviation."""
+    # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
+    x = pixels.astype(np.float32)
+    x /= 255
+    if mean is not None and std is not None:
+        x -= np.array(mean, np.float32)[:, None, None]
+        x /= np.array(std, np.float32)[:, None, None]
+    return x
+
+
 Rule = Callable[[int], Mapping[str, Sequence[int]]]  # number of classes to indices of classes of each split
 
 
@@ -203,13 +219,7 @@ class Store:
 
     def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images [..., C, H, W] as networks see them: in 0..1, and standardised if the data set is."""
-        # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
-        x = pixels.astype(np.float32)
-        x /= 255
-        if self.mean is not None and self.std is not None:
-            x -= np.array(self.mean, np.float32)[:, None, None]
-            x /= np.array(self.std, np.float32)[:, None, None]
-        return x
+        return scaled(pixels, self.mean, self.std)
 
     def pixels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Images [..., C, H, W] that were `scaled`, as they were."""
@@ -261,6 +271,10 @@ class ImageDataset(Dataset):
         Raises:
             UserError: the data can't be had from `root`.
         """
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """An image file of any size and colour as `build` packs those of this data set: size and channels."""
+        return squeezed(self.input_shape[-1])(image.convert("L" if self.input_shape[0] == 1 else "RGB"))
 
     @property
     def folder(self) -> Path:

@@ -7,10 +7,7 @@ from typing import Any
 
 import optuna
 import torch
-from rich.console import Group, RenderableType
-from rich.table import Table
 
-from raymeta.report.tables import short
 from raymeta.study.machines.resources import cores
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import BASELINE, Point
@@ -55,24 +52,6 @@ class Preview:
         """Plain data."""
         times = {"usual_hours": self.hours(self.usual_steps), "worst_case_hours": self.hours(self.most_steps)}
         return asdict(self) | times
-
-    def __rich__(self) -> RenderableType:
-        table = Table(title=f"{self.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
-        keys = list(dict.fromkeys(key for point in self.points for key in point))
-        for key in keys:
-            table.add_column(key.removeprefix("regularizers."))
-        table.add_column("")
-        for point, label in zip(self.points, self.labels, strict=True):
-            table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
-        lines = [
-            f"rungs at {self.rungs} outer steps",
-            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s, for one trial alone",
-            f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
-            f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
-            f"of it {60 * self.hours(0):.1f} min for at most {self.finalists} finalists",
-            f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
-        ]
-        return Group(table, *lines)
 
 
 def preview(plan: Plan, trials: int = 8) -> Preview:

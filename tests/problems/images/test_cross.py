@@ -13,7 +13,7 @@ from photos import dataset
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.final import runs as finals
+from raymeta.finals import runs as finals
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import Episodes, Split, Uniforms
 from raymeta.problems.images.reading.packing import Packed, build_store

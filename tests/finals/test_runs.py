@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raymeta.errors import UserError
-from raymeta.final.runs import _Run
+from raymeta.finals.runs import _Run
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"seed": 1, "values": [0.5]}', '{"seed": 1,'])

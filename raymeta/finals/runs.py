@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from raymeta import registry
 from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.errors import RunFailed, StorageError, UserError
-from raymeta.final import by_step as inner_steps
+from raymeta.finals import by_step as inner_steps
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.store import open_dataset
 from raymeta.storage.files import studies_folder, write_atomically
@@ -198,7 +198,7 @@ def final(
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
         pack: runs per GPU; see `raymeta.study.machines.packing`.
-        by_step: score every run by inner step too; see `raymeta.final.by_step`.
+        by_step: score every run by inner step too; see `raymeta.finals.by_step`.
         data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
         ship_data: they get this machine's packed stores instead.
 
