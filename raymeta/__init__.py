@@ -3,8 +3,9 @@
     import raymeta
 
     study = raymeta.search("maml+dropgrad", task="omniglot-5w1s")
-    result = raymeta.final([study.export("best.yaml"), "maml"], task="omniglot-5w1s")
-    learner = raymeta.load(study)
+    result = raymeta.final([study.export("best.yaml"), "maml"], seeds=3)
+    learner = raymeta.load(study)  # or a folder
+    learner.adapt(images, labels).predict(new_images)
 
 What these names need (torch, Ray, Optuna) is imported when one of them is first used.
 """

@@ -44,8 +44,13 @@ def nearest_key(found: str, keys: Iterable[str]) -> str | None:
     best, least = None, 0.7
     for key in keys:
         parts = key.split(".")
+        if _alike(found.rpartition(".")[2], parts[-1]) < 0.6:
+            continue  # the same section, but nothing like it
         for first in range(len(parts)):
-            ratio = SequenceMatcher(None, found, ".".join(parts[first:])).ratio()
-            if ratio > least:
-                best, least = key, ratio
+            if (alike := _alike(found, ".".join(parts[first:]))) > least:
+                best, least = key, alike
     return best
+
+
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()

@@ -57,7 +57,7 @@ def _unknown(key: str, value: Any, known: Sequence[str], within: Sequence[str]) 
     """
     whole = next(iter(flatten({key: value})), key)
     near = nearest_key(whole, known)
-    if near is None:
+    if near in (None, whole):  # there is such a key, under another model
         return f"unknown key '{key}', allowed: {', '.join(sorted(within))}"
     return f"unknown key '{whole}', did you mean '{near}'? (allowed: {', '.join(sorted(within))})"
 

@@ -105,7 +105,7 @@ def final(
 
     Args:
         configs: files that `Study.export` wrote, studies (their best), or methods at the preset (`maml+dropgrad`).
-        task: of the methods, `omniglot-5w1s`; files and studies have their own.
+        task: of the methods, `omniglot-5w1s`; None: that of the files and studies beside them, else the preset's.
         seeds: how many, 0, 1, …, or which.
         overrides: keys to values, of all configs; what stands in a method's own section is that method's only.
         preset: of the methods; None: the data set's.
@@ -131,10 +131,10 @@ def final(
         raise UserError(f"seeds: found {seeds}: at least one, and each once")
     sources = [configs] if isinstance(configs, str | Path | Study) else list(configs)
     words = [*words_of(overrides), *([f"task.test_dataset={test_data}"] if test_data is not None else [])]
-    found = _configs(sources, words, task, preset)
-    trials = {name: with_source(config, root) for name, (config, _) in found.items()}
+    found = {one.name: one for one in _configs(sources, words, task, preset)}
+    trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
-        dataset, provenance = open_dataset(trial.task), found[name][1]
+        dataset, provenance = open_dataset(trial.task), found[name].provenance
         make_ready(dataset, root)
         expected = provenance.get("data", {})
         if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
@@ -150,51 +150,70 @@ def final(
     untracked = ""
     try:
         for row in rows:
-            log_final(row, found[row.name][1])
+            log_final(row, found[row.name].provenance)
     except MlflowException as error:
         untracked = problem_of(error)
     return FinalRuns(rows, problems, untracked, by_step)
 
 
-Found = dict[str, tuple[TrialConfig, Mapping[str, Any]]]
+@dataclass(frozen=True)
+class _Source:
+    """A config that was asked for by its file, by its study or by its method, and what the tables call it."""
+
+    name: str
+    config: TrialConfig
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _configs(sources: "Sequence[str | Path | Study]", words: list[str], task: str | None, preset: str | None) -> Found:
-    """Configs and their provenances by name; `key=value` words change them all.
+def _configs(
+    sources: "Sequence[str | Path | Study]", words: list[str], task: str | None, preset: str | None
+) -> list[_Source]:
+    """The configs in their order; `key=value` words change them all.
 
-    What stands in a method's own section changes that method only.
+    What stands in a method's own section changes that method only. Methods beside files have the files' task, if that
+    is one and no other was asked for.
     """
     if not sources:
         raise UserError(f"final: found no config but {' '.join(words)}; name methods or .yaml files")
-    known, found = set(registry.names("method")), Found()
-    methods = {_method(source) for source in sources if isinstance(source, str)} & known
-    for source in sources:
-        others = methods - {_method(source)} if isinstance(source, str) else methods
-        own = [word for word in words if word.split(".")[0] not in others]
-        name, config, provenance = _config(source, own, task, preset)
-        if name in found:
+    methods = [source for source in sources if _is_method(source)]
+    named = {_method(str(source)) for source in methods} & set(registry.names("method"))
+
+    def own(method: str | None = None) -> list[str]:
+        return [word for word in words if word.split(".")[0] not in named - {method}]
+
+    def file(source: "str | Path | Study") -> _Source:
+        if task or preset:
+            raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
+        return _written(source, own())
+
+    def method(name: str) -> _Source:
+        return _Source(name, make_config(name, task or shared, preset, own(_method(name))))
+
+    written = [None if source in methods else file(source) for source in sources]
+    tasks = {one.config.task.name for one in written if one is not None}
+    shared = tasks.pop() if len(tasks) == 1 else None
+    found = [one or method(str(source)) for source, one in zip(sources, written, strict=True)]
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
             raise UserError(f"{name}: a config of the name '{name}' is given twice")
-        found[name] = config, provenance
     return found
 
 
-def _config(
-    source: "str | Path | Study", words: list[str], task: str | None, preset: str | None
-) -> tuple[str, TrialConfig, Mapping[str, Any]]:
-    """A config, what it is called, and where it comes from."""
-    path = Path(source) if not isinstance(source, Study) else Path(source.name)
-    if isinstance(source, str) and path.suffix not in (".yaml", ".yml") and not path.exists():
-        return source, make_config(source, task, preset, words), {}
-    if task or preset:
-        raise UserError(f"{path}: --task and --preset are for a method's name; a file has its own task")
+def _written(source: "str | Path | Study", words: list[str]) -> _Source:
+    """The config of a file, or of a study's best trial."""
     if isinstance(source, Study):
         content = dict(source.exported())
-        name, provenance, base = source.name, content.pop("provenance"), content
+        name, where, provenance = source.name, source.name, content.pop("provenance")
     else:
-        config, provenance = read_export(path)
-        name, base = path.stem, config.as_dict()
-    config = parse_trial(merge(base, parse_overrides(words)), str(path))
-    return name, config, {**provenance, "file": str(path)}
+        base, provenance = read_export(Path(source))
+        name, where, content = Path(source).stem, str(source), base.as_dict()
+    config = parse_trial(merge(content, parse_overrides(words)), where)
+    return _Source(name, config, {**provenance, "file": where})
+
+
+def _is_method(source: "str | Path | Study") -> bool:
+    return isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml") and not Path(source).exists()
 
 
 def _method(source: str) -> str:
