@@ -13,6 +13,7 @@ import pytest
 from study.conftest import studies  # noqa: F401
 from study.driving import COMMAND, TINY, tiny_record
 
+import raymeta
 from raymeta import cli, registry
 from raymeta.storage.files import write_atomically
 
@@ -219,7 +220,49 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "LOADED set()"
 
 
+@pytest.mark.parametrize("words", [("-h",), ("search", "-h"), ("data", "ls", "-h")])
+def test_help_in_short(words: tuple[str, ...], run: Run) -> None:
+    assert run(*words) == run(*words[:-1], "--help")
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version") == (0, f"raymeta {raymeta.__version__}\n", "")
+    done = subprocess.run([sys.executable, "-m", "raymeta", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"raymeta {raymeta.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("--version",), ("ls", "--json"), ("--help",)])
+def test_a_pipe_that_nobody_reads_leaves_no_traceback(words: tuple[str, ...], studies: Path) -> None:  # noqa: F811
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    for environment in (buffered, buffered | {"PYTHONUNBUFFERED": "1"}):
+        closed_at_once([str(COMMAND), *words], environment)
+
+
+def closed_at_once(command: list[str], environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 # What needs no search
+
+
+def test_methods(run: Run) -> None:
+    code, out, err = run("methods")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("+dropgrad ")]  # as grep would
+    assert "Tseng et al." in line
+    code, out, err = run("methods", "--json")
+    assert (code, err, json.loads(out)["maml"]["learns"]) == (0, "", "the weights theta")
+    code, out, err = run("methods", "dropgrad")
+    assert (code, err) == (0, "")
+    assert out.startswith("# ")
+    assert "| `regularizers.dropgrad.rate` |" in out
 
 
 def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811

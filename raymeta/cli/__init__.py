@@ -17,8 +17,6 @@ from raymeta.cli.studies import export, ls, status, ui
 from raymeta.errors import RunFailed, StorageError, UserError
 from raymeta.report.remarks import say
 
-CLOSED_PIPE = 141  # as a shell says of what a closed pipe ended
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
@@ -65,4 +63,4 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:  # `raymeta methods | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(CLOSED_PIPE)
+        sys.exit(1)

@@ -71,7 +71,8 @@ def runs(incomplete: str) -> list[str]:
 
 def trials(ctx: typer.Context, incomplete: str) -> list[str]:
     """Trials of the study that was named before."""
-    folder, study = _studies(), ctx.params.get("name")
+    # Of an option without its value the parser leaves what stands before in `args`.
+    folder, study = _studies(), ctx.params.get("name") or next(iter(ctx.args), None)
     found = folder.glob(f"{study}/trials/*") if folder and study else []
     return _starting(incomplete, [str(int(path.name)) for path in sorted(found) if path.name.isdecimal()])
 

@@ -1,8 +1,7 @@
-"""A trained learner in use: what it says is what evaluation scores, for all learners, and its data need not be there."""
+"""A trained learner in use: for all learners what it says is what evaluation scores; its data need not be there."""
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +196,7 @@ def test_labels_that_are_none(tmp_path: Path, glyphs: ImageDataset) -> None:
 
 
 @pytest.fixture
-def letters(tmp_path: Path, glyphs: ImageDataset) -> Iterator[Path]:
+def letters(tmp_path: Path, glyphs: ImageDataset) -> Path:
     """Two classes of three drawings on paper, and a few new ones."""
     for name, row in (("one", 0), ("two", 60)):
         for number in range(4):
@@ -206,7 +205,7 @@ def letters(tmp_path: Path, glyphs: ImageDataset) -> Iterator[Path]:
             drawing = 255 - np.asarray(glyphs.store.images[row + number, 0])
             Image.fromarray(drawing).save(folder / f"{number}.png")
     (tmp_path / "letters" / "notes.txt").write_text("no picture")
-    yield tmp_path
+    return tmp_path
 
 
 def test_predict(letters: Path, glyphs: ImageDataset) -> None:
