@@ -239,9 +239,8 @@ def test_a_pipe_that_nobody_reads_leaves_no_traceback(words: tuple[str, ...], st
 
 
 def closed_at_once(command: list[str], environment: dict[str, str]) -> None:
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )  # fmt: skip
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
