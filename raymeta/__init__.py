@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
-    from raymeta.api.learners import AdaptedLearner, LoadedLearner, Predictions, load, predict
+    from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.searching import preview, search, space
     from raymeta.api.studies import Study, open_study, studies
+    from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
     "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "datasets", "describe",
@@ -35,9 +36,10 @@ _MODULES = {
     "catalogue": ("describe", "doctor", "methods"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
-    "learners": ("AdaptedLearner", "LoadedLearner", "Predictions", "load", "predict"),
+    "learners": ("AdaptedLearner", "LoadedLearner"),
     "searching": ("preview", "search", "space"),
     "studies": ("Study", "open_study", "studies"),
+    "using": ("Predictions", "load", "predict"),
 }
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from raymeta import registry
-from raymeta.config import TaskConfig, TrialConfig
+from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.store import Dataset, ImageDataset, open_dataset
 from raymeta.report.remarks import progress_bar
-from raymeta.schema import check
 
 
 def datasets() -> dict[str, dict[str, Any]]:
@@ -37,9 +37,9 @@ def prepare(
         UserError: no such data set, or its data are not in `data_root` or damaged.
     """
     root = root_of(data_root)
-    dataset = _named(name, root)
-    make_ready(dataset, root, rebuild=rebuild, quiet=quiet)
-    return dataset.describe()
+    problem = _named(name, root)
+    make_ready(problem, root, rebuild=rebuild, quiet=quiet)
+    return problem.describe()
 
 
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
@@ -54,10 +54,10 @@ def check_data(name: str | None = None, data_root: str | Path | None = None) -> 
     """
     root, findings = root_of(data_root), {}
     for one in [name] if name else registry.names("dataset"):
-        dataset = _named(one, root)
-        if isinstance(dataset, ImageDataset) and (name or dataset.ready):
+        problem = _named(one, root)
+        if isinstance(problem, ImageDataset) and (name or problem.ready):
             with progress_bar(f"checking {one}") as progress:
-                findings[one] = check_dataset(dataset, progress)
+                findings[one] = check_dataset(problem, progress)
     return findings
 
 
@@ -72,12 +72,10 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
     Returns:
         Where the picture is.
     """
-    from raymeta.problems.images.gallery import draw_classes
-
     root, where = root_of(data_root), Path(path or f"{name}.png")
-    dataset = _named(name, root)
-    make_ready(dataset, root)
-    draw_classes(dataset, where)
+    problem = _named(name, root)
+    make_ready(problem, root)
+    problem.picture(where)
     return where
 
 
@@ -86,34 +84,34 @@ def root_of(data_root: str | Path | None) -> Root | None:
     return data_root if data_root is None or "://" in str(data_root) else Path(data_root).expanduser()
 
 
-def make_ready(dataset: Dataset, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
+def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
     """Make a data set ready with a progress bar; nothing happens if it is."""
-    if dataset.ready and not rebuild and root is None:
+    if problem.ready and not rebuild and root is None:
         return
-    with progress_bar(f"preparing {dataset.name}", quiet=quiet) as progress:
-        dataset.prepare(root, progress, rebuild=rebuild)
+    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
+        problem.prepare(root, progress, rebuild=rebuild)
 
 
 def with_source(config: TrialConfig, root: Root | None) -> TrialConfig:
     """The config with `data_root` in it where that says which data they are: workers have nothing but the config."""
-    update = _source(config.task.dataset, root)
+    update = _source(config.task.data, root)
     return config.model_copy(update={"task": config.task.model_copy(update=update)})
 
 
-def pretrain(config: TrialConfig, dataset: Dataset, *, quiet: bool = False) -> None:
+def pretrain(config: TrialConfig, problem: Problem, *, quiet: bool = False) -> None:
     """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
     if not config.pretraining.epochs:
         return
     import torch
 
+    from raymeta.training.device import device_of
     from raymeta.training.pretraining import pretrained
-    from raymeta.training.trainer import device_of
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
     try:
         with progress_bar(f"pre-training {config.model.name}", quiet=quiet) as progress:
-            pretrained(config, dataset, device_of(config), progress)
+            pretrained(config, problem, device_of(config), progress)
     finally:
         torch.set_num_threads(threads)
 
@@ -124,14 +122,14 @@ def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     Raises:
         UserError: it would have to be a path and is a URL.
     """
-    if root is None or not registry.find("dataset", dataset).has_source:
+    if root is None or not find_problem(dataset).has_source:
         return {}
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
     return {"source": str(root.resolve())}
 
 
-def _named(name: str, root: Root | None) -> Dataset:
+def _named(name: str, root: Root | None) -> Problem:
     """A data set under its own defaults of a task."""
-    defaults = registry.find("dataset", name).task_defaults
-    return open_dataset(check(TaskConfig, {"dataset": name, **defaults, **_source(name, root)}, "task"))
+    defaults = find_problem(name).task_defaults
+    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root)}))

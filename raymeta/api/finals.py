@@ -14,7 +14,7 @@ from raymeta.api.studies import Study
 from raymeta.api.words import Overrides, words_of
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.report.export import read_export
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import Shown, View
@@ -52,7 +52,7 @@ class FinalRuns(Shown):
 
     def by_step(self) -> View:
         """Scores before and after every inner step, of runs with `by_step=True`."""
-        from raymeta.report.by_step import by_step_table
+        from raymeta.report.finals import by_step_table
 
         return View(by_step_table(self.rows))
 
@@ -69,7 +69,7 @@ class FinalRuns(Shown):
 
     def draw_by_step(self, path: str | Path) -> Path:
         """Draw the scores by inner step to a .png, .svg or .pdf file."""
-        from raymeta.report.by_step import draw_by_step
+        from raymeta.report.finals import draw_by_step
 
         draw_by_step(self.rows, Path(path))
         return Path(path)
@@ -134,17 +134,17 @@ def final(
     found = {one.name: one for one in _configs(sources, words, task, preset)}
     trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
-        dataset, provenance = open_dataset(trial.task), found[name].provenance
-        make_ready(dataset, root)
+        problem, provenance = open_problem(trial.task), found[name].provenance
+        make_ready(problem, root)
         expected = provenance.get("data", {})
-        if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
+        if expected.get("name") == problem.name and expected["fingerprint"] != problem.fingerprint:
             raise UserError(
-                f"{provenance['file']}: was found on {dataset.name} with fingerprint "
-                f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
+                f"{provenance['file']}: was found on {problem.name} with fingerprint "
+                f"{expected['fingerprint'][:12]}, but {problem.name} on this machine has {problem.fingerprint[:12]}"
             )
-        dataset.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
+        problem.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
     for trial in trials.values():
-        pretrain(trial, open_dataset(trial.task))
+        pretrain(trial, open_problem(trial.task))
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
     rows, problems = run(trials, numbers, by_step=by_step, **options)
     untracked = ""

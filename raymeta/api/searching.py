@@ -11,8 +11,8 @@ from raymeta.errors import UserError
 if TYPE_CHECKING:
     from raymeta.api.studies import Study
     from raymeta.api.words import Overrides
+    from raymeta.problem import Problem
     from raymeta.problems.images.reading.remote import Root
-    from raymeta.problems.images.store import Dataset
     from raymeta.study.machines.packing import Pack
     from raymeta.study.plan.plan import Plan
     from raymeta.study.plan.preview import Preview
@@ -75,20 +75,19 @@ def search(
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
     from raymeta.study.record.record import StudyRecord, check_name
-    from raymeta.training.evaluation import metric_of
     from raymeta.training.trainer import refuse_unfit
 
     if name is not None:
         check_name(name)
     root = root_of(data_root)
-    plan, dataset = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
-    pretrain(plan.base, dataset, quiet=quiet)
+    plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
+    pretrain(plan.base, problem, quiet=quiet)
     refuse_unfit(plan.trial(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
-    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
+    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.data}"))
     given = {"task": task, "trials": trials, "space": space, "overrides": overrides, "preset": preset, "choose": choose}
     origin = command or _call(spec, given | {"name": name, "warm_start": getattr(warm_start, "name", warm_start)})
-    record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint, origin)
+    record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
     if not quiet:
         say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
     return Study(record).driven(How(slots, pack, root, ship_data, quiet), started, background=background)
@@ -108,10 +107,11 @@ def preview(
 ) -> "Preview":
     """What `search` with these arguments would do: its first trials, its rungs, time on this machine and disk."""
     from raymeta.api.data import root_of
+    from raymeta.study.machines.resources import cores
     from raymeta.study.plan.preview import preview as previewed
 
     plan, _ = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root_of(data_root))
-    return previewed(plan)
+    return previewed(plan, cores())
 
 
 def space(
@@ -158,10 +158,10 @@ def _planned(
     root: "Root | None",
     *,
     quiet: bool = False,
-) -> "tuple[Plan, Dataset]":
+) -> "tuple[Plan, Problem]":
     """The plan and its data, which are ready and sufficient."""
     from raymeta.api.data import make_ready, with_source
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
 
     plan = _plan(spec, task, trials, space, overrides, preset, choose)
     if warm_start is not None:
@@ -170,11 +170,11 @@ def _planned(
 
         plan = warm_started(plan, open_study(warm_start) if isinstance(warm_start, str) else warm_start.record)
     plan = replace(plan, base=with_source(plan.base, root))
-    dataset = open_dataset(plan.base.task)
-    make_ready(dataset, root, quiet=quiet)
+    problem = open_problem(plan.base.task)
+    make_ready(problem, root, quiet=quiet)
     for split in ("train", "validation"):
-        dataset.bank(split, 0)  # too few classes or images are named now
-    return plan, dataset
+        problem.bank(split, 0)  # too few classes or images are named now
+    return plan, problem
 
 
 def _free_name(stem: str) -> str:

@@ -116,9 +116,9 @@ class Study(Shown):
 
     def load(self, trial: int | None = None, *, ensemble: bool = False) -> "LoadedLearner":
         """The learner that a trial has trained, by default the best; see `raymeta.load`."""
-        from raymeta.api.learners import load
+        from raymeta.api.learners import load_folder
 
-        return load(self.record.trial_folder(self._chosen(trial)), ensemble=ensemble)
+        return load_folder(self.trial_folder(trial), ensemble=ensemble)
 
     def draw(self, path: str | Path | None = None) -> AnyPath:
         """Draw the curves of all trials, the best score over time and score against each searched key.
@@ -132,6 +132,14 @@ class Study(Shown):
         where: AnyPath = Path(path) if path is not None else self.folder / "search.png"
         search_picture(self.record, where)
         return where
+
+    def trial_folder(self, trial: int | None = None) -> AnyPath:
+        """Where the checkpoint of a trial lies, by default the best's.
+
+        Raises:
+            UserError: none was validated yet.
+        """
+        return self.record.trial_folder(self._chosen(trial))
 
     def _chosen(self, trial: int | None) -> int:
         if trial is not None:

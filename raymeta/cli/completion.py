@@ -46,8 +46,10 @@ def datasets(incomplete: str) -> list[str]:
 
 
 def tasks(incomplete: str) -> list[str]:
-    """Data sets, and the task of each that is its default."""
-    return _starting(incomplete, [*registry.names("dataset"), *_known("tasks", _modules("dataset").values())])
+    """Problems and data sets, and the task of each that is its default."""
+    names = [*registry.names("problem"), *registry.names("dataset")]
+    modules = [*_modules("problem").values(), *_modules("dataset").values()]
+    return _starting(incomplete, dict.fromkeys([*names, *_known("tasks", modules)]))
 
 
 def presets(incomplete: str) -> list[str]:
@@ -137,10 +139,10 @@ def _known(what: str, modules: Iterable[str]) -> list[str]:
 def _answer(what: str) -> Sequence[str]:
     """Names of tasks, or the keys of a composition: what takes torch to know."""
     if what == "tasks":
-        from raymeta.config import TaskConfig
+        from raymeta.problem import find_problem, parse_task, task_section
 
-        names = registry.names("dataset")
-        return [TaskConfig(**{"dataset": n, **registry.find("dataset", n).task_defaults}).name for n in names]
+        names = [*registry.names("problem"), *registry.names("dataset")]
+        return [task_section({**parse_task(name), **find_problem(name).task_defaults}).name for name in names]
     from raymeta.config import split_spec, trial_schema
     from raymeta.schema import keys_of
     from raymeta.study.plan.plan import StudyConfig

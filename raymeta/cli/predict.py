@@ -28,9 +28,9 @@ def predict(
 
     Example: raymeta predict maml+dropgrad-glyphs --support letters new/*.png
     """
-    from raymeta.api import learners
+    from raymeta.api import using
 
-    said = learners.predict(run, support, images, ensemble=ensemble)
+    said = using.predict(run, support, images, ensemble=ensemble)
     if as_json:
         show_json(said.as_dict())
         return

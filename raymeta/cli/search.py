@@ -65,7 +65,7 @@ def search(
         if as_json:
             show_json(preview.as_dict())
         else:
-            from raymeta.report.preview import preview_table
+            from raymeta.report.tables import preview_table
 
             show(preview_table(preview))
         return

@@ -5,23 +5,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
+from raymeta.study.plan.preview import Preview
 from raymeta.study.plan.space import Space
 from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
-from raymeta.training.evaluation import Metric, half_width
 
 MOST_CLASSES = 8  # that have a column each
 
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
     """`97.12 % ± 0.30`, or `0.742 ± 0.051` for an error."""
-    if metric.name == "accuracy":
-        return f"{100 * number:.2f} %" + (f" ± {100 * ci95:.2f}" if ci95 is not None else "")
-    return f"{number:.4f}" + (f" ± {ci95:.4f}" if ci95 is not None else "")
+    return metric.text(number, ci95)
 
 
 def validated(trial: TrialRecord, metric: Metric) -> str:
@@ -120,3 +120,24 @@ def predictions_table(
         rest = [f"{p:.3f}" for p in found] if few else [Text(", ".join(f"{c} {p:.3f}" for p, c in others[:3]))]
         table.add_row(Text(str(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
     return table
+
+
+def preview_table(preview: Preview) -> RenderableType:
+    """The first trials, a row each, and the size of the study in sentences."""
+    table = Table(title=f"{preview.spec}: the first {len(preview.points)} trials", box=None, pad_edge=False)
+    keys = list(dict.fromkeys(key for point in preview.points for key in point))
+    for key in keys:
+        table.add_column(key.removeprefix("regularizers."))
+    table.add_column("")
+    for point, label in zip(preview.points, preview.labels, strict=True):
+        table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
+    usual, worst = (60 * preview.hours(steps) for steps in (preview.usual_steps, preview.most_steps))
+    lines = [
+        f"rungs at {preview.rungs} outer steps",
+        f"a step takes {preview.step_s * 1000:.0f} ms and a validation {preview.validation_s:.1f} s, "
+        "for one trial alone",
+        f"time with {preview.slots} slots: about {usual:.1f} min, at worst (no trial is cut) {worst:.1f} min",
+        f"of it {60 * preview.hours(0):.1f} min for at most {preview.finalists} finalists",
+        f"disk: at most {preview.disk_bytes / 1e6:.0f} MB of checkpoints",
+    ]
+    return Group(table, *lines)

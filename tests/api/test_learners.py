@@ -17,9 +17,9 @@ import raymeta
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problem import predictions
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.storage.files import write_atomically
-from raymeta.training.evaluation import predictions
 from raymeta.training.trainer import Trainer
 
 WORDS = ["eel", ("a", 1), 7, None, frozenset({2})]  # whatever can be a dict's key
@@ -42,17 +42,17 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, glyphs: ImageDataset) ->
 
 def support_of(trainer: Trainer, dataset: ImageDataset) -> tuple[Any, Any, Any]:
     """The first validation episode as a user would have it: packed pixels and labels."""
-    support_x, support_y, query_x, _ = trainer.dataset.bank("validation", 0).batch(0, 1).task(0)
-    return dataset.store.pixels(support_x.numpy()), support_y.numpy(), dataset.store.pixels(query_x.numpy())
+    support, query = trainer.problem.bank("validation", 0).draw(0, 1).task(0)
+    return dataset.store.pixels(support.x.numpy()), support.y.numpy(), dataset.store.pixels(query.x.numpy())
 
 
 def test_probabilities_are_those_of_evaluation(run: tuple[Trainer, Path], glyphs: ImageDataset) -> None:
     trainer, folder = run
     x, y, new = support_of(trainer, glyphs)
-    expected = predictions(trainer.method, trainer.dataset.bank("validation", 0).batch(0, 1), vectorized=False)[0]
+    expected = predictions(trainer.learner, trainer.problem.bank("validation", 0).draw(0, 1), vectorized=False)[0]
     learner = raymeta.load(folder)
     adapted = learner.adapt(x, [WORDS[label] for label in y])
-    assert adapted.classes == WORDS[: trainer.config.task.ways]
+    assert adapted.classes == WORDS[: trainer.problem.labels]
     found = adapted.predict(new)
     assert np.allclose(found, expected.detach().softmax(-1).numpy(), atol=1e-6)
     assert np.array_equal(adapted.predict(new), found)  # it has learned nothing from being asked
@@ -65,7 +65,7 @@ def test_fewer_classes_than_in_training_and_shots_of_any_number(
     run: tuple[Trainer, Path], glyphs: ImageDataset
 ) -> None:
     trainer, folder = run
-    ways = trainer.config.task.ways
+    ways = trainer.problem.labels
     x = np.asarray(glyphs.store.images[: 4 * 20 : 5])[:, 0]
     y = ["a"] * 1 + ["b"] * 3
     adapted = raymeta.load(folder).adapt(x[[0, 4, 5, 6]], y)
@@ -103,7 +103,7 @@ def test_inner_steps_and_ensembles(tmp_path: Path) -> None:
     assert np.array_equal(columns[:, 0], learner.adapt(x, y).predict(new))
     each = []
     for entry in trainer.top:
-        trainer.method.load_state_dict(entry["weights"])
+        trainer.learner.load_state_dict(entry["weights"])
         learner._members[0].load_state_dict(entry["weights"])
         each.append(learner.adapt(x, y).predict(new))
     assert np.allclose(together.adapt(x, y).predict(new), np.mean(each, 0), atol=1e-6)
@@ -167,10 +167,10 @@ def test_a_checkpoint_that_cannot_be_used(change: dict[str, Any], sentence: str,
 
 WRONG: dict[str, tuple[Any, Any, str]] = {
     "too few labels": ([1.0, 2.0], [1.0], "y: found 1 labels for 2 examples: expected one each"),
-    "shape": ([[1.0, 2.0]], [1.0], r"x: found shape \[1, 2\]: sinusoid has examples of shape \[1\] each"),
+    "shape": ([[1.0, 2.0]], [1.0], r"x: found shape \[1, 2\]: expected \[n, 1\]"),
     "words": (["a"], [1.0], "x: found list: expected an array of numbers"),
     "not finite": ([np.nan], [1.0], "x: found a number that is not finite"),
-    "two values": ([1.0], [[1.0, 2.0]], r"y: found shape \[1, 2\]: sinusoid has one number each"),
+    "two values": ([1.0], [[1.0, 2.0]], r"y: found shape \[1, 2\]: expected \[n, 1\] or \[n\]"),
 }
 
 

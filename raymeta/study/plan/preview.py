@@ -8,10 +8,9 @@ from typing import Any
 import optuna
 import torch
 
-from raymeta.study.machines.resources import cores
+from raymeta.problem import CHUNK
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import BASELINE, Point
-from raymeta.training.evaluation import CHUNK, evaluate
 from raymeta.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -54,8 +53,14 @@ class Preview:
         return asdict(self) | times
 
 
-def preview(plan: Plan, trials: int = 8) -> Preview:
-    """Sample the space and time its first starting point for a few steps."""
+def preview(plan: Plan, slots: int, trials: int = 8) -> Preview:
+    """Sample the space and time its first starting point for a few steps.
+
+    Args:
+        plan: of the study.
+        slots: trials at a time, for the estimates of time.
+        trials: to sample.
+    """
     proposals = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
     for point in plan.space.start_from:
         proposals.enqueue_trial(point)
@@ -73,7 +78,7 @@ def preview(plan: Plan, trials: int = 8) -> Preview:
         points,
         labels,
         plan.rungs,
-        cores(),
+        slots,
         step_s,
         validation_s,
         budget.validate_every,
@@ -98,11 +103,11 @@ def _probe(plan: Plan) -> tuple[float, float, int]:
     budget, task = trainer.config.budget, trainer.config.task
     tasks = min(CHUNK, budget.validation_tasks)
     start = time.perf_counter()
-    bank = trainer.dataset.bank("validation", task.bank_seed)
-    evaluate(trainer.method, bank, tasks, device=trainer.device, vectorized=trainer.vectorized)
+    bank = trainer.problem.bank("validation", task.bank_seed)
+    trainer.evaluate(bank, tasks)
     validation_s = (time.perf_counter() - start) * budget.validation_tasks / tasks
     torch.set_num_threads(threads)
     buffer = io.BytesIO()
     torch.save(trainer.state_dict(), buffer)
-    weights = sum(tensor.nbytes for tensor in trainer.method.state_dict().values())
+    weights = sum(tensor.nbytes for tensor in trainer.learner.state_dict().values())
     return step_s, validation_s, 2 * (buffer.tell() + budget.ensemble * weights)

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from photos import class_tree, dataset, photo
 from PIL import Image
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
-from raymeta.problems.images.given import images
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.trees import centred
-from raymeta.problems.images.store import ImageDataset, open_dataset
 
 GREY = dataset("glyphs")
 COLOUR = dataset("cub")
@@ -35,20 +33,20 @@ def standardised(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
 def test_packed_pixels_are_what_the_bank_gives(glyphs: ImageDataset) -> None:
     packed = np.asarray(glyphs.store.images[:5])
     expected = torch.from_numpy(glyphs.store.scaled(packed))
-    assert torch.equal(images(packed, glyphs), expected)
-    assert torch.equal(images(packed[:, 0], glyphs), expected)
-    assert torch.equal(images(torch.from_numpy(packed), glyphs), expected)
-    assert torch.equal(images(list(packed[:, 0]), glyphs), expected)
-    assert torch.equal(images(packed.astype(np.float64) / 255, glyphs), expected)
+    assert torch.equal(glyphs.inputs(packed), expected)
+    assert torch.equal(glyphs.inputs(packed[:, 0]), expected)
+    assert torch.equal(glyphs.inputs(torch.from_numpy(packed)), expected)
+    assert torch.equal(glyphs.inputs(list(packed[:, 0])), expected)
+    assert torch.equal(glyphs.inputs(packed.astype(np.float64) / 255), expected)
 
 
 def test_layouts_and_kinds_of_colour_images_are_the_same() -> None:
     first = pixels(4, 3, 84, 84)
-    expected = images(first, COLOUR)
+    expected = COLOUR.inputs(first)
     assert np.array_equal(expected.numpy(), standardised(first))
     last = first.transpose(0, 2, 3, 1)
     for given in (last, torch.from_numpy(last), torch.from_numpy(first).float() / 255, list(last)):
-        assert torch.equal(images(given, COLOUR), expected)
+        assert torch.equal(COLOUR.inputs(given), expected)
 
 
 def test_files_pass_through_what_packed_files_passed_through(tmp_path: Path, cache: Path) -> None:
@@ -60,28 +58,28 @@ def test_files_pass_through_what_packed_files_passed_through(tmp_path: Path, cac
     names = found.store.class_names
     files = [source / name / f"{number}.png" for name in names for number in (1, 2)]
     expected = torch.from_numpy(found.store.scaled(np.asarray(found.store.images)))
-    assert torch.equal(images(files, found), expected)
-    assert torch.equal(images([str(file) for file in files], found), expected)
-    assert torch.equal(images([Image.open(file) for file in files], found), expected)
-    assert torch.equal(images([np.asarray(Image.open(file)) for file in files], found), expected)
+    assert torch.equal(found.inputs(files), expected)
+    assert torch.equal(found.inputs([str(file) for file in files]), expected)
+    assert torch.equal(found.inputs([Image.open(file) for file in files]), expected)
+    assert torch.equal(found.inputs([np.asarray(Image.open(file)) for file in files]), expected)
 
 
 def test_a_data_set_s_own_way_from_a_file_to_its_size() -> None:
     picture = photo(200, 100)
     as_cub = np.asarray(centred(84)(picture)).transpose(2, 0, 1)
-    assert np.array_equal(images([picture], COLOUR).numpy()[0], standardised(as_cub))
+    assert np.array_equal(COLOUR.inputs([picture]).numpy()[0], standardised(as_cub))
     drawn = Image.new("1", (105, 105), 1)
     drawn.paste(0, (40, 20, 60, 80))
-    (seen,) = images([drawn], dataset("omniglot")).numpy()
+    (seen,) = dataset("omniglot").inputs([drawn]).numpy()
     assert seen.shape == (1, 28, 28)
     assert seen[0, 14, 13] > 0.9  # ink is high
     assert seen[0, 0, 0] < 0.01
-    assert np.array_equal(seen, images([drawn.convert("RGB")], GREY).numpy()[0])
+    assert np.array_equal(seen, GREY.inputs([drawn.convert("RGB")]).numpy()[0])
 
 
 def test_nothing_of_the_data_is_read(cache: Path) -> None:
-    assert not open_dataset(TaskConfig(dataset="cub")).ready
-    assert images(pixels(2, 10, 12, 3), COLOUR).shape == (2, 3, 84, 84)
+    assert not COLOUR.ready
+    assert COLOUR.inputs(pixels(2, 10, 12, 3)).shape == (2, 3, 84, 84)
     assert not cache.exists()
 
 
@@ -103,10 +101,10 @@ WRONG: dict[str, tuple[Any, str]] = {
 def test_what_is_no_picture_is_a_sentence(case: str) -> None:
     given, sentence = WRONG[case]
     with pytest.raises(UserError, match=sentence):
-        images(given, COLOUR)
+        COLOUR.inputs(given)
 
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.png: not an image that can be read"):
-        images([tmp_path / "text.png"], GREY)
+        GREY.inputs([tmp_path / "text.png"])
