@@ -19,7 +19,7 @@ from raymeta.training.evaluation import evaluate
 from raymeta.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from raymeta.final.runs import FinalTable
+    from raymeta.final.results import FinalTable
 
 FILE = "by_step.json"
 Tasks = Literal["training", "test"]
