@@ -1,11 +1,15 @@
 """`MetaTrainable`: a trial as Ray Tune sees it. The only Ray Trainable there is; methods know nothing of Ray.
 
 In a study the trial keeps its own checkpoint in the study's folder and goes on from it whenever it is set up, so that a
-worker, a driver or a node may die at any moment. With plain Ray Tune it saves and loads through Tune's own checkpoints:
+worker, a driver or a node may die at any moment. With plain Ray Tune it saves and loads through Tune's own checkpoints;
+importing this module makes every method known to Tune:
 
-    import raymeta
+    import raymeta.trainable
     from ray import tune
     tune.Tuner("raymeta/maml", param_space={"maml": {"inner_lr": tune.loguniform(1e-3, 0.5)}}).fit()
+
+Schedulers that copy one trial's checkpoint to another and change its config, as population based training does (Jaderberg
+et al. 2017), may change numbers: rates, strengths. What else differs is another network or another budget, and refused.
 """
 
 import math
