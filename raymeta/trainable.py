@@ -8,8 +8,9 @@ importing this module makes every method known to Tune:
     from ray import tune
     tune.Tuner("raymeta/maml", param_space={"maml": {"inner_lr": tune.loguniform(1e-3, 0.5)}}).fit()
 
-Schedulers that copy one trial's checkpoint to another and change its config, as population based training does (Jaderberg
-et al. 2017), may change numbers: rates, strengths. What else differs is another network or another budget, and refused.
+Schedulers that copy one trial's checkpoint to another and change its config, as population based training does
+(Jaderberg et al. 2017), may change numbers: rates, strengths. Where anything else differs it is another training, and
+refused. What a learner has meta-learned of a number, it keeps.
 """
 
 import math
@@ -24,7 +25,8 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
 from raymeta.storage.places import AnyPath, place
-from raymeta.training.trainer import Trainer, cap_memory, resumed
+from raymeta.training.device import cap_memory
+from raymeta.training.trainer import Trainer, resumed
 
 
 class Place(Section):
@@ -87,7 +89,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.trainer.load(Path(checkpoint_dir) / "checkpoint.pt")
+        self.trainer.load(Path(checkpoint_dir) / "checkpoint.pt", of_any_numbers=True)
 
 
 def register_all() -> None:

@@ -12,10 +12,10 @@ from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
 from raymeta.final import by_step as inner_steps
 from raymeta.final.results import RESULT, SeedResult
-from raymeta.problems.images.store import open_dataset
+from raymeta.metric import Metric
+from raymeta.problem import open_problem
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
-from raymeta.training.evaluation import Metric, metric_of
 from raymeta.training.trainer import Trainer, resumed
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def plan_runs(configs: Mapping[str, TrialConfig], seeds: Sequence[int], by_step:
     """
     runs = []
     for name, config in configs.items():
-        dataset = open_dataset(config.task)
-        dataset.bank("test", config.task.bank_seed, final=True)
+        problem = open_problem(config.task)
+        problem.bank("test", config.task.bank_seed, final=True)
         if by_step and not registry.find("method", config.method).inner_loop:
             raise UserError(f"--by-step: {config.method} has no inner steps")
-        metric, folder = metric_of(dataset), folder_of(name, config)
+        metric, folder = problem.metric, folder_of(name, config)
         runs += [
             Run(name, seed, config.as_dict() | {"seed": seed}, folder / f"seed{seed}", metric, by_step)
             for seed in seeds

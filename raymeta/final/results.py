@@ -7,8 +7,8 @@ from typing import Any
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
-from raymeta.training.evaluation import Metric, half_width
 
 RESULT, TABLE = "result.json", "table.json"
 

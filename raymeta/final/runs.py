@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 
-from raymeta.config import TaskConfig, TrialConfig
+from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, RunFailed
 from raymeta.final.plan import Run, folder_of, plan_runs
 from raymeta.final.results import TABLE, FinalTable, read_result
@@ -66,8 +66,8 @@ def final(
 
         for config in configs.values():
             prepare_nodes(config.task, data_root, ship=ship_data)
-            if other := config.task.test_dataset:
-                prepare_nodes(TaskConfig(dataset=other), ship=ship_data)
+            if config.task.elsewhere is not None:
+                prepare_nodes(config.task.elsewhere, ship=ship_data)
         return given
 
     if left := [run for run in runs if not run.tested]:

@@ -16,12 +16,13 @@ from typing import Any, Literal, Protocol
 import ray
 import torch
 
+from raymeta.metric import Metric
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.failures import Failure, Retries, Watch, failure_of
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
-from raymeta.training.evaluation import Metric
-from raymeta.training.trainer import Trainer, cap_memory
+from raymeta.training.device import cap_memory
+from raymeta.training.trainer import Trainer
 
 LISTEN_S = 0.5  # how long Ctrl-C may wait to be heard
 

@@ -20,9 +20,7 @@ from raymeta.study.record.record import State, StudyRecord
 from raymeta.study.run.searcher import RecordSearcher
 from raymeta.study.tracking.tracker import Tracker
 
-ROUND_KEYS = (
-    "outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds", "hostname",
-)  # fmt: skip
+ROUND_KEYS = ("outer_steps", "train_loss", "val_ci95", "val_loss", "diverged", "seconds", "hostname")
 
 
 def _leaves_when_full(method: Callable[..., None]) -> Callable[..., None]:
@@ -69,9 +67,10 @@ class Driver(tune.Callback):  # type: ignore[misc]
     ) -> None:
         number = _number(trial)
         self._watch.reported(trial, result["seconds"])
-        metrics = {key: result[key] for key in ROUND_KEYS if key in result}
+        score = f"val_{self.record.metric.name}"
+        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:]) if key in result}
         if metrics["diverged"]:
-            metrics.pop(f"val_{self.record.metric.name}")  # Tune insists on one, but nothing was validated
+            metrics.pop(score)  # Tune insists on one, but nothing was validated
         if result["done"]:
             metrics["last"] = True  # in the same line as the round, so that nobody who goes on decides anew
         if self.record.add_round(number, metrics | {"at": time.time()}):

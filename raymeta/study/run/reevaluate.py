@@ -9,13 +9,13 @@ from statistics import fmean
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
+from raymeta.metric import Metric, half_width
 from raymeta.report.progress import Jobs
 from raymeta.storage.files import write_atomically
 from raymeta.study.machines.pool import Pool, Report, rounds
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import FILE, Weights, missing
 from raymeta.study.record.record import StudyRecord
-from raymeta.training.evaluation import Metric, evaluate, half_width
 from raymeta.training.trainer import Trainer, resumed
 
 
@@ -82,14 +82,8 @@ def _values(trainer: Trainer, one: Weights) -> list[float]:
     if not kept:
         path = one.folder / "checkpoint.pt"
         raise UserError(f"{path}: lacks the weights of {steps} outer steps, which were the trial's best")
-    values = evaluate(
-        trainer.method,
-        trainer.dataset.bank("validation", one.bank_seed),
-        one.tasks,
-        device=trainer.device,
-        vectorized=trainer.vectorized,
-        members=kept,
-    ).values.tolist()
+    bank = trainer.problem.bank("validation", one.bank_seed)
+    values = trainer.evaluate(bank, one.tasks, members=kept).values.tolist()
     if not all(map(isfinite, values)):
         raise UserError("a score on the fresh episodes is not finite")
     return [float(value) for value in values]

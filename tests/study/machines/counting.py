@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from raymeta.metric import Metric
 from raymeta.study.machines.pool import Report
-from raymeta.training.evaluation import Metric
 
 
 @dataclass(frozen=True)
