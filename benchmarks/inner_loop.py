@@ -51,11 +51,11 @@ def config(work: dict[str, object]) -> TrialConfig:
 class Plain(nn.Module):
     """Conv-4 as users write it with torch's own layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int, features: int) -> None:
         super().__init__()
         blocks = [
             nn.Sequential(
-                nn.Conv2d(width if i else 1, width, 3, padding=1),
+                nn.Conv2d(width if i else channels, width, 3, padding=1),
                 nn.BatchNorm2d(width, track_running_stats=False),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
@@ -63,17 +63,18 @@ class Plain(nn.Module):
             for i in range(4)
         ]
         self.body = nn.Sequential(*blocks)
-        self.head = nn.Linear(width, 5)
+        self.head = nn.Linear(features, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
 
 
-def plain_like(trainer: Trainer, width: int) -> Plain:
-    """The plain network with raymeta's initial weights (the parameters come in the same order)."""
-    network = Plain(width)
+def plain_like(trainer: Trainer) -> Plain:
+    """The plain network with the weights of raymeta's (the parameters come in the same order), on its device."""
+    model = trainer.method.model
+    network = Plain(model.map_shape[0], model.input_shape[0], model.feature_size).to(trainer.device)
     with torch.no_grad():
-        for mine, theirs in zip(network.parameters(), trainer.method.model.parameters(), strict=True):
+        for mine, theirs in zip(network.parameters(), model.parameters(), strict=True):
             mine.copy_(theirs)
     return network
 
@@ -98,7 +99,7 @@ def learn2learn_step(network: Plain, episodes: Episodes, second_order: bool) -> 
                 loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
             )
             _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
-        (F.cross_entropy(learner(query_x), query_y) / TASKS).backward()
+        (F.cross_entropy(learner(query_x), query_y) / episodes.tasks).backward()
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -134,7 +135,7 @@ def higher_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
         ):
             for _ in range(STEPS):
                 inner.step(F.cross_entropy(learner(support_x), support_y))
-            loss = F.cross_entropy(learner(query_x), query_y) / TASKS
+            loss = F.cross_entropy(learner(query_x), query_y) / episodes.tasks
             if second_order:
                 loss.backward()
             else:
@@ -153,7 +154,7 @@ def contenders(name: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Step
     trainer.method.to(dtype)
     episodes = trainer.dataset.bank("train", 0).batch(0, TASKS)
     episodes = episodes._replace(support_x=episodes.support_x.to(dtype), query_x=episodes.query_x.to(dtype))
-    first, second = (plain_like(trainer, int(str(work["width"]))).to(dtype) for _ in range(2))
+    first, second = (plain_like(trainer).to(dtype) for _ in range(2))
     order = work["order"] == "second"
     return {
         "raymeta": (trainer.method.model, lambda: trainer.accumulate(episodes)),
