@@ -43,13 +43,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of all parts; their limits are shares of it")
     parser.add_argument("--out", type=Path, default=ROOT / "build/gpu-results", help="folder of results.jsonl, log.txt")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="make it, with what a bare machine lacks")
+    parser.add_argument("--python", default="3.12", help="that the bare machine has; with --pack")
     parser.add_argument("--from", type=Path, metavar="FOLDER", dest="packed", help="take it from there")
     options = parser.parse_args()
     if options.list:
         for name, part in PARTS.items():
             print(f"{name:8} {part.seconds:4.0f} s at most: {part.about}")
     elif options.pack:
-        print(make(options.pack))
+        print(make(options.pack, options.python))
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and its part with it
         with tempfile.TemporaryDirectory(prefix="raymeta-gpu-") as scratch:

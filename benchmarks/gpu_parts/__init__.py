@@ -11,7 +11,7 @@ class Part:
 
     Attributes:
         call: `module:function`; the function takes a `gpu_parts.child.Here`.
-        seconds: after which it is ended.
+        seconds: that it may take; what the parts before it did not take is added.
         about: what it measures, in a phrase.
     """
 
@@ -21,8 +21,8 @@ class Part:
 
 
 PARTS = {
-    "machine": Part("gpu_parts.machine:machine", 30, "driver, clocks, versions; bandwidth, arithmetic, launches"),
-    "checks": Part("gpu_parts.checks:checks", 85, "every learner and regularizer: steps, gradients, same bits"),
+    "machine": Part("gpu_parts.machine:machine", 40, "driver, clocks, versions; bandwidth, arithmetic, launches"),
+    "checks": Part("gpu_parts.checks:checks", 80, "every learner and regularizer: steps, gradients, same bits"),
     "speed": Part("gpu_parts.speed:speed", 110, "outer steps and evaluation against learn2learn's way"),
-    "packing": Part("gpu_parts.packing:packing", 130, "processes that share the device, without and with MPS"),
+    "packing": Part("gpu_parts.packing:packing", 125, "processes that share the device, without and with MPS"),
 }

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ def machine(here: Here) -> None:
 
 def smi(*names: str) -> dict[str, str]:
     """Figures of the first GPU from `nvidia-smi`; the only one says why, if it tells none."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", "--id=0"]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+    query = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader", f"--id={gpu}"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -77,5 +79,5 @@ def rates(here: Here) -> None:
         "operations launched": (add, 1000 / 1e6, "million/s"),
     }
     for what, (step, amount, unit) in asked.items():
-        taken, why = attempt(lambda step=step: medians(here, {"": step}, 0.0 if here.small else 1.0)[""][0])
-        here.report("machine", what=what, value=f"{amount / taken:.3g} {unit}" if taken else why)
+        taken, why = attempt(partial(medians, here, {"": step}, 0.0 if here.small else 1.0))
+        here.report("machine", what=what, value=f"{amount / taken[''][0]:.3g} {unit}" if taken else why)

@@ -8,14 +8,18 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PYTHON, PLATFORM = (3, 12), "x86_64-manylinux_2_28"
+PLATFORM = "x86_64-manylinux_2_28"
 NEEDED = ("pydantic", "pyyaml", "filelock", "pillow")  # what the core imports, of the dependencies in pyproject.toml
 MOST = 60 * 2**20  # bytes
 ABOUT = "pack.json"
 
 
-def make(folder: Path) -> str:
+def make(folder: Path, python: str) -> str:
     """Put everything into a folder, which is made again if there is one. Needs a package registry.
+
+    Args:
+        folder: the pack.
+        python: version of the machine's, as in `3.12`.
 
     Returns:
         What is in it, in a sentence.
@@ -26,8 +30,7 @@ def make(folder: Path) -> str:
     (folder / "data").mkdir(parents=True)
     wanted = [line for line in _project()["dependencies"] if line.split(">")[0] in NEEDED]
     assert len(wanted) == len(NEEDED), wanted
-    version = ".".join(map(str, PYTHON))
-    command = ["uv", "pip", "install", "--quiet", "--target", str(folder / "site"), "--python-version", version]
+    command = ["uv", "pip", "install", "--quiet", "--target", str(folder / "site"), "--python-version", python]
     subprocess.run([*command, "--python-platform", PLATFORM, "--only-binary", ":all:", *wanted], check=True)
 
     from raymeta.config import TaskConfig
@@ -38,13 +41,13 @@ def make(folder: Path) -> str:
     dataset.prepare()
     shutil.make_archive(str(folder / "data" / dataset.folder.name), "zip", dataset.folder)
     packages = sorted(path.name.removesuffix(".dist-info") for path in folder.glob("site/*.dist-info"))
-    about = {"python": PYTHON, "platform": PLATFORM, "packages": packages, "glyphs": dataset.fingerprint}
+    about = {"python": python, "platform": PLATFORM, "packages": packages, "glyphs": dataset.fingerprint}
     (folder / ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MOST:
         shutil.rmtree(folder)
         sys.exit(f"{folder}: {size / 2**20:.0f} MiB, and it may have {MOST / 2**20:.0f}")
-    return f"{folder}: {size / 2**20:.1f} MiB for Python {version}, {PLATFORM}: {', '.join(packages)}; glyphs"
+    return f"{folder}: {size / 2**20:.1f} MiB for Python {python}, {PLATFORM}: {', '.join(packages)}; glyphs"
 
 
 def open_pack(folder: Path, scratch: Path) -> tuple[list[str], dict[str, str]]:
@@ -61,8 +64,8 @@ def open_pack(folder: Path, scratch: Path) -> tuple[list[str], dict[str, str]]:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except OSError as error:
         sys.exit(f"{folder}: not a pack ({error.strerror}): make one with --pack {folder}")
-    if tuple(about["python"]) != sys.version_info[:2]:
-        sys.exit(f"{folder}: made for Python {'.'.join(map(str, about['python']))}, this is {sys.version.split()[0]}")
+    if about["python"] != f"{sys.version_info.major}.{sys.version_info.minor}":
+        sys.exit(f"{folder}: made for Python {about['python']}, this is {sys.version.split()[0]}")
     for archive in (folder / "data").glob("*.zip"):
         shutil.unpack_archive(archive, scratch / "cache" / archive.stem)
     describe(scratch / "meta")

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +21,37 @@ from raymeta.study.machines.probe import measure
 from raymeta.trainer import CONTEXT_BYTES, Trainer
 
 COUNTS = (1, 2, 4, 8, 16)
-SECONDS = 3.0  # that processes compute at once
+SECONDS = 2.5  # that processes compute at once
+ENDS_S = 5.0  # that a process may take to end
 
 
 def packing(here: Here) -> None:
     """What a search assumes of a trial's memory, then the processes: without MPS, with it."""
     assumed(here)
-    pipes = os.environ.get(mps.PIPES)
-    os.environ[mps.PIPES] = str(Path(os.environ[SCRATCH]) / "no-daemon")  # one that runs already is not to be found
-    together(here, "off")
-    del os.environ[mps.PIPES]
-    if pipes is not None:
-        os.environ[mps.PIPES] = pipes
+    with no_daemon():
+        share(here, "off")
     try:
         mps.prepare()
         state = mps.switch_on()
         if state.startswith("on"):
-            together(here, "on")
+            share(here, state)
         else:
             here.report("packing", MPS=state)
     finally:
         mps.switch_off()
+
+
+@contextmanager
+def no_daemon() -> Iterator[None]:
+    """CUDA looks for MPS where there is none, though a daemon may run on this machine."""
+    before = os.environ.get(mps.PIPES)
+    os.environ[mps.PIPES] = str(Path(os.environ[SCRATCH]) / "no-daemon")
+    try:
+        yield
+    finally:
+        del os.environ[mps.PIPES]
+        if before is not None:
+            os.environ[mps.PIPES] = before
 
 
 def assumed(here: Here) -> None:
@@ -51,12 +63,20 @@ def assumed(here: Here) -> None:
         found, why = attempt(lambda: [worker.answer(), worker.answer()][-1])
     finally:
         worker.end()
+        worker.gone()
     if why:
         here.report("memory", what="the probe", note=why)
         return
     here.report("memory", what="the probe: context of CUDA", MiB=found["context"] / MIB)
     here.report("memory", what="the probe: all that a trial of W1 needs of the GPU", MiB=found["gpu"] / MIB)
     here.report("memory", what="the probe: of its machine", MiB=found["host"] / MIB)
+
+
+def share(here: Here, state: str) -> None:
+    """All of one state of MPS; what came before a failure stays."""
+    _, why = attempt(lambda: together(here, state))
+    if why:
+        here.report("packing", MPS=state, note=why)
 
 
 def together(here: Here, state: str) -> None:
@@ -92,6 +112,8 @@ def together(here: Here, state: str) -> None:
     finally:
         for worker in workers:
             worker.end()
+        for worker in workers:
+            worker.gone()
 
 
 def used(here: Here) -> int:
@@ -128,9 +150,18 @@ class Worker:
         return answer
 
     def end(self) -> None:
-        """It has no more to do."""
-        self.process.kill()
-        self.process.communicate()
+        """It has no more to do, and goes by itself; see `gone`."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def gone(self) -> None:
+        """Wait until it is gone, and its memory of the GPU is free."""
+        try:
+            self.process.wait(ENDS_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 def serve(here: Here) -> None:
@@ -139,7 +170,7 @@ def serve(here: Here) -> None:
     trainers: list[Trainer] = []
     for line in sys.stdin:
         word, *given = line.split()
-        done, why = attempt(lambda word=word, given=given: ORDERS[word](here, trainers, *map(float, given)))
+        done, why = attempt(partial(ORDERS[word], here, trainers, *map(float, given)))
         print(json.dumps({"error": why} if why else done or {}), flush=True)
 
 

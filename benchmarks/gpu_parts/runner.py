@@ -43,12 +43,14 @@ def run(
         parts: by name.
         folder: for `results.jsonl`, which the parts write row by row, and `log.txt`, what they print.
         environment: of their processes.
-        scale: their limits are multiplied by this.
+        scale: their seconds are multiplied by this.
         cpu: the small form.
     """
     results, log = folder / "results.jsonl", folder / "log.txt"
+    deadline = time.monotonic()
     for name, part in parts.items():
         start = time.monotonic()
+        deadline += part.seconds * scale
         command = [sys.executable, "-P", "-m", "gpu_parts.child", name, part.call, str(results)]
         with open(log, "a", encoding="utf-8") as output:
             output.write(f"== {name}\n")
@@ -61,16 +63,15 @@ def run(
                 env=dict(environment),
                 start_new_session=True,  # a process group: its own processes end with it
             )
-        code, limit = None, part.seconds * scale
+        code = None
         try:
-            code = process.wait(limit)
+            code = process.wait(deadline - start)
         except subprocess.TimeoutExpired:
             pass
         finally:
             _end(process)
         rows = [row for row in read(results) if row.get("part") == name]
-        error = next((row["error"] for row in rows if "error" in row), "")
-        how = f"hung: ended after {limit:.0f} s" if code is None else error or _exit(code)
+        how = f"hung: ended after {deadline - start:.0f} s" if code is None else _how(code, rows)
         ended = Ended(name, how, time.monotonic() - start, [row for row in rows if "table" in row])
         write(results, {"part": name, "ended": how, "seconds": round(ended.seconds, 1)})
         yield ended
@@ -83,10 +84,17 @@ def read(results: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
-def _exit(code: int) -> str:
+def _how(code: int, rows: list[dict[str, Any]]) -> str:
+    """How a part ended that did end, by its exit code and what it wrote."""
+    errors = [row["error"] for row in rows if "error" in row]
+    if errors:
+        return str(errors[-1])
     if code == -signal.SIGKILL:
         return "killed by SIGKILL, as the system does when memory runs out"
-    return "ok" if code == 0 else f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code:
+        return f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    notes = sum(bool(row.get("note")) for row in rows)
+    return f"{notes} of {len(rows)} rows have a note" if notes else "ok"
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

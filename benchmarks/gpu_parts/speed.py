@@ -23,50 +23,63 @@ Contender = tuple[nn.Module, Callable[[], object]]
 
 
 def speed(here: Here) -> None:
-    """Outer steps of all works first, then evaluations."""
-    wrong = [work.name for work in works(here) if not outer_steps(here, work)]
+    """Outer steps of all works, evaluations, and then, since a profiler may slow down what comes after it, launches."""
+    taken = {}
+    for work in works(here):
+        off, why = attempt(partial(difference, here, work))
+        unequal = off and max(off.values()) >= EQUAL
+        here.report("works", work=work.name, what=work.about, note="unequal gradients" if unequal else why)
+        taken[work], why = attempt(partial(outer_steps, here, work, off or {}))
+        if why:
+            here.report("outer steps", work=work.name, note=why)
     for work in works(here)[:: 1 if here.small else 2]:  # the order is nothing to an evaluation
         for tasks in ("vmap", "loop"):
             evaluation(here, work, tasks)
-    if wrong:
-        raise AssertionError(f"the gradients of {', '.join(wrong)} differ from learn2learn's way by {EQUAL} or more")
+    for work, seconds in taken.items():
+        launched(here, work, seconds or {})
 
 
-def outer_steps(here: Here, work: Work) -> bool:
-    """The rows of a work; returns whether all gradients were equal.
-
-    A whole outer step has the episodes, their transfer and Adam beside the gradients that all compute.
-    """
-    here.report("works", work=work.name, what=work.about)
-    off, why = attempt(lambda: difference(here, work))
-    runners = contenders(here, work, torch.float32)
-    whole = Trainer(config(here, work, "vmap"))
-    runners[WHOLE] = (whole.method, whole.outer_update)
+def outer_steps(here: Here, work: Work, off: dict[str, float]) -> dict[str, float]:
+    """Report the rows of a work; returns seconds of a step of each, as far as they could be measured."""
     steps, notes = {}, {}
-    for who, (module, step) in runners.items():  # one that fails does not take part
-        alone = partial(_alone, module, step)
-        _, notes[who] = attempt(alone)
+    for who, step in runners(here, work).items():  # one that fails does not take part
+        _, notes[who] = attempt(step)
         if not notes[who]:
-            steps[who] = alone
+            steps[who] = step
     taken = medians(here, steps, 0.0 if here.small else 5.0)
-    for who in runners:
-        row: dict[str, Any] = {"off": (off or {}).get(who)}
+    clocks = {} if here.small else smi(*CLOCKS)  # right after it
+    for who, note in notes.items():
+        row: dict[str, Any] = {"off": off.get(who)}
         if who in taken:
             middle, spread = taken[who]
             row |= {"steps_per_s": 1 / middle, "spread": f"{spread / middle:.0%}"}
             row["ratio"] = taken[PEER][0] / middle if PEER in taken else None
-            row["peak_MiB"], _ = attempt(partial(peak, here, steps[who]))
-            counted, notes[who] = attempt(partial(launches, here, steps[who]))
-            count, busy = counted or (None, None)
-            row |= {"launches": count, "GPU_busy": None if busy is None else f"{busy / middle:.0%}"}
-        here.report("outer steps", work=work.name, who=who, **row, note=notes[who])
-    if not here.small:
-        for step in steps.values():
-            step()
-        here.report("clocks right after it", work=work.name, **smi(*CLOCKS))
-    if why:
-        here.report("works", work=work.name, what=f"float64 gradients: {why}")
-    return off is not None and all(value < EQUAL for value in off.values())
+            row["peak_MiB"], note = attempt(partial(peak, here, steps[who]))
+        here.report("outer steps", work=work.name, who=who, **row, note=note)
+    if clocks:
+        here.report("clocks", work=work.name, **clocks)
+    return {who: middle for who, (middle, _) in taken.items()}
+
+
+def launched(here: Here, work: Work, seconds: dict[str, float]) -> None:
+    """Report what each launches in a step, and the share of the step's time in which the GPU works."""
+    steps = runners(here, work)
+    for who, middle in seconds.items():
+        steps[who]()
+        found, note = attempt(partial(launches, here, steps[who]))
+        count, busy = found or (None, None)
+        share = None if busy is None else f"{busy / middle:.0%}"
+        here.report("launches of a step", work=work.name, who=who, launches=count, GPU_busy=share, note=note)
+
+
+def runners(here: Here, work: Work) -> dict[str, Callable[[], object]]:
+    """Calls by what they compute: the gradients of one outer step, and whole outer steps.
+
+    A whole one has the episodes, their transfer and Adam beside the gradients.
+    """
+    whole = Trainer(config(here, work, "vmap"))
+    found = contenders(here, work, torch.float32)
+    return {who: partial(_alone, *pair) for who, pair in found.items()} | {WHOLE: whole.outer_update}
 
 
 def _alone(module: nn.Module, step: Callable[[], object]) -> None:

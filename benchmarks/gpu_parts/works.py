@@ -166,6 +166,6 @@ def attempt(what: Callable[[], Any]) -> tuple[Any, str]:
     try:
         return what(), ""
     except Exception as error:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return None, reason(error)
+        why = reason(error)
+    torch.cuda.empty_cache()  # now that the error no longer holds what filled it
+    return None, why
