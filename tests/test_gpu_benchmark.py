@@ -212,9 +212,9 @@ def test_a_part_that_goes_wrong_costs_the_others_nothing(runner: ModuleType, tmp
 
 def test_a_part_that_hangs_ends_with_its_processes(runner: ModuleType, tmp_path: Path) -> None:
     start = time.monotonic()
-    found = planted(runner, tmp_path, hangs=3, well=30)
+    found = planted(runner, tmp_path, hangs=5, well=30)
     assert time.monotonic() - start < 30
-    assert (found["hangs"].how, found["well"].how) == ("hung: ended after 3 s", "ok")
+    assert (found["hangs"].how, found["well"].how) == ("hung: ended after 5 s", "ok")
     (row,) = found["hangs"].rows
     stat = Path(f"/proc/{row['pid']}/stat")
     end = time.monotonic() + 10

@@ -147,32 +147,33 @@ def drawn_on_cpu(noise: Noise, draw: Callable[..., Tensor], like: Tensor) -> Ten
 
 def compared(trial: TrialConfig, *, vectorized: bool) -> float:
     """The largest error of a tensor of the device's outer gradient in float64, against the CPU's in a loop."""
-    there = SameNoise(trial)
-    here = SameNoise(parse_trial(merge(trial.as_dict(), {"engine": {"device": "cpu", "tasks": "auto"}})))
+    tried = SameNoise(trial)
+    reference = SameNoise(parse_trial(merge(trial.as_dict(), {"engine": {"device": "cpu", "tasks": "auto"}})))
+    reference.vectorized, tried.vectorized = False, vectorized
     generator = torch.Generator().manual_seed(0)
     # Noise in place of images, and weights that are nowhere zero: ties, at which a ReLU's and a pool's gradients jump,
     # would be rounded up on one device and down on the other.
-    episodes = here.dataset.bank("train", 0).batch(0, trial.outer.tasks_per_step)
+    episodes = reference.dataset.bank("train", 0).batch(0, trial.outer.tasks_per_step)
     episodes = Episodes(*(_like(tensor, generator) if tensor.is_floating_point() else tensor for tensor in episodes))
     with torch.no_grad():
-        for parameter in here.method.double().parameters():
+        for parameter in reference.method.double().parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    there.method.double().load_state_dict(here.method.state_dict())
-    here.vectorized, there.vectorized = False, vectorized
+    tried.method.double().load_state_dict(reference.method.state_dict())
     before, Noise._draw = Noise._draw, drawn_on_cpu  # type: ignore[method-assign]
     try:
-        here.accumulate(episodes)
-        there.accumulate(episodes.to(there.device))
+        expected, found = (gradients(trainer, episodes) for trainer in (reference, tried))
     finally:
         Noise._draw = before  # type: ignore[method-assign]
-    expected, found = (
-        {n: p.grad.cpu() for n, p in trainer.method.named_parameters() if p.grad is not None}
-        for trainer in (here, there)
-    )
     if found.keys() != expected.keys():
         raise AssertionError(f"gradients of other tensors: {sorted(found.keys() ^ expected.keys())}")
     scale = max(float(gradient.norm()) for gradient in expected.values())
     return max(float((gradient - found[name]).norm()) / scale for name, gradient in expected.items())
+
+
+def gradients(trainer: Trainer, episodes: Episodes) -> dict[str, Tensor]:
+    """Of an outer step, by parameter, on the CPU."""
+    trainer.accumulate(episodes.to(trainer.device))
+    return {name: p.grad.cpu() for name, p in trainer.method.named_parameters() if p.grad is not None}
 
 
 def _like(tensor: Tensor, generator: torch.Generator) -> Tensor:

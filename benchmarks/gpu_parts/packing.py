@@ -58,9 +58,14 @@ def assumed(here: Here) -> None:
     """What raymeta's probe finds in a process of its own, and what is assumed where it finds nothing."""
     here.report("memory", what="context of CUDA, where it is not measured", MiB=CONTEXT_BYTES / MIB)
     worker = Worker(here)
-    try:
+
+    def probed() -> dict[str, Any]:
+        worker.answer()
         worker.say("probe")
-        found, why = attempt(lambda: [worker.answer(), worker.answer()][-1])
+        return worker.answer()
+
+    try:
+        found, why = attempt(probed)
     finally:
         worker.end()
         worker.gone()

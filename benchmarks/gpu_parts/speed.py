@@ -27,8 +27,9 @@ def speed(here: Here) -> None:
     taken = {}
     for work in works(here):
         off, why = attempt(partial(difference, here, work))
-        unequal = off and max(off.values()) >= EQUAL
-        here.report("works", work=work.name, what=work.about, note="unequal gradients" if unequal else why)
+        if off and not all(value < EQUAL for value in off.values()):
+            why = f"gradients differ by {max(off.values()):.0e}"
+        here.report("works", work=work.name, what=work.about, note=why)
         taken[work], why = attempt(partial(outer_steps, here, work, off or {}))
         if why:
             here.report("outer steps", work=work.name, note=why)
