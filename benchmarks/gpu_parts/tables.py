@@ -5,11 +5,12 @@ from typing import Any
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of results as Markdown: a table for each name, with the columns in the order in which they first come."""
+    """Rows of results as Markdown: a table for each name. Columns that hold nothing are left out, notes come last."""
     text = []
     for name in dict.fromkeys(row["table"] for row in rows):
         own = [{k: v for k, v in row.items() if k not in ("part", "table")} for row in rows if row["table"] == name]
-        heads = list(dict.fromkeys(key for row in own for key in row))
+        heads = list(dict.fromkeys(key for row in own for key, value in row.items() if value not in (None, "")))
+        heads.sort(key="note".__eq__)
         lines = [heads, *([shown(row.get(head)) for head in heads] for row in own)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
         rule = ["-" * width for width in widths]
