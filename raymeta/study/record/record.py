@@ -29,6 +29,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from raymeta.config import TrialConfig
+from raymeta.config.migration import VERSION, of_another_version
 from raymeta.errors import StorageError, UserError, suggest
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
@@ -135,8 +136,12 @@ class StudyRecord:
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
         path, journal = folder / "study.yaml", folder / "journal.log"
         about = read_yaml(path)
+        made_with = about.get("versions")
+        written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
         try:
             plan, metric = Plan.from_dict(about.pop("plan"), str(path)), Metric(**about["metric"])
+        except UserError as error:
+            raise UserError(f"{error}{of_another_version(written_by)}") from error
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a study's plan, or a damaged one") from error
         try:
@@ -322,7 +327,7 @@ _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState
 
 
 def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
-    write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
+    write_atomically(folder / "study.yaml", dump_yaml({**about, "written_by": VERSION, "plan": plan.as_dict()}))
 
 
 def check_name(name: str) -> None:
