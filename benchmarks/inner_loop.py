@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
-from raymeta.problems.images.episodes import Episodes
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -73,7 +72,7 @@ def plain_like(trainer: Trainer, width: int) -> Plain:
     """The plain network with raymeta's initial weights (the parameters come in the same order)."""
     network = Plain(width)
     with torch.no_grad():
-        for mine, theirs in zip(network.parameters(), trainer.method.model.parameters(), strict=True):
+        for mine, theirs in zip(network.parameters(), trainer.learner.model.parameters(), strict=True):
             mine.copy_(theirs)
     return network
 
@@ -84,7 +83,7 @@ def adapted(network: Plain) -> list[str]:
     return [name for name, _ in network.named_parameters() if not any(name.startswith(norm) for norm in norms)]
 
 
-def learn2learn_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
+def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`learner = maml.clone(); learner.adapt(loss(learner(x), y)); loss(learner(qx), qy).backward()`, for each task."""
     names = adapted(network)
     for i in range(episodes.tasks):
@@ -120,7 +119,7 @@ def _set(module: nn.Module, values: dict[str, Tensor]) -> None:
             module._parameters[key] = value  # type: ignore[assignment]
 
 
-def higher_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
+def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`higher.innerloop_ctx` as in its README; in first order the adapted copy's gradients are added by hand."""
     import higher
 
@@ -150,13 +149,13 @@ def contenders(name: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Step
     """Who computes the gradients of the same outer step: the module that holds them, and the call."""
     work = WORKS[name][1]
     trainer = Trainer(config(work))
-    trainer.method.to(dtype)
-    episodes = trainer.dataset.bank("train", 0).batch(0, TASKS)
-    episodes = episodes._replace(support_x=episodes.support_x.to(dtype), query_x=episodes.query_x.to(dtype))
+    trainer.learner.to(dtype)
+    episodes = trainer.problem.bank("train", 0).draw(0, TASKS)
+    episodes = episodes._replace(support_x=episodes.support.x.to(dtype), query_x=episodes.query.x.to(dtype))
     first, second = (plain_like(trainer, int(str(work["width"]))).to(dtype) for _ in range(2))
     order = work["order"] == "second"
     return {
-        "raymeta": (trainer.method.model, lambda: trainer.accumulate(episodes)),
+        "raymeta": (trainer.learner.model, lambda: trainer.accumulate(episodes)),
         "learn2learn's way": (first, lambda: learn2learn_step(first, episodes, order)),
         "higher": (second, lambda: higher_step(second, episodes, order)),
     }
@@ -204,10 +203,10 @@ def main() -> None:
         settings = {} if options.default_malloc else WORKER_ENVIRONMENT
         os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **settings, "RAYMETA_BENCHMARK": "1"})
     torch.set_num_threads(1)
-    from raymeta.config import TaskConfig
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
+    from raymeta.problems.images.task import ImagesTask
 
-    open_dataset(TaskConfig(dataset="glyphs")).prepare()
+    open_problem(ImagesTask(dataset="glyphs")).prepare()
     print(f"torch {torch.__version__}, 1 thread, {options.rounds} rounds, ", end="")
     print("default malloc" if options.default_malloc else "raymeta's malloc settings", "for all")
     for name in options.works:

@@ -8,21 +8,22 @@ the module that is asked for is imported.
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "dataset"]
+Kind = Literal["method", "regularizer", "problem", "dataset"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
 
 
 def method(name: str) -> Callable[[T], T]:
-    """Register a learner: `@method("maml")` on a subclass of `raymeta.learner.Method`."""
+    """Register a learner: `@method("maml")` on a subclass of `raymeta.learner.Learner`."""
     return _register("method", name)
 
 
@@ -31,8 +32,13 @@ def regularizer(name: str) -> Callable[[T], T]:
     return _register("regularizer", name)
 
 
+def problem(name: str) -> Callable[[T], T]:
+    """Register a problem: `@problem("sinusoid")` on a subclass of `raymeta.problem.Problem`."""
+    return _register("problem", name)
+
+
 def dataset(name: str) -> Callable[[T], T]:
-    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.store.Dataset`."""
+    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.store.Problem`."""
     return _register("dataset", name)
 
 
@@ -56,6 +62,16 @@ def find(kind: Kind, name: str) -> Any:
 def names(kind: Kind) -> list[str]:
     """All registered names of a kind, without importing any of them."""
     return sorted({*_modules(kind), *(n for k, n in _classes if k == kind)})
+
+
+@contextmanager
+def planted(kind: Kind, name: str, cls: type) -> Iterator[None]:
+    """A class under a name for as long as the block runs: what tests look at others with."""
+    _classes[kind, name] = cls
+    try:
+        yield
+    finally:
+        del _classes[kind, name]
 
 
 def _register(kind: Kind, name: str) -> Callable[[T], T]:

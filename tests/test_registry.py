@@ -9,13 +9,16 @@ import pytest
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.learner import Method, Regularizer
+from raymeta.hooks import Regularizer
+from raymeta.learner import Learner
+from raymeta.problems.images.dataset import ImageDataset
 
 METHOD = """
-from raymeta.learner import Method
+from raymeta.learner import Learner
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.registry import method
 @method({name!r})
-class Mine(Method): ...
+class Mine(Learner): ...
 """
 
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
@@ -47,7 +50,9 @@ def test_a_name_is_the_module_of_that_name() -> None:
     assert registry.find("method", "maml").__module__ == "trainables.maml"
     assert registry.find("regularizer", "dropgrad").__module__ == "trainables.regularizers.dropgrad"
     assert registry.find("dataset", "glyphs").__module__ == "raymeta.problems.images.datasets.glyphs"
-    for kind, base in (("method", Method), ("regularizer", Regularizer)):
+    assert registry.find("problem", "sinusoid").__module__ == "raymeta.problems.sinusoid"
+    kinds = (("method", Learner), ("regularizer", Regularizer), ("dataset", ImageDataset))
+    for kind, base in kinds:
         for name in registry.names(kind):  # type: ignore[arg-type]
             found = registry.find(kind, name)  # type: ignore[arg-type]
             assert issubclass(found, base)
@@ -61,9 +66,10 @@ from raymeta import registry
 assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
 assert registry.names("dataset") == [
-    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "sinusoid", "tieredimagenet"
+    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "tieredimagenet"
 ]
-print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.problems.images.datasets.glyphs")])
+assert registry.names("problem") == ["images", "sinusoid"]
+print([name for name in sys.modules if name in ("torch", "trainables.maml", "raymeta.problems.images.dataset")])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -91,6 +97,7 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "dropgra",
             f"unknown regularizer 'dropgra': did you mean 'dropgrad'? (allowed: {REGULARIZERS})",
         ),
+        ("problem", "sinusoids", "unknown problem 'sinusoids': did you mean 'sinusoid'? (allowed: images, sinusoid)"),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
     ],
 )

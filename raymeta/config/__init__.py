@@ -3,7 +3,6 @@
 from raymeta.config.sections import (
     BudgetConfig,
     EngineConfig,
-    MetaDatasetConfig,
     OuterConfig,
     PretrainingConfig,
     TaskConfig,
@@ -13,7 +12,6 @@ from raymeta.config.trial import TrialConfig, parse_trial, split_settings, split
 __all__ = [
     "BudgetConfig",
     "EngineConfig",
-    "MetaDatasetConfig",
     "OuterConfig",
     "PretrainingConfig",
     "TaskConfig",

@@ -15,10 +15,6 @@ FIRST = "0.1.0"  # what wrote a file that names no version
 
 Rule = Callable[[dict[str, Any]], None]  # changes a config in place; one that needs no change stays as it is
 
-# In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
-# typed or edited names no version.
-RULES: tuple[Rule, ...] = ()
-
 
 def migrated(data: Mapping[str, Any], rules: tuple[Rule, ...] | None = None) -> dict[str, Any]:
     """A trial's config, whole or in part, with the keys of the present schema; whether their values are right is not
@@ -65,6 +61,27 @@ def _section(data: Any, key: str, *, make: bool = False) -> tuple[dict[str, Any]
         if not isinstance(data, dict):
             return None, last
     return data, last
+
+
+def _sinusoid_is_a_problem(data: dict[str, Any]) -> None:
+    """0.2.0. Before, every `task` was one of images, `sinusoid` a data set, and of its keys most had one value only."""
+    task = data.get("task")
+    if not isinstance(task, dict) or "problem" in task or task.get("dataset") != "sinusoid":
+        return
+    move(data, "task.dataset", "task.problem")
+    task.pop("metadataset", None)  # bounds of a sampler that curves never had
+    for key, *values in (
+        ("split", None, "standard"), ("source", None), ("sampler", "fixed"), ("ways", 1), ("labels", "shuffled"),
+        ("train_classes", None), ("rotations", "none"), ("test_dataset", None),
+    ):  # fmt: skip
+        drop(data, f"task.{key}", *values)
+    for key, value in (("shots", 1), ("queries", 15), ("eval_queries", None)):  # defaults, which are others now
+        task.setdefault(key, value)
+
+
+# In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
+# typed or edited names no version.
+RULES: tuple[Rule, ...] = (_sinusoid_is_a_problem,)
 
 
 def of_another_version(written_by: Any) -> str:

@@ -16,7 +16,7 @@ from raymeta.config.migration import migrated
 from raymeta.config.sections import BudgetConfig, EngineConfig, OuterConfig, PretrainingConfig, TaskConfig
 from raymeta.errors import UserError, suggest
 from raymeta.models import BACKBONES, Conv4Config, ModelConfig
-from raymeta.schema import Section, check, flatten, merge
+from raymeta.schema import Section, check, flatten, merge, numbers, structure
 from raymeta.storage.files import dump_yaml
 
 
@@ -44,6 +44,14 @@ class TrialConfig(Section):
     def spec(self) -> str:
         """What a user types: `maml+dropgrad`."""
         return "+".join([self.method, *type(self.regularizers).model_fields])
+
+    def numbers(self) -> dict[str, float]:
+        """The settings that are numbers, by dotted key: trials that differ in them alone can share a program."""
+        return numbers(self)
+
+    def structure(self) -> tuple[tuple[str, Any], ...]:
+        """All other settings, hashable; without the seed, which a program takes as it takes data."""
+        return tuple(pair for pair in structure(self) if pair[0] != "seed")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: nested dicts, lists, strings, numbers, booleans and nulls."""
@@ -85,18 +93,19 @@ def split_settings(spec: str) -> tuple[str, list[str]]:
 
 
 @cache
-def trial_schema(method: str, regularizers: tuple[str, ...]) -> type[TrialConfig]:
-    """The schema of one composition: `TrialConfig` with the method's and the regularizers' own sections."""
+def trial_schema(method: str, regularizers: tuple[str, ...], problem: str = "images") -> type[TrialConfig]:
+    """The schema of one composition: `TrialConfig` with the method's, the regularizers' and the problem's sections."""
     parts: dict[str, Any] = {}
     for name in regularizers:
         config = registry.find("regularizer", name).Config
         parts[name] = (config, config())
     together = create_model("Regularizers", __base__=Section, **parts)
-    own = registry.find("method", method).Config
+    own, task = registry.find("method", method).Config, registry.find("problem", problem).Config
     fields: dict[str, Any] = {
         "method": (Literal[method], method),
         "regularizers": (together, together()),
         method: (own, own()),
+        "task": (task, task()),
     }
     return create_model("TrialConfig", __base__=TrialConfig, **fields)
 
@@ -118,11 +127,11 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
     sections = data.get("regularizers", {})
     if not isinstance(sections, Mapping):
         raise UserError(f"{source}: 'regularizers' must map names to settings, found {sections!r}")
-    schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])))
+    task = data.get("task", {})
+    problem = task.get("problem", "images") if isinstance(task, Mapping) else "images"
+    schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])), str(problem))
     config = check(schema, _with_defaults(method, data), source)
-    for name in (config.task.dataset, config.task.test_dataset):
-        if name is not None:
-            registry.find("dataset", name)
+    registry.find("problem", config.task.problem).check(config.task)
     return config
 
 

@@ -4,9 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from raymeta.models.backbone import Backbone, Weights
+from raymeta.models.backbone import Backbone
 from raymeta.models.conv4 import Conv4, Conv4Config
 from raymeta.models.mlp import MLP, MLPConfig
+from raymeta.models.passes import Pass, Weights
 from raymeta.models.resnet import ResNet10, ResNet10Config, ResNet12, ResNet12Config, ResNet18, ResNet18Config
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -20,4 +21,4 @@ ModelConfig = Annotated[
     Conv4Config | MLPConfig | ResNet10Config | ResNet12Config | ResNet18Config, Field(discriminator="name")
 ]
 
-__all__ = ["BACKBONES", "MLP", "Backbone", "Conv4", "Conv4Config", "ModelConfig", "Weights"]
+__all__ = ["BACKBONES", "MLP", "Backbone", "Conv4", "Conv4Config", "ModelConfig", "Pass", "Weights"]

@@ -76,3 +76,34 @@ def test_a_sentence_says_what_to_do_about_another_version_only() -> None:
     assert of_another_version(VERSION) == ""
     expected = f" (raymeta 0.1.0 wrote it, this is {VERSION}: go on with raymeta 0.1.0, or make it again)"
     assert of_another_version("0.1.0") == of_another_version(None) == expected
+
+
+# 0.1.0 to 0.2.0
+
+CURVES = {
+    "dataset": "sinusoid", "split": None, "source": None, "sampler": "fixed", "metadataset": {"min_ways": 5}, "ways": 1,
+    "shots": 5, "queries": 10, "eval_queries": 100, "labels": "shuffled", "train_classes": None, "rotations": "none",
+    "test_dataset": None, "bank_seed": 3,
+}  # fmt: skip
+
+
+def test_sinusoid_was_a_data_set_among_images() -> None:
+    found = {"problem": "sinusoid", "shots": 5, "queries": 10, "eval_queries": 100, "bank_seed": 3}
+    assert migrated({"method": "maml", "task": CURVES}) == {"method": "maml", "task": found}
+    assert parse_trial({"method": "maml", "task": CURVES}).task.model_dump() == found
+
+
+def test_what_a_sinusoid_config_left_out_has_the_default_of_then() -> None:
+    task = migrated({"task": {"dataset": "sinusoid", "ways": 1}})["task"]
+    assert task == {"problem": "sinusoid", "shots": 1, "queries": 15, "eval_queries": None}
+
+
+@pytest.mark.parametrize(("key", "value"), [("ways", 5), ("rotations", "train"), ("test_dataset", "omniglot")])
+def test_what_never_was_a_sinusoid_config_still_is_none(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^config: unknown key 'task\.{key}'"):
+        parse_trial({"method": "maml", "task": CURVES | {key: value}})
+
+
+def test_images_and_what_is_new_are_left_alone() -> None:
+    for task in ({"dataset": "omniglot", "ways": 1}, {"problem": "sinusoid", "shots": 2}, 7):
+        assert migrated({"task": task}) == {"task": task}

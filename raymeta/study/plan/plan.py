@@ -3,7 +3,6 @@
 From the bottom: the schema's defaults, the data set's, its preset, `--preset`, `--task`, `key=value`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,12 +14,11 @@ from pydantic import Field
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
 from raymeta.errors import UserError, suggest
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
+from raymeta.problem import find_problem, parse_task
 from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
 from raymeta.storage.files import read_yaml
 from raymeta.study.plan.space import CHOICE, NONE, Point, Space, shipped_space, space_for, space_of_choice
-
-TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-(?P<sampler>metadataset))?")
 
 
 class StudyConfig(Section):
@@ -195,10 +193,11 @@ def _layers(
     method, regularizers = split_spec(spec)
     asked = parse_task(task) if task else {}
     chosen = _preset(preset) if preset else {}
-    dataset = asked.get("dataset") or chosen.get("task", {}).get("dataset", "glyphs")
+    where = {**chosen.get("task", {}), **asked}
+    named = where.get("dataset") or where.get("problem") or "glyphs"
     layers = [
-        {"task": {"dataset": dataset, **registry.find("dataset", dataset).task_defaults}},
-        _preset(dataset) if dataset in _presets() else {},
+        {"task": {**parse_task(named), **find_problem(named).task_defaults}},
+        _preset(named) if named in _presets() else {},
         chosen,
         {"task": asked},
     ]
@@ -211,16 +210,8 @@ def _layers(
     study = check(StudyConfig, data.pop("study", {}), "study")
     base = parse_trial(data, "config")
     fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}
-    if base.task.sampler != "fixed":
-        _refuse_shapes(base.task.sampler, [f"task.{key}" for key in asked] + list(fixed))
+    base.task.refuse_ignored([f"task.{key}" for key in asked] + list(fixed))
     return base, study, fixed
-
-
-def _refuse_shapes(sampler: str, given: Sequence[str]) -> None:
-    """What the user said of an episode's shape would be ignored by a sampler that draws it."""
-    for key in ("task.ways", "task.shots", "task.queries", "task.eval_queries"):
-        if key in given:
-            raise UserError(f"{key}: it was given, but sampler {sampler} draws it, within the bounds of task.{sampler}")
 
 
 def _own(method: str, preset: dict[str, Any]) -> dict[str, Any]:
@@ -273,9 +264,9 @@ def _accepted(plan: Plan, point: Point) -> bool:
 
 def _accept(config: TrialConfig) -> None:
     """Raise now what only the method itself can refuse."""
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
 
-    build_method(config, open_dataset(config.task))
+    build_learner(config, open_problem(config.task))
 
 
 def _fits(space: Space, values: Mapping[str, Any]) -> Space:
@@ -300,24 +291,6 @@ def _fits(space: Space, values: Mapping[str, Any]) -> Space:
             points.append(whole)
             labels.append(label)
     return Space(space.params, points, labels)
-
-
-def parse_task(task: str) -> dict[str, Any]:
-    """`omniglot-5w1s`, or `omniglot-metadataset`, to the keys it stands for.
-
-    Raises:
-        UserError: not of that form, or no such data set.
-    """
-    match = TASK.fullmatch(task)
-    if not match:
-        raise UserError(
-            f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s, or "
-            "DATASET-metadataset"
-        )
-    registry.find("dataset", match["dataset"])
-    numbers = {key: int(match[key]) for key in ("ways", "shots") if match[key]}
-    sampler = {"sampler": match["sampler"]} if match["sampler"] else {}
-    return {"dataset": match["dataset"], **numbers, **sampler}
 
 
 def _presets() -> list[str]:

@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -28,16 +28,17 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.config.migration import VERSION, of_another_version
 from raymeta.errors import StorageError, UserError, suggest
+from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import Point
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import driving, is_driven, journal_in, made_whole
-from raymeta.training.evaluation import Metric
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -106,9 +107,9 @@ class StudyRecord:
             "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": " ".join(["raymeta", *sys.argv[1:]]),
-            "metric": {"name": metric.name, "mode": metric.mode},
+            "metric": asdict(metric),
             "space_hash": plan.space.hash,
-            "data": {"name": plan.base.task.dataset, "fingerprint": fingerprint},
+            "data": {"name": plan.base.task.data, "fingerprint": fingerprint},
             "versions": {name: version(name) for name in ("raymeta", "torch", "ray", "optuna", "mlflow", "numpy")},
         }
         with made_whole(folder) as place:
@@ -139,7 +140,9 @@ class StudyRecord:
         made_with = about.get("versions")
         written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
         try:
-            plan, metric = Plan.from_dict(about.pop("plan"), str(path)), Metric(**about["metric"])
+            plan = Plan.from_dict(about.pop("plan"), str(path))
+            own = registry.find("problem", plan.base.task.problem).metric  # 0.1.0 noted the name and the mode alone
+            metric = own if about["metric"]["name"] == own.name else Metric(**about["metric"])
         except UserError as error:
             raise UserError(f"{error}{of_another_version(written_by)}") from error
         except (LookupError, TypeError, AttributeError) as error:
