@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -196,12 +197,14 @@ class StudyRecord:
         self.plan.space.sample(self._open(number), sampler_for)
 
     def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
-            n_startup_trials=self.plan.study.startup_trials,
-            multivariate=False,  # univariate with ASHA was best or tied in simulation
-            constant_liar=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4, of constant_liar
+            return optuna.samplers.TPESampler(
+                seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
+                n_startup_trials=self.plan.study.startup_trials,
+                multivariate=False,  # univariate with ASHA was best or tied in simulation
+                constant_liar=True,
+            )
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
