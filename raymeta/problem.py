@@ -252,7 +252,7 @@ class Problem(ABC):
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
-                    losses.append(self.loss(prediction, expected))
+                    losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
         return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
 

@@ -185,7 +185,7 @@ class Trainer:
         losses = for_each(loss_of, keys, tasks.support, tasks.query, vectorized=self.vectorized)
         if isinstance(losses, Tensor):
             torch.autograd.backward(losses.sum() * weight)
-            return losses.detach().mean().double()
+            return losses.detach().double().mean()
         return torch.stack(losses).double().mean()
 
     def _generator(self, place: int) -> torch.Generator:
