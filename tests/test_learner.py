@@ -215,6 +215,7 @@ def test_a_base_regularizer_does_nothing() -> None:
 
 def test_a_learner_without_inner_steps_can_be_written() -> None:
     """A whole learner in a few lines, built by name."""
+
     @registry.method("nearest")
     class Nearest(Learner):
         Config: ClassVar[type[Section]] = Empty
