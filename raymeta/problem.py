@@ -150,8 +150,8 @@ class Problem(ABC):
         """The problem of a `task` section of its own `Config`."""
         return cls(task)
 
-    @classmethod
-    def check(cls, task: Any) -> None:  # noqa: B027
+    @classmethod  # noqa: B027
+    def check(cls, task: Any) -> None:
         """Look at what a `task` section names, as far as that needs no data; most problems name nothing.
 
         Raises:
@@ -252,7 +252,7 @@ class Problem(ABC):
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
-                    losses.append(self.loss(prediction, expected))
+                    losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
         return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
 

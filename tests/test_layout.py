@@ -84,8 +84,9 @@ def test_importing_the_trainable_makes_every_method_known_to_tune_and_importing_
 import sys
 before = list(sys.meta_path)
 import raymeta
+unchanged = sys.meta_path == before
 from ray.tune.registry import _global_registry
-print(sys.meta_path == before, _global_registry.contains("trainable_class", "raymeta/maml"))
+print(unchanged, _global_registry.contains("trainable_class", "raymeta/maml"))
 import raymeta.trainable
 from raymeta import registry
 print(all(_global_registry.contains("trainable_class", f"raymeta/{name}") for name in registry.names("method")))"""

@@ -1,5 +1,6 @@
 """Evaluation: a score depends on nothing but the weights and the task; and what names a problem."""
 
+import re
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -178,16 +179,35 @@ def test_what_a_user_types_names_a_problem_and_its_section(text: str, section: T
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "expected"),
     [
-        ("glyphs-5w", "--task glyphs-5w: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s, or DATASET-metadataset"),
-        ("sinusoid-5w1s", "--task sinusoid-5w1s: expected sinusoid-<shots>s, as in sinusoid-10s"),
+        ("omniglot-5w1s", {"problem": "images", "dataset": "omniglot", "ways": 5, "shots": 1}),
+        ("glyphs-20w15s", {"problem": "images", "dataset": "glyphs", "ways": 20, "shots": 15}),
+        ("omniglot-metadataset", {"problem": "images", "dataset": "omniglot", "sampler": "metadataset"}),
+        ("glyphs", {"problem": "images", "dataset": "glyphs"}),
+        ("images-5w1s", {"problem": "images", "ways": 5, "shots": 1}),
+        ("sinusoid-10s", {"problem": "sinusoid", "shots": 10}),
     ],
 )
-def test_what_is_not_of_its_form_is_a_sentence(text: str, sentence: str) -> None:
+def test_what_a_user_types_says_nothing_of_other_keys(text: str, expected: dict[str, Any]) -> None:
+    assert parse_task(text) == expected
+
+
+@pytest.mark.parametrize("text", ["omniglot-", "omniglot-5w", "omniglot-1s5w", "sinusoid-5w1s", "sinusoid-"])
+def test_what_is_not_of_its_form_is_a_sentence(text: str) -> None:
+    forms = {
+        "omniglot": "DATASET-<ways>w<shots>s, as in omniglot-5w1s, or DATASET-metadataset",
+        "sinusoid": "sinusoid-<shots>s, as in sinusoid-10s",
+    }
     with pytest.raises(UserError) as caught:
         parse_task(text)
-    assert str(caught.value) == sentence
+    assert str(caught.value) == f"--task {text}: expected {forms[text.split('-')[0]]}"
+
+
+@pytest.mark.parametrize("text", ["", "omniglot_5w1s", "Omniglot", "../x", "x-5w1s"])
+def test_what_is_the_name_of_nothing_is_a_sentence(text: str) -> None:
+    with pytest.raises(UserError, match=rf"^unknown data set '{re.escape(text.split('-')[0])}': .*tieredimagenet\)?$"):
+        parse_task(text)
 
 
 def test_an_unknown_problem_is_a_sentence() -> None:

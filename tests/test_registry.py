@@ -51,8 +51,8 @@ def test_a_name_is_the_module_of_that_name() -> None:
     assert registry.find("regularizer", "dropgrad").__module__ == "trainables.regularizers.dropgrad"
     assert registry.find("dataset", "glyphs").__module__ == "raymeta.problems.images.datasets.glyphs"
     assert registry.find("problem", "sinusoid").__module__ == "raymeta.problems.sinusoid"
-    kinds = (("method", Learner), ("regularizer", Regularizer), ("dataset", ImageDataset))
-    for kind, base in kinds:
+    assert all(issubclass(registry.find("dataset", name), ImageDataset) for name in registry.names("dataset"))
+    for kind, base in (("method", Learner), ("regularizer", Regularizer)):
         for name in registry.names(kind):  # type: ignore[arg-type]
             found = registry.find(kind, name)  # type: ignore[arg-type]
             assert issubclass(found, base)

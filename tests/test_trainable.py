@@ -88,7 +88,7 @@ def test_with_other_numbers_it_goes_on_from_the_checkpoint_of_another_trial(tmp_
 @pytest.mark.parametrize(
     ("sections", "key", "values"),
     [
-        ({"maml": {"inner_steps": 3}}, "maml.inner_steps", (1, 3)),
+        ({"maml": {"inner_steps": 3}}, "maml.inner_steps", (2, 3)),
         ({"regularizers": {"dropgrad": {"ramp": "constant"}}}, "regularizers.dropgrad.ramp", ("linear", "constant")),
         ({"model": {"hidden": [7]}}, "model.hidden", ([6], [7])),
         ({"outer": {"clip": 1.0}}, "outer.clip", (None, 1.0)),
@@ -273,7 +273,7 @@ from ray import tune
 tuner = tune.Tuner(
     "raymeta/alfa",
     param_space={
-        "alfa": {"inner_steps": 1},
+        "alfa": {"inner_steps": 1, "inner_lr": 0.05},
         "outer": {"lr": tune.grid_search([1e-9, 1e-2]), "tasks_per_step": 2},
         "model": {"name": "mlp", "hidden": [4]},
         "task": {"problem": "sinusoid", "shots": 3, "queries": 4},
@@ -282,6 +282,7 @@ tuner = tune.Tuner(
     tune_config=tune.TuneConfig(
         metric="val_mse",
         mode="min",
+        reuse_actors=True,
         scheduler=tune.schedulers.PopulationBasedTraining(
             time_attr="outer_steps",
             perturbation_interval=4,
@@ -309,4 +310,5 @@ def test_population_based_training(tmp_path: Path) -> None:
         assert error is None
         assert (metrics["outer_steps"], metrics["done"]) == (12, True)
     rates = {config["outer"]["lr"] for _, config, _ in results}
+    assert len(rates) == 2
     assert 1e-9 not in rates  # it has learned nothing, so it took the other's weights, and a rate near the other's

@@ -1,6 +1,6 @@
 """Proto-MAML: MAML whose head starts, in every task, as ProtoNet's classifier.
 
-Triantafillou et al.: Meta-Problem (ICLR 2020).
+Triantafillou et al.: Meta-Dataset (ICLR 2020).
 
     w_k = 2 c_k, b_k = -||c_k||^2 with c_k the mean support feature of class k at theta;  then MAML on body and head
 
@@ -25,7 +25,7 @@ from trainables.protonet import class_means
 
 
 class ProtoMAMLConfig(AdaptiveConfig):
-    """Defaults: Meta-Problem's code."""
+    """Defaults: Meta-Dataset's code."""
 
     order: Literal["first", "second"] = "first"
     rule: Literal["sgd", "alfa"] = Field("sgd", description="alfa: ALFA's update, with depth, state and decay.")

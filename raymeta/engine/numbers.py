@@ -1,5 +1,7 @@
 """Settings that are numbers, as tensors."""
 
+from collections.abc import Callable
+
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
@@ -16,7 +18,13 @@ class Numbers(nn.Module):
     def __init__(self, section: BaseModel) -> None:
         super().__init__()
         for name, value in numbers(section).items():
-            self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
+            if "." not in name:  # the numbers of a section in it are that section's
+                self.register_buffer(name, torch.tensor(value, dtype=torch.float64), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Numbers":
+        """Follows the module to a device and stays float64, whatever the weights become."""
+        super()._apply(lambda number: number.to(fn(number).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getattr__(self, name: str) -> Tensor:
         found: Tensor = super().__getattr__(name)  # type: ignore[assignment]

@@ -1,6 +1,5 @@
 """The plan of final runs: one for every config and seed, each in a folder of its own, as a job of a pool."""
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +10,11 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
 from raymeta.final import by_step as inner_steps
+from raymeta.final.folders import folder_of
 from raymeta.final.results import RESULT, SeedResult
 from raymeta.metric import Metric
 from raymeta.problem import open_problem
-from raymeta.storage.files import studies_folder, write_atomically
+from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.training.trainer import Trainer, resumed
 
@@ -106,10 +106,3 @@ def plan_runs(configs: Mapping[str, TrialConfig], seeds: Sequence[int], by_step:
             for seed in seeds
         ]
     return runs
-
-
-def folder_of(name: str, config: TrialConfig) -> AnyPath:
-    """Where the runs of a config lie, whatever its own seed is."""
-    plain = {**config.as_dict(), "seed": 0}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    return studies_folder() / "finals" / f"{name.replace(':', '-')}-{config.task.name}-{digest}"

@@ -1,5 +1,6 @@
 """Final runs: configs at their full budget, all seeds in parallel, selected by validation, tested on the test split.
 
+    <studies>/finals/<name>-<task>-<hash>/config.yaml             see folders.py
     <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
     <studies>/finals/<name>-<task>-<hash>/seed0/by_step.json      if asked for
     <studies>/finals/<name>-<task>-<hash>/table.json
@@ -15,7 +16,8 @@ from contextlib import redirect_stdout
 
 from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, RunFailed
-from raymeta.final.plan import Run, folder_of, plan_runs
+from raymeta.final.folders import begin
+from raymeta.final.plan import Run, plan_runs
 from raymeta.final.results import TABLE, FinalTable, read_result
 from raymeta.problems.images.reading.remote import Root
 from raymeta.report.progress import Display, Jobs
@@ -64,7 +66,8 @@ def final(
         given = take_slots(slots, pack, lambda: list(configs.values()))
         from raymeta.study.machines.nodes import prepare_nodes
 
-        for config in configs.values():
+        for name, config in configs.items():
+            begin(next(run.folder.parent for run in runs if run.name == name), config)
             prepare_nodes(config.task, data_root, ship=ship_data)
             if config.task.elsewhere is not None:
                 prepare_nodes(config.task.elsewhere, ship=ship_data)
@@ -106,7 +109,7 @@ def _table(name: str, config: TrialConfig, runs: Sequence[Run]) -> FinalTable | 
     own = [run for run in runs if run.name == name]
     if not all(run.tested for run in own):
         return None
-    folder = folder_of(name, config)
+    folder = own[0].folder.parent
     table = FinalTable(name, config, own[0].metric, folder, [read_result(run.folder) for run in own])
     write_atomically(folder / TABLE, json.dumps(table.as_dict(), indent=1))
     return table

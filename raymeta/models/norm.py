@@ -5,7 +5,7 @@ Papers disagree here more than anywhere else, and by points (`docs/conventions.m
 - `batch`: statistics of the images in the pass, in training and at test: transductive, as MAML, MAML++, ALFA, L2F and
   CloserLookFewShot do. Support and query are separate passes.
 - `support`: the query is normalised with the support set's statistics under the adapted weights, and gradients flow
-  through them: not transductive (Meta-Problem's Proto-MAML).
+  through them: not transductive (Meta-Dataset's Proto-MAML).
 - `running`: statistics of the pass in training, their running averages in evaluation, support and query alike.
 - `per_step`: as `batch`, with a scale and shift of its own for every inner step, [S, C] (MAML++).
 """

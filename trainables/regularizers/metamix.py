@@ -108,7 +108,7 @@ class MetaMix(Regularizer):
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         acting = Mixing(self, learner, drawn, context.progress)
-        return Hooks(query=acting.on_query, block=acting.on_block if self.settings.shuffle > 0 else None)
+        return Hooks(query=acting.on_query, block=acting.on_block if learner.problem.one_shape else None)
 
 
 class Mixing:

@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raymeta.problem import Split
-from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.episodes import ImageEpisodes
 from raymeta.problems.images.store import Store
+
+if TYPE_CHECKING:
+    from raymeta.problems.images.dataset import ImageDataset
 
 SHOWN: tuple[Split, ...] = ("train", "validation")
 INK = "#1f2430"
 
 
-def draw_classes(dataset: ImageDataset, path: Path, classes: int = 8, examples: int = 10) -> None:
+def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples: int = 10) -> None:
     """Write a picture of what is in the training and the validation split, and of a training task.
 
     Args:
@@ -50,7 +52,7 @@ def _draw_images(axis: Any, store: Store, split: Split, classes: int, examples: 
     _draw_sheet(axis, rows, f"{split}: {len(chosen)} of {len(members):,} classes", examples)
 
 
-def _draw_task(axis: Any, dataset: ImageDataset, examples: int) -> None:
+def _draw_task(axis: Any, dataset: "ImageDataset", examples: int) -> None:
     """The first training task, or a smaller one if the data or the picture are too small: support, a gap, query."""
     store = dataset.store
     members = store.classes("train")

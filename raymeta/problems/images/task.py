@@ -11,7 +11,7 @@ from raymeta.schema import Section
 
 
 class MetaDatasetConfig(Section):
-    """Bounds of `task.sampler: metadataset`; defaults: Meta-Problem's code. See raymeta/problems/images/variable.py."""
+    """Bounds of `task.sampler: metadataset`; defaults: Meta-Dataset's code. See raymeta/problems/images/variable.py."""
 
     min_ways: int = Field(5, ge=2, description="Classes in an episode, at least.")
     max_ways: int = Field(50, ge=2, description="Classes in an episode, at most: the outputs of a model's head.")

@@ -1,6 +1,6 @@
-"""Tasks of Meta-Problem's sampler: ways, shots and queries are drawn for every task, and classes differ in shots.
+"""Tasks of Meta-Dataset's sampler: ways, shots and queries are drawn for every task, and classes differ in shots.
 
-Triantafillou et al.: Meta-Problem (ICLR 2020), appendix on episode sampling. |c| is how many images class c has.
+Triantafillou et al.: Meta-Dataset (ICLR 2020), appendix on episode sampling. |c| is how many images class c has.
 
     N   uniform in [min_ways, min(max_ways, classes)];  the N classes without replacement
     q   = min(max_queries, floor(|c| / 2) of the smallest class),  the same for all classes

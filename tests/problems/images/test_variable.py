@@ -232,7 +232,9 @@ def test_what_needs_tasks_of_one_shape_is_refused(glyphs: ImageDataset, spec: st
 def test_a_curve_has_no_classes_to_draw() -> None:
     with pytest.raises(UserError, match=r"^config: unknown key 'task\.sampler', allowed: .*shots$"):
         parse_trial({"method": "maml", "task": {"problem": "sinusoid", "sampler": "metadataset"}})
-    with pytest.raises(UserError, match=r"^--task sinusoid-metadataset: expected sinusoid-<shots>s, as in sinusoid-10s$"):
+    with pytest.raises(
+        UserError, match=r"^--task sinusoid-metadataset: expected sinusoid-<shots>s, as in sinusoid-10s$"
+    ):
         parse_task("sinusoid-metadataset")
 
 

@@ -189,7 +189,7 @@ def test_the_trainer_changes_the_same_images_otherwise_at_every_step_alike_for_a
             return torch.zeros(())
 
         aug.on_tasks = lambda _, *rest: plain(same, *rest)  # type: ignore[method-assign]
-        trainer.accumulate = accumulate  # type: ignore[method-assign]
+        trainer.accumulate = accumulate  # type: ignore[method-assign, assignment]
         for _ in range(3):
             trainer.outer_update()
         return found

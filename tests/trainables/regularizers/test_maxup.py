@@ -62,7 +62,7 @@ def watch(made: Trainer) -> list[tuple[Tasks, ...]]:
         seen.append(plain(*arguments))
         return seen[-1]
 
-    regularizer.draw = draw  # type: ignore[method-assign]
+    regularizer.draw = draw  # type: ignore[method-assign, assignment]
     return seen
 
 

@@ -178,7 +178,7 @@ def test_evaluation_averages_its_samples_and_the_query_has_no_noise(noise: str) 
         passes.append(arguments[2].query)
         return plain(*arguments)
 
-    made.model.forward = forward  # type: ignore[method-assign]
+    made.model.forward = forward  # type: ignore[method-assign, assignment]
     with torch.no_grad():
         adapted = made.adapt(task.support, context(made, training=False))
         one, other = (made.predict(adapted, task.query.x) for _ in range(2))

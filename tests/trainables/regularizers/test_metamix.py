@@ -64,7 +64,7 @@ def watch(made: Trainer, **forced: Tensor) -> list[Draws]:
         seen.append(plain(*arguments)._replace(**forced))
         return seen[-1]
 
-    metamix.draw = draw  # type: ignore[method-assign]
+    metamix.draw = draw  # type: ignore[method-assign, assignment]
     return seen
 
 

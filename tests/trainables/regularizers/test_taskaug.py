@@ -85,7 +85,7 @@ def test_the_trainer_turns_other_classes_at_every_step_the_same_for_a_seed(glyph
             generator.set_state(state)
             return plain(before, progress, generator)
 
-        regularizer.on_tasks = on_tasks  # type: ignore[method-assign]
+        regularizer.on_tasks = on_tasks  # type: ignore[method-assign, assignment]
         for _ in range(4):
             trainer.outer_update()
         return found
