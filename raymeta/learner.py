@@ -14,7 +14,7 @@ from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.models import BACKBONES, Backbone, Weights
+from raymeta.models import Backbone, Weights
 from raymeta.models.norm import Pass
 from raymeta.problems.images.episodes import Episodes, Task
 from raymeta.problems.images.store import Dataset
@@ -261,7 +261,8 @@ def probabilities(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
 def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | None) -> Backbone:
     """The backbone that `model` names, freshly initialised; see `Backbone` for the arguments."""
     steps = getattr(config.settings, "inner_steps", 1)
-    return BACKBONES[config.model.name](config.model, input_shape, outputs, steps)
+    built: Backbone = registry.find("backbone", config.model.name)(config.model, input_shape, outputs, steps)
+    return built
 
 
 def build_method(config: TrialConfig, dataset: Dataset) -> Method:

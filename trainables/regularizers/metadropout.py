@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from raymeta.errors import UserError
 from raymeta.learner import Regularizer
-from raymeta.models import Backbone, Conv4
+from raymeta.models import Backbone
+from raymeta.models.conv4 import Conv4
 from raymeta.models.norm import Pass
 from raymeta.problems.images.store import Dataset
 from raymeta.registry import regularizer
