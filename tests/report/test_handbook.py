@@ -8,7 +8,7 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.report.handbook import about, about_regularizers, page
 
-DOCS = Path(__file__).parent.parent / "docs" / "methods"
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
 NAMES = registry.names("method") + registry.names("regularizer")
 
 

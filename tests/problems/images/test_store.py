@@ -21,7 +21,7 @@ from raymeta.errors import UserError
 from raymeta.problems.images.reading import packing
 from raymeta.problems.images.store import TestSplitClosed, open_dataset
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]  # where traced.py is
 
 
 def python(code: str) -> "subprocess.Popen[str]":

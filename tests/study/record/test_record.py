@@ -322,7 +322,7 @@ with load("tiny").locked():
 
 def test_one_driver_at_a_time(studies: Path) -> None:
     record = tiny_record()
-    tests = str(Path(__file__).parents[1])
+    tests = str(Path(__file__).parents[2])
     other = subprocess.Popen(
         [sys.executable, "-c", DRIVE], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": tests}
     )

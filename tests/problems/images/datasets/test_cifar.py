@@ -18,7 +18,7 @@ from raymeta.problems.images.datasets import cifar
 from raymeta.problems.images.episodes import SPLITS
 from raymeta.problems.images.store import ImageDataset, open_dataset
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "cifar100"
+REAL = Path(__file__).parents[4].parent / "shared" / "data" / "cifar100"
 SIZES = {"cifarfs": {"train": 64, "validation": 16, "test": 20}, "fc100": {"train": 60, "validation": 20, "test": 20}}
 
 

@@ -20,7 +20,7 @@ from raymeta.problems.images.episodes import SPLITS
 from raymeta.problems.images.reading.packing import Packed, build_store
 from raymeta.problems.images.store import ImageDataset, open_dataset
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "omniglot"
+REAL = Path(__file__).parents[4].parent / "shared" / "data" / "omniglot"
 PARTS = {"images_background": 3, "images_evaluation": 2}
 
 
