@@ -27,6 +27,13 @@ def install(folder: Path, name: str, points: Mapping[str, Mapping[str, str]], fi
     return folder
 
 
+def free(patch: pytest.MonkeyPatch, kind: registry.Kind, *names: str) -> None:
+    """Names under which a test may register what it likes; afterwards they stand for what they did."""
+    for name in names:
+        patch.setitem(registry._classes, (kind, name), object)
+        del registry._classes[kind, name]
+
+
 @contextmanager
 def found(*folders: Path) -> Iterator[None]:
     """These folders on the import path as the last ones, like one's own site-packages; all traces go afterwards."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import free
 from reference import Random, learner
 from torch import Tensor, nn
 
@@ -48,7 +49,7 @@ class Shifted(Learned):
 @pytest.fixture
 def regularizers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that are registered for a test."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    free(monkeypatch, "regularizer", "learned", "shifted")
     registry.regularizer("learned")(Learned)
     registry.regularizer("shifted")(Shifted)
 
@@ -114,7 +115,7 @@ def test_a_base_regularizer_changes_nothing() -> None:
 
 def test_a_method_without_inner_steps_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole method in a few lines, built by name."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    free(monkeypatch, "method", "nearest")
 
     @registry.method("nearest")
     class Nearest(Method):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from foreign import found, install
+from foreign import found, free, install
 
 from raymeta import registry
 from raymeta.errors import UserError
@@ -83,7 +83,7 @@ print([name for name in sys.modules if name.split(".")[0] in ("torch", "trainabl
 
 @pytest.mark.parametrize("kind", get_args(registry.Kind))
 def test_every_kind_has_its_decorator(kind: registry.Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    free(monkeypatch, kind, "quite_new")
     made = getattr(registry, kind)("quite_new")(type("Made", (), {}))
     assert registry.find(kind, "quite_new") is made
     assert made.name == "quite_new"
@@ -218,7 +218,8 @@ def test_an_unknown_name_is_a_sentence(kind: registry.Kind, name: str, sentence:
 
 
 def test_two_classes_of_one_name_are_refused_and_a_reloaded_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    free(monkeypatch, "method", "twice", "again")
+    free(monkeypatch, "regularizer", "again")
     registry.method("twice")(type("One", (), {}))
     with pytest.raises(UserError) as caught:
         registry.method("twice")(type("Two", (), {}))
