@@ -158,7 +158,8 @@ class Method(nn.Module, ABC):
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
-        own_settings: what it does not take over from presets made for the methods that it builds on.
+        presets_of: methods whose settings in presets it takes over, as far as it has them, below its own.
+        own_settings: what it does not take over.
     """
 
     name: ClassVar[str]
@@ -169,6 +170,7 @@ class Method(nn.Module, ABC):
     kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
     inner_loop: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {}
+    presets_of: ClassVar[tuple[str, ...]] = ()
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}
 

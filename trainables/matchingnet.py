@@ -47,6 +47,7 @@ class MatchingNet(ProtoNet):
     Config: ClassVar[type[Section]] = MatchingNetConfig
     adapts: ClassVar[str] = "the support's features as a memory"
     learns: ClassVar[str] = "the features"
+    presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.4
 
     def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
