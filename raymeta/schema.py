@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -38,7 +38,7 @@ def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         within, (*above, last) = _allowed(schema, path), path
         beside = get_close_matches(last, within, n=1)
-        near = ".".join([*above, beside[0]]) if beside else nearest_key(key, fields(schema))
+        near = ".".join([*above, beside[0]]) if beside else nearest_key(key, _sections_and(fields(schema)))
         return f"unknown key '{key}', {meant(near, within)}"
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
@@ -60,15 +60,24 @@ def not_a_value(key: str, found: Any, allowed: Sequence[str]) -> str:
 def _allowed(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
     """The keys of the section that a path ends in."""
     section: type[BaseModel] | None = schema
-    for part in path[:-1]:
-        section = section_of(section.model_fields[part]) if section and part in section.model_fields else None
-    return list(section.model_fields) if section else []
+    parts = iter(path[:-1])
+    for part in parts:
+        field = section.model_fields.get(part) if section else None
+        section = section_of(field) if field else None
+        if field and get_origin(field.annotation) is dict:  # a name, then the section that it has
+            next(parts, None)
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The schema of a field that is a section of its own."""
+    """The schema of a field that is a section of its own, or a mapping of names to such."""
     kinds = get_args(field.annotation) or (field.annotation,)
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _sections_and(keys: Iterable[str]) -> list[str]:
+    parts = [key.split(".") for key in keys]
+    return list(dict.fromkeys(".".join(one[:end]) for one in parts for end in range(1, len(one) + 1)))
 
 
 def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

@@ -83,13 +83,22 @@ def split_spec(spec: str) -> tuple[str, tuple[str, ...]]:
 
 
 def split_settings(spec: str) -> tuple[str, list[str]]:
-    """`maml+dropgrad:rate=0.2,noise=binary` to `maml+dropgrad` and the `key=value` words that it stands for."""
+    """`maml+dropgrad:rate=0.2,noise=binary` to `maml+dropgrad` and the `key=value` words that it stands for.
+
+    What stands between commas without a `=` is one more choice of the key before it: `dropgrad:noise=gaussian,binary`.
+    """
     names, words = [], []
     for number, part in enumerate(spec.split("+")):
         name, _, settings = (piece.strip() for piece in part.partition(":"))
         names.append(name)
         section = f"regularizers.{name}" if number else name
-        words += [f"{section}.{setting.strip()}" for setting in settings.split(",") if setting]
+        own: list[str] = []
+        for setting in filter(None, map(str.strip, settings.split(","))):
+            if "=" in setting or not own:
+                own.append(f"{section}.{setting}")
+            else:
+                own[-1] += f",{setting}"
+        words += own
     return "+".join(names), words
 
 

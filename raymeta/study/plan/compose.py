@@ -161,6 +161,8 @@ def _values(field: FieldInfo) -> list[Any]:
 
 
 def _unknown(key: str, fields: Fields) -> str:
+    if below := next((other for other in fields if other.startswith(f"{key}.")), None):
+        return f"'{key}' is a section; say its keys in full, as in {below}"
     near = nearest_key(key, fields)
     sections = ", ".join(dict.fromkeys(other.rpartition(".")[0] for other in fields if "." in other))
     return f"unknown key '{key}', " + (f"did you mean '{near}'?" if near else f"allowed: keys of {sections}")

@@ -25,7 +25,7 @@ from raymeta.schema import Section, check, flatten, parse_overrides
 from raymeta.storage.files import parse_yaml, read_yaml
 
 SEARCHED = ("regularizers", "model", "outer", "pretraining")  # sections whose keys can be searched, with the method's
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<how>log|\d+))?")
 
 

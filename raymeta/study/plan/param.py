@@ -85,7 +85,7 @@ class Param(Section):
     def nearest(self, value: Any) -> Value:
         """The value that can be proposed next to this one: the nearest number, or the first choice."""
         if self.contains(value):
-            return value  # type: ignore[no-any-return]
+            return int(value) if self.int_ is not None else value
         if self.choice is not None:
             return self.choice[0]
         low, high = self.float_ or self.int_ or (0, 0)

@@ -181,6 +181,8 @@ def make_plan(
     )
     plan = replace(plan, space=_without_false_baseline(plan, spec, own))
     plan = replace(plan, space=_allowed(plan))
+    if own.replace and not set(plan.space.params) - {CHOICE}:
+        raise UserError(f"nothing is searched: name ranges, as in {method}.KEY=0.01..0.5:log")
     _check(plan)
     return plan
 

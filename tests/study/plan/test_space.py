@@ -238,7 +238,9 @@ PARAMS = "allowed: float, int, choice, log, step, when"
 FLOATS = "give exactly one of float: [low, high], int: [low, high] and choice: [...]"
 WRONG = {
     "parms: {}": "unknown key 'parms', did you mean 'params'? (allowed: include, params, start_from)",
-    "params: {a: {flot: [0, 1]}}": "unknown key 'params.a.flot'",
+    "params: {a: {flot: [0, 1]}}": (
+        "unknown key 'params.a.flot', did you mean 'params.a.float'? (allowed: choice, float, int, log, step, when)"
+    ),
     "params: {a: {float: [0.0, 1.0], int: [0, 1]}}": f"params.a: {FLOATS}",
     "params: {a: {}}": f"params.a: {FLOATS}",
     "params: {a: {float: [1.0, 0.0]}}": "params.a: the range [1.0, 0.0] is empty: low is above high",
