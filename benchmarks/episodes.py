@@ -41,12 +41,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Problem as TorchDataset
 
 from raymeta import registry
-from raymeta.config import TaskConfig, parse_trial
+from raymeta.config import parse_trial
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import ImageDataset, Store, open_dataset
+from raymeta.problems.images.store import Store
+from raymeta.problems.images.task import ImagesTask
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -79,7 +82,7 @@ class Photos(ImageDataset):
 
 def prepared(task: dict[str, Any]) -> ImageDataset:
     """A data set, packed."""
-    dataset = open_dataset(TaskConfig(**task))
+    dataset = open_problem(ImagesTask(**task))
     assert isinstance(dataset, ImageDataset)
     dataset.prepare()
     return dataset
@@ -153,7 +156,7 @@ def speed(options: argparse.Namespace) -> None:
 
             bank = dataset.bank("train", 0)
             runs: dict[str, Callable[[], int]] = {
-                "raymeta": lambda: sum(bank.batch(first, TASKS).tasks for first in range(0, count, TASKS)),  # noqa: B023
+                "raymeta": lambda: sum(bank.draw(first, TASKS).tasks for first in range(0, count, TASKS)),  # noqa: B023
                 "arrays, an image at a time": loader(arrays, 0),
                 "files, an image at a time": loader(files, 0),
                 f"the same, {options.workers} DataLoader workers": loader(files, options.workers),
@@ -191,11 +194,11 @@ def share(options: argparse.Namespace) -> None:
                 "task": task, "outer": {"tasks_per_step": TASKS}, "engine": {"device": "cpu"},
             }  # fmt: skip
             trainer = Trainer(parse_trial(config))
-            bank = trainer.dataset.bank("train", 1)
+            bank = trainer.problem.bank("train", 1)
             whole, drawn = [], []
             for turn in range(options.rounds + 1):
                 start = time.perf_counter()
-                bank.batch(turn * TASKS, TASKS)
+                bank.draw(turn * TASKS, TASKS)
                 middle = time.perf_counter()
                 trainer.outer_update()
                 if turn:
@@ -217,13 +220,13 @@ class Worker:
     def train(self) -> None:
         """A round, and a look at every page of the store."""
         self.trainable.step()
-        images = self.trainable.trainer.dataset.store.images
+        images = self.trainable.trainer.problem.store.images
         page = os.sysconf("SC_PAGE_SIZE")
         int(np.asarray(images).reshape(-1)[::page].max())
 
     def memory(self) -> list[int]:
         """Of the worker: proportional set size, private; of the store's mapping: resident, proportional, private."""
-        whole, path = _memory(), str(self.trainable.trainer.dataset.folder / "images.npy")
+        whole, path = _memory(), str(self.trainable.trainer.problem.folder / "images.npy")
         fields, inside = dict.fromkeys(("Rss", "Pss", "Private_Clean", "Private_Dirty"), 0), False
         for line in Path("/proc/self/smaps").read_text().splitlines():
             key, _, value = line.partition(":")
@@ -241,7 +244,7 @@ def trials(options: argparse.Namespace) -> None:
     from raymeta.study.machines.resources import start_ray, stop_ray
 
     task = {"dataset": options.dataset, **registry.find("dataset", options.dataset).task_defaults, "shots": 1}
-    dataset = open_dataset(TaskConfig(**task))
+    dataset = open_problem(ImagesTask(**task))
     dataset.prepare(options.data_root)
     assert isinstance(dataset, ImageDataset)
     config = {
@@ -290,7 +293,7 @@ def _memory() -> tuple[int, int]:
 def _draw(copied: bool, task: dict[str, Any], episodes: int, barrier: Any, results: Any) -> None:
     """In a process of its own: memory before it opens the store and after it drew, while the others have it too."""
     torch.set_num_threads(1)
-    dataset = open_dataset(TaskConfig(**task))
+    dataset = open_problem(ImagesTask(**task))
     assert isinstance(dataset, ImageDataset)
     barrier.wait()
     before = _memory()
@@ -301,7 +304,7 @@ def _draw(copied: bool, task: dict[str, Any], episodes: int, barrier: Any, resul
     int(np.asarray(store.images)[:, :, ::8].max())  # every eighth row of pixels: every page is touched
     bank = dataset.bank("train", os.getpid())
     for number in range(0, episodes, TASKS):
-        bank.batch(number, TASKS)
+        bank.draw(number, TASKS)
     barrier.wait()
     results.put((before, _memory()))
     barrier.wait()

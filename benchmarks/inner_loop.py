@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
-from raymeta.problems.images.episodes import Episodes
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -51,11 +50,11 @@ def config(work: dict[str, object]) -> TrialConfig:
 class Plain(nn.Module):
     """Conv-4 as users write it with torch's own layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int, features: int) -> None:
         super().__init__()
         blocks = [
             nn.Sequential(
-                nn.Conv2d(width if i else 1, width, 3, padding=1),
+                nn.Conv2d(width if i else channels, width, 3, padding=1),
                 nn.BatchNorm2d(width, track_running_stats=False),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
@@ -63,17 +62,18 @@ class Plain(nn.Module):
             for i in range(4)
         ]
         self.body = nn.Sequential(*blocks)
-        self.head = nn.Linear(width, 5)
+        self.head = nn.Linear(features, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
 
 
-def plain_like(trainer: Trainer, width: int) -> Plain:
-    """The plain network with raymeta's initial weights (the parameters come in the same order)."""
-    network = Plain(width)
+def plain_like(trainer: Trainer) -> Plain:
+    """The plain network with the weights of raymeta's (the parameters come in the same order), on its device."""
+    model = trainer.learner.model
+    network = Plain(model.map_shape[0], model.input_shape[0], model.feature_size).to(trainer.device)
     with torch.no_grad():
-        for mine, theirs in zip(network.parameters(), trainer.method.model.parameters(), strict=True):
+        for mine, theirs in zip(network.parameters(), model.parameters(), strict=True):
             mine.copy_(theirs)
     return network
 
@@ -84,7 +84,7 @@ def adapted(network: Plain) -> list[str]:
     return [name for name, _ in network.named_parameters() if not any(name.startswith(norm) for norm in norms)]
 
 
-def learn2learn_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
+def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`learner = maml.clone(); learner.adapt(loss(learner(x), y)); loss(learner(qx), qy).backward()`, for each task."""
     names = adapted(network)
     for i in range(episodes.tasks):
@@ -98,7 +98,7 @@ def learn2learn_step(network: Plain, episodes: Episodes, second_order: bool) -> 
                 loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
             )
             _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
-        (F.cross_entropy(learner(query_x), query_y) / TASKS).backward()
+        (F.cross_entropy(learner(query_x), query_y) / episodes.tasks).backward()
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -120,7 +120,7 @@ def _set(module: nn.Module, values: dict[str, Tensor]) -> None:
             module._parameters[key] = value  # type: ignore[assignment]
 
 
-def higher_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
+def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`higher.innerloop_ctx` as in its README; in first order the adapted copy's gradients are added by hand."""
     import higher
 
@@ -134,7 +134,7 @@ def higher_step(network: Plain, episodes: Episodes, second_order: bool) -> None:
         ):
             for _ in range(STEPS):
                 inner.step(F.cross_entropy(learner(support_x), support_y))
-            loss = F.cross_entropy(learner(query_x), query_y) / TASKS
+            loss = F.cross_entropy(learner(query_x), query_y) / episodes.tasks
             if second_order:
                 loss.backward()
             else:
@@ -150,13 +150,13 @@ def contenders(name: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Step
     """Who computes the gradients of the same outer step: the module that holds them, and the call."""
     work = WORKS[name][1]
     trainer = Trainer(config(work))
-    trainer.method.to(dtype)
-    episodes = trainer.dataset.bank("train", 0).batch(0, TASKS)
-    episodes = episodes._replace(support_x=episodes.support_x.to(dtype), query_x=episodes.query_x.to(dtype))
-    first, second = (plain_like(trainer, int(str(work["width"]))).to(dtype) for _ in range(2))
+    trainer.learner.to(dtype)
+    episodes = trainer.problem.bank("train", 0).draw(0, TASKS)
+    episodes = episodes.map(lambda part: part.to(dtype) if part.is_floating_point() else part)
+    first, second = (plain_like(trainer).to(dtype) for _ in range(2))
     order = work["order"] == "second"
     return {
-        "raymeta": (trainer.method.model, lambda: trainer.accumulate(episodes)),
+        "raymeta": (trainer.learner.model, lambda: trainer.accumulate(episodes)),
         "learn2learn's way": (first, lambda: learn2learn_step(first, episodes, order)),
         "higher": (second, lambda: higher_step(second, episodes, order)),
     }
@@ -204,10 +204,10 @@ def main() -> None:
         settings = {} if options.default_malloc else WORKER_ENVIRONMENT
         os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **settings, "RAYMETA_BENCHMARK": "1"})
     torch.set_num_threads(1)
-    from raymeta.config import TaskConfig
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
+    from raymeta.problems.images.task import ImagesTask
 
-    open_dataset(TaskConfig(dataset="glyphs")).prepare()
+    open_problem(ImagesTask(dataset="glyphs")).prepare()
     print(f"torch {torch.__version__}, 1 thread, {options.rounds} rounds, ", end="")
     print("default malloc" if options.default_malloc else "raymeta's malloc settings", "for all")
     for name in options.works:

@@ -26,7 +26,7 @@ import torch
 
 from raymeta import registry
 from raymeta.config import parse_trial, split_spec
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -126,7 +126,7 @@ def main() -> None:
     if options.memory:
         _memory(options.memory)
         return
-    open_dataset(trainer("maml").config.task).prepare()
+    open_problem(trainer("maml").config.task).prepare()
     base = memory("maml")
     print(f"torch {torch.__version__}, one thread, {options.rounds} rounds; MAML's peak: {base:.0f} MiB")
     print("| learner | gradient error | outer steps/s | cost (MAML 1) | peak memory (MAML 1) | meta-learned |")

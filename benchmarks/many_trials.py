@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.study.plan.plan import make_plan
 from raymeta.study.record.record import StudyRecord
 from raymeta.training.evaluation import metric_of
@@ -97,7 +97,7 @@ def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])
-    dataset = open_dataset(plan.base.task)
+    dataset = open_problem(plan.base.task)
     record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
     watch = Watch(folder / "trials", every)
     watch.start()

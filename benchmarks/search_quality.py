@@ -36,7 +36,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.storage.files import write_atomically
 from raymeta.study.plan.plan import Plan, make_plan
 from raymeta.study.plan.space import Point, Space
@@ -87,7 +87,7 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
             )
 
     kind = Multivariate if method.startswith("multivariate") else StudyRecord
-    dataset = open_dataset(plan.base.task)
+    dataset = open_problem(plan.base.task)
     with tempfile.TemporaryDirectory(prefix="raymeta-quality-") as folder:
         os.environ["RAYMETA_STUDIES"] = folder
         record = kind.create(Path(folder) / "study", plan, metric_of(dataset), dataset.fingerprint)
@@ -194,8 +194,8 @@ def train_anew(point: Point, seed: int, steps: int, path: Path) -> float:
         while not trainer.done:
             trainer.round()
         score = evaluate(
-            trainer.method,
-            trainer.dataset.bank("validation", FRESH_BANK),
+            trainer.learner,
+            trainer.problem.bank("validation", FRESH_BANK),
             FRESH_TASKS,
             device=trainer.device,
             vectorized=trainer.vectorized,

@@ -91,10 +91,10 @@ def fit(
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
     from raymeta.training.evaluation import metric_of
 
-    metric = metric_of(open_dataset(plan.base.task))
+    metric = metric_of(open_problem(plan.base.task))
     name = f"val_{metric.name}"
     ray.init("local", num_cpus=slots, include_dashboard=False)
     results = tune.Tuner(
@@ -211,9 +211,9 @@ def main() -> None:
     if options.stock:
         stock(options.words, options.slots, options.stock)
         return
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
 
-    open_dataset(make_plan(SPEC, TASK).base.task).prepare()
+    open_problem(make_plan(SPEC, TASK).base.task).prepare()
     with tempfile.TemporaryDirectory(prefix="raymeta-stock-") as folder:
         rows = compare(SIZES[options.size], options.slots, Path(folder))
     print(f"size {options.size}, {options.slots} slots")

@@ -1,21 +1,17 @@
 """The functional inner loop: gradients of a task's loss, first and second order, looped over or batched with vmap."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from raymeta.engine.noise import Noise
-from raymeta.models.backbone import Weights
-from raymeta.models.norm import Moments, Pass
+from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
-    from raymeta.learner import Regularizer
-
-
-ON_PASSES = ("on_weights", "on_convolution", "on_block", "on_outputs")  # the hooks that a `Pass` carries
+    from raymeta.hooks import Hooks
 
 
 @dataclass(frozen=True)
@@ -23,46 +19,53 @@ class Context:
     """What surrounds a task: how it is to be computed and what may change its maths.
 
     Attributes:
-        training: False in evaluation, where no outer graph is built and regularizers are off.
+        training: False in evaluation, where no outer graph is built and most regularizers are off.
         progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it.
         vectorized: the task is one of a batch under vmap.
-        noise: where a regularizer draws random numbers; None if nothing draws any.
-        regularizers: the hooks to call, in the order of the composition; in evaluation those that act there too.
+        noise: where hooks draw random numbers; None if there are none.
+        hooks: what acts in the task, in the order of the composition.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         steps: inner steps; None: as many as the learner's settings say.
-        ways: classes of the task where tasks differ in them; None: as many as `task.ways` says.
+        outputs: of the model that the task uses where tasks differ in them; None: all.
     """
 
     training: bool
     progress: float = 0.0
     vectorized: bool = False
     noise: Noise | None = None
-    regularizers: tuple["Regularizer", ...] = ()
+    hooks: tuple["Hooks", ...] = ()
     task: int | Tensor = 0
     steps: int | None = None
-    ways: int | None = None
+    outputs: int | None = None
+
+    def of_task(self, number: int | Tensor, noise: Noise, hooks: tuple["Hooks", ...]) -> "Context":
+        """What surrounds one of the tasks that this surrounds."""
+        return replace(self, task=number, noise=noise, hooks=hooks)
 
     def at(self, step: int = 0, moments: Moments | None = None, *, query: bool = False) -> Pass:
         """A forward pass of this task: at an inner step, normalised with given statistics or its own."""
-        hooks: dict[str, Any] = {name: tuple(getattr(one, name) for one in self.having(name)) for name in ON_PASSES}
+        every = self.hooks
         return Pass(
             self.training, step, self.vectorized, moments,
-            query=query, task=self.task, ways=self.ways, noise=self.noise, **hooks,
+            query=query, task=self.task, outputs=self.outputs, noise=self.noise,
+            on_weights=_used(one.weights for one in every), on_convolution=_used(one.convolution for one in every),
+            on_block=_used(one.block for one in every), on_outputs=_used(one.outputs for one in every),
         )  # fmt: skip
-
-    def having(self, hook: str) -> tuple["Regularizer", ...]:
-        """The regularizers that have a hook of this name."""
-        return tuple(one for one in self.regularizers if one.has(hook))
 
     @property
     def perturbed(self) -> bool:
-        """Passes over the same images are not alike: regularizers change weights or activations."""
-        return any(self.having(name) for name in ON_PASSES)
+        """Passes over the same examples are not alike: hooks change weights or activations."""
+        now = self.at()
+        return bool(now.on_weights or now.on_convolution or now.on_block or now.on_outputs)
 
     @property
     def samples(self) -> int:
         """Noisy passes whose mean is the support loss of an inner step."""
-        return max((one.samples(self.training) for one in self.regularizers), default=1)
+        return max((one.samples for one in self.hooks), default=1)
+
+
+def _used(hooks: Iterable[Any]) -> Changes:
+    return tuple(hook for hook in hooks if hook is not None)
 
 
 def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_order: bool, vectorized: bool) -> Weights:
@@ -86,9 +89,10 @@ def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_ord
 
 
 def regularized(gradients: Weights, context: Context) -> Weights:
-    """Inner gradients after all regularizers had their say."""
-    for regularizer in context.having("on_inner_gradients"):
-        gradients = regularizer.on_inner_gradients(gradients, context)
+    """Inner gradients after all hooks had their say."""
+    for hooks in context.hooks:
+        if hooks.inner_gradients is not None:
+            gradients = hooks.inner_gradients(gradients, context)
     return gradients
 
 
@@ -106,12 +110,12 @@ def descend(
 
     Args:
         loss: the support loss under (weights, step).
-        weights: everything that the loss depends on by name: the model's weights theta, and whatever a method adds.
+        weights: everything that the loss depends on by name: the model's weights theta, and whatever a learner adds.
         adapted: names of the tensors that move; the rest are passed through.
-        update: (step, adapted tensors, their gradients) to the new adapted tensors: the method's rule.
+        update: (step, adapted tensors, their gradients) to the new adapted tensors: the learner's rule.
         steps: S.
         second_order: let outer gradients flow through the inner gradients; never done in evaluation.
-        context: the gradients pass through its regularizers before the update.
+        context: the gradients pass through its hooks before the update.
 
     Returns:
         The weights before the first update and after each, S + 1 of them.

@@ -1,24 +1,114 @@
-"""What a method and a regularizer are. A new one is a subclass in a file of its own; see `docs/extending.md`."""
+"""What a learner is. A new one is a subclass in a file of its own; see `docs/extending.md`.
+
+`GradientLearner` owns the inner loop and every promise that it makes to regularizers; a learner of this kind says what
+moves, from where and by which rule.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
+from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
-from raymeta.inner import Context
-from raymeta.models import Backbone, Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import Episodes, Task
-from raymeta.problems.images.store import Dataset
-from raymeta.schema import Section
+from raymeta.hooks import Hooks, Loss, Regularizer
+from raymeta.inner import Context, descend
+from raymeta.models import Backbone, Pass, Weights
+from raymeta.problem import Examples, Problem, Task, Tasks
+from raymeta.schema import Number, Section
+
+
+class Learner(nn.Module, ABC):
+    """Its parameters that require a gradient are exactly the meta-learned tensors; it knows no optimizer.
+
+    x are [n, C, H, W] or [n, D], y labels [n] or values [n, ...]. Where tasks differ in how many outputs they use, a
+    head has outputs for the most, of which a task uses its first `context.outputs`.
+
+    Attributes:
+        settings: the learner's own section; numbers: those of it that are numbers, as tensors.
+        problem: what is learned.
+        model: the backbone.
+        regularizers: in the order of the composition.
+        adapts: what changes from task to task, in a phrase.
+        learns: what is meta-learned.
+        cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; not inherited.
+        needs: what it has no meaning without: `labels` or `images` of the problem.
+        inner_loop: it adapts by gradient steps, on which regularizers can act.
+        defaults: what it changes of the defaults of a trial's other sections, as its authors do.
+        exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
+        presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
+        own_settings: what it does not take over.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Section]]
+    adapts: ClassVar[str] = ""
+    learns: ClassVar[str] = ""
+    cost: ClassVar[float | None] = None
+    needs: ClassVar[frozenset[str]] = frozenset()
+    inner_loop: ClassVar[bool] = False
+    defaults: ClassVar[dict[str, Any]] = {}
+    presets_of: ClassVar[tuple[str, ...]] = ()
+    own_settings: ClassVar[frozenset[str]] = frozenset()
+    exact: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__()
+        self.settings, self.problem = config.settings, problem
+        self.numbers = Numbers(self.settings)
+        chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}
+        needs = {self.name: self.needs} | {f"{config.spec}: {name}": cls.needs for name, cls in chosen.items()}
+        _refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
+        _refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        self.model = self.build_model(config, problem)
+        _refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions",))
+        self.regularizers = nn.ModuleList(
+            cls(getattr(config.regularizers, name), self.model, problem) for name, cls in chosen.items()
+        )
+        for one in self.regularizers:
+            _refuse_few_tasks(config, problem, one)  # type: ignore[arg-type]
+
+    def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
+        """The backbone with the head that the learner needs."""
+        return backbone(config, problem.input_shape, problem.outputs)
+
+    @abstractmethod
+    def adapt(self, support: Examples, context: Context) -> Any:
+        """The state adapted to a task, from its support set."""
+
+    @abstractmethod
+    def predict(self, adapted: Any, x: Tensor) -> Tensor:
+        """Outputs [n, outputs] for inputs x [n, ...]: logits, or values."""
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What is descended, inner and outer, []: the problem's loss."""
+        return self.problem.loss(outputs, y)
+
+    def query_loss(self, adapted: Any, query: Examples) -> Tensor:
+        """The task's outer loss, a scalar: by default the mean loss of the predictions."""
+        return self.loss(self.predict(adapted, query.x), query.y)
+
+    def with_hook(self, adapted: Any, on_block: Callable[..., Tensor]) -> Any:
+        """An adapted state whose query passes call one more hook on the blocks' outputs."""
+        return replace(adapted, query=hooked(adapted.query, on_block))
+
+    def hooks(self, tasks: Tasks, context: Context, generator: torch.Generator | None = None) -> tuple[Hooks, ...]:
+        """What the regularizers do in the tasks of an outer step, or of an evaluation.
+
+        Args:
+            tasks: T of them.
+            context: that of the tasks, but for what differs between them.
+            generator: on the CPU, of the outer step; None in evaluation, where nothing is drawn there.
+        """
+        acting: list[Regularizer] = [one for one in self.regularizers if context.training or one.in_evaluation]  # type: ignore[misc]
+        drawn = [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
+        return tuple(one.on_step(self, tasks, context, own) for one, own in zip(acting, drawn, strict=True))
 
 
 @dataclass(frozen=True)
@@ -29,207 +119,178 @@ class Adapted:
     query: Pass
 
 
-class Regularizer(nn.Module):
-    """Hooks into training; every one is optional. Parameters, if any, are meta-learned.
+@dataclass(frozen=True)
+class Support:
+    """A task's support set, as the steps of its inner loop see it: inputs prepared, labels or values, the context."""
 
-    Args:
-        config: the regularizer's section.
-        model: the backbone, for its layer groups.
-        dataset: what the images are.
+    x: Any
+    y: Tensor
+    context: Context
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
+
+    second_order: bool
+
+
+class StepsConfig(Section):
+    """What every learner with gradient steps has."""
+
+    order: Literal["first", "second"] = Field("second", description="Of the outer gradient.")
+    first_order_share: float = Field(
+        0.0, ge=0, le=1, description="Share of the full budget trained in first order before the second (MAML++'s DA)."
+    )
+    inner_steps: int = Field(5, ge=0, description="S; ALFA's code: 5.")
+    eval_steps: int | None = Field(None, ge=0, description="Inner steps in evaluation; null: inner_steps. Finn: 10.")
+
+
+class InnerLoopConfig(StepsConfig):
+    """Defaults: the MAML of the MAML++, ALFA and L2F repositories on miniImageNet."""
+
+    inner_lr: Number = Field(0.01, ge=0, description="alpha, of the mean support loss; ALFA's code: 0.01.")
+    adapt_norm: bool = Field(False, description="Adapt the norm's scale and shift too (CloserLookFewShot does).")
+
+
+class GradientLearner(Learner):
+    """A learner that adapts by gradient steps. With nothing overridden it is MAML.
+
+    It keeps every promise to regularizers: weights that they freeze stay as they are; a step's loss is the mean of as
+    many noisy passes as they ask for; they change the gradients before the update does; passes are normalised with the
+    statistics that `model.norm` says; and the same under vmap, in first and in second order.
 
     Attributes:
-        neutral: settings at which it changes nothing: the baseline of every search.
-        kinds: of data that it has a meaning for.
-        in_evaluation: it acts in evaluation too.
-        inner_loop: it has a meaning for learners with an inner loop only.
-        batches: tasks can be batched by vmap; if not they are computed one by one.
-        least_tasks: of an outer step, for it to have a meaning; with more than one, tasks must be of one shape.
-        lr_factor: outer step size of its parameters, relative to `outer.lr`.
+        adapted: names of what the inner loop moves, without what is frozen.
     """
 
-    name: ClassVar[str]
-    Config: ClassVar[type[Section]]
-    neutral: ClassVar[dict[str, Any]]
-    kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
-    in_evaluation: bool = False
-    inner_loop: ClassVar[bool] = False
-    batches: ClassVar[bool] = True
-    least_tasks: int = 1
-    lr_factor: float = 1.0
+    inner_loop: ClassVar[bool] = True
 
-    def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
-        super().__init__()
-        self.settings = config
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
+        regularizers: list[Regularizer] = list(self.regularizers)  # type: ignore[arg-type]
+        self.adapted = [name for name in self.moving() if not any(one.freezes(name) for one in regularizers)]
+        if not self.adapted:
+            raise UserError(f"{config.spec}: nothing is left for {self.name} to adapt")
+        for regularizer in regularizers:
+            if not any(regularizer.covers(name) for name in self.adapted):
+                raise UserError(f"{config.spec}: {self.name} adapts nothing in the scope of {regularizer.name}")
+        if self.model.norm_mode == "per_step":
+            self._refuse_steps_without_norm()
 
-    def freezes(self, name: str) -> bool:
-        """Whether the inner loop must leave the weight of this name as it is."""
-        return False
+    # What a learner may say of itself
 
-    def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
-        """Change the episodes of an outer step.
+    def moving(self) -> list[str]:
+        """What the inner loop moves, by name: all weights, but for the norm's unless `adapt_norm`."""
+        fixed = frozenset() if self.settings.adapt_norm else self.model.norm_names()
+        return [name for name in self.model.weights() if name not in fixed]
 
-        Args:
-            episodes: T of them; not to be changed in place. Tasks of different shapes come one by one, T = 1.
-            progress: outer steps done over the full budget, 0 to 1.
-            generator: on the CPU, of this outer step.
-        """
-        return episodes
+    def initial(self, support: Support) -> Weights:
+        """Where a task's inner loop starts: theta, and whatever else the loss depends on."""
+        return self.model.weights()
 
-    def on_step(
-        self, method: "Method", episodes: Episodes, context: Context, generator: torch.Generator
-    ) -> "Regularizer":
-        """What acts in the tasks of an outer step: itself, or an object that has drawn something for each of them.
+    def step_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
+        """The loss that the inner loop descends, a function of (weights, step)."""
 
-        Args:
-            method: the learner at this outer step.
-            episodes: its tasks, T of them; tasks of different shapes come one by one, T = 1.
-            context: that of the tasks, but for what differs between them (task, noise).
-            generator: on the CPU, of this outer step.
-        """
-        return self
+        def loss(weights: Weights, step: int) -> Tensor:
+            now, samples = support.context.at(step), support.context.samples
+            losses = [self.loss(self.outputs(support.x, weights, now), support.y) for _ in range(samples)]
+            return losses[0] if samples == 1 else torch.stack(losses).mean()
 
-    def on_task(self, task: Task, loss: Callable[[Task], Tensor], context: Context) -> Tensor:
-        """The outer loss of a task, given the function that computes it for any task."""
-        return loss(task)
-
-    def on_query(self, adapted: Any, task: Task, method: "Method", context: Context) -> tuple[Any, Task]:
-        """Change what a task's query loss is computed of, after adaptation: the learner's state, images and labels."""
-        return adapted, task
-
-    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: "Method", context: Context) -> Tensor:
-        """Change a task's outer loss, a scalar; add to it what depends on the adapted learner."""
         return loss
 
-    def on_weights(self, weights: Weights, now: Pass) -> Weights:
-        """Change the weights below the head that a pass uses, and no other pass."""
-        return weights
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
+        """The moved tensors after a step, by the learner's rule."""
+        return {name: weight - self.numbers.inner_lr * gradients[name] for name, weight in moving.items()}
 
-    def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
-        """Change the gradients of an inner step, by parameter name, before the method's update uses them."""
-        return gradients
+    def phase(self, progress: float) -> Phase:
+        """Which program is run when a share of the budget is done, 0 to 1."""
+        settings = self.settings
+        share = settings.first_order_share
+        return Phase(bool(settings.order == "second" and share < 1 and progress >= share))
 
-    def covers(self, name: str) -> bool:
-        """Whether it has something to do where the inner loop moves a tensor of this name."""
-        return True
+    def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
+        """Logits or values of prepared inputs under the weights of a task."""
+        return self.model(x, weights, now)  # type: ignore[no-any-return]
 
-    def on_convolution(
-        self, h: Tensor, again: Callable[[Tensor, Tensor | None], Tensor], layer: str, now: Pass
-    ) -> Tensor:
-        """Change a block's convolution before its norm, [n, C, H, W]; Conv-4 only.
+    # The inner loop
 
-        Args:
-            h: the convolution of the block's input with its own weights.
-            again: the same input convolved with another weight and bias.
-            layer: the block.
-            now: the pass.
-        """
-        return h
-
-    def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
-        """Change a block's output: [n, C, h, w], or [n, units] of an MLP's layer."""
-        return h
-
-    def on_outputs(self, outputs: Tensor, features: Tensor, now: Pass) -> Tensor:
-        """Change the head's outputs [n, outputs], made from features [n, F]."""
-        return outputs
-
-    def samples(self, training: bool) -> int:
-        """Noisy passes whose mean is the support loss of an inner step."""
-        return 1
-
-    def has(self, hook: str) -> bool:
-        """It has a hook of its own of this name, and use for it under its settings."""
-        return getattr(type(self), hook) is not getattr(Regularizer, hook)
-
-
-class Method(nn.Module, ABC):
-    """A learner. Its parameters that require a gradient are exactly the meta-learned tensors; it knows no optimizer.
-
-    A task is N ways, K shots, Q queries; x are [n, C, H, W] or [n, D], y labels [n] or values [n, 1]. Where tasks
-    differ in shape, N is `context.ways`; a head has outputs for the most ways, of which a task uses its first N.
-
-    Attributes:
-        one_shape: all tasks have the same ways, shots and queries; if not they are computed one by one.
-        ways: classes of the largest task.
-        adapts: what changes from task to task, in a phrase.
-        learns: what is meta-learned.
-        cost: of an outer step, MAML's in second order being 1, by benchmarks/learners.py; not inherited.
-        kinds: of data that it can learn from.
-        inner_loop: it adapts by gradient steps, on which regularizers can act.
-        defaults: what it changes of the defaults of a trial's other sections, as its authors do.
-        exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
-        presets_of: methods whose settings in presets it takes over, as far as it has them, below its own.
-        own_settings: what it does not take over.
-    """
-
-    name: ClassVar[str]
-    Config: ClassVar[type[Section]]
-    adapts: ClassVar[str] = ""
-    learns: ClassVar[str] = ""
-    cost: ClassVar[float | None] = None
-    kinds: ClassVar[tuple[str, ...]] = ("classification", "regression")
-    inner_loop: ClassVar[bool] = True
-    defaults: ClassVar[dict[str, Any]] = {}
-    presets_of: ClassVar[tuple[str, ...]] = ()
-    own_settings: ClassVar[frozenset[str]] = frozenset()
-    exact: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__()
-        self.settings = config.settings
-        self.one_shape = config.task.sampler == "fixed"
-        self.ways = config.task.most_ways
-        if dataset.kind not in self.kinds:
-            raise UserError(f"{self.name} learns {' or '.join(self.kinds)}, and {dataset.name} is {dataset.kind}")
-        chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}
-        for name, cls in chosen.items():
-            if cls.inner_loop and not self.inner_loop:
-                raise UserError(f"{config.spec}: {name} acts in the inner loop, and {self.name} has none")
-            if dataset.kind not in cls.kinds:
-                raise UserError(
-                    f"{config.spec}: {name} is for {' or '.join(cls.kinds)}, and {dataset.name} is {dataset.kind}"
-                )
-        self.model = self.build_model(config, dataset)
-        self.regularizers = nn.ModuleList(
-            cls(getattr(config.regularizers, name), self.model, dataset) for name, cls in chosen.items()
+    def adapt(self, support: Examples, context: Context) -> Adapted:
+        own = self.prepared(support, context)
+        path = descend(
+            self.step_loss(own),
+            self.initial(own),
+            self.adapted,
+            self.update,
+            steps=self.steps(context),
+            second_order=self.second_order(context),
+            context=context,
         )
-        for one in self.regularizers:
-            tasks, least = config.outer.tasks_per_step, int(one.least_tasks)  # type: ignore[arg-type]
-            if least > 1 and not self.one_shape:
-                raise UserError(
-                    f"task.sampler: found '{config.task.sampler}', but {one.name} compares the tasks of an outer step, "
-                    "which must then be of one shape; allowed: fixed"
-                )
-            if tasks < least:
-                raise UserError(
-                    f"outer.tasks_per_step: found {tasks}, but {one.name} compares the tasks of an outer step: at "
-                    f"least {least} are needed"
-                )
-        self.loss: Callable[[Tensor, Tensor], Tensor] = F.mse_loss if dataset.kind == "regression" else F.cross_entropy
+        return self.adapted_state(own, path)
 
-    def ways_of(self, episodes: Episodes) -> int | None:
-        """What a task's `Context.ways` is: counted where tasks differ in shape, and are therefore alone."""
-        return None if self.one_shape else episodes.ways
+    def unadapted(self, support: Examples, context: Context) -> Adapted:
+        """The state before the first inner step."""
+        own = self.prepared(support, context)
+        return self.adapted_state(own, [self.initial(own)])
 
-    def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
-        """The backbone with the head that the method needs."""
-        return backbone(config, dataset.input_shape, dataset.outputs(config.task))
+    def predict(self, adapted: Adapted, x: Tensor) -> Tensor:
+        return self.outputs(self.model.prepare(x), adapted.weights, adapted.query)
 
-    @abstractmethod
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
-        """The state adapted to a task, from its support set x [N*K, ...], y [N*K]."""
+    def prepared(self, support: Examples, context: Context) -> Support:
+        """A support set with what all steps share computed once."""
+        return Support(self.model.prepare(support.x), support.y, context)
 
-    @abstractmethod
-    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
-        """Logits [N*Q, N], or values [Q, 1], of the query set x [N*Q, ...]."""
+    def adapted_state(self, support: Support, path: list[Weights]) -> Adapted:
+        """What the query is predicted with, from the weights before and after every step."""
+        return Adapted(path[-1], self.query_pass(support, path[-1], max(len(path) - 2, 0)))
 
-    def query_loss(self, adapted: Any, query_x: Tensor, query_y: Tensor) -> Tensor:
-        """The task's outer loss, a scalar: by default the mean loss of the predictions."""
-        return self.loss(self.predict(adapted, query_x), query_y)
+    def query_pass(self, support: Support, weights: Weights, step: int) -> Pass:
+        """How the query is normalised after inner step `step`: in `support` mode with the support's statistics."""
+        if self.model.norm_mode != "support":
+            return support.context.at(step, query=True)
+        now = support.context.at(step)
+        self.outputs(support.x, weights, now)
+        return support.context.at(step, now.recorded, query=True)
 
-    def with_hook(self, adapted: Any, on_block: Callable[..., Tensor]) -> Any:
-        """An adapted state whose query passes call one more hook on the blocks' outputs."""
-        return replace(adapted, query=hooked(adapted.query, on_block))
+    def steps(self, context: Context) -> int:
+        """Inner steps, in training or evaluation, unless the context says how many."""
+        settings = self.settings
+        if context.steps is not None:
+            return context.steps
+        if context.training or settings.eval_steps is None:
+            return int(settings.inner_steps)
+        return int(settings.eval_steps)
+
+    def second_order(self, context: Context) -> bool:
+        """Whether this outer step differentiates through the inner gradients; never in evaluation."""
+        return context.training and self.phase(context.progress).second_order
+
+    def refuse_more_eval_steps(self) -> None:
+        """Where something is learned for every inner step there is nothing for steps beyond them.
+
+        Raises:
+            UserError: evaluation takes more steps than training.
+        """
+        if (self.settings.eval_steps or 0) > self.settings.inner_steps:
+            raise UserError(
+                f"{self.name}.eval_steps: found {self.settings.eval_steps}, but {self.name} learns something for each "
+                f"of its inner_steps ({self.settings.inner_steps}) and has nothing for more"
+            )
+
+    def _refuse_steps_without_norm(self) -> None:
+        settings = self.settings
+        if settings.inner_steps < 1:
+            raise UserError(f"{self.name}.inner_steps: found 0, but model.norm per_step has a row for each of them")
+        if self.model.norm_names() & set(self.adapted):
+            raise UserError(
+                f"{self.name} adapts the norm's scales and shifts here, but with model.norm per_step they are "
+                "learned per step"
+            )
+        if (settings.eval_steps or 0) > settings.inner_steps:
+            raise UserError(
+                f"{self.name}.eval_steps: found {settings.eval_steps}, but model.norm per_step has only "
+                f"inner_steps ({settings.inner_steps}) rows"
+            )
 
 
 def hooked(now: Pass, on_block: Callable[..., Tensor]) -> Pass:
@@ -237,27 +298,34 @@ def hooked(now: Pass, on_block: Callable[..., Tensor]) -> Pass:
     return replace(now, on_block=(*now.on_block, on_block))
 
 
-def task_loss(method: Method, task: Task, context: Context) -> Tensor:
-    """A task's outer loss, a scalar, after all regularizers had their say."""
+def task_loss(learner: Learner, task: Task, context: Context) -> Tensor:
+    """A task's outer loss, a scalar, after all hooks had their say."""
 
     def loss(task: Task) -> Tensor:
-        adapted = queried = method.adapt(task.support_x, task.support_y, context)
+        adapted = queried = learner.adapt(task.support, context)
         asked = task
-        for regularizer in context.having("on_query"):
-            queried, asked = regularizer.on_query(queried, asked, method, context)
-        found = method.query_loss(queried, asked.query_x, asked.query_y)
-        for regularizer in context.having("on_query_loss"):
-            found = regularizer.on_query_loss(found, adapted, task, method, context)
+        for hooks in context.hooks:
+            if hooks.query is not None:
+                queried, asked = hooks.query(queried, asked, context)
+        found = learner.query_loss(queried, asked.query)
+        for hooks in context.hooks:
+            if hooks.query_loss is not None:
+                found = hooks.query_loss(found, adapted, task, context)
         return found
 
-    for regularizer in reversed(context.having("on_task")):
-        loss = partial(regularizer.on_task, loss=loss, context=context)
-    return loss(task)
+    def within(hook: Callable[[Task, Loss, Context], Tensor], loss: Loss) -> Loss:
+        return lambda task: hook(task, loss, context)
+
+    whole: Loss = loss
+    for hooks in reversed(context.hooks):
+        if hooks.task is not None:
+            whole = within(hooks.task, whole)
+    return whole(task)
 
 
-def probabilities(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
+def probabilities(y: Tensor, labels: int, dtype: torch.dtype) -> Tensor:
     """Labels [n] as probabilities [n, N]; soft labels stay as they are."""
-    return y if y.is_floating_point() else F.one_hot(y, ways).to(dtype)
+    return y if y.is_floating_point() else (y[..., None] == torch.arange(labels, device=y.device)).to(dtype)
 
 
 def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | None) -> Backbone:
@@ -267,9 +335,28 @@ def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | N
     return built
 
 
-def build_method(config: TrialConfig, dataset: Dataset) -> Method:
-    """The method of a config with its regularizers, initialised from the config's seed alone."""
+def build_learner(config: TrialConfig, problem: Problem) -> Learner:
+    """The learner of a config with its regularizers, initialised from the config's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        method: Method = registry.find("method", config.method)(config, dataset)
-    return method
+        learner: Learner = registry.find("method", config.method)(config, problem)
+    return learner
+
+
+def _refuse_unmet(needs: dict[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:
+    """Say who of a composition needs something that another part of it, `where`, does not have."""
+    for who, needed in needs.items():
+        for need in of:
+            if need in needed and need not in offers:
+                raise UserError(f"{who} needs {'an ' if need == 'inner loop' else ''}{need}, and {where} has none")
+
+
+def _refuse_few_tasks(config: TrialConfig, problem: Problem, one: Regularizer) -> None:
+    tasks, least = config.outer.tasks_per_step, one.least_tasks
+    compares = f"but {one.name} compares the tasks of an outer step"
+    if least > 1 and not problem.one_shape:
+        raise UserError(
+            f"task.sampler: found '{problem.task.sampler}', {compares}, which must then be of one shape; allowed: fixed"
+        )
+    if tasks < least:
+        raise UserError(f"outer.tasks_per_step: found {tasks}, {compares}: at least {least} are needed")

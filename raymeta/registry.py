@@ -7,7 +7,8 @@ module that is asked for is imported. Two things of one name are refused, and so
 works.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,22 +22,22 @@ _classes: dict[tuple[Kind, str], type] = {}
 
 
 def method(name: str) -> Callable[[T], T]:
-    """Register a learner: `@method("maml")` on a subclass of `raymeta.learner.Method`."""
+    """Register a learner: `@method("maml")` on a subclass of `raymeta.learner.Learner`."""
     return _register("method", name)
 
 
 def regularizer(name: str) -> Callable[[T], T]:
-    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.learner.Regularizer`."""
+    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.hooks.Regularizer`."""
     return _register("regularizer", name)
 
 
 def problem(name: str) -> Callable[[T], T]:
-    """Register a problem: `@problem("images")` on a subclass of `raymeta.problem.Problem`."""
+    """Register a problem: `@problem("sinusoid")` on a subclass of `raymeta.problem.Problem`."""
     return _register("problem", name)
 
 
 def dataset(name: str) -> Callable[[T], T]:
-    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.store.Dataset`."""
+    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.dataset.ImageDataset`."""
     return _register("dataset", name)
 
 
@@ -79,6 +80,19 @@ def working(kind: Kind) -> dict[str, Any]:
         except UserError as error:
             installed.remark(str(error))
     return found
+
+
+@contextmanager
+def planted(kind: Kind, name: str, cls: type) -> Iterator[None]:
+    """A class under a name for as long as the block runs: what tests look at others with."""
+    before = _classes.get((kind, name))
+    _classes[kind, name] = cls
+    try:
+        yield
+    finally:
+        del _classes[kind, name]
+        if before is not None:
+            _classes[kind, name] = before
 
 
 def space_file(kind: Literal["method", "regularizer"], name: str) -> Path | None:

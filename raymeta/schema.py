@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -13,10 +13,54 @@ from raymeta.storage.files import parse_yaml
 M = TypeVar("M", bound=BaseModel)
 
 
+class _NumberMark:
+    """Marks the fields of a section that are numbers."""
+
+
+NUMBER = _NumberMark()
+Number = Annotated[float, NUMBER]
+"""A setting that is a number: it reaches the maths as a tensor and nothing branches on it, so that trials that differ
+in it alone can share a program. All other settings are structure. Where it may be null it is
+`Annotated[float | None, NUMBER]`.
+"""
+
+
 class Section(BaseModel):
     """A part of a schema: frozen, unknown keys refused, infinities refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+def is_number(section: type[BaseModel], field: str) -> bool:
+    """Whether a field of a section is a number, not structure."""
+    return NUMBER in section.model_fields[field].metadata
+
+
+def numbers(section: BaseModel) -> dict[str, float]:
+    """The numbers of a section and of the sections in it, by dotted key; those that are null are left out."""
+    found: dict[str, float] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            found |= {f"{name}.{key}": number for key, number in numbers(value).items()}
+        elif value is not None and is_number(type(section), name):
+            found[name] = float(value)
+    return found
+
+
+def structure(section: BaseModel) -> tuple[tuple[str, Any], ...]:
+    """What is left of a section when its numbers are taken out, hashable: dotted keys and values.
+
+    Of a number that may be null it is structure whether it is.
+    """
+    found: list[tuple[str, Any]] = []
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            found += [(f"{name}.{key}", inner) for key, inner in structure(value)]
+        elif value is None or not is_number(type(section), name):
+            found.append((name, tuple(value) if isinstance(value, list) else value))
+    return tuple(found)
 
 
 def check(schema: type[M], data: Any, source: str) -> M:

@@ -20,7 +20,8 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
 from raymeta.storage.places import AnyPath, place
-from raymeta.training.trainer import Trainer, cap_memory, resumed
+from raymeta.training.device import cap_memory
+from raymeta.training.trainer import Trainer, resumed
 
 
 class Place(Section):

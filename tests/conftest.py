@@ -9,8 +9,9 @@ import pytest
 import torch
 from s3 import s3_server
 
-from raymeta.config import TaskConfig
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 from raymeta.storage.places import RemotePath, place
 
 torch.set_num_threads(1)
@@ -57,7 +58,7 @@ def bucket() -> Iterator[RemotePath]:
 @pytest.fixture(scope="session")
 def glyphs(session_cache: Path) -> ImageDataset:
     """The embedded data set, prepared."""
-    dataset = open_dataset(TaskConfig(dataset="glyphs"))
+    dataset = open_problem(ImagesTask(dataset="glyphs"))
     assert isinstance(dataset, ImageDataset)
     dataset.prepare()
     return dataset

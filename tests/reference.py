@@ -10,15 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-from raymeta.config import TrialConfig, parse_trial
+from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.engine.noise import Noise, task_keys
-from raymeta.learner import Method, build_method
-from raymeta.problems.images.store import Dataset
+from raymeta.learner import Learner, build_learner
+from raymeta.metric import Metric
+from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import merge
 
 Weights = dict[str, Tensor]
-Task = tuple[Tensor, Tensor, Tensor, Tensor]  # support x, support y, query x, query y
 # (x, weights, inner step, images whose statistics normalise x; None: its own) to predictions
 Network = Callable[[Tensor, Weights, int, Tensor | None], Tensor]
 Film = tuple[int, Tensor, Tensor]  # number of the block, scale and shift of its channels
@@ -88,38 +89,57 @@ def means(features: Tensor, y: Tensor, ways: int = 3) -> Tensor:
     return torch.stack([features[y == k].mean(0) for k in range(ways)])
 
 
-class Random(Dataset):
-    """A data set of noise, of any shape: the learners ask one for its shape and its kind only."""
+class Random(Problem):
+    """A problem of noise, of any shape: the learners ask one for its shapes and its loss only."""
 
     name = "random"
+    Config = TaskConfig
+    metric = Metric("accuracy", "max")
 
-    def __init__(self, shape: tuple[int, ...], kind: Any = "classification") -> None:
-        self.input_shape, self.kind = shape, kind  # type: ignore[misc]
+    def __init__(self, shape: tuple[int, ...], kind: str = "labels", labels: int = 3) -> None:
+        super().__init__(TaskConfig())
+        self.input_shape, self.labels = shape, labels if kind == "labels" else None
+
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(outputs, y) if self.labels is None else F.cross_entropy(outputs, y)
+
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (outputs.argmax(-1) == y).double().mean()
 
     def tasks(self, count: int, ways: int = 3, shots: int = 2, queries: int = 3, seed: int = 0) -> list[Task]:
-        """Tasks in float64; a regression's targets are noise too."""
+        """Tasks in float64; values that are to be predicted are noise too."""
         generator = torch.Generator().manual_seed(seed)
 
-        def examples(per_class: int) -> tuple[Tensor, Tensor]:
+        def examples(per_class: int) -> Examples:
             x = torch.randn(ways * per_class, *self.input_shape, generator=generator, dtype=torch.float64)
-            if self.kind == "regression":
-                return x, torch.randn(len(x), 1, generator=generator, dtype=torch.float64)
+            if self.labels is None:
+                return Examples(x, torch.randn(len(x), 1, generator=generator, dtype=torch.float64))
             y = torch.arange(ways).repeat_interleave(per_class)
-            return x + y.view(-1, *[1] * len(self.input_shape)) / 4, y
+            return Examples(x + y.view(-1, *[1] * len(self.input_shape)) / 4, y)
 
-        return [(*examples(shots), *examples(queries)) for _ in range(count)]
+        return [Task(examples(shots), examples(queries)) for _ in range(count)]
 
     def _nothing(self, *args: Any, **kwargs: Any) -> Any:
-        pytest.fail("a learner asks a data set for its shape and its kind only")
+        pytest.fail("a learner asks a problem for its shapes and its loss only")
 
-    prepare = describe = _bank = _nothing
+    prepare = describe = _bank = _nothing  # type: ignore[assignment]
     ready = fingerprint = property(_nothing)  # type: ignore[assignment]
 
 
-def learner(dataset: Dataset, ways: int = 3, **sections: Any) -> Method:
+def same_tasks(one: Tasks, other: Tasks) -> bool:
+    """The same to the bit."""
+    return all(torch.equal(a, b) for a, b in zip(tree_leaves(one), tree_leaves(other), strict=True))
+
+
+def joined(*parts: Tasks) -> Tasks:
+    """All tasks of several batches."""
+    sides = zip(*parts, strict=True)
+    return Tasks(*(Examples(*(torch.cat(t) for t in zip(*side, strict=True))) for side in sides))
+
+
+def learner(problem: Problem, **sections: Any) -> Learner:
     """A method in float64, its norm's scales and shifts off their initial 1 and 0."""
-    config = parse_trial({"method": "maml", "task": {"ways": ways}, **sections})
-    method = build_method(config, dataset).double()
+    method = build_learner(parse_trial({"method": "maml", **sections}), problem).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -136,7 +156,7 @@ SMALL = {
 CURVES = {
     "maml": {"inner_lr": 0.02},
     "model": {"name": "mlp", "hidden": [6]},
-    "task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5},
+    "task": {"problem": "sinusoid", "shots": 5, "queries": 5},
 }
 GLYPHS = {
     "maml": {"inner_lr": 0.1},

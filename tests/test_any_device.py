@@ -13,7 +13,7 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge
 from raymeta.testing import small_trial
 from raymeta.training.trainer import Trainer
@@ -24,11 +24,11 @@ SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names(
 def outer_gradient(spec: str, tasks: str = "loop") -> dict[str, Tensor]:
     """Gradients of an outer step on the meta device."""
     trainer = Trainer(parse_trial(merge(small_trial(spec).as_dict(), {"engine": {"tasks": tasks}})))
-    trainer.method.to("meta")
+    trainer.learner.to("meta")
     trainer.device = torch.device("meta")
     loss = trainer.outer_gradient()
     assert loss.is_meta
-    return {name: p.grad for name, p in trainer.method.named_parameters() if p.grad is not None}
+    return {name: p.grad for name, p in trainer.learner.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("tasks", ["loop", "vmap"])

@@ -76,7 +76,10 @@ WRONG = {
         "neither images_background.zip",
     ),
     "no root": (["data", "prepare", "omniglot", "--data-root", "nowhere"], "nowhere: no such folder"),
-    "curves have no ways": (["search", "maml", "--task", "sinusoid-5w1s"], "sinusoid is a regression: allowed: 1"),
+    "curves have no ways": (
+        ["search", "maml", "--task", "sinusoid-5w1s"],
+        "expected sinusoid-<shots>s, as in sinusoid-10s",
+    ),
     "no study": (["resume", "nosuch"], "no study 'nosuch' in"),
     "study by path": (["resume", "../nosuch"], "'../nosuch' is not a study's name"),
     "no study to export": (["export", "nosuch"], "no study 'nosuch' in"),
@@ -119,7 +122,7 @@ def test_what_does_not_fit_together_is_said_before_there_is_a_study(run: Run, st
     code, _, err = run("search", "maml", "--task", "glyphs-metadataset", "engine.tasks=vmap")
     assert code == 2
     assert err == (
-        "raymeta: engine.tasks: found 'vmap', but task.sampler metadataset makes tasks of different shapes; "
+        "raymeta: engine.tasks: found 'vmap', but glyphs-metadataset has tasks of different shapes; "
         "allowed: auto, loop\n"
     )
     assert not studies.exists()

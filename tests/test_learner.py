@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.hooks import Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer, build_method
+from raymeta.learner import Learner, build_learner
 from raymeta.models import Backbone, Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.schema import Section
 
 IMAGES, VECTORS = Random((1, 16, 16)), Random((4,), "regression")
@@ -31,7 +32,7 @@ class Learned(Regularizer):
     Config: ClassVar[type[Section]] = Empty
     neutral: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, config: Any, model: Backbone, dataset: Dataset) -> None:
+    def __init__(self, config: Any, model: Backbone, dataset: Problem) -> None:
         super().__init__(config, model, dataset)
         self.factor = nn.Parameter(torch.tensor(2.0))
 
@@ -66,8 +67,8 @@ def test_outer_gradients_reach_a_regularizers_parameters(regularizers: None) -> 
     method = learner(VECTORS, **MLP, regularizers={"learned": {}}, maml={"inner_lr": 0.1, "inner_steps": 1})
     (task,) = VECTORS.tasks(1)
     hooks = tuple(method.regularizers)
-    adapted = method.adapt(*task[:2], Context(training=True, regularizers=hooks))  # type: ignore[arg-type]
-    method.query_loss(adapted, *task[2:]).backward()
+    adapted = method.adapt(task.support, Context(training=True, regularizers=hooks))  # type: ignore[arg-type]
+    method.query_loss(adapted, task.query).backward()
     assert float(hooks[0].factor.grad.abs()) > 0  # type: ignore[operator, union-attr]
 
 
@@ -79,7 +80,7 @@ def test_regularizers_are_called_in_the_order_of_the_composition(regularizers: N
             VECTORS, **MLP, regularizers={name: {} for name in order}, maml={"inner_lr": 0.125, "inner_steps": 1}
         )
         hooks = tuple(method.regularizers)
-        adapted = method.adapt(*task[:2], Context(training=True, regularizers=hooks))  # type: ignore[arg-type]
+        adapted = method.adapt(task.support, Context(training=True, regularizers=hooks))  # type: ignore[arg-type]
         before, after = method.model.weights()["head.bias"], adapted.weights["head.bias"]
         moved[order] = float((before - after).detach()) / 0.125
     for hook in hooks:
@@ -96,10 +97,10 @@ def test_the_loss_is_that_of_the_data() -> None:
     assert (images.loss, curves.loss) == (F.cross_entropy, F.mse_loss)
     for method, dataset in ((images, IMAGES), (curves, VECTORS)):
         (task,) = dataset.tasks(1)
-        adapted = method.adapt(*task[:2], Context(training=True))
-        found = method.query_loss(adapted, *task[2:])
+        adapted = method.adapt(task.support, Context(training=True))
+        found = method.query_loss(adapted, task.query)
         assert found.shape == ()
-        torch.testing.assert_close(found, method.loss(method.predict(adapted, task[2]), task[3]))
+        torch.testing.assert_close(found, method.loss(method.predict(adapted, task.query.x), task.query.y))
 
 
 def test_outputs_are_a_logit_per_way_or_one_value() -> None:
@@ -118,7 +119,7 @@ def test_a_method_without_inner_steps_can_be_written(monkeypatch: pytest.MonkeyP
     free(monkeypatch, "method", "nearest")
 
     @registry.method("nearest")
-    class Nearest(Method):
+    class Nearest(Learner):
         Config: ClassVar[type[Section]] = Empty
 
         def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Tensor:
@@ -128,10 +129,10 @@ def test_a_method_without_inner_steps_can_be_written(monkeypatch: pytest.MonkeyP
             return -(query_x[:, None] - adapted).flatten(2).square().sum(-1)
 
     config: TrialConfig = parse_trial({"method": "nearest"})
-    dataset: Dataset = IMAGES
-    method = build_method(config, dataset)
+    dataset: Problem = IMAGES
+    method = build_learner(config, dataset)
     assert isinstance(method, Nearest)
     (task,) = IMAGES.tasks(1)
-    predictions = method.predict(method.adapt(*task[:2], Context(training=False)), task[2])
+    predictions = method.predict(method.adapt(task.support, Context(training=False)), task.query.x)
     assert predictions.shape == (9, 3)
-    assert float((predictions.argmax(1) == task[3]).double().mean()) > 0.5
+    assert float((predictions.argmax(1) == task.query.y).double().mean()) > 0.5

@@ -8,7 +8,7 @@ import pytest
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.report.handbook import DATA, matrix, refusal
 from raymeta.schema import merge
 from raymeta.testing import BUDGET
@@ -38,9 +38,9 @@ def test_an_outer_step_in_every_order_or_a_reason(
     for order in orders:
         own = {learner: {"order": order}} if order else {}
         trainer = Trainer(parse_trial(merge(config, own)))
-        before = [parameter.detach().clone() for parameter in trainer.method.parameters()]
+        before = [parameter.detach().clone() for parameter in trainer.learner.parameters()]
         assert math.isfinite(trainer.outer_update())
-        assert any((old != new).any() for old, new in zip(before, trainer.method.parameters(), strict=True))
+        assert any((old != new).any() for old, new in zip(before, trainer.learner.parameters(), strict=True))
 
 
 def test_the_page_is_the_code_s() -> None:

@@ -4,7 +4,7 @@ The numbers are a folder beside the checkout, `shared/oracle`, whose README says
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from raymeta.config import parse_trial
 from raymeta.inner import Context
-from raymeta.learner import build_method, task_loss
-from raymeta.problems.images.episodes import Task
+from raymeta.learner import build_learner, task_loss
+from raymeta.problem import Examples, Tasks
 
 ORACLE = Path(__file__).parents[1].parent / "shared" / "oracle"
 CASES = sorted(path.stem for path in ORACLE.glob("*.npz"))
@@ -57,9 +57,11 @@ class Outcome(NamedTuple):
 
 def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
     """What raymeta makes of a case. All that this file knows of raymeta is here."""
-    config = parse_trial(json.loads(str(case["config"])))
-    kind = "regression" if case["query_y"].dtype.kind == "f" else "classification"
-    method = build_method(config, Random(case["support_x"].shape[2:], kind)).double()
+    sections = json.loads(str(case["config"]))
+    del sections["task"]  # what a problem's section said when the file was written; the tasks themselves are in it
+    config = parse_trial(sections)
+    kind, ways = "values" if case["query_y"].dtype.kind == "f" else "labels", int(case["query_y"].max()) + 1
+    method = build_learner(config, Random(case["support_x"].shape[2:], kind, ways)).double()
     parameters = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
     given = named(case, "parameter:")
     assert parameters.keys() == given.keys(), "other parameters are learned"
@@ -67,12 +69,12 @@ def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
         for name, parameter in parameters.items():
             assert parameter.shape == given[name].shape
             parameter.copy_(given[name])
-    losses = []
-    for number, task in enumerate(tasks(case)):
+    step, losses = Context(True, float(case["progress"])), []
+    hooks = method.hooks(tasks(case), step, torch.Generator())
+    for number in range(tasks(case).size):
         noise = Given(list(named(case, f"noise:{number}:").values()))
-        regularizers: Any = tuple(method.regularizers)
-        context = Context(True, float(case["progress"]), noise=noise, regularizers=regularizers, task=number)  # type: ignore[arg-type]
-        losses.append(task_loss(method, task, context))
+        context = step.of_task(number, noise, hooks)  # type: ignore[arg-type]
+        losses.append(task_loss(method, tasks(case).task(number), context))
         # MGAug's second draw, of sizes, has no use here: without resizing there is one size.
         assert len(noise.left) == ("mgaug" in config.spec), "not all draws were asked for"
     together = torch.stack(losses)
@@ -81,9 +83,9 @@ def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
     return Outcome(float(together.detach().mean()), learned)
 
 
-def tasks(case: Mapping[str, np.ndarray]) -> Iterator[Task]:
-    parts = [torch.from_numpy(case[name]) for name in ("support_x", "support_y", "query_x", "query_y")]
-    return (Task(*task) for task in zip(*parts, strict=True))
+def tasks(case: Mapping[str, np.ndarray]) -> Tasks:
+    parts = [Examples(*(torch.from_numpy(case[f"{part}_{side}"]) for side in "xy")) for part in ("support", "query")]
+    return Tasks(*parts)
 
 
 def named(case: Mapping[str, np.ndarray], prefix: str) -> dict[str, Tensor]:

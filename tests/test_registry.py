@@ -12,14 +12,17 @@ from foreign import found, free, install
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.learner import Method, Regularizer
+from raymeta.hooks import Regularizer
+from raymeta.learner import Learner
 from raymeta.models import Backbone
+from raymeta.problems.images.dataset import ImageDataset
 
 METHOD = """
-from raymeta.learner import Method
+from raymeta.learner import Learner
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.registry import method
 @method({name!r})
-class Mine(Method): ...
+class Mine(Learner): ...
 """
 ROOT = Path(__file__).parent.parent
 METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
@@ -55,8 +58,10 @@ def test_a_name_is_the_module_of_that_name() -> None:
     assert registry.find("method", "maml").__module__ == "trainables.maml"
     assert registry.find("regularizer", "dropgrad").__module__ == "trainables.regularizers.dropgrad"
     assert registry.find("dataset", "glyphs").__module__ == "raymeta.problems.images.datasets.glyphs"
+    assert registry.find("problem", "sinusoid").__module__ == "raymeta.problems.sinusoid"
     assert registry.find("backbone", "resnet12").__module__ == "raymeta.models.resnet"
-    for kind, base in (("method", Method), ("regularizer", Regularizer), ("backbone", Backbone)):
+    assert all(issubclass(registry.find("dataset", name), ImageDataset) for name in registry.names("dataset"))
+    for kind, base in (("method", Learner), ("regularizer", Regularizer), ("backbone", Backbone)):
         for name in registry.names(kind):  # type: ignore[arg-type]
             cls = registry.find(kind, name)  # type: ignore[arg-type]
             assert issubclass(cls, base)
@@ -72,8 +77,9 @@ assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
 assert registry.names("backbone") == ["conv4", "mlp", "resnet10", "resnet12", "resnet18"]
 assert registry.names("dataset") == [
-    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "sinusoid", "tieredimagenet"
+    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "tieredimagenet"
 ]
+assert registry.names("problem") == ["images", "sinusoid"]
 assert registry.space_file("method", "maml").name == "maml.yaml"
 assert "omniglot" in registry.presets()
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "trainables", "search_spaces", "pydantic")])
@@ -203,6 +209,7 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "dropgra",
             f"unknown regularizer 'dropgra': did you mean 'dropgrad'? (allowed: {REGULARIZERS})",
         ),
+        ("problem", "sinusoids", "unknown problem 'sinusoids': did you mean 'sinusoid'? (allowed: images, sinusoid)"),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
         (
             "backbone",

@@ -20,9 +20,11 @@ from study.driving import CLOSED, tiny_record
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading import caches, trees
 from raymeta.problems.images.reading.trees import Tree, decode, squeezed
-from raymeta.problems.images.store import ImageDataset, Store, open_dataset
+from raymeta.problems.images.store import Store
 from raymeta.storage import checkpoints
 from raymeta.storage.files import read_yaml
 from raymeta.study.record import finalists
@@ -267,7 +269,7 @@ def test_a_name_is_no_path(name: str, here: Path, studies: Path) -> None:  # noq
 )
 def test_a_config_names_nothing_but_what_is_registered(data: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:
-        open_dataset(parse_trial({"method": "maml"} | data).task)
+        open_problem(parse_trial({"method": "maml"} | data).task)
     assert "\n" not in str(caught.value)
 
 

@@ -190,7 +190,7 @@ tuner = tune.Tuner(
         "maml": {"inner_lr": tune.loguniform(1e-3, 0.5), "inner_steps": 1},
         "regularizers": {"dropgrad": {"rate": tune.grid_search([0.0, 0.2])}},
         "model": {"name": "mlp", "hidden": tune.choice([[4], [6]])},
-        "task": {"dataset": "sinusoid", "ways": 1, "shots": 3, "queries": 4},
+        "task": {"problem": "sinusoid", "shots": 3, "queries": 4},
         "outer": {"tasks_per_step": 2},
         "budget": {"outer_steps": 20, "validate_every": 2, "validation_tasks": 4},
     },

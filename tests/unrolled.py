@@ -13,12 +13,13 @@ from unittest.mock import patch
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Network, Random, Task, Weights, conv4, dense, learner, mlp
+from reference import Network, Random, Weights, conv4, dense, learner, mlp
 from torch import Tensor
 
+from raymeta.hooks import Hooks
 from raymeta.inner import Context
-from raymeta.learner import Method, task_loss
-from raymeta.problems.images import episodes
+from raymeta.learner import Learner, task_loss
+from raymeta.problem import Examples, Task, Tasks
 
 TRAINING, EVALUATION = Context(training=True), Context(training=False)
 ALPHA = 0.125  # a float32 that is exact
@@ -36,17 +37,17 @@ class Case:
 
     def __init__(self, data: str) -> None:
         self.images = data == "conv4"
-        self.dataset = Random((1, 16, 16)) if self.images else Random((3,), "regression")
+        self.problem = Random((1, 16, 16)) if self.images else Random((3,), "values")
         self.network: Network = conv4() if self.images else mlp
 
     def tasks(self, count: int) -> list[Task]:
-        return self.dataset.tasks(count)
+        return self.problem.tasks(count)
 
-    def learner(self, method: str, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+    def learner(self, method: str, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
         """In float64, three steps of ALPHA, what the method adds to theta moved off its regular start."""
         small = {"name": "conv4", "width": 6, "norm": "batch"} if self.images else {"name": "mlp", "hidden": [6, 5]}
         settings = {"inner_lr": ALPHA, "inner_steps": 3, **settings}
-        made = learner(self.dataset, method=method, model={**small, **(model or {})}, **{method: settings})
+        made = learner(self.problem, method=method, model={**small, **(model or {})}, **{method: settings})
         generator = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for name, parameter in made.named_parameters():
@@ -54,7 +55,7 @@ class Case:
                     parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         return made
 
-    def maml(self, like: Method, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+    def maml(self, like: Learner, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
         """MAML from the weights of another learner."""
         made = self.learner("maml", model, **settings)
         made.model.load_state_dict(like.model.state_dict())
@@ -81,51 +82,64 @@ ORDERS = pytest.mark.parametrize("order", ["first", "second"])
 # The learner's side
 
 
-def predict(method: Method, task: Task, context: Context = EVALUATION) -> Tensor:
-    return method.predict(method.adapt(*task[:2], context), task[2])
+def predict(method: Learner, task: Task, context: Context = EVALUATION) -> Tensor:
+    return method.predict(method.adapt(task.support, context), task.query.x)
 
 
-def outer_loss(method: Method, tasks: list[Task], context: Context = TRAINING) -> Tensor:
+def outer_loss(method: Learner, tasks: list[Task], context: Context = TRAINING) -> Tensor:
     """Of the tasks, looped over or batched, with what the context's regularizers make of it."""
 
-    def loss(*task: Tensor) -> Tensor:
-        return task_loss(method, episodes.Task(*task), context)
+    def loss(support: Examples, query: Examples) -> Tensor:
+        return task_loss(method, Task(Examples(*support), Examples(*query)), context)
 
     if context.vectorized:
-        return torch.vmap(loss)(*map(torch.stack, zip(*tasks, strict=True))).mean()
+        return torch.vmap(loss)(*together(tasks)).mean()
     return torch.stack([loss(*task) for task in tasks]).mean()
 
 
-def learned(method: Method) -> Weights:
+def together(tasks: list[Task]) -> Tasks:
+    """Tasks of one shape, stacked."""
+    return Tasks(*(Examples(*map(torch.stack, zip(*part, strict=True))) for part in zip(*tasks, strict=True)))
+
+
+def hooks_of(
+    method: Learner, context: Context = TRAINING, seed: int = 0, tasks: list[Task] | None = None
+) -> tuple[Hooks, ...]:
+    """What a learner's regularizers do in tasks, by default in one of its problem of noise."""
+    drawn = together(tasks or method.problem.tasks(1))  # type: ignore[attr-defined]
+    return method.hooks(drawn, context, torch.Generator().manual_seed(seed))
+
+
+def learned(method: Learner) -> Weights:
     return {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
 
 
-def outer_gradient(method: Method, tasks: list[Task], context: Context = TRAINING) -> Gradient:
+def outer_gradient(method: Learner, tasks: list[Task], context: Context = TRAINING) -> Gradient:
     return _differentiate(outer_loss(method, tasks, context), learned(method))
 
 
-def assert_batched_is_looped(method: Method, tasks: list[Task], context: Context = TRAINING) -> None:
+def assert_batched_is_looped(method: Learner, tasks: list[Task], context: Context = TRAINING) -> None:
     """Under vmap over tasks: loss, every gradient, and the predictions in evaluation."""
     batched = Context(context.training, context.progress, vectorized=True)
     assert_same(outer_gradient(method, tasks, batched), outer_gradient(method, tasks, context), loss=1e-12)
-    batch = [torch.stack(parts) for parts in zip(*tasks, strict=True)]
     with torch.no_grad():
-        together = torch.vmap(lambda *task: predict(method, task, Context(False, vectorized=True)))(*batch)
+        predicted = torch.vmap(lambda *task: predict(method, Task(*task), Context(False, vectorized=True)))
+        found = predicted(*together(tasks))
         alone = torch.stack([predict(method, task) for task in tasks])
-    assert together.grad_fn is None
-    torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-11)
+    assert found.grad_fn is None
+    torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-11)
 
 
-def assert_evaluation_only_predicts(method: Method, tasks: list[Task]) -> None:
+def assert_evaluation_only_predicts(method: Learner, tasks: list[Task]) -> None:
     """As training would, whatever came before; nothing changes, nothing is kept, even the inner loop makes no graph."""
     steps, running = getattr(method.settings, "inner_steps", 0), method.model.norm_mode == "running"
     expected = None if running else [predict(method, task, TRAINING).detach() for task in tasks]
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     with torch.no_grad():
         with patch("torch.autograd.grad", wraps=torch.autograd.grad) as grad:
-            for x, y, query_x, _ in tasks:
-                adapted = method.adapt(x, y, EVALUATION)
-                found = list(_tensors([adapted, method.predict(adapted, query_x)]))
+            for task in tasks:
+                adapted = method.adapt(task.support, EVALUATION)
+                found = list(_tensors([adapted, method.predict(adapted, task.query.x)]))
                 assert len(found) > 1
                 assert all(tensor.grad_fn is None for tensor in found)
         assert grad.call_count >= steps * len(tasks)
@@ -148,7 +162,7 @@ def assert_evaluation_only_predicts(method: Method, tasks: list[Task]) -> None:
     assert all(parameter.grad is None for parameter in method.parameters())
 
 
-def assert_orders_differ_in_the_gradient_only(make: Callable[..., Method], tasks: list[Task]) -> None:
+def assert_orders_differ_in_the_gradient_only(make: Callable[..., Learner], tasks: list[Task]) -> None:
     """First order is no other adaptation: the same loss, another gradient."""
     (loss, first), (same_loss, second) = (outer_gradient(make(order=order), tasks) for order in ("first", "second"))
     assert abs(loss - same_loss) < 1e-10 * abs(loss)
@@ -156,7 +170,7 @@ def assert_orders_differ_in_the_gradient_only(make: Callable[..., Method], tasks
 
 
 def finite_difference_error(
-    method: Method,
+    method: Learner,
     tasks: list[Task],
     names: Callable[[str], bool] = everything,
     context: Context = TRAINING,
@@ -181,7 +195,7 @@ def finite_difference_error(
 # The slow side
 
 
-def expected_gradient(method: Method, tasks: list[Task], loss: Loss) -> Gradient:
+def expected_gradient(method: Learner, tasks: list[Task], loss: Loss) -> Gradient:
     """As `outer_gradient`, of a loss of copies of the learner's tensors: theta by the backbone's names."""
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in method.named_parameters()}
     theta = {name.removeprefix("model."): leaf for name, leaf in leaves.items() if not beside_theta(name)}
@@ -190,7 +204,7 @@ def expected_gradient(method: Method, tasks: list[Task], loss: Loss) -> Gradient
     return _differentiate(total, {name: leaves[name] for name in learned(method)})
 
 
-def assert_gradient(method: Method, tasks: list[Task], loss: Loss, context: Context = TRAINING) -> None:
+def assert_gradient(method: Learner, tasks: list[Task], loss: Loss, context: Context = TRAINING) -> None:
     """The method's outer loss and gradient are those of the slow loss."""
     assert_same(outer_gradient(method, tasks, context), expected_gradient(method, tasks, loss))
 
@@ -244,14 +258,14 @@ def support_gradient(network: Network, weights: Weights, task: Task, names: Iter
     """Of the support loss, differentiable; what one tensor owes to another (a head made of the body) is no part."""
     weights = {name: weight.clone() for name, weight in weights.items()}
     names = list(names)
-    loss = _loss(network(task[0], weights, step, None), task[1])
+    loss = _loss(network(task.support.x, weights, step, None), task.support.y)
     found = torch.autograd.grad(loss, [weights[name] for name in names], create_graph=True)
     return dict(zip(names, found, strict=True))
 
 
 def query_loss(network: Network, weights: Weights, task: Task, *, step: int = 0, norm: str = "batch") -> Tensor:
     """Of the weights after inner step `step`."""
-    return _loss(network(task[2], weights, step, task[0] if norm == "support" else None), task[3])
+    return _loss(network(task.query.x, weights, step, task.support.x if norm == "support" else None), task.query.y)
 
 
 def alfas_rule(learned: Weights, state: str = "both") -> Rule:

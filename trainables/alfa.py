@@ -24,21 +24,21 @@ from torch import nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.learner import InnerLoopConfig, Support
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.registry import method
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 from trainables.l2f import Attenuator, attenuated
-from trainables.maml import MAML, MAMLConfig, Support
-from trainables.mamlpp import refuse_more_eval_steps
+from trainables.maml import MAML
 
 
-class AdaptiveConfig(MAMLConfig):
+class AdaptiveConfig(InnerLoopConfig):
     """What the update rule needs; defaults: the paper's."""
 
     depth: Literal[2, 3] = Field(3, description="Linear layers of the MLP; the paper: 3, its code since a clean-up: 2.")
     state: Literal["both", "weights", "gradients"] = Field("both", description="What the MLP sees of every tensor.")
-    decay: float = Field(5e-4, ge=0, description="lambda; b starts at inner_lr * lambda.")
+    decay: Number = Field(5e-4, ge=0, description="lambda; b starts at inner_lr * lambda.")
 
 
 class ALFAConfig(AdaptiveConfig):
@@ -99,10 +99,10 @@ class ALFA(MAML):
     exact: ClassVar[dict[str, Any]] = {"state": "weights"}  # the gradients that the MLP sees are constants
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         settings, random = self.settings, self.settings.initialisation == "random"
-        refuse_more_eval_steps(self.name, settings)
+        self.refuse_more_eval_steps()
         if random and settings.attenuate:
             raise UserError("alfa.attenuate: it attenuates a learned initialisation; not with initialisation 'random'")
         theta = self.model.weights()
@@ -110,10 +110,10 @@ class ALFA(MAML):
         self.attenuator = Attenuator(len(self.adapted)) if settings.attenuate else None
         self.model.requires_grad_(not random)
 
-    def start(self, support: Support) -> Weights:
+    def initial(self, support: Support) -> Weights:
         if self.attenuator is None:
-            return super().start(support)
+            return super().initial(support)
         return attenuated(self, self.attenuator, support, graph=True)
 
-    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
-        return self.rule(step, weights, gradients)  # type: ignore[no-any-return]
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
+        return self.rule(step, moving, gradients)  # type: ignore[no-any-return]

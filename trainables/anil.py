@@ -16,14 +16,15 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.learner import InnerLoopConfig, Support
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig, Support
+from trainables.maml import MAML
 
 
-class ANILConfig(MAMLConfig):
+class ANILConfig(InnerLoopConfig):
     """Defaults: MAML's; learn2learn's example takes 5 steps of 0.1, the ANIL of BOIL's code one step of 0.5."""
 
 
@@ -38,24 +39,24 @@ class ANIL(MAML):
     cost: ClassVar[float | None] = 0.4
     own_settings: ClassVar[frozenset[str]] = frozenset({"adapt_norm"})
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         if self.settings.adapt_norm:
             raise UserError("anil.adapt_norm: found True, but anil adapts the head, which has no norm; allowed: False")
         if self.model.norm_mode == "per_step":
             raise UserError("model.norm: found 'per_step', but anil computes a task's features once, for all steps")
 
-    def adapted_names(self) -> list[str]:
+    def moving(self) -> list[str]:
         return [name for name in self.model.weights() if name in self.model.scope("head")]
 
-    def support_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
+    def step_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
         if support.context.perturbed:
-            return super().support_loss(support)  # of features that are new at every step
+            return super().step_loss(support)  # of features that are new at every step
         features = self.model.features(support.x, self.model.weights(), support.context.at())
         if not self.second_order(support.context):
             features = features.detach()
 
         def loss(weights: Weights, step: int) -> Tensor:
-            return self.loss(self.model.classify(features, weights, support.context.ways), support.y)
+            return self.loss(self.model.classify(features, weights, support.context.outputs), support.y)
 
         return loss

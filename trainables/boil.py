@@ -12,16 +12,17 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from raymeta.learner import InnerLoopConfig
 from raymeta.registry import method
-from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig
+from raymeta.schema import Number, Section
+from trainables.maml import MAML
 
 
-class BOILConfig(MAMLConfig):
+class BOILConfig(InnerLoopConfig):
     """Defaults: the authors' code for Conv-4."""
 
     inner_steps: int = Field(1, ge=0, description="S; the authors' 1.")
-    inner_lr: float = Field(0.5, ge=0, description="alpha; the authors' 0.5 for Conv-4, 0.3 for ResNet-12.")
+    inner_lr: Number = Field(0.5, ge=0, description="alpha; the authors' 0.5 for Conv-4, 0.3 for ResNet-12.")
     adapt_norm: bool = Field(True, description="Adapt the norm's scale and shift too, as the authors do.")
 
 
@@ -36,5 +37,5 @@ class BOIL(MAML):
     cost: ClassVar[float | None] = 1.0
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
 
-    def adapted_names(self) -> list[str]:
-        return [name for name in super().adapted_names() if name not in self.model.scope("head")]
+    def moving(self) -> list[str]:
+        return [name for name in super().moving() if name not in self.model.scope("head")]

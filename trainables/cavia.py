@@ -10,7 +10,7 @@ the inputs.
 """
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -18,25 +18,22 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
-from raymeta.learner import backbone
+from raymeta.learner import StepsConfig, Support, backbone
 from raymeta.models import Backbone, Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Problem
 from raymeta.registry import method
-from raymeta.schema import Section
-from trainables.maml import MAML, Support
+from raymeta.schema import Number, Section
+from trainables.maml import MAML
 
 CONTEXT = "context"  # its name among the weights of a task
 
 
-class CAVIAConfig(Section):
+class CAVIAConfig(StepsConfig):
     """Defaults: the authors' code."""
 
-    order: Literal["first", "second"] = "second"
-    first_order_share: float = Field(0.0, ge=0, le=1, description="Share of the full budget trained in first order.")
     inner_steps: int = Field(2, ge=0, description="S; images: 2, regression: 1.")
-    eval_steps: int | None = Field(None, ge=0, description="Inner steps in evaluation; null: inner_steps.")
-    context_lr: float = Field(1.0, ge=0, description="alpha, of the mean support loss.")
+    context_lr: Number = Field(1.0, ge=0, description="alpha, of the mean support loss.")
     context_size: int | None = Field(None, ge=1, description="Numbers in phi; null: 100 for images, 5 for regression.")
     block: int = Field(3, ge=1, description="Which block phi modulates, from 1; images only.")
 
@@ -51,15 +48,11 @@ class CAVIA(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.6
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps"})
-    context_lr: Tensor
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
-        self.register_buffer(
-            "context_lr", torch.tensor(self.settings.context_lr, dtype=torch.float64), persistent=False
-        )
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         self.film: nn.Linear | None = None
-        if dataset.kind == "classification":
+        if "images" in problem.offers:
             channels = self.model.film_channels
             if not 1 <= self.settings.block <= len(channels):
                 raise UserError(
@@ -69,27 +62,31 @@ class CAVIA(MAML):
             self.block = self.model.blocks()[self.settings.block - 1]
             self.film = nn.Linear(self.size, 2 * channels[self.settings.block - 1])
 
-    def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
-        images = dataset.kind == "classification"
+    def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
+        images = "images" in problem.offers
         self.size = self.settings.context_size or (100 if images else 5)
         if images:
-            return super().build_model(config, dataset)
-        (inputs,) = dataset.input_shape
-        return backbone(config, (inputs + self.size,), dataset.outputs(config.task))
+            return super().build_model(config, problem)
+        (inputs,) = problem.input_shape
+        return backbone(config, (inputs + self.size,), problem.outputs)
 
-    def adapted_names(self) -> list[str]:
+    def moving(self) -> list[str]:
         return [CONTEXT]
 
-    def start(self, support: Support) -> Weights:
+    def initial(self, support: Support) -> Weights:
         theta = self.model.weights()
         return {**theta, CONTEXT: next(iter(theta.values())).new_zeros(self.size)}
 
-    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
-        return {CONTEXT: weights[CONTEXT] - self.context_lr * gradients[CONTEXT]}
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
+        return {CONTEXT: moving[CONTEXT] - self.numbers.context_lr * gradients[CONTEXT]}
 
     def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
         context = weights[CONTEXT]
         if self.film is None:
             return super().outputs(torch.cat([x, context.expand(len(x), -1)], 1), weights, now)
-        scale, shift = self.film(context).chunk(2)
-        return super().outputs(x, weights, replace(now, film={self.block: (scale, shift)}))
+        scale, shift = self.film(context)[:, None, None].chunk(2)
+
+        def modulated(h: Tensor, layer: str, now: Pass) -> Tensor:
+            return h * scale + shift if layer == self.block else h
+
+        return super().outputs(x, weights, replace(now, on_normalised=(*now.on_normalised, modulated)))

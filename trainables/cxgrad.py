@@ -23,21 +23,21 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.inner import gradients, regularized
-from raymeta.learner import Adapted
+from raymeta.inner import Context, gradients, regularized
+from raymeta.learner import Adapted, InnerLoopConfig
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
-from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig, Support
+from raymeta.schema import Number, Section
+from trainables.maml import MAML
 
 CONTEXT = "context"
 
 
-class CxGradConfig(MAMLConfig):
+class CxGradConfig(InnerLoopConfig):
     """Defaults: the authors' code on miniImageNet."""
 
-    context_lr: float = Field(1.0, ge=0, description="beta.")
+    context_lr: Number = Field(1.0, ge=0, description="beta.")
     context_size: int = Field(100, ge=1, description="Numbers in nu, and hidden units of the MLP.")
 
 
@@ -51,20 +51,16 @@ class CxGrad(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.2
     exact: ClassVar[dict[str, Any]] = {"context_lr": 0.0}  # the context's first step is a constant
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     defaults: ClassVar[dict[str, Any]] = {"model": {"conv_bias": False, "activation": "leaky_relu"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_lr"})  # it acts on weights of norm gamma, not of theirs
-    context_lr: Tensor
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         if getattr(config.model, "conv_bias", False):
             raise UserError(
                 "model.conv_bias: found true, but cxgrad scales convolutions whose norm undoes it; use false"
             )
-        self.register_buffer(
-            "context_lr", torch.tensor(self.settings.context_lr, dtype=torch.float64), persistent=False
-        )
         shapes = {name: self.model.weights()[name].shape for name in self.adapted}
         self.scaled = [name for name, shape in shapes.items() if len(shape) == 4 and shape[-1] == 3]
         if not self.scaled:
@@ -75,17 +71,17 @@ class CxGrad(MAML):
         size = self.settings.context_size
         self.generator = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, len(self.scaled)))
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Any) -> Adapted:
-        support = Support(self.model.prepare(support_x), support_y, context)
-        loss, second_order = self.support_loss(support), self.second_order(context) and context.training
-        weights = self.start(support)
+    def adapt(self, support: Examples, context: Context) -> Adapted:
+        own = self.prepared(support, context)
+        loss, second_order = self.step_loss(own), self.second_order(context)
+        weights = self.initial(own)
         nu = next(iter(weights.values())).new_zeros(self.settings.context_size)
 
         def of_context(moving: Weights) -> Tensor:
             return loss(self.scale(weights, moving[CONTEXT]), 0)
 
         first = gradients(of_context, {CONTEXT: nu}, second_order=False, vectorized=context.vectorized)
-        nu = nu - self.context_lr * first[CONTEXT]
+        nu = nu - self.numbers.context_lr * first[CONTEXT]
         path = [weights]
         for step in range(self.steps(context)):
             at, nu_at = (weights, nu) if second_order else ({n: w.detach() for n, w in weights.items()}, nu.detach())
@@ -98,11 +94,11 @@ class CxGrad(MAML):
             moving = {**{name: torch.zeros_like(at[name]) for name in self.adapted}, CONTEXT: nu_at}
             found = gradients(shifted, moving, second_order=second_order, vectorized=context.vectorized)
             scaled = self.scale(weights, nu)
-            nu = nu - self.context_lr * found.pop(CONTEXT)
+            nu = nu - self.numbers.context_lr * found.pop(CONTEXT)
             moved = self.update(step, {name: scaled[name] for name in self.adapted}, regularized(found, context))
             weights = {**scaled, **moved}
             path.append(weights)
-        return self.adapted_state(support, path)
+        return self.adapted_state(own, path)
 
     def scale(self, weights: Weights, nu: Tensor) -> Weights:
         """The weights with every scaled convolution at norm gamma."""

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.inner import gradients
+from raymeta.learner import GradientLearner, InnerLoopConfig, Support
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig, Support
+from trainables.maml import MAML
 
 
-class L2FConfig(MAMLConfig):
+class L2FConfig(InnerLoopConfig):
     """Defaults: the authors' code on miniImageNet."""
 
     first_order_share: float = Field(0.18, ge=0, le=1, description="The authors' epochs 0 to 10 of 60 in first order.")
@@ -58,15 +59,15 @@ class L2F(MAML):
     exact: ClassVar[dict[str, Any]] = {"embed_graph": True}  # else the gradients that the MLP sees are constants
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         self.attenuator = Attenuator(len(self.adapted), self.settings.hidden_factor)
 
-    def start(self, support: Support) -> Weights:
+    def initial(self, support: Support) -> Weights:
         return attenuated(self, self.attenuator, support, graph=self.settings.embed_graph)
 
 
-def attenuated(learner: MAML, attenuator: Attenuator, support: Support, *, graph: bool) -> Weights:
+def attenuated(learner: GradientLearner, attenuator: Attenuator, support: Support, *, graph: bool) -> Weights:
     """A learner's theta, attenuated for a task.
 
     Args:
@@ -75,7 +76,7 @@ def attenuated(learner: MAML, attenuator: Attenuator, support: Support, *, graph
         support: the task's.
         graph: differentiate the gradients that the attenuator sees.
     """
-    theta, loss = learner.model.weights(), learner.support_loss(support)
+    theta, loss = learner.model.weights(), learner.step_loss(support)
     moving = {name: theta[name] for name in learner.adapted}
 
     def at(weights: Weights) -> Tensor:

@@ -22,17 +22,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
-from raymeta.learner import Adapted, hooked
+from raymeta.learner import Adapted, InnerLoopConfig, Phase, Support, hooked
 from raymeta.models import Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
 from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig, Support
+from trainables.maml import MAML
 
 
-class MAMLPPConfig(MAMLConfig):
+class MAMLPPConfig(InnerLoopConfig):
     """Defaults: the authors' code on miniImageNet, with the inner rate of the paper."""
 
     inner_steps: int = Field(5, ge=1, description="S.")
@@ -50,6 +49,13 @@ class Steps(Adapted):
     path: tuple[tuple[float, Weights, Pass], ...] = ()
 
 
+@dataclass(frozen=True)
+class MultiStepPhase(Phase):
+    """Whether the multi-step loss is on."""
+
+    multi_step: bool
+
+
 @method("mamlpp")
 class MAMLPP(MAML):
     """See the module's docstring."""
@@ -62,40 +68,43 @@ class MAMLPP(MAML):
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         settings = self.settings
         self.rates: nn.Parameter | None = None  # [adapted tensors, S]
         if settings.learned_rates:
-            refuse_more_eval_steps(self.name, settings)
+            self.refuse_more_eval_steps()
             self.rates = nn.Parameter(torch.full((len(self.adapted), settings.inner_steps), settings.inner_lr))
 
-    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         if self.rates is None:
-            return super().update(step, weights, gradients)
+            return super().update(step, moving, gradients)
         return {
             name: weight - rate * gradients[name]
-            for (name, weight), rate in zip(weights.items(), self.rates[:, step], strict=True)
+            for (name, weight), rate in zip(moving.items(), self.rates[:, step], strict=True)
         }
 
+    def phase(self, progress: float) -> "MultiStepPhase":
+        share = self.settings.msl_share
+        on = self.settings.multi_step_loss and (progress < share or share == 1)
+        return MultiStepPhase(super().phase(progress).second_order, on)
+
     def adapted_state(self, support: Support, path: list[Weights]) -> Adapted:
-        last, settings = super().adapted_state(support, path), self.settings
-        progress, share = support.context.progress, settings.msl_share
-        on = settings.multi_step_loss and (progress < share or share == 1)
-        if not (support.context.training and on) or len(path) == 1:
+        last, progress = super().adapted_state(support, path), support.context.progress
+        if not (support.context.training and self.phase(progress).multi_step) or len(path) == 1:
             return last
-        shares = multi_step_weights(progress / share, len(path) - 1)
+        shares = multi_step_weights(progress / self.settings.msl_share, len(path) - 1)
         steps = [
             (share, weights, self.query_pass(support, weights, step))
             for step, (share, weights) in enumerate(zip(shares[:-1], path[1:-1], strict=True))
         ]
         return Steps(last.weights, last.query, (*steps, (shares[-1], last.weights, last.query)))
 
-    def query_loss(self, adapted: Adapted, query_x: Tensor, query_y: Tensor) -> Tensor:
+    def query_loss(self, adapted: Adapted, query: Examples) -> Tensor:
         if not isinstance(adapted, Steps):
-            return super().query_loss(adapted, query_x, query_y)
-        x = self.model.prepare(query_x)
-        losses = [share * self.loss(self.outputs(x, weights, now), query_y) for share, weights, now in adapted.path]
+            return super().query_loss(adapted, query)
+        x = self.model.prepare(query.x)
+        losses = [share * self.loss(self.outputs(x, weights, now), query.y) for share, weights, now in adapted.path]
         return torch.stack(losses).sum()
 
     def with_hook(self, adapted: Adapted, on_block: Callable[..., Tensor]) -> Adapted:
@@ -110,12 +119,3 @@ def multi_step_weights(progress: float, steps: int) -> list[float]:
     """v_0 .. v_{S-1}, which sum to 1; progress runs from 0 to 1 over the time that the multi-step loss is on."""
     early = max((1 - progress) / steps, 0.03 / steps)
     return [early] * (steps - 1) + [1 - (steps - 1) * early]
-
-
-def refuse_more_eval_steps(name: str, settings: Any) -> None:
-    """What is learned for every inner step has nothing for steps beyond them."""
-    if (settings.eval_steps or 0) > settings.inner_steps:
-        raise UserError(
-            f"{name}.eval_steps: found {settings.eval_steps}, but {name} learns something for each of its inner_steps "
-            f"({settings.inner_steps}) and has nothing for more"
-        )

@@ -17,9 +17,10 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.inner import Context
-from raymeta.models.norm import Pass
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples
 from raymeta.registry import method
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 from trainables.protonet import ProtoNet
 
 TINY = 1e-6  # added to a probability before its logarithm
@@ -28,7 +29,7 @@ TINY = 1e-6  # added to a probability before its logarithm
 class MatchingNetConfig(Section):
     """Defaults: CloserLookFewShot's code."""
 
-    scale: float = Field(100.0, gt=0, description="Of the cosines, before their softmax; the paper: 1.")
+    scale: Number = Field(100.0, gt=0, description="Of the cosines, before their softmax; the paper: 1.")
 
 
 @dataclass(frozen=True)
@@ -50,15 +51,15 @@ class MatchingNet(ProtoNet):
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.4
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+    def adapt(self, support: Examples, context: Context) -> Any:
         now = context.at()
-        features = self.features(support_x, now)
+        features = self.features(support.x, now)
         query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
-        classes = torch.arange(context.ways or self.ways, device=support_y.device)
-        return Memory(features, (support_y[:, None] == classes).to(features.dtype), query)
+        classes = torch.arange(context.outputs or self.problem.outputs, device=support.y.device)
+        return Memory(features, (support.y[:, None] == classes).to(features.dtype), query)
 
-    def predict(self, adapted: Any, query_x: Tensor) -> Tensor:
-        query = F.normalize(self.features(query_x, adapted.query), dim=1)
-        attention = (self.settings.scale * query @ F.normalize(adapted.features, dim=1).t()).softmax(1)
+    def predict(self, adapted: Any, x: Tensor) -> Tensor:
+        query = F.normalize(self.features(x, adapted.query), dim=1)
+        attention = (self.numbers.scale * query @ F.normalize(adapted.features, dim=1).t()).softmax(1)
         probability: Tensor = attention @ adapted.member + TINY
         return probability.log()

@@ -15,17 +15,18 @@ from pydantic import Field
 from torch import nn
 
 from raymeta.config import TrialConfig
+from raymeta.learner import InnerLoopConfig
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.registry import method
-from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig
+from raymeta.schema import Number, Section
+from trainables.maml import MAML
 
 
-class MetaSGDConfig(MAMLConfig):
+class MetaSGDConfig(InnerLoopConfig):
     """Defaults: DropGrad's Meta-SGD (5 steps of 0.01)."""
 
-    inner_lr: float = Field(0.01, ge=0, description="Where every rate starts, if they start alike.")
+    inner_lr: Number = Field(0.01, ge=0, description="Where every rate starts, if they start alike.")
     start: Literal["constant", "uniform"] = Field(
         "constant", description="uniform: every rate starts at its own draw from [0.005, 0.1] (the paper)."
     )
@@ -41,16 +42,16 @@ class MetaSGD(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.0
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         theta = self.model.weights()
         self.rates = nn.ParameterList(torch.full_like(theta[name], self.settings.inner_lr) for name in self.adapted)
         if self.settings.start == "uniform":
             for rate in self.rates:
                 nn.init.uniform_(rate, 0.005, 0.1)
 
-    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         return {
             name: weight - rate * gradients[name]
-            for (name, weight), rate in zip(weights.items(), self.rates, strict=True)
+            for (name, weight), rate in zip(moving.items(), self.rates, strict=True)
         }

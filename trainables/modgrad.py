@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.inner import Context, descend, gradients
-from raymeta.learner import Adapted
+from raymeta.learner import Adapted, InnerLoopConfig
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
-from raymeta.schema import Section
-from trainables.maml import MAML, MAMLConfig, Support
+from raymeta.schema import Number, Section
+from trainables.maml import MAML
 
 
-class ModGradConfig(MAMLConfig):
+class ModGradConfig(InnerLoopConfig):
     """Defaults: MAML's, and ours for the context."""
 
-    context_lr: float = Field(1.0, ge=0, description="Step size of nu's one step (ours).")
+    context_lr: Number = Field(1.0, ge=0, description="Step size of nu's one step (ours).")
     context_size: int = Field(100, ge=1, description="Numbers in nu, and hidden units of the MLP (ours).")
 
 
@@ -41,13 +41,9 @@ class ModGrad(MAML):
     learns: ClassVar[str] = "theta, the MLP of the modulation"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.4
-    context_lr: Tensor
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
-        self.register_buffer(
-            "context_lr", torch.tensor(self.settings.context_lr, dtype=torch.float64), persistent=False
-        )
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         theta, size = self.model.weights(), self.settings.context_size
         self.modulated = [name for name in self.adapted if theta[name].ndim > 1]
         self.sides = [side for name in self.modulated for side in (len(theta[name]), theta[name][0].numel())]
@@ -55,10 +51,10 @@ class ModGrad(MAML):
         self.factors = nn.Linear(size, sum(self.sides))
         nn.init.normal_(self.factors.weight, std=0.01)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Adapted:
-        support = Support(self.model.prepare(support_x), support_y, context)
-        loss, theta = self.support_loss(support), self.start(support)
-        second_order = self.second_order(context) and context.training
+    def adapt(self, support: Examples, context: Context) -> Adapted:
+        own = self.prepared(support, context)
+        loss, theta = self.step_loss(own), self.initial(own)
+        second_order = self.second_order(context)
         start = {name: theta[name] for name in self.adapted}
         at = start if second_order else {name: weight.detach() for name, weight in start.items()}
 
@@ -72,14 +68,14 @@ class ModGrad(MAML):
 
         nu = {"context": next(iter(theta.values())).new_zeros(self.settings.context_size)}
         found = gradients(after_a_step, nu, second_order=second_order, vectorized=context.vectorized)
-        context_vector = nu["context"] - self.context_lr * found["context"]
+        context_vector = nu["context"] - self.numbers.context_lr * found["context"]
 
         def update(step: int, weights: Weights, gradients: Weights) -> Weights:
             return self.modulated_step(weights, gradients, context_vector)
 
         steps = self.steps(context)
         path = descend(loss, theta, self.adapted, update, steps=steps, second_order=second_order, context=context)
-        return self.adapted_state(support, path)
+        return self.adapted_state(own, path)
 
     def modulated_step(self, weights: Weights, gradients: Weights, nu: Tensor) -> Weights:
         """One step of the rule."""

@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raymeta.config import TrialConfig
+from raymeta.learner import Support
 from raymeta.models import Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.alfa import AdaptiveConfig, AdaptiveRule
-from trainables.maml import MAML, Support
-from trainables.mamlpp import refuse_more_eval_steps
+from trainables.maml import MAML
 from trainables.protonet import class_means
 
 
@@ -40,27 +40,27 @@ class ProtoMAML(MAML):
     learns: ClassVar[str] = "the body (rule alfa: its MLP and multipliers)"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.2
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "support"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         theta = self.model.weights()
         self.rule: AdaptiveRule | None = None
         if self.settings.rule == "alfa":
-            refuse_more_eval_steps(self.name, self.settings)
+            self.refuse_more_eval_steps()
             self.rule = AdaptiveRule({name: theta[name] for name in self.adapted}, self.settings)
         for name in self.model.scope("head"):
             theta[name].requires_grad_(False)
 
-    def start(self, support: Support) -> Weights:
+    def initial(self, support: Support) -> Weights:
         theta = self.model.weights()
         features = self.model.features(support.x, theta, support.context.at())
-        means = class_means(features, support.y, support.context.ways or self.ways)
+        means = class_means(features, support.y, support.context.outputs or self.problem.outputs)
         return {**theta, "head.weight": 2 * means, "head.bias": -means.square().sum(1)}
 
-    def update(self, step: int, weights: Weights, gradients: Weights) -> Weights:
+    def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         if self.rule is None:
-            return super().update(step, weights, gradients)
-        return self.rule(step, weights, gradients)  # type: ignore[no-any-return]
+            return super().update(step, moving, gradients)
+        return self.rule(step, moving, gradients)  # type: ignore[no-any-return]

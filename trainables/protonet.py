@@ -16,10 +16,10 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.inner import Context
-from raymeta.learner import Method, backbone
+from raymeta.learner import Learner, backbone
 from raymeta.models import Backbone
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
 from raymeta.schema import Section
 
@@ -37,35 +37,34 @@ class Prototypes:
 
 
 @method("protonet")
-class ProtoNet(Method):
+class ProtoNet(Learner):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = ProtoNetConfig
     adapts: ClassVar[str] = "class means in feature space"
     learns: ClassVar[str] = "the features"
     cost: ClassVar[float | None] = 0.3
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
-    inner_loop: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset({"labels"})
 
-    def build_model(self, config: TrialConfig, dataset: Dataset) -> Backbone:
-        return backbone(config, dataset.input_shape, None)
+    def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
+        return backbone(config, problem.input_shape, None)
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
+    def adapt(self, support: Examples, context: Context) -> Any:
         now = context.at()
-        features = self.features(support_x, now)
+        features = self.features(support.x, now)
         query = context.at(moments=now.recorded) if self.model.norm_mode == "support" else now
-        return Prototypes(class_means(features, support_y, context.ways or self.ways), query)
+        return Prototypes(class_means(features, support.y, context.outputs or self.problem.outputs), query)
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """f(x), [n, F]."""
         return self.model.features(self.model.prepare(x), self.model.weights(), now)
 
-    def predict(self, adapted: Prototypes, query_x: Tensor) -> Tensor:
-        return -(self.features(query_x, adapted.query)[:, None] - adapted.classes).square().sum(-1)
+    def predict(self, adapted: Prototypes, x: Tensor) -> Tensor:
+        return -(self.features(x, adapted.query)[:, None] - adapted.classes).square().sum(-1)
 
 
-def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
+def class_means(features: Tensor, y: Tensor, classes: int) -> Tensor:
     """Mean features of every class: [n, ...] with labels [n] to [N, ...]."""
-    member = (y == torch.arange(ways, device=y.device)[:, None]).to(features.dtype)
+    member = (y == torch.arange(classes, device=y.device)[:, None]).to(features.dtype)
     means: Tensor = member @ features.flatten(1) / member.sum(1, keepdim=True)
-    return means.reshape(ways, *features.shape[1:])
+    return means.reshape(classes, *features.shape[1:])

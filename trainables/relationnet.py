@@ -22,8 +22,8 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import probabilities
 from raymeta.models.conv4 import Block, Conv4Config
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.protonet import ProtoNet, Prototypes, class_means
@@ -65,8 +65,8 @@ class RelationNet(ProtoNet):
     cost: ClassVar[float | None] = 0.8
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 
-    def __init__(self, config: TrialConfig, dataset: Dataset) -> None:
-        super().__init__(config, dataset)
+    def __init__(self, config: TrialConfig, problem: Problem) -> None:
+        super().__init__(config, problem)
         shape, norm = self.model.map_shape, self.model.norm_mode
         if len(shape) != 3 or min(shape[1:]) < 4:
             raise UserError(
@@ -75,19 +75,22 @@ class RelationNet(ProtoNet):
         if norm not in ("batch", "running"):
             raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
         self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
-        if self.settings.loss == "mse":
-            self.loss = lambda scores, y: F.mse_loss(scores, probabilities(y, scores.shape[1], scores.dtype))
 
-    def adapt(self, support_x: Tensor, support_y: Tensor, context: Context) -> Any:
-        now = context.at()
-        return Prototypes(class_means(self.features(support_x, now), support_y, context.ways or self.ways), now)
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        if self.settings.loss == "softmax":
+            return super().loss(outputs, y)
+        return F.mse_loss(outputs, probabilities(y, outputs.shape[1], outputs.dtype))
+
+    def adapt(self, support: Examples, context: Context) -> Any:
+        now, classes = context.at(), context.outputs or self.problem.outputs
+        return Prototypes(class_means(self.features(support.x, now), support.y, classes), now)
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """Maps, [n, C, h, w]."""
         return self.model.maps(self.model.prepare(x), self.model.weights(), now)
 
-    def predict(self, adapted: Prototypes, query_x: Tensor) -> Tensor:
-        query = self.features(query_x, adapted.query)
+    def predict(self, adapted: Prototypes, x: Tensor) -> Tensor:
+        query = self.features(x, adapted.query)
         shape = (len(query), len(adapted.classes), *query.shape[1:])
         pairs = torch.cat([adapted.classes.expand(shape), query[:, None].expand(shape)], 2)
         scores: Tensor = self.relation(pairs.flatten(0, 1), adapted.query).reshape(shape[:2])

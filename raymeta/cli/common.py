@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from raymeta.errors import UserError
+from raymeta.problem import Problem
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
     from raymeta.problems.images.reading.remote import Root
-    from raymeta.problems.images.store import Dataset
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -88,7 +88,7 @@ Pack = Annotated[
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 
 
-def prepare(dataset: "Dataset", root: "Root | None", *, rebuild: bool = False) -> None:
+def prepare(dataset: "Problem", root: "Root | None", *, rebuild: bool = False) -> None:
     """Make a data set ready with a progress bar; nothing happens if it is."""
     if dataset.ready and not rebuild and root is None:
         return
@@ -98,7 +98,7 @@ def prepare(dataset: "Dataset", root: "Root | None", *, rebuild: bool = False) -
 
 def placed(config: "TrialConfig", root: "Root | None") -> "TrialConfig":
     """The config with `--data-root` in it where that says which data they are: workers have nothing but the config."""
-    update = source_of(config.task.dataset, root)
+    update = source_of(config.task.data, root)
     return config.model_copy(update={"task": config.task.model_copy(update=update)})
 
 
@@ -108,23 +108,23 @@ def source_of(dataset: str, root: "Root | None") -> dict[str, str]:
     Raises:
         UserError: it would have to be a path and is a URL.
     """
-    from raymeta import registry
+    from raymeta.problem import find_problem
 
-    if root is None or not registry.find("dataset", dataset).has_source:
+    if root is None or not find_problem(dataset).has_source:
         return {}
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
     return {"source": str(root.resolve())}
 
 
-def pretrain(config: "TrialConfig", dataset: "Dataset") -> None:
+def pretrain(config: "TrialConfig", dataset: "Problem") -> None:
     """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
     if not config.pretraining.epochs:
         return
     import torch
 
+    from raymeta.training.device import device_of
     from raymeta.training.pretraining import pretrained
-    from raymeta.training.trainer import device_of
 
     torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
     with progress_bar(f"pre-training {config.model.name}") as progress:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from raymeta.cli.common import DataRoot, Json, console, prepare, progress_bar, say, source_of
+from raymeta.problem import Problem
 
 if TYPE_CHECKING:
     from raymeta.problems.images.reading.remote import Root
-    from raymeta.problems.images.store import Dataset
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
 
@@ -59,7 +59,7 @@ def data_check(
 
     from raymeta import registry
     from raymeta.problems.images.check import check_dataset
-    from raymeta.problems.images.store import ImageDataset
+    from raymeta.problems.images.dataset import ImageDataset
     from raymeta.report.tables import check_table
 
     found = {one: _dataset(one, data_root) for one in ([name] if name else registry.working("dataset"))}
@@ -89,21 +89,16 @@ def data_show(
 
     Example: raymeta data show glyphs -o glyphs.png
     """
-    from raymeta.problems.images.gallery import draw_classes
-
     dataset = _dataset(name, data_root)
     prepare(dataset, data_root)
     path = out or Path(f"{name}.png")
-    draw_classes(dataset, path)
+    dataset.picture(path)
     say(f"drew {path}")
 
 
-def _dataset(name: str, root: "Root | None" = None) -> "Dataset":
+def _dataset(name: str, root: "Root | None" = None) -> "Problem":
     """A data set under its own defaults of a task."""
-    from raymeta import registry
-    from raymeta.config import TaskConfig
-    from raymeta.problems.images.store import open_dataset
-    from raymeta.schema import check
+    from raymeta.problem import find_problem, open_problem, parse_task, task_section
 
-    defaults = registry.find("dataset", name).task_defaults
-    return open_dataset(check(TaskConfig, {"dataset": name, **defaults, **source_of(name, root)}, "task"))
+    defaults = find_problem(name).task_defaults
+    return open_problem(task_section({**parse_task(name), **defaults, **source_of(name, root)}))

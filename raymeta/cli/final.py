@@ -69,7 +69,7 @@ def final(
 
     from raymeta.final import by_step as inner_steps
     from raymeta.final.runs import final as run
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
     from raymeta.report.finals import as_table, draw, log_final
     from raymeta.study.tracking.connection import problem_of
 
@@ -81,7 +81,7 @@ def final(
     trials, provenances = _configs_for_final(configs, task, preset)
     trials = {name: placed(trial, data_root) for name, trial in trials.items()}
     for name, trial in trials.items():
-        dataset = open_dataset(trial.task)
+        dataset = open_problem(trial.task)
         prepare(dataset, data_root)
         expected = provenances[name].get("data", {})
         if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
@@ -91,7 +91,7 @@ def final(
             )
         dataset.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
     for trial in trials.values():
-        pretrain(trial, open_dataset(trial.task))
+        pretrain(trial, open_problem(trial.task))
     tables, problems = run(
         trials,
         list(range(seeds)),

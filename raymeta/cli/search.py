@@ -66,7 +66,7 @@ def search(
     Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
     """
     started = time.time()
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
     from raymeta.study.plan.plan import make_plan
     from raymeta.study.record.record import StudyRecord, check_name
 
@@ -80,7 +80,7 @@ def search(
 
         plan = warm_started(plan, open_study(warm_start))
     plan = replace(plan, base=placed(plan.base, data_root))
-    dataset = open_dataset(plan.base.task)
+    dataset = open_problem(plan.base.task)
     prepare(dataset, data_root)
     for split in ("train", "validation"):
         dataset.bank(split, 0)  # too few classes or images are named now
@@ -89,13 +89,12 @@ def search(
         return
     pretrain(plan.base, dataset)
     from raymeta.storage.files import studies_folder
-    from raymeta.training.evaluation import metric_of
     from raymeta.training.trainer import refuse_unfit
 
     refuse_unfit(plan.trial(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
-    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.dataset}"))
-    record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
+    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.data}"))
+    record = StudyRecord.create(folder, plan, dataset.metric, dataset.fingerprint)
     say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
     _go(record, slots, pack, data_root, ship_data, started, as_json)
 

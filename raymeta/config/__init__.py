@@ -3,7 +3,6 @@
 from raymeta.config.sections import (
     BudgetConfig,
     EngineConfig,
-    MetaDatasetConfig,
     OuterConfig,
     PretrainingConfig,
     TaskConfig,
@@ -14,7 +13,6 @@ __all__ = [
     "CHOSEN",
     "BudgetConfig",
     "EngineConfig",
-    "MetaDatasetConfig",
     "OuterConfig",
     "PretrainingConfig",
     "TaskConfig",

@@ -1,98 +1,58 @@
-"""The sections that every trial has: the task, the outer loop, the budget, the engine."""
+"""The sections that every trial has: the task, but for what its problem adds; outer loop, budget, engine."""
 
-from typing import Literal, Self
+from collections.abc import Collection
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from raymeta.schema import Section
-
-
-class MetaDatasetConfig(Section):
-    """Bounds of `task.sampler: metadataset`; defaults: Meta-Dataset's code. See raymeta/problems/images/variable.py."""
-
-    min_ways: int = Field(5, ge=2, description="Classes in an episode, at least.")
-    max_ways: int = Field(50, ge=2, description="Classes in an episode, at most: the outputs of a model's head.")
-    max_queries: int = Field(
-        10, ge=1, description="Query examples per class, at most; no more than half of the smallest class."
-    )
-    max_support: int = Field(500, ge=2, description="Support examples of an episode, at most.")
-    max_support_per_class: int = Field(100, ge=1, description="What a class adds to the support's size, at most.")
-    imbalance: float = Field(
-        2.0, ge=1, description="A class's share of the support is as its size, times a draw from 1/this to this."
-    )
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if not self.min_ways <= self.max_ways <= self.max_support:
-            raise ValueError(
-                f"expected min_ways ({self.min_ways}) <= max_ways ({self.max_ways}) <= max_support ({self.max_support})"
-            )
-        return self
+from raymeta.schema import NUMBER, Number, Section
 
 
 class TaskConfig(Section):
-    """What an episode is."""
+    """What every problem's `task` section has; a problem adds its own keys."""
 
-    dataset: str = "glyphs"
-    split: str | None = Field(None, description="Class split by name; null: the data set's default.")
-    source: str | None = Field(
-        None, description="Folder or archive of the data set `folder`, an absolute path; --data-root fills it in."
-    )
-    sampler: Literal["fixed", "metadataset"] = Field(
-        "fixed",
-        description="fixed: all episodes have `ways`, `shots`, `queries`; metadataset: drawn within bounds.",
-    )
-    metadataset: MetaDatasetConfig = MetaDatasetConfig()
-    ways: int = Field(5, ge=1, description="Classes in an episode.")
-    shots: int = Field(1, ge=1, description="Support examples per class.")
-    queries: int = Field(15, ge=1, description="Query examples per class in training.")
-    eval_queries: int | None = Field(
-        None, ge=1, description="Query examples per class in evaluation; null: as queries."
-    )
-    labels: Literal["shuffled", "fixed"] = Field(
-        "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
-    )
-    train_classes: int | None = Field(
-        None, ge=1, description="Train on so many of the training classes only, drawn once; null: on all."
-    )
-    rotations: Literal["none", "train", "always", "classes"] = Field(
-        "none",
-        description="Turn each class of an episode by a drawn multiple of 90 degrees: in training, or always. "
-        "classes: a class is four, one for each multiple, in all splits.",
-    )
-    test_dataset: str | None = Field(
-        None, description="Data set whose test split a final run is tested on (cross-domain); null: the task's own."
-    )
-    bank_seed: int = Field(0, ge=0, description="Seed of the validation and test episodes, the same for all trials.")
-
-    @model_validator(mode="after")
-    def _one_number_of_ways(self) -> Self:
-        if self.sampler != "fixed" and self.labels == "fixed":
-            raise ValueError(f"labels: found 'fixed', but sampler {self.sampler} draws the ways; allowed: shuffled")
-        return self
-
-    @property
-    def most_ways(self) -> int:
-        """Classes of the largest episode."""
-        return self.ways if self.sampler == "fixed" else self.metadataset.max_ways
+    problem: str = Field("images", description="Which problem the tasks are of.")
+    bank_seed: int = Field(0, ge=0, description="Seed of the validation and test tasks, the same for all trials.")
 
     @property
     def name(self) -> str:
-        """What a user types: `omniglot-20w1s`, `omniglot-metadataset`."""
-        if self.sampler != "fixed":
-            return f"{self.dataset}-{self.sampler}"
-        return f"{self.dataset}-{f'{self.ways}w' if self.ways > 1 else ''}{self.shots}s"
+        """What a user types after `--task`."""
+        return self.problem
+
+    @property
+    def data(self) -> str:
+        """The data set's name, or the problem's if it has none."""
+        return self.problem
+
+    @property
+    def title(self) -> str:
+        """What the tasks are, as a table's heading says it."""
+        return self.name
+
+    @property
+    def elsewhere(self) -> "TaskConfig | None":
+        """Of the data that a final run is tested on, where they are others than those trained on."""
+        return None
+
+    def refuse_ignored(self, given: Collection[str]) -> None:
+        """Say which of the keys that a user gave would be ignored.
+
+        Raises:
+            UserError: one would.
+        """
 
 
 class OuterConfig(Section):
     """The outer update."""
 
-    lr: float = Field(1e-3, gt=0, description="Adam's step size.")
+    lr: Number = Field(1e-3, gt=0, description="Adam's step size.")
     tasks_per_step: int = Field(4, ge=1, description="Tasks of one outer step.")
     reduction: Literal["mean", "sum"] = Field("mean", description="How the tasks' query losses are put together.")
-    clip: float | None = Field(None, gt=0, description="Outer gradients are clipped to [-clip, clip]; null: not.")
+    clip: Annotated[float | None, NUMBER] = Field(
+        None, gt=0, description="Outer gradients are clipped to [-clip, clip]; null: not."
+    )
     schedule: Literal["constant", "cosine"] = Field("constant", description="Step size over the full budget.")
-    min_lr: float = Field(0.0, ge=0, description="Where the cosine ends.")
+    min_lr: Number = Field(0.0, ge=0, description="Where the cosine ends.")
 
 
 class PretrainingConfig(Section):
@@ -111,8 +71,8 @@ class BudgetConfig(Section):
 
     outer_steps: int = Field(20_000, ge=1, description="Full budget of a trial in outer steps.")
     validate_every: int = Field(500, ge=1, description="Outer steps of a round; a validation ends it.")
-    validation_tasks: int = Field(600, ge=2, description="Episodes of a validation.")
-    test_tasks: int = Field(600, ge=2, description="Episodes of the test in a final run.")
+    validation_tasks: int = Field(600, ge=2, description="Tasks of a validation.")
+    test_tasks: int = Field(600, ge=2, description="Tasks of the test in a final run.")
     ensemble: int = Field(
         5, ge=1, description="Best validated weights whose mean outputs are tested beside the best alone (MAML++: 5)."
     )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, create_model
 from raymeta import registry
 from raymeta.config.sections import BudgetConfig, EngineConfig, OuterConfig, PretrainingConfig, TaskConfig
 from raymeta.errors import UserError, suggest
-from raymeta.schema import Section, check, flatten, merge, not_a_value
+from raymeta.schema import Section, check, flatten, merge, not_a_value, numbers, structure
 from raymeta.storage.files import dump_yaml
 
 
@@ -26,7 +26,7 @@ class Choice(NamedTuple):
     default: str
 
 
-CHOSEN = {"model": Choice("name", "backbone", "conv4")}
+CHOSEN = {"model": Choice("name", "backbone", "conv4"), "task": Choice("problem", "problem", "images")}
 
 
 class TrialConfig(Section):
@@ -53,6 +53,14 @@ class TrialConfig(Section):
     def spec(self) -> str:
         """What a user types: `maml+dropgrad`."""
         return "+".join([self.method, *type(self.regularizers).model_fields])
+
+    def numbers(self) -> dict[str, float]:
+        """The settings that are numbers, by dotted key: trials that differ in them alone can share a program."""
+        return numbers(self)
+
+    def structure(self) -> tuple[tuple[str, Any], ...]:
+        """All other settings, hashable; without the seed, which a program takes as it takes data."""
+        return tuple(pair for pair in structure(self) if pair[0] != "seed")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: nested dicts, lists, strings, numbers, booleans and nulls."""
@@ -156,9 +164,7 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
     schema = trial_schema(method, regularizers, **chosen)
     defaults = _defaults(method, schema, {section: {CHOSEN[section].key: name} for section, name in chosen.items()})
     config = check(schema, merge(defaults, data), source)
-    for name in (config.task.dataset, config.task.test_dataset):
-        if name is not None:
-            registry.find("dataset", name)
+    registry.find("problem", config.task.problem).check(config.task)
     return config
 
 

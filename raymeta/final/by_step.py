@@ -15,7 +15,6 @@ from raymeta.inner import Context
 from raymeta.report.tables import value
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
-from raymeta.training.evaluation import evaluate
 from raymeta.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -32,25 +31,17 @@ def score(trainer: Trainer, path: AnyPath) -> None:
     Both kinds of tasks are as many as the config tests on; those of the training classes are drawn as in training, but
     none of them was trained on.
     """
-    config, dataset = trainer.config, trainer.dataset
+    config, problem = trainer.config, trainer.problem
     assert trainer.best is not None
     banks: dict[Tasks, Any] = {
-        "training": dataset.bank("train", config.seed + 2**32),
-        "test": dataset.bank("test", config.task.bank_seed, final=True),
+        "training": problem.bank("train", config.seed + 2**32),
+        "test": problem.bank("test", config.task.bank_seed, final=True),
     }
-    steps = trainer.method.steps(Context(training=False))  # type: ignore[operator]
+    steps = trainer.learner.steps(Context(training=False))  # type: ignore[operator]
     found: dict[str, list[tuple[float, float]]] = {}
     for name, bank in banks.items():
         scores = [
-            evaluate(
-                trainer.method,
-                bank,
-                config.budget.test_tasks,
-                device=trainer.device,
-                vectorized=trainer.vectorized,
-                members=[trainer.best["weights"]],
-                steps=step,
-            )
+            trainer.evaluate(bank, config.budget.test_tasks, [trainer.best["weights"]], step)
             for step in range(steps + 1)
         ]
         found[name] = [(score.mean, score.ci95) for score in scores]

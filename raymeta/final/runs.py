@@ -22,19 +22,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from raymeta import registry
-from raymeta.config import TaskConfig, TrialConfig, parse_trial
+from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import RunFailed, StorageError, UserError
 from raymeta.final import by_step as inner_steps
+from raymeta.metric import Metric, half_width
+from raymeta.problem import open_problem
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.store import open_dataset
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.storage.places import AnyPath, place
 from raymeta.study.machines.failures import last_line
 from raymeta.study.machines.nodes import prepare_nodes
 from raymeta.study.machines.packing import Pack, take_slots
 from raymeta.study.machines.resources import Slots, stop_ray
-from raymeta.training.evaluation import Metric, half_width, metric_of
-from raymeta.training.trainer import cap_memory, resumed
+from raymeta.training.device import cap_memory
+from raymeta.training.trainer import resumed
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def final(
         diverged, or its worker kept dying.
     """
     for config in configs.values():  # refuse at once what cannot be tested
-        open_dataset(config.task).bank("test", config.task.bank_seed, final=True)
+        open_problem(config.task).bank("test", config.task.bank_seed, final=True)
         if by_step and not registry.find("method", config.method).inner_loop:
             raise UserError(f"--by-step: {config.method} has no inner steps")
     runs = [
@@ -221,8 +222,8 @@ def final(
         try:
             for config in configs.values():
                 prepare_nodes(config.task, data_root, ship=ship_data)
-                if other := config.task.test_dataset:
-                    prepare_nodes(TaskConfig(dataset=other), ship=ship_data)
+                if config.task.elsewhere is not None:
+                    prepare_nodes(config.task.elsewhere, ship=ship_data)
             with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
                 problems = _train(left, given)
         finally:
@@ -231,7 +232,7 @@ def final(
     for name, config in configs.items():
         own = [run for run in runs if run.name == name]
         if all(run.tested for run in own):
-            metric = metric_of(open_dataset(config.task))
+            metric = open_problem(config.task).metric
             table = FinalTable(name, config, metric, _folder(name, config), [run.result() for run in own])
             write_atomically(table.folder / "table.json", json.dumps(table.as_dict(), indent=1))
             tables.append(table)

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.errors import UserError
-from raymeta.models.norm import NormMode, Pass
+from raymeta.models.norm import NormMode
+from raymeta.models.passes import Pass, Weights
 from raymeta.schema import Section
-
-Weights = dict[str, Tensor]  # parameter name to tensor, in the order of `named_parameters`
 
 
 class Backbone(nn.Module, ABC):
@@ -23,12 +22,14 @@ class Backbone(nn.Module, ABC):
         steps: inner steps S, for norms that keep a row for each.
 
     Attributes:
+        offers: what regularizers may need of it: `convolutions`, if it calls hooks on them.
         feature_size: F, numbers in the features of an example.
         map_shape: (C, h, w) of the last block's output; () where there are no places.
-        film_channels: C of every block that a pass can scale and shift (`Pass.film`).
+        film_channels: C of every block that a pass can scale and shift before its nonlinearity (`Pass.on_normalised`).
     """
 
     Config: ClassVar[type[Section]]
+    offers: ClassVar[frozenset[str]] = frozenset()
     batches_tasks_on_cpu: ClassVar[bool]  # whether vmap over tasks beats a loop on a CPU
     norm_mode: NormMode = "batch"
     feature_size: int
@@ -55,9 +56,9 @@ class Backbone(nn.Module, ABC):
         return x
 
     def forward(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
-        """Outputs [n, outputs] of prepared inputs under the given weights; of a task with fewer ways its own."""
+        """Outputs [n, outputs] of prepared inputs under the given weights; of a task that uses fewer, its own."""
         features = self.features(prepared, weights, now)
-        outputs = self.classify(features, weights, now.ways)
+        outputs = self.classify(features, weights, now.outputs)
         for change in now.on_outputs:
             outputs = change(outputs, features, now)
         return outputs
@@ -82,10 +83,10 @@ class Backbone(nn.Module, ABC):
     def run(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """All blocks, one after the other, on weights as they are."""
 
-    def classify(self, features: Tensor, weights: Weights, ways: int | None = None) -> Tensor:
-        """The head: features [n, F] to outputs; `ways`: to the first ones only."""
+    def classify(self, features: Tensor, weights: Weights, first: int | None = None) -> Tensor:
+        """The head: features [n, F] to outputs; to the `first` ones only, if it says how many."""
         outputs = features if self.head is None else F.linear(features, weights["head.weight"], weights["head.bias"])
-        return outputs if ways is None else outputs[:, :ways]
+        return outputs if first is None else outputs[:, :first]
 
     @abstractmethod
     def blocks(self) -> tuple[str, ...]:

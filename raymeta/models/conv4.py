@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.models.norm import BatchNorm, NormMode, Pass
+from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
 
@@ -83,9 +84,8 @@ class Block(nn.Module):
         h = self.normalised(x, weights, now, layer)
         if self.pool:
             h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
-        if layer in now.film:
-            scale, shift = now.film[layer]
-            h = h * scale[:, None, None] + shift[:, None, None]
+        for change in now.on_normalised:
+            h = change(h, layer, now)
         h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
         for change in now.on_block:
             h = change(h, layer, now)
@@ -159,6 +159,7 @@ class Conv4(Backbone):
     """See the module's docstring; inputs [n, C, H, W] with H, W >= 16."""
 
     Config = Conv4Config
+    offers: ClassVar[frozenset[str]] = frozenset({"convolutions"})
     batches_tasks_on_cpu: ClassVar[bool] = False  # vmap turns into grouped convolutions, which are slow on a CPU
 
     def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""The multilayer perceptron of the regression experiments: ReLU layers and a linear head, no normalisation."""
+"""The multilayer perceptron of the regressions: ReLU layers and a linear head, no normalisation."""
 
 from typing import ClassVar, Literal
 
@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.models.norm import Pass
+from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
 

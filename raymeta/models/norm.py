@@ -11,52 +11,15 @@ Papers disagree here more than anywhere else, and by points (`docs/conventions.m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from raymeta.models.passes import Pass
+
 NormMode = Literal["batch", "support", "running", "per_step"]
-Moments = dict[str, tuple[Tensor, Tensor]]  # a pair of tensors [C] by layer
-Changes = tuple[Callable[..., Any], ...]  # hooks of regularizers; raymeta/learner.py says with which arguments
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a forward pass through a backbone must know.
-
-    Attributes:
-        training: False in evaluation; only the norm `running` differs.
-        step: index of the inner step, the row of `per_step`.
-        vectorized: the pass is one of a batch of tasks under vmap.
-        moments: statistics to normalise with (`support` mode, query pass); None: those of the pass itself.
-        recorded: where a `support` pass leaves its statistics, by layer.
-        penalties: where hooks leave terms of the task's outer loss.
-        film: scale and shift, [C] each, of a block's activations before its nonlinearity, by block (CAVIA).
-        query: the images are a task's query set.
-        task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
-        ways: outputs of the head that the task uses, its first ones; None: all.
-        noise: where hooks draw random numbers; None if they have none to draw.
-        on_weights, on_convolution, on_block, on_outputs: what changes weights and activations on the way.
-    """
-
-    training: bool = True
-    step: int = 0
-    vectorized: bool = False
-    moments: Moments | None = None
-    recorded: Moments = field(default_factory=dict)
-    film: Moments = field(default_factory=dict)
-    query: bool = False
-    task: int | Tensor = 0
-    ways: int | None = None
-    noise: Any = None
-    penalties: list[Tensor] = field(default_factory=list)
-    on_weights: Changes = ()
-    on_convolution: Changes = ()
-    on_block: Changes = ()
-    on_outputs: Changes = ()
 
 
 class BatchNorm(nn.Module):

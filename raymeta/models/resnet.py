@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.models.backbone import Backbone, Weights, refuse_shape
-from raymeta.models.norm import BatchNorm, NormMode, Pass
+from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
 

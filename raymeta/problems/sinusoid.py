@@ -9,35 +9,56 @@ There is nothing to hold out: the three splits are other streams of the same fam
 
 import json
 import math
+import re
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
 
 from raymeta import registry
-from raymeta.errors import UserError
-from raymeta.problems.images.episodes import EpisodeBank, Episodes, Split, Uniforms
-from raymeta.problems.images.reading.packing import Progress
-from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.store import Dataset
-
-if TYPE_CHECKING:
-    from raymeta.config import TaskConfig
+from raymeta.config.sections import TaskConfig
+from raymeta.metric import Metric
+from raymeta.problem import SPLITS, Bank, Examples, Problem, Split, Tasks
+from raymeta.problems.uniforms import Uniforms
 
 AMPLITUDE, FREQUENCY, PHASE, X = (0.1, 5.0), (0.8, 1.2), (0.0, math.pi), (-5.0, 5.0)
 VERSION = 1
+CURVES = 8  # of each split in a picture
+TASK = re.compile(r"sinusoid(-(?P<shots>\d+)s)?")
 
 
-class SinusoidEpisodes:
+class SinusoidTask(TaskConfig):
+    """What a curve shows of itself."""
+
+    problem: Literal["sinusoid"] = "sinusoid"
+    shots: int = Field(10, ge=1, description="Support points.")
+    queries: int = Field(10, ge=1, description="Query points in training.")
+    eval_queries: int | None = Field(100, ge=1, description="Query points in evaluation; null: as queries.")
+
+    @property
+    def name(self) -> str:
+        """`sinusoid-10s`."""
+        return f"{self.problem}-{self.shots}s"
+
+    @property
+    def title(self) -> str:
+        return f"{self.problem} {self.shots}-shot"
+
+
+class Curves:
     """Tasks of one curve each: x and y are float32, support [T, K, 1] and query [T, Q, 1]."""
 
-    def __init__(self, task: "TaskConfig", split: Split, seed: int) -> None:
+    def __init__(self, task: SinusoidTask, split: Split, seed: int) -> None:
         self._shots = task.shots
         self._queries = task.queries if split == "train" else task.eval_queries or task.queries
         self._uniforms = Uniforms("sinusoid", VERSION, split, seed)
 
-    def batch(self, first: int, count: int) -> Episodes:
-        """Episodes `first` .. `first + count - 1`."""
+    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+        """Curves `first` .. `first + count - 1`."""
         table = torch.from_numpy(self._uniforms.rows(first, count, 3 + self._shots + self._queries))
         amplitude, frequency, phase = (
             low + (high - low) * table[:, i, None, None] for i, (low, high) in enumerate((AMPLITUDE, FREQUENCY, PHASE))
@@ -45,46 +66,59 @@ class SinusoidEpisodes:
         x = X[0] + (X[1] - X[0]) * table[:, 3:, None]
         y = amplitude * torch.sin(frequency * x + phase)
         (support_x, query_x), (support_y, query_y) = (v.float().tensor_split([self._shots], 1) for v in (x, y))
-        return Episodes(support_x, support_y, query_x, query_y)
+        return Tasks(Examples(support_x, support_y), Examples(query_x, query_y))
 
 
-@registry.dataset("sinusoid")
-class Sinusoid(Dataset):
+@registry.problem("sinusoid")
+class Sinusoid(Problem):
     """See the module's docstring."""
 
-    kind: ClassVar[Literal["classification", "regression"]] = "regression"
-    input_shape: ClassVar[tuple[int, ...]] = (1,)
-    task_defaults: ClassVar[dict[str, Any]] = {"ways": 1, "shots": 10, "queries": 10, "eval_queries": 100}
-    ready = True
+    Config: ClassVar[type[TaskConfig]] = SinusoidTask
+    metric: ClassVar[Metric] = Metric("mse", "min")
+    input_shape: tuple[int, ...] = (1,)
+    form: ClassVar[str] = "sinusoid-<shots>s, as in sinusoid-10s"
 
-    def __init__(self, task: "TaskConfig") -> None:
-        """Raises UserError for settings that a curve can't follow: ways, labels, train_classes, rotations, sampler."""
-        super().__init__(task)
-        for key, found, allowed in (
-            ("ways", task.ways, 1), ("labels", task.labels, "shuffled"), ("rotations", task.rotations, "none"),
-            ("train_classes", task.train_classes, None), ("sampler", task.sampler, "fixed"),
-        ):  # fmt: skip
-            if found != allowed:
-                raise UserError(f"task.{key}: found {found!r}, but sinusoid is a regression: allowed: {allowed!r}")
+    @classmethod
+    def parse(cls, text: str) -> dict[str, Any] | None:
+        """`sinusoid-10s`."""
+        match = TASK.fullmatch(text)
+        return None if match is None else {"shots": int(match["shots"])} if match["shots"] else {}
 
-    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
-        """Nothing to do: curves are computed.
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """Mean squared error of values [n, 1]."""
+        return F.mse_loss(outputs, y)
 
-        Raises:
-            UserError: a `root` was given.
-        """
-        if root is not None:
-            raise UserError(f"{root}: sinusoid is computed and reads no data: leave out --data-root")
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The same."""
+        return F.mse_loss(outputs, y)
+
+    def picture(self, path: Path) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
+        for axis, split in zip(figure.subplots(1, 2, sharey=True), SPLITS[:2], strict=True):
+            _draw_curves(axis, self.bank(split, seed=0).draw(0, CURVES))
+            axis.set_title(f"{split}: dots are support, lines join all points", fontsize=9, loc="left")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
 
     @property
     def fingerprint(self) -> str:
         return sha256(json.dumps(["sinusoid", VERSION, AMPLITUDE, FREQUENCY, PHASE, X]).encode()).hexdigest()
 
-    def describe(self) -> dict[str, Any]:
-        return {
-            "name": self.name, "kind": self.kind, "input_shape": list(self.input_shape), "splits": list(self.splits),
-            "ready": True, "fingerprint": self.fingerprint,
-        }  # fmt: skip
+    def _bank(self, split: Split, seed: int) -> Bank:
+        return Curves(self.task, split, seed)
 
-    def _bank(self, split: Split, seed: int) -> EpisodeBank:
-        return SinusoidEpisodes(self.task, split, seed)
+
+def _draw_curves(axis: Any, tasks: Tasks) -> None:
+    for number in range(tasks.size):
+        (support_x, support_y), (query_x, query_y) = tasks.map(lambda values: values[..., 0]).task(number)
+        x, y = torch.cat([support_x, query_x]), torch.cat([support_y, query_y])
+        order = x.argsort()
+        (line,) = axis.plot(x[order], y[order], linewidth=1, alpha=0.8)
+        axis.plot(support_x, support_y, "o", markersize=3.5, color=line.get_color())
+    axis.set(xlabel="x", ylabel="y")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -76,11 +76,7 @@ def _columns(final: FinalTable) -> tuple[str, str, str]:
 
 
 def _task(final: FinalTable) -> str:
-    task = final.config.task
-    data = task.dataset if task.test_dataset is None else f"{task.dataset} → {task.test_dataset}"
-    if task.sampler != "fixed":
-        return f"{data}, ways and shots drawn ({task.sampler})"
-    return f"{data} {task.ways}-way {task.shots}-shot"
+    return final.config.task.title
 
 
 def _norm(final: FinalTable) -> str:
@@ -102,8 +98,8 @@ def draw(tables: list[FinalTable], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    name = tables[0].metric.name
-    keys = (f"val_{name}",) if name == "mse" else (f"val_{name}", "val_loss")
+    metric = tables[0].metric
+    keys = (f"val_{metric.name}", "val_loss") if metric.mode == "max" else (f"val_{metric.name}",)  # or it is the loss
     figure, axes = plt.subplots(1, len(keys), figsize=(6 * len(keys), 4.2), layout="constrained", squeeze=False)
     for axis, key in zip(axes[0], keys, strict=True):
         for number, final in enumerate(tables):

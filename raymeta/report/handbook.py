@@ -15,21 +15,9 @@ from rich.table import Table
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import Regularizer, build_method
-from raymeta.problems.images.store import open_dataset
+from raymeta.learner import build_learner
+from raymeta.problem import open_problem, task_section
 from raymeta.storage.files import write_atomically
-
-HOOKS = {
-    "on_tasks": "training episodes",
-    "on_task": "whole tasks",
-    "on_query": "the query",
-    "on_query_loss": "the outer loss",
-    "on_inner_gradients": "inner gradients",
-    "on_weights": "weights of a pass",
-    "on_convolution": "convolutions",
-    "on_block": "blocks' outputs",
-    "on_outputs": "logits",
-}
 
 
 @dataclass(frozen=True)
@@ -80,8 +68,7 @@ def about_regularizers(name: str | None = None) -> list[AboutRegularizer]:
     """All regularizers, or one."""
     found = []
     for each, cls in ({name: registry.find("regularizer", name)} if name else registry.working("regularizer")).items():
-        acts = ", ".join(what for hook, what in HOOKS.items() if getattr(cls, hook) is not getattr(Regularizer, hook))
-        found.append(AboutRegularizer(each, *_title(cls), acts))
+        found.append(AboutRegularizer(each, *_title(cls), cls.acts_on))
     return found
 
 
@@ -121,7 +108,7 @@ def _regularizer_page(name: str) -> str:
     (one,) = about_regularizers(name)
     cls = registry.find("regularizer", name)
     where = "in training and evaluation" if cls.in_evaluation else "in training only"
-    which = "learners with an inner loop" if cls.inner_loop else "any learner"
+    which = "learners with an inner loop" if "inner loop" in cls.needs else "any learner"
     lines = [*_head(cls), f"Acts on {one.acts_on}, {where}, of {which}.", "", *_settings(cls, f"regularizers.{name}")]
     space = f"[its space](../../search_spaces/regularizers/{name}.yaml)"
     return "\n".join([*lines, "", f"`raymeta search maml+{name}` searches {space} with the learner's.", ""])
@@ -168,7 +155,7 @@ def _values(annotation: Any) -> str:
 
 DATA: dict[str, dict[str, Any]] = {
     "images": {"task": {"dataset": "glyphs", "ways": 3}, "model": {"name": "conv4", "width": 4}},
-    "curves": {"task": {"dataset": "sinusoid", "ways": 1}, "model": {"name": "mlp", "hidden": [8]}},
+    "curves": {"task": {"problem": "sinusoid"}, "model": {"name": "mlp", "hidden": [8]}},
 }
 
 
@@ -177,7 +164,7 @@ def refusal(method: str, regularizer: str, data: str) -> str | None:
     config = {"method": method, "regularizers": {regularizer: {}}, **DATA[data]}
     try:
         trial = parse_trial(config)
-        build_method(trial, open_dataset(trial.task))
+        build_learner(trial, open_problem(trial.task))
     except UserError as error:
         return str(error)
     return None
@@ -192,9 +179,8 @@ def matrix() -> str:
         "step of every cell, in both orders where there are two.", "",
     ]  # fmt: skip
     for data, settings in DATA.items():
-        name, dataset = settings["model"]["name"], settings["task"]["dataset"]
-        kind = registry.find("dataset", dataset).kind
-        learners = [one for one in registry.names("method") if kind in registry.find("method", one).kinds]
+        name, problem = settings["model"]["name"], open_problem(task_section(settings["task"]))
+        learners = [one for one in registry.names("method") if registry.find("method", one).needs <= problem.offers]
         reasons: dict[str, int] = {}
         rows = []
         for learner in learners:
@@ -206,7 +192,7 @@ def matrix() -> str:
                 cells.append(f"[{reasons.setdefault(said, len(reasons) + 1)}]" if reason else "✓")
             rows.append(f"| {learner} | {' | '.join(cells)} |")
         lines += [
-            f"## {data.capitalize()} ({dataset}, {name})", "", f"| | {' | '.join(regularizers)} |",
+            f"## {data.capitalize()} ({problem.name}, {name})", "", f"| | {' | '.join(regularizers)} |",
             f"| --- |{' --- |' * len(regularizers)}", *rows, "",
             *(f"{number}. {said}" for said, number in reasons.items()), "",
         ]  # fmt: skip

@@ -7,19 +7,17 @@ from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
+from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
 from raymeta.schema import flatten
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
-from raymeta.training.evaluation import Metric, half_width
 
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
     """`97.12 % ± 0.30`, or `0.742 ± 0.051` for an error."""
-    if metric.name == "accuracy":
-        return f"{100 * number:.2f} %" + (f" ± {100 * ci95:.2f}" if ci95 is not None else "")
-    return f"{number:.4f}" + (f" ± {ci95:.4f}" if ci95 is not None else "")
+    return metric.text(number, ci95)
 
 
 def score(trial: TrialRecord, metric: Metric) -> str:

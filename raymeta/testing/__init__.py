@@ -6,6 +6,7 @@ from raymeta.testing import conformance
 test_mine = conformance("mine", "mine+dropgrad")
 """
 
+from raymeta.testing.promises import CHECKS_OF_PROMISES
 from raymeta.testing.suite import (
     BUDGET,
     CHECKS,
@@ -16,4 +17,13 @@ from raymeta.testing.suite import (
     small_trial,
 )
 
-__all__ = ["BUDGET", "CHECKS", "CHECKS_OF_REGULARIZERS", "checks", "conformance", "outer_gradient", "small_trial"]
+__all__ = [
+    "BUDGET",
+    "CHECKS",
+    "CHECKS_OF_PROMISES",
+    "CHECKS_OF_REGULARIZERS",
+    "checks",
+    "conformance",
+    "outer_gradient",
+    "small_trial",
+]

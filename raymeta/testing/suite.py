@@ -22,17 +22,22 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes, Split
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import Examples, Split, Tasks, open_problem, predictions
 from raymeta.schema import merge
 from raymeta.storage.files import parse_yaml
-from raymeta.training.evaluation import predictions
+from raymeta.testing.numbers import takes_numbers_as_tensors
+from raymeta.testing.promises import CHECKS_OF_PROMISES, has_inner_loop
 from raymeta.training.trainer import Trainer
 
-IMAGES = {"task": {"dataset": "glyphs", "ways": 3, "shots": 2, "queries": 3}, "model": {"name": "conv4", "width": 4}}
-CURVES = {
-    "task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5},
-    "model": {"name": "mlp", "hidden": [8, 8]},
+SMALL: dict[str, dict[str, Any]] = {
+    "images": {
+        "task": {"dataset": "glyphs", "ways": 3, "shots": 2, "queries": 3},
+        "model": {"name": "conv4", "width": 4},
+    },
+    "sinusoid": {
+        "task": {"problem": "sinusoid", "shots": 5, "queries": 5, "eval_queries": 5},
+        "model": {"name": "mlp", "hidden": [8, 8]},
+    },
 }
 INNER_STEPS = 2  # of learners that have them: the first differs from the last, and second order stays cheap
 BUDGET = {
@@ -48,22 +53,22 @@ def conformance(*specs: str, config: Mapping[str, Any] | None = None) -> Callabl
         specs: what a user types: `mine`, `mine+dropgrad`.
         config: sections on top of the suite's small trial, `{"mine": {"inner_steps": 2}}` say.
     """
-    cases = [(spec, kind, check) for spec in specs for kind in _kinds(spec) for check in checks(spec)]
+    cases = [(spec, kind, check) for spec in specs for kind in _problems(spec) for check in checks(spec)]
     names = [f"{spec}-{kind}-{check.__name__}" for spec, kind, check in cases]
 
     @pytest.mark.parametrize(("spec", "kind", "check"), cases, ids=names)
     def test(spec: str, kind: str, check: Callable[[TrialConfig], None]) -> None:
         trial = small_trial(spec, kind, config or {})
-        open_dataset(trial.task).prepare()
+        open_problem(trial.task).prepare()
         check(trial)
 
     return test
 
 
-def small_trial(spec: str, kind: str = "classification", config: Mapping[str, Any] | None = None) -> TrialConfig:
+def small_trial(spec: str, problem: str = "images", config: Mapping[str, Any] | None = None) -> TrialConfig:
     """A trial of a second: two rounds of two outer steps, with few inner steps."""
     method, regularizers = split_spec(spec)
-    data = IMAGES if kind == "classification" else CURVES
+    data = SMALL[problem]
     own = {"method": method, "regularizers": {name: {} for name in regularizers}}
     adapts = "inner_steps" in type(parse_trial({"method": method}).settings).model_fields
     steps = {method: {"inner_steps": INNER_STEPS}} if adapts else {}
@@ -71,7 +76,7 @@ def small_trial(spec: str, kind: str = "classification", config: Mapping[str, An
 
 
 def outer_gradient(
-    trainer: Trainer, episodes: Episodes | None = None, *, vectorized: bool = False
+    trainer: Trainer, episodes: Tasks | None = None, *, vectorized: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradient, by parameter name, of the trainer's next outer step, in float64.
 
@@ -80,10 +85,10 @@ def outer_gradient(
         episodes: those of the step; None: the first of its training bank.
         vectorized: batch the tasks with vmap.
     """
-    trainer.method.double().zero_grad(set_to_none=True)
+    trainer.learner.double().zero_grad(set_to_none=True)
     trainer.vectorized = vectorized
     loss = float(trainer.accumulate(episodes or _double(trainer)))
-    return loss, {n: p.grad for n, p in trainer.method.named_parameters() if p.grad is not None}
+    return loss, {n: p.grad for n, p in trainer.learner.named_parameters() if p.grad is not None}
 
 
 def is_deterministic(trial: TrialConfig) -> None:
@@ -122,8 +127,8 @@ def reuses_an_actor(trial: TrialConfig) -> None:
 
 def batches_tasks(trial: TrialConfig) -> None:
     """Tasks batched by vmap and tasks in a loop: the same gradients and predictions; or vmap is refused."""
-    method = Trainer(trial).method
-    if not method.one_shape or not all(one.batches for one in method.regularizers):
+    trainer = Trainer(trial)
+    if not trainer.problem.one_shape or not all(one.batches for one in trainer.learner.regularizers):
         with pytest.raises(UserError, match=r"^engine.tasks: found 'vmap', but "):
             Trainer(parse_trial(merge(trial.as_dict(), {"engine": {"tasks": "vmap"}})))
         return
@@ -136,17 +141,17 @@ def batches_tasks(trial: TrialConfig) -> None:
         error = float((gradient - found[name]).norm()) / scale
         assert error < 1e-8, f"the gradient of {name} differs by {error:.0e} with vmap"
     with torch.no_grad():
-        one, all_ = (predictions(looped.method, _double(looped), way) for way in (False, True))
+        one, all_ = (predictions(looped.learner, _double(looped), way) for way in (False, True))
     torch.testing.assert_close(one, all_, rtol=1e-8, atol=1e-8)
 
 
 def learns_its_parameters(trial: TrialConfig) -> None:
     """Every parameter that asks for a gradient gets one, and training moves it; the others stay as they are."""
     trainer = Trainer(trial)
-    before = {name: tensor.clone() for name, tensor in trainer.method.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in trainer.learner.named_parameters()}
     for _ in range(trial.budget.outer_steps):
         trainer.outer_update()
-    for name, parameter in trainer.method.named_parameters():
+    for name, parameter in trainer.learner.named_parameters():
         assert parameter.requires_grad is (parameter.grad is not None), f"{name} gets no gradient"
         if not parameter.requires_grad:
             assert torch.equal(parameter, before[name]), f"{name} moved"
@@ -161,13 +166,12 @@ def follows_its_loss(trial: TrialConfig) -> None:
     trainer, generator = Trainer(trial), torch.Generator().manual_seed(0)
     # Of noise: white paper is full of ties in ReLU and pooling, at which the inner gradient jumps.
     episodes = _double(trainer)
-    noise = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (episodes.support_x, episodes.query_x)]
-    episodes = episodes._replace(support_x=noise[0], query_x=noise[1])
+    episodes = Tasks(*(Examples(torch.randn(x.shape, generator=generator, dtype=x.dtype), y) for x, y in episodes))
     with torch.no_grad():  # so are biases of zero, once dropout leaves nothing else
-        for parameter in trainer.method.double().parameters():
+        for parameter in trainer.learner.double().parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     _, gradient = outer_gradient(trainer, episodes)
-    parameters = {name: p for name, p in trainer.method.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in trainer.learner.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in parameters.items()}
     count = 1 if trial.outer.reduction == "mean" else trial.outer.tasks_per_step
     step, errors = 1e-7, []
@@ -190,34 +194,34 @@ def keeps_tasks_apart(trial: TrialConfig) -> None:
     """A task is predicted alike whatever tasks came before it."""
     trainer = Trainer(trial)
     episodes = _double(trainer)
-    trainer.method.double()
-    turned = Episodes(*(part.flip(0) for part in episodes))
+    trainer.learner.double()
+    turned = episodes.map(lambda part: part.flip(0))
     with torch.no_grad():
-        numbers = range(episodes.tasks)
-        there = predictions(trainer.method, episodes, False, numbers)
-        back = predictions(trainer.method, turned, False, numbers[::-1])
+        numbers = range(episodes.size)
+        there = predictions(trainer.learner, episodes, False, numbers)
+        back = predictions(trainer.learner, turned, False, numbers[::-1])
     assert torch.equal(there, back.flip(0)), "a task's predictions depend on the tasks before it"
 
 
 def evaluates_cleanly(trial: TrialConfig) -> None:
     """Evaluation changes nothing in the method, builds no graph, and its memory does not grow with the tasks."""
     trainer = _trained(trial)
-    before = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
-    trainer.method.zero_grad(set_to_none=True)
+    before = {name: tensor.clone() for name, tensor in trainer.learner.state_dict().items()}
+    trainer.learner.zero_grad(set_to_none=True)
     counts = []
     gc.freeze()  # what is there already need not be counted again and again
     for _ in range(3):
         with torch.no_grad():
-            outputs = predictions(trainer.method, _first(trainer, "validation", 8), False)
+            outputs = predictions(trainer.learner, _first(trainer, "validation", 8), False)
         assert outputs.grad_fn is None, "a graph was built"
         del outputs
         gc.collect()
         counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
     gc.unfreeze()
     assert counts[2] <= counts[1], f"{counts[2] - counts[1]} tensors more after each evaluation"
-    for name, tensor in trainer.method.state_dict().items():
+    for name, tensor in trainer.learner.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} changed"
-    assert all(parameter.grad is None for parameter in trainer.method.parameters())
+    assert all(parameter.grad is None for parameter in trainer.learner.parameters())
 
 
 def keeps_its_config(trial: TrialConfig) -> None:
@@ -246,13 +250,13 @@ def neutral_is_the_plain_learner(trial: TrialConfig) -> None:
 def is_off_in_evaluation(trial: TrialConfig) -> None:
     """Evaluation is the plain learner's under the same weights; of one that acts there too, repeatable."""
     trainer, plain = _trained(trial), _plain(trial)
-    episodes, state = _first(trainer, "validation", 4), trainer.method.state_dict()
-    plain.method.load_state_dict({name: state[name] for name in plain.method.state_dict()})
+    episodes, state = _first(trainer, "validation", 4), trainer.learner.state_dict()
+    plain.learner.load_state_dict({name: state[name] for name in plain.learner.state_dict()})
     with torch.no_grad():
-        found, again = (predictions(trainer.method, episodes, False) for _ in range(2))
-        expected = predictions(plain.method, episodes, False)
+        found, again = (predictions(trainer.learner, episodes, False) for _ in range(2))
+        expected = predictions(plain.learner, episodes, False)
     assert torch.equal(found, again), "a second evaluation predicts something else"
-    if not any(one.in_evaluation for one in trainer.method.regularizers):
+    if not any(one.in_evaluation for one in trainer.learner.regularizers):
         assert torch.equal(found, expected), "a regularizer acts in evaluation and does not say so"
 
 
@@ -266,7 +270,13 @@ CHECKS: list[Callable[[TrialConfig], None]] = [
     keeps_tasks_apart,
     evaluates_cleanly,
     keeps_its_config,
+    takes_numbers_as_tensors,
 ]
+
+
+def _of_a_learner(spec: str) -> list[Callable[[TrialConfig], None]]:
+    """The promises of a learner with an inner loop; those of one that is searched with regularizers are its own."""
+    return CHECKS_OF_PROMISES if "+" not in spec and has_inner_loop(spec) else []
 
 
 CHECKS_OF_REGULARIZERS: list[Callable[[TrialConfig], None]] = [neutral_is_the_plain_learner, is_off_in_evaluation]
@@ -274,13 +284,17 @@ CHECKS_OF_REGULARIZERS: list[Callable[[TrialConfig], None]] = [neutral_is_the_pl
 
 def checks(spec: str) -> list[Callable[[TrialConfig], None]]:
     """Those of a composition: with regularizers there are more."""
-    return CHECKS + (CHECKS_OF_REGULARIZERS if "+" in spec else [])
+    return CHECKS + (CHECKS_OF_REGULARIZERS if "+" in spec else []) + _of_a_learner(spec)
 
 
-def _kinds(spec: str) -> list[str]:
+def _problems(spec: str) -> list[str]:
+    """The small problems on which a composition has a meaning."""
     method, regularizers = split_spec(spec)
-    parts = [registry.find("method", method), *(registry.find("regularizer", name) for name in regularizers)]
-    return [kind for kind in parts[0].kinds if all(kind in part.kinds for part in parts)]
+    needs = registry.find("method", method).needs.union(
+        *(registry.find("regularizer", name).needs for name in regularizers)
+    )
+    offers = {name: open_problem(small_trial("maml", name).task).offers for name in SMALL}
+    return [name for name, offered in offers.items() if needs & {"images", "labels"} <= offered]
 
 
 def _plain(trial: TrialConfig) -> Trainer:
@@ -288,15 +302,15 @@ def _plain(trial: TrialConfig) -> Trainer:
     return Trainer(parse_trial({**trial.as_dict(), "regularizers": {}}))
 
 
-def _first(trainer: Trainer, split: Split, count: int) -> Episodes:
+def _first(trainer: Trainer, split: Split, count: int) -> Tasks:
     """The first episodes of a split, or the first one alone where each has a shape of its own."""
-    return trainer.dataset.bank(split, 0).batch(0, count if trainer.method.one_shape else 1)
+    return trainer.problem.bank(split, 0).draw(0, count if trainer.problem.one_shape else 1)
 
 
-def _double(trainer: Trainer) -> Episodes:
+def _double(trainer: Trainer) -> Tasks:
     """The first training episodes in float64."""
     episodes = _first(trainer, "train", trainer.config.outer.tasks_per_step)
-    return Episodes(*(part.double() if part.is_floating_point() else part for part in episodes))
+    return episodes.map(lambda part: part.double() if part.is_floating_point() else part)
 
 
 def _trained(trial: TrialConfig) -> Trainer:
@@ -313,8 +327,8 @@ def _metrics(trainer: Trainer) -> list[dict[str, Any]]:
 
 def _assert_same(one: Trainer, other: Trainer) -> None:
     assert _metrics(one) == _metrics(other), "the metrics of the rounds differ"
-    for name, tensor in one.method.state_dict().items():
-        assert torch.equal(tensor, other.method.state_dict()[name]), f"{name} differs"
+    for name, tensor in one.learner.state_dict().items():
+        assert torch.equal(tensor, other.learner.state_dict()[name]), f"{name} differs"
 
 
 __all__ = ["BUDGET", "CHECKS", "CHECKS_OF_REGULARIZERS", "checks", "conformance", "outer_gradient", "small_trial"]

@@ -24,88 +24,88 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.learner import backbone
 from raymeta.models import Backbone, Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import classes_of
-from raymeta.problems.images.store import Dataset, ImageDataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Labelled, Problem
 from raymeta.storage import checkpoints
 from raymeta.storage.files import cache_folder
 
 
-def load_pretrained(model: Backbone, config: TrialConfig, dataset: Dataset, device: torch.device) -> None:
-    """Give a method's backbone, all but its head, the weights that pre-training ends with; train them if need be."""
-    weights = pretrained(config, dataset, device)
+def load_pretrained(model: Backbone, config: TrialConfig, problem: Problem, device: torch.device) -> None:
+    """Give a learner's backbone, all but its head, the weights that pre-training ends with; train them if need be."""
+    weights = pretrained(config, problem, device)
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
     model.load_state_dict({name: weights[name].expand_as(tensor) for name, tensor in own.items()}, strict=False)
 
 
 def pretrained(
-    config: TrialConfig, dataset: Dataset, device: torch.device, progress: Callable[[int, int], None] | None = None
+    config: TrialConfig, problem: Problem, device: torch.device, progress: Callable[[int, int], None] | None = None
 ) -> Weights:
     """The backbone's tensors by name after `pretraining.epochs` epochs, from the cache or trained now.
 
     Args:
         config: what of it matters are the sections `model` and `pretraining`, and `task.train_classes`.
-        dataset: whose training classes.
+        problem: whose training classes.
         device: where to train.
         progress: called with batches done and in all.
 
     Raises:
         UserError: the data have no classes, or the cache can't be written.
     """
-    if not isinstance(dataset, ImageDataset):
+    examples = problem.labelled()
+    if examples is None:
         raise UserError(
-            f"pretraining.epochs: found {config.pretraining.epochs}, but {dataset.name} has no classes; allowed: 0"
+            f"pretraining.epochs: found {config.pretraining.epochs}, but {problem.name} has no classes; allowed: 0"
         )
     if (
         getattr(config.model, "norm", None) == "per_step"
     ):  # there are no steps yet: every row then starts from the one learned here
         config = config.model_copy(update={"model": config.model.model_copy(update={"norm": "batch"})})
-    path = _path(config, dataset)
+    path = _path(config, problem, examples)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            return _train(config, dataset, device, path, progress or (lambda done, total: None))
+            return _train(config, problem.input_shape, examples, device, path, progress or (lambda done, total: None))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error} (RAYMETA_CACHE moves it)") from error
 
 
-def _path(config: TrialConfig, dataset: ImageDataset) -> Path:
+def _path(config: TrialConfig, problem: Problem, examples: Labelled) -> Path:
     about = {
-        "data": dataset.fingerprint,
-        "split": dataset.split,
+        **examples.about,
+        "data": problem.fingerprint,
         "model": config.model.model_dump(mode="json"),
         "pretraining": config.pretraining.model_dump(mode="json"),
-        "train_classes": config.task.train_classes,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     return cache_folder() / f"pretrained-{digest}.pt"
 
 
 def _train(
-    config: TrialConfig, dataset: ImageDataset, device: torch.device, path: Path, progress: Callable[[int, int], None]
+    config: TrialConfig,
+    input_shape: tuple[int, ...],
+    examples: Labelled,
+    device: torch.device,
+    path: Path,
+    progress: Callable[[int, int], None],
 ) -> Weights:
-    settings, store = config.pretraining, dataset.store
-    classes = classes_of(store, config.task, "train")
-    rows = np.concatenate([np.arange(store.starts[c], store.starts[c] + store.sizes[c]) for c in classes])
-    labels = np.repeat(np.arange(len(classes)), store.sizes[classes])
+    settings = config.pretraining
     state = checkpoints.read(path, device) if path.exists() else None
     if state is not None and state["epoch"] == settings.epochs:
         return dict(state["weights"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = backbone(config, dataset.input_shape, len(classes)).to(device)
+        model = backbone(config, input_shape, examples.classes).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
     done = 0
     if state is not None:
         done = state["epoch"]
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = len(rows) // settings.batch_size or 1  # what is left over is another epoch's: its norm would be noisy
+    batches = examples.size // settings.batch_size or 1  # what is left over is another epoch's: its norm would be noisy
     for epoch in range(done, settings.epochs):
-        order = np.random.Generator(np.random.Philox([settings.seed, epoch])).random(len(rows)).argsort()
+        order = np.random.Generator(np.random.Philox([settings.seed, epoch])).random(examples.size).argsort()
         for batch, chosen in enumerate(np.array_split(order[: batches * settings.batch_size], batches)):
-            x = torch.from_numpy(store.scaled(np.asarray(store.images)[rows[chosen]])).to(device)
-            y = torch.from_numpy(labels[chosen]).to(device)
+            x, y = (part.to(device) for part in examples.take(chosen))
             loss = F.cross_entropy(_outputs(model, x), y)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)

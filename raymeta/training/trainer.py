@@ -6,6 +6,7 @@ the weights, the optimizer and t.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +16,19 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.engine.noise import Noise, task_keys
+from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer, build_method, task_loss
-from raymeta.problems.images.episodes import Episodes, Task
-from raymeta.problems.images.store import Dataset, ImageDataset, open_dataset
+from raymeta.learner import Learner, build_learner, task_loss
+from raymeta.metric import Score
+from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.schema import check
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
-from raymeta.training.evaluation import Score, evaluate, metric_of
+from raymeta.training.device import device_of, keeps_on_device, vectorized
 from raymeta.training.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
-CONTEXT_BYTES = 600 * 2**20  # a guess, where it is not measured, of what CUDA itself takes of a GPU for each process
-IMAGES_SHARE = 0.05  # of a GPU's free memory, for a copy of the store: each trial that shares the GPU has its own
 
 
 class Trainer:
@@ -44,20 +44,20 @@ class Trainer:
     def __init__(self, config: TrialConfig) -> None:
         self.config = config
         self.device = device_of(config)
-        self.dataset = open_dataset(config.task)
-        self.metric = metric_of(self.dataset)
-        self.method = build_method(config, self.dataset).to(self.device)
+        self.problem = open_problem(config.task)
+        self.metric = self.problem.metric
+        self.learner = build_learner(config, self.problem).to(self.device)
         if config.pretraining.epochs:
-            load_pretrained(self.method.model, config, self.dataset, self.device)
-        self.vectorized = _vectorized(config, self.device, self.method)
-        self._learned = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        groups = _by_lr_factor(self.method)
+            load_pretrained(self.learner.model, config, self.problem, self.device)
+        self.vectorized = vectorized(config, self.device, self.learner)
+        self._learned = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
+        groups = _by_lr_factor(self.learner)
         self._lr_factors = list(groups)
         self.optimizer = torch.optim.Adam([{"params": group} for group in groups.values()], lr=config.outer.lr)
-        if _keeps_on_device(config, self.dataset, self.device, self.method):
-            self.dataset.keep_on(self.device)  # type: ignore[attr-defined]
-        self._training = self.dataset.bank("train", config.seed)
-        self._validation = self.dataset.bank("validation", config.task.bank_seed)
+        if keeps_on_device(config, self.device, self.learner):
+            self.problem.keep_on(self.device)
+        self._training = self.problem.bank("train", config.seed)
+        self._validation = self.problem.bank("validation", config.task.bank_seed)
         self.outer_step = 0
         self.diverged = False
         self.rounds: list[dict[str, Any]] = []
@@ -80,11 +80,7 @@ class Trainer:
             outer_steps, train_loss, diverged, seconds; unless it diverged also val_<metric>, val_ci95 and val_loss.
         """
         start = time.perf_counter()
-        losses = []
-        for _ in range(self.config.budget.validate_every):
-            losses.append(self.outer_update())
-            if self.diverged:
-                break
+        losses = self._updates()
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
             validation = self.validate()
@@ -93,16 +89,30 @@ class Trainer:
         self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
         return self.rounds[-1]
 
-    def outer_update(self) -> float:
-        """One outer step; returns the loss it followed, averaged over its tasks."""
+    def _updates(self) -> list[float]:
+        """The outer steps of a round; their losses up to the first that is not finite, after which nothing counts.
+
+        Losses are read once, at the end: a GPU is not waited for in between. On a CPU there is nothing to wait for.
+        """
+        first, losses = self.outer_step, []
+        for _ in range(self.config.budget.validate_every):
+            losses.append(self.outer_update())
+            if self.device.type == "cpu" and not losses[-1].isfinite():
+                break
+        values: list[float] = torch.stack(losses).tolist()
+        for done, value in enumerate(values):
+            if not math.isfinite(value):
+                self.diverged, self.outer_step = True, first + done
+                return values[: done + 1]
+        return values
+
+    def outer_update(self) -> Tensor:
+        """One outer step; returns the loss it followed, averaged over its tasks, []."""
         outer = self.config.outer
         for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
             group["lr"] = self._learning_rate() * factor
         self.optimizer.zero_grad(set_to_none=True)
-        loss = float(self.outer_gradient())
-        if not math.isfinite(loss):
-            self.diverged = True
-            return loss
+        loss = self.outer_gradient()
         if outer.clip is not None:
             torch.nn.utils.clip_grad_value_(self._learned, outer.clip)
         self.optimizer.step()
@@ -112,57 +122,71 @@ class Trainer:
     def outer_gradient(self) -> Tensor:
         """Fill in the gradients of outer step `outer_step`; returns the mean loss of its tasks, a scalar."""
         count = self.config.outer.tasks_per_step
-        size = count if self.method.one_shape else 1
-        generator, own = self._generator(count), self._generator(count + 1)
-        losses = []
-        for first in range(0, count, size):
-            episodes = self._training.batch(self.outer_step * count + first, size)
-            for regularizer in self.method.regularizers:
-                episodes = regularizer.on_tasks(episodes, self._progress, generator)  # type: ignore[operator]
-            losses.append(self.accumulate(episodes.to(self.device), first, own))
+        size = count if self.problem.one_shape else 1
+        generator, own = self._generator(count), self.generator_of_step()
+        losses = [
+            self.accumulate(self.tasks_of_step(first, size, generator).to(self.device), first, own)
+            for first in range(0, count, size)
+        ]
         return torch.stack(losses).mean()
 
-    @property
-    def _progress(self) -> float:
-        """Outer steps done over the full budget, 0 to 1: what schedules of noise are keyed to."""
-        return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
-
-    def accumulate(self, episodes: Episodes, first: int = 0, generator: torch.Generator | None = None) -> Tensor:
-        """Add the gradients of these episodes, as outer step `outer_step` weighs them.
+    def tasks_of_step(
+        self, first: int = 0, count: int | None = None, generator: torch.Generator | None = None
+    ) -> Tasks:
+        """Tasks of the next outer step, on the CPU, with what regularizers change of them.
 
         Args:
-            episodes: all of the step, or one of several of different shapes.
+            first: number of the first one in the step.
+            count: how many; None: all, if they are of one shape.
+            generator: of the step; None: a new one.
+        """
+        whole = self.config.outer.tasks_per_step
+        generator = generator or self._generator(whole)
+        tasks = self._training.draw(self.outer_step * whole + first, count or whole, self.learner)
+        for regularizer in self.learner.regularizers:
+            tasks = regularizer.on_tasks(tasks, self.context.progress, generator)  # type: ignore[operator]
+        return tasks
+
+    @property
+    def context(self) -> Context:
+        """What surrounds the tasks of the next outer step; schedules are keyed to the share of it that is done."""
+        return Context(True, self.outer_step / max(self.config.budget.outer_steps - 1, 1), self.vectorized)
+
+    def generator_of_step(self) -> torch.Generator:
+        """What regularizers draw from on the CPU for all tasks of the next outer step."""
+        return self._generator(self.config.outer.tasks_per_step + 1)
+
+    def accumulate(self, tasks: Tasks, first: int = 0, generator: torch.Generator | None = None) -> Tensor:
+        """Add the gradients of these tasks, as outer step `outer_step` weighs them.
+
+        Args:
+            tasks: all of the step, or one of several of different shapes.
             first: of which task of the step the noise is that of the first one here.
             generator: of the step, on the CPU; None: a new one.
 
         Returns:
             Their mean loss, a scalar on the trainer's device: nothing here waits for it.
         """
-        count = episodes.tasks
-        whole = count if self.method.one_shape else self.config.outer.tasks_per_step
+        count = tasks.size
+        whole = count if self.problem.one_shape else self.config.outer.tasks_per_step
         weight = 1 / whole if self.config.outer.reduction == "mean" else 1.0
-        context = Context(True, self._progress, self.vectorized, ways=self.method.ways_of(episodes))
-        own = generator or self._generator(whole + 1)
-        regularizers: list[Regularizer] = list(self.method.regularizers)  # type: ignore[arg-type]
-        acting = tuple(regularizer.on_step(self.method, episodes, context, own) for regularizer in regularizers)
-
+        plain = replace(self.context, outputs=self.problem.outputs_of(tasks))
+        hooks = self.learner.hooks(tasks, plain, generator or self._generator(whole + 1))
         numbers = torch.arange(first, first + count, dtype=torch.int32, device=self.device)
         keys = task_keys(self.config.seed, self.outer_step, numbers)
 
-        def loss_of(number: int | Tensor, key: Tensor, *task: Tensor) -> Tensor:
-            there = replace(context, task=number, noise=Noise(key), regularizers=acting)
-            return task_loss(self.method, Task(*task), there)
+        def loss_of(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
+            task = Task(Examples(*support), Examples(*query))
+            loss = task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
+            if not self.vectorized:
+                torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
+            return loss if self.vectorized else loss.detach()
 
-        if self.vectorized:
-            losses = torch.vmap(loss_of)(torch.arange(count, device=self.device), keys, *episodes)
+        losses = for_each(loss_of, keys, tasks.support, tasks.query, vectorized=self.vectorized)
+        if isinstance(losses, Tensor):
             torch.autograd.backward(losses.sum() * weight)
-            return losses.detach().mean().double()
-        found = []
-        for number in range(count):
-            loss = loss_of(number, keys[number], *episodes.task(number))
-            torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
-            found.append(loss.detach())
-        return torch.stack(found).double().mean()
+            return losses.detach().double().mean()
+        return torch.stack(losses).double().mean()
 
     def _generator(self, place: int) -> torch.Generator:
         """Of what is drawn on the CPU, before an outer step, for all of its tasks."""
@@ -178,10 +202,10 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """Score the present weights on the validation bank, and keep them if they are among the best so far."""
-        score = self._evaluate(self._validation, self.config.budget.validation_tasks)
+        score = self.evaluate(self._validation, self.config.budget.validation_tasks)
         if math.isfinite(score.loss) and math.isfinite(score.mean):
             place = sum(not self.metric.better(score.mean, entry["score"]) for entry in self.top)
-            weights = {name: tensor.detach().clone() for name, tensor in self.method.state_dict().items()}
+            weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
         return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
@@ -191,12 +215,17 @@ class Trainer:
         if self.best is None:
             raise RuntimeError("nothing was validated yet, so there are no weights to test")
         members = [entry["weights"] for entry in self.top]
-        bank = self.dataset.bank("test", self.config.task.bank_seed, final=True)
-        single = self._evaluate(bank, self.config.budget.test_tasks, members[:1])
-        return single, self._evaluate(bank, self.config.budget.test_tasks, members) if len(members) > 1 else single
+        bank = self.problem.bank("test", self.config.task.bank_seed, final=True)
+        single = self.evaluate(bank, self.config.budget.test_tasks, members[:1])
+        return single, self.evaluate(bank, self.config.budget.test_tasks, members) if len(members) > 1 else single
 
-    def _evaluate(self, bank: Any, tasks: int, members: list[dict[str, Tensor]] | None = None) -> Score:
-        return evaluate(self.method, bank, tasks, device=self.device, vectorized=self.vectorized, members=members)
+    def evaluate(
+        self, bank: Bank, tasks: int, members: Sequence[dict[str, Tensor]] = (), steps: int | None = None
+    ) -> Score:
+        """Score tasks of a bank where this trains; see `Problem.evaluate`."""
+        return self.problem.evaluate(
+            self.learner, bank, tasks, device=self.device, vectorized=self.vectorized, members=members, steps=steps
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on; plain data and tensors."""
@@ -206,7 +235,7 @@ class Trainer:
             "outer_step": self.outer_step,
             "diverged": self.diverged,
             "rounds": self.rounds,
-            "method": self.method.state_dict(),
+            "method": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "top": self.top,
         }
@@ -223,7 +252,7 @@ class Trainer:
             )
         if not self._same(state["config"]):
             raise UserError("the checkpoint belongs to another config")
-        self.method.load_state_dict(state["method"])
+        self.learner.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
@@ -276,83 +305,21 @@ def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
 
 
 def refuse_unfit(config: TrialConfig) -> None:
-    """Build a trial's method, to no end but that what does not fit together is said before anything starts.
+    """Build a trial's learner, to no end but that what does not fit together is said before anything starts.
 
     Raises:
         UserError: the trainer would refuse the config, on whatever device.
     """
-    dataset, cpu = open_dataset(config.task), torch.device("cpu")
-    method = build_method(config, dataset)
-    _vectorized(config, cpu, method)
-    _keeps_on_device(config, dataset, cpu, method)
+    learner, cpu = build_learner(config, open_problem(config.task)), torch.device("cpu")
+    vectorized(config, cpu, learner)
+    keeps_on_device(config, cpu, learner)
 
 
-def cap_memory(share: float, context: int = 0) -> None:
-    """Let this process take no more of its GPU than its share, so that its neighbours live. Without a GPU: nothing.
-
-    Args:
-        share: of the GPU's memory, CUDA's own part of it included; 0: all of it.
-        context: bytes of that part; 0: they were not measured.
-    """
-    if share and torch.cuda.is_available():
-        total = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(max(share - (context or CONTEXT_BYTES) / total, 0.01))
-
-
-def device_of(config: TrialConfig) -> torch.device:
-    """Where a trial computes.
-
-    Raises:
-        UserError: it asks for a GPU and there is none.
-    """
-    wanted = config.engine.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _by_lr_factor(method: Method) -> dict[float, list[torch.nn.Parameter]]:
+def _by_lr_factor(learner: Learner) -> dict[float, list[torch.nn.Parameter]]:
     """The meta-learned parameters by how much faster than the rest they learn: 1, but for some regularizers'."""
-    factors = {id(p): one.lr_factor for one in method.regularizers for p in one.parameters()}
+    factors = {id(p): one.lr_factor for one in learner.regularizers for p in one.parameters()}
     groups: dict[float, list[torch.nn.Parameter]] = {}
-    for parameter in method.parameters():
+    for parameter in learner.parameters():
         if parameter.requires_grad:
             groups.setdefault(float(factors.get(id(parameter), 1.0)), []).append(parameter)  # type: ignore[arg-type]
     return groups
-
-
-def _keeps_on_device(config: TrialConfig, dataset: Dataset, device: torch.device, method: Method) -> bool:
-    """Whether batches are gathered on the device."""
-    wanted = config.engine.images
-    if wanted == "host":
-        return False
-    reasons = [f"{one.name} changes tasks on the CPU" for one in method.regularizers if one.has("on_tasks")]  # type: ignore[operator]
-    if not isinstance(dataset, ImageDataset):
-        reasons.append(f"{dataset.name} has no images")
-    if wanted == "device" and reasons:
-        raise UserError(f"engine.images: found 'device', but {reasons[0]}; allowed: auto, host")
-    if wanted == "device" or reasons or device.type != "cuda":
-        return wanted == "device"
-    size = dataset.store.images.nbytes  # type: ignore[attr-defined]
-    return bool(size < IMAGES_SHARE * torch.cuda.mem_get_info(device)[0])
-
-
-def _vectorized(config: TrialConfig, device: torch.device, method: Method) -> bool:
-    wanted, model = config.engine.tasks, method.model
-    if not method.one_shape:
-        if wanted == "vmap":
-            raise UserError(
-                f"engine.tasks: found 'vmap', but task.sampler {config.task.sampler} makes tasks of different shapes; "
-                "allowed: auto, loop"
-            )
-        return False
-    one_by_one = [f"{one.name} computes" for one in method.regularizers if not one.batches]
-    if model.norm_mode == "running":  # they are written to in place
-        one_by_one.append("model.norm running updates its averages")
-    if one_by_one:
-        if wanted == "vmap":
-            raise UserError(f"engine.tasks: found 'vmap', but {one_by_one[0]} task by task; allowed: auto, loop")
-        return False
-    if wanted == "auto":
-        return device.type == "cuda" or model.batches_tasks_on_cpu
-    return wanted == "vmap"

@@ -111,7 +111,7 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
     config = parse_trial({"method": "maml"})
     with pytest.raises(ValidationError, match="frozen"):
         config.seed = 3  # type: ignore[misc]
-    assert type(config) is trial_schema("maml", ()) is type(parse_trial({"method": "maml", "seed": 3}))
+    assert type(config) is trial_schema("maml", (), "images") is type(parse_trial({"method": "maml", "seed": 3}))
     assert isinstance(config, TrialConfig)
 
 

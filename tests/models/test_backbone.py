@@ -14,7 +14,7 @@ from unrolled import ALPHA, MAML, assert_gradient, everything, unrolled_loss
 from raymeta import registry
 from raymeta.config import parse_trial, trial_schema
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 from raymeta.schema import flatten
 
 PLAIN = '''
@@ -76,7 +76,7 @@ def test_a_config_may_name_it(sines: None) -> None:
     assert config.flat()["model.units"] == 4
     assert parse_trial(config.as_dict()) == config
     assert type(config) is trial_schema("maml", model="sines")
-    model = build_method(config, Random((3,))).model
+    model = build_learner(config, Random((3,))).model
     assert type(model) is registry.find("backbone", "sines")
     assert model.layer.weight.shape == (4, 3)
 

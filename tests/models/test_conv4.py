@@ -10,9 +10,9 @@ from torch import Tensor
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 from raymeta.models.conv4 import Conv4, Conv4Config
-from raymeta.models.norm import Pass
+from raymeta.models.passes import Pass
 
 SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
 
@@ -151,5 +151,5 @@ def test_patches_are_the_neighbourhoods_of_every_pixel() -> None:
 
 def test_vectors_are_refused() -> None:
     with pytest.raises(UserError) as caught:
-        build_method(parse_trial({"method": "maml"}), Random((7,), "regression"))
+        build_learner(parse_trial({"method": "maml"}), Random((7,), "values"))
     assert str(caught.value) == "model.name: conv4 takes images, not inputs of shape (7,); allowed: mlp"

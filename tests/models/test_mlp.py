@@ -7,9 +7,9 @@ from torch import nn
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 from raymeta.models.mlp import MLP, MLPConfig
-from raymeta.models.norm import Pass
+from raymeta.models.passes import Pass
 
 
 def network(*hidden: int, inputs: int = 3, outputs: int = 2) -> MLP:
@@ -55,7 +55,7 @@ def test_truncated_normal_weights() -> None:
 def test_images_are_refused() -> None:
     config = parse_trial({"method": "maml", "model": {"name": "mlp"}})
     with pytest.raises(UserError) as caught:
-        build_method(config, Random((1, 28, 28)))
+        build_learner(config, Random((1, 28, 28)))
     assert str(caught.value) == (
         "model.name: mlp takes vectors, not inputs of shape (1, 28, 28); allowed: conv4, resnet10, resnet18, resnet12"
     )

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymeta.models.norm import BatchNorm, NormMode, Pass
+from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.passes import Pass
 
 CHANNELS, STEPS, EPS = 3, 4, 1e-3
 

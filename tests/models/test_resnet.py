@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Network, Random, Task, Weights, learner
+from reference import Network, Random, Weights, learner
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
@@ -16,9 +16,10 @@ from unrolled import assert_gradient, everything, no_norm, relative_error, unrol
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 from raymeta.models import Backbone
-from raymeta.models.norm import Pass
+from raymeta.models.passes import Pass
+from raymeta.problem import Task
 
 NETWORKS = [("resnet10", {}), ("resnet18", {}), ("resnet12", {"variant": "a"}), ("resnet12", {"variant": "b"})]
 every_network = pytest.mark.parametrize(("name", "model"), NETWORKS, ids=["10", "18", "12a", "12b"])
@@ -327,10 +328,9 @@ def test_fast_weights_take_the_place_of_the_modules_own(name: str, model: dict[s
 @pytest.mark.parametrize("adapt_norm", [False, True])
 @every_network
 def test_outer_gradient_is_the_references(name: str, model: dict[str, Any], adapt_norm: bool, order: str) -> None:
-    dataset = Random((3, 32, 32))
+    problem = Random((3, 32, 32), labels=5)
     method = learner(
-        dataset,
-        ways=5,
+        problem,
         model={"name": name, "channels": TINY, **model},
         maml={"inner_lr": 0.125, "inner_steps": 2, "adapt_norm": adapt_norm, "order": order},
     )
@@ -339,7 +339,7 @@ def test_outer_gradient_is_the_references(name: str, model: dict[str, Any], adap
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         return unrolled_loss(slow, theta, task, steps=2, order=order, adapted=everything if adapt_norm else no_norm)
 
-    assert_gradient(method, dataset.tasks(2, ways=5), loss)
+    assert_gradient(method, problem.tasks(2, ways=5), loss)
 
 
 @pytest.mark.parametrize("norm", ["batch", "support", "per_step"])
@@ -368,7 +368,7 @@ def test_vmap_over_tasks_is_the_loop(name: str, model: dict[str, Any], norm: str
 def test_a_trial_names_them(name: str, model: dict[str, Any]) -> None:
     config = parse_trial({"method": "maml", "model": {"name": name, "channels": list(TINY), **model}})
     assert parse_trial(config.as_dict()) == config
-    method = build_method(config, Random((3, 32, 32)))
+    method = build_learner(config, Random((3, 32, 32)))
     assert type(method.model) is registry.find("backbone", name)
     assert tuple(method.model.groups()["head"]) == ("head.weight", "head.bias")
 
@@ -394,7 +394,7 @@ def test_a_trial_names_them(name: str, model: dict[str, Any]) -> None:
 )
 def test_inputs_they_have_no_use_for_are_refused(model: dict[str, Any], shape: tuple[int, ...], sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        build_method(parse_trial({"method": "maml", "model": model}), Random(shape))
+        build_learner(parse_trial({"method": "maml", "model": model}), Random(shape))
     assert str(caught.value) == f"model.name: {sentence}"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from traced import Traced
 
-from raymeta.config import TaskConfig
+from raymeta.problems.images.task import ImagesTask
 
 
 @pytest.fixture
@@ -18,5 +18,5 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def traced(session_cache: Path) -> type[Traced]:
     """`traced(task)` is a prepared data set."""
-    Traced(TaskConfig()).prepare()
+    Traced(ImagesTask()).prepare()
     return Traced

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from raymeta.config import TaskConfig
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 
 GENERATOR = np.random.default_rng(0)
 
@@ -31,6 +32,6 @@ def class_tree(folder: Path, classes: Iterable[str], images: int, suffix: str = 
 
 def dataset(name: str, **task: object) -> ImageDataset:
     """A data set, as a task opens it."""
-    found = open_dataset(TaskConfig.model_validate({"dataset": name, **task}))
+    found = open_problem(ImagesTask.model_validate({"dataset": name, **task}))
     assert isinstance(found, ImageDataset)
     return found

@@ -2,25 +2,26 @@ import math
 
 import pytest
 import torch
+from reference import joined, same_tasks
+from torch import Tensor
 
-from raymeta.config import TaskConfig
+from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import TestSplitClosed, open_dataset
-from raymeta.problems.sinusoid import Sinusoid, SinusoidEpisodes
+from raymeta.problem import TestSplitClosed, open_problem
+from raymeta.problems.sinusoid import Curves, SinusoidTask
 
-TASK = TaskConfig(dataset="sinusoid", **Sinusoid.task_defaults)
+TASK = SinusoidTask()
 
 
 def test_shapes_and_ranges() -> None:
-    dataset = open_dataset(TASK)
+    dataset = open_problem(TASK)
     dataset.prepare()
-    assert (dataset.kind, dataset.input_shape, dataset.outputs(TASK), dataset.ready) == ("regression", (1,), 1, True)
-    train, validation = (dataset.bank(split, 0).batch(0, 50) for split in ("train", "validation"))  # type: ignore[arg-type]
-    assert [tuple(t.shape) for t in train] == [(50, 10, 1)] * 4
-    assert validation.query_x.shape == (50, 100, 1)
-    assert {t.dtype for t in validation} == {torch.float32}
-    x, y = validation.query_x, validation.query_y
+    assert (dataset.labels, dataset.input_shape, dataset.outputs, dataset.ready) == (None, (1,), 1, True)
+    train, validation = (dataset.bank(split, 0).draw(0, 50) for split in ("train", "validation"))  # type: ignore[arg-type]
+    assert [tuple(t.shape) for part in train for t in part] == [(50, 10, 1)] * 4
+    assert validation.query.x.shape == (50, 100, 1)
+    assert {t.dtype for part in validation for t in part} == {torch.float32}
+    x, y = validation.query.x, validation.query.y
     assert -5 <= x.min() < -4.9
     assert 4.9 < x.max() <= 5
     assert 4 < y.abs().max() <= 5
@@ -28,9 +29,9 @@ def test_shapes_and_ranges() -> None:
 
 def test_points_lie_on_one_curve_of_the_family() -> None:
     """Solved for from the points alone: for the right w, y is a linear function of sin(w x) and cos(w x)."""
-    episodes = open_dataset(TASK).bank("validation", 5).batch(0, 20)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = (t.double() for t in episodes.task(i))
+    episodes = open_problem(TASK).bank("validation", 5).draw(0, 20)
+    for i in range(episodes.size):
+        (support_x, support_y), (query_x, query_y) = episodes.map(Tensor.double).task(i)
         best = (math.inf, 0.0, torch.zeros(2))
         for w in torch.linspace(0.8, 1.2, 2001).tolist():
             basis = torch.cat([torch.sin(w * query_x), torch.cos(w * query_x)], 1)
@@ -46,18 +47,17 @@ def test_points_lie_on_one_curve_of_the_family() -> None:
 
 
 def test_episodes_do_not_depend_on_batching_and_splits_are_other_streams() -> None:
-    bank = SinusoidEpisodes(TASK, "train", 0)
-    whole = bank.batch(3, 6)
-    parts = Episodes(*(torch.cat(pair) for pair in zip(bank.batch(3, 2), bank.batch(5, 4), strict=True)))
-    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
-    others = [SinusoidEpisodes(TASK, "validation", 0), SinusoidEpisodes(TASK, "train", 1)]
-    assert all(not torch.equal(other.batch(3, 6).support_x, whole.support_x) for other in others)
+    bank = Curves(TASK, "train", 0)
+    whole = bank.draw(3, 6)
+    assert same_tasks(whole, joined(bank.draw(3, 2), bank.draw(5, 4)))
+    others = [Curves(TASK, "validation", 0), Curves(TASK, "train", 1)]
+    assert all(not torch.equal(other.draw(3, 6).support.x, whole.support.x) for other in others)
 
 
 def test_bad_settings_are_one_sentence() -> None:
-    with pytest.raises(UserError, match=r"^task\.ways: found 5, but sinusoid is a regression: allowed: 1$"):
-        open_dataset(TaskConfig(dataset="sinusoid"))
-    with pytest.raises(UserError, match="rotations: found 'always'"):
-        open_dataset(TASK.model_copy(update={"rotations": "always"}))
+    allowed = "allowed: bank_seed, eval_queries, problem, queries, shots"
+    for key, value in (("ways", 5), ("rotations", "always"), ("dataset", "sinusoid")):
+        with pytest.raises(UserError, match=rf"^config: unknown key 'task\.{key}', .*{allowed}\)?$"):
+            parse_trial({"method": "maml", "task": {"problem": "sinusoid", key: value}})
     with pytest.raises(TestSplitClosed, match="opened by final runs only"):
-        open_dataset(TASK).bank("test", 0)
+        open_problem(TASK).bank("test", 0)

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import ImageDataset
 
 CLASSES, IMAGES = 23, 20
 

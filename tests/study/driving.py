@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.study.plan.plan import Plan, make_plan
 from raymeta.study.record.finalists import FILE, Weights, weights
 from raymeta.study.record.record import StudyRecord
-from raymeta.training.evaluation import metric_of
 
 COMMAND = Path(sys.executable).with_name("raymeta")
 WORDS = [
@@ -46,8 +45,8 @@ def tiny_plan(*words: str) -> Plan:
 
 def tiny_record(name: str = "tiny", *words: str) -> StudyRecord:
     plan = tiny_plan(*words)
-    dataset = open_dataset(plan.base.task)
-    return StudyRecord.create(studies_folder() / name, plan, metric_of(dataset), dataset.fingerprint)
+    problem = open_problem(plan.base.task)
+    return StudyRecord.create(studies_folder() / name, plan, problem.metric, problem.fingerprint)
 
 
 def noted(record: StudyRecord, *scores: float, steps: int = 18) -> None:

@@ -29,8 +29,8 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import Method, build_method
-from raymeta.problems.images.store import ImageDataset
+from raymeta.learner import Learner, build_learner
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 
 VARIANTS = pytest.mark.parametrize(
@@ -49,7 +49,7 @@ VARIANTS = pytest.mark.parametrize(
 )
 
 
-def learner(case: Case, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+def learner(case: Case, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
     """Its rates a and decays b large enough to matter: a about 1, b about 0.5 or 1."""
     return case.learner("alfa", model, **{"inner_lr": 1.0, "decay": 0.5, **settings})
 
@@ -88,7 +88,7 @@ def test_outer_gradient_is_the_finite_difference(settings: dict[str, Any], initi
 # MAML
 
 
-def plain(case: Case, **settings: Any) -> Method:
+def plain(case: Case, **settings: Any) -> Learner:
     """With A = 1, W = 0 and a = alpha."""
     method = case.learner("alfa", **settings)
     last = method.rule.generator[-1]
@@ -106,7 +106,7 @@ def test_a_rule_that_is_mamls_is_maml_step_for_step(initialisation: str, case: C
     for steps in (0, 1, 2, 3):
         method = plain(case, **settings, inner_steps=steps, initialisation=initialisation)
         maml = case.maml(method, **settings, inner_steps=steps)
-        one, two = (m.adapt(*tasks[0][:2], TRAINING).weights for m in (method, maml))
+        one, two = (m.adapt(tasks[0].support, TRAINING).weights for m in (method, maml))
         assert all(torch.equal(one[name], two[name]) for name in two)
     (loss, found), (expected_loss, expected) = outer_gradient(method, tasks), outer_gradient(maml, tasks)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
@@ -117,7 +117,7 @@ def test_a_rule_that_is_mamls_is_maml_step_for_step(initialisation: str, case: C
 # What there is to learn
 
 
-def parts(method: Method) -> dict[str, list[Tensor]]:
+def parts(method: Learner) -> dict[str, list[Tensor]]:
     return {
         part: [tensor for name, tensor in method.named_parameters() if name.startswith(f"rule.{part}")]
         for part in ("generator", "rates", "decays", "scales")
@@ -135,14 +135,14 @@ def parts(method: Method) -> dict[str, list[Tensor]]:
 )
 def test_size_of_the_generator(model: dict[str, Any], settings: dict[str, Any], count: int) -> None:
     config = parse_trial({"method": "alfa", "alfa": settings, "model": {"name": "conv4", **model}})
-    generator = parts(build_method(config, IMAGES.dataset))["generator"]
+    generator = parts(build_learner(config, IMAGES.problem))["generator"]
     assert sum(tensor.numel() for tensor in generator) == count
 
 
 @pytest.mark.parametrize(("initialisation", "decay"), [("learned", 5e-6), ("random", 1.0)])
 def test_where_rates_and_decays_start(initialisation: str, decay: float) -> None:
     config = parse_trial({"method": "alfa", "alfa": {"initialisation": initialisation}})
-    method = build_method(config, IMAGES.dataset)
+    method = build_learner(config, IMAGES.problem)
     found = parts(method)
     torch.testing.assert_close(found["rates"][0], torch.full((10, 5), 0.01))
     torch.testing.assert_close(found["decays"][0], torch.full((10, 5), decay))
@@ -167,14 +167,14 @@ def test_a_random_initialisation_is_not_learned() -> None:
 def test_training_leaves_a_random_initialisation_as_it_was(engine: str, glyphs: ImageDataset) -> None:
     settings = {"initialisation": "random", "inner_lr": 0.5}
     now = Trainer(small_trial(GLYPHS, "alfa", alfa=settings, engine={"tasks": engine}, outer={"lr": 0.01, "clip": 1.0}))
-    before = {name: tensor.clone() for name, tensor in now.method.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in now.learner.state_dict().items()}
     while not now.done:
         assert now.round()["diverged"] is False
-    still = {name for name, tensor in now.method.state_dict().items() if torch.equal(tensor, before[name])}
+    still = {name for name, tensor in now.learner.state_dict().items() if torch.equal(tensor, before[name])}
     # Where theta is 0 and has no gradient under batch norm, in a convolution's bias, c has nothing to decay.
     assert still - {f"rule.scales.{i}" for i in (1, 3, 5, 7)} == {name for name in before if name.startswith("model.")}
     learned = sum(len(group["params"]) for group in now.optimizer.param_groups)
-    assert learned == sum(not name.startswith("model.") for name, _ in now.method.named_parameters())
+    assert learned == sum(not name.startswith("model.") for name, _ in now.learner.named_parameters())
 
 
 # The rest
@@ -209,5 +209,5 @@ def test_evaluation_only_predicts(settings: dict[str, Any]) -> None:
 def test_settings_that_have_nothing_to_use_are_refused(settings: dict[str, Any], sentence: str) -> None:
     config = parse_trial({"method": "alfa", "alfa": settings})
     with pytest.raises(UserError) as caught:
-        build_method(config, IMAGES.dataset)
+        build_learner(config, IMAGES.problem)
     assert str(caught.value) == sentence

@@ -24,7 +24,7 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 
 
 def head(name: str) -> bool:
@@ -60,7 +60,7 @@ def test_it_is_maml_whose_head_alone_adapts(case: Case, order: str) -> None:
 def test_the_body_stays_and_the_head_moves(case: Case) -> None:
     method, (task,) = case.learner("anil"), case.tasks(1)
     before = {name: weight.clone() for name, weight in method.model.weights().items()}
-    adapted = method.adapt(*task[:2], TRAINING).weights
+    adapted = method.adapt(task.support, TRAINING).weights
     assert {name for name in before if not torch.equal(adapted[name], before[name])} == {"head.weight", "head.bias"}
     assert all(torch.equal(weight, before[name]) for name, weight in method.model.weights().items())
 
@@ -70,7 +70,7 @@ def test_the_body_learns_through_the_support_set_in_second_order_only() -> None:
     (task,), sizes = VECTORS.tasks(1), {}
     for order in ("first", "second"):
         method = VECTORS.learner("anil", order=order)
-        adapted = method.adapt(*task[:2], TRAINING).weights["head.weight"].sum()
+        adapted = method.adapt(task.support, TRAINING).weights["head.weight"].sum()
         body = [weight for name, weight in method.model.weights().items() if not head(name)]
         found = torch.autograd.grad(adapted, body, allow_unused=True)
         sizes[order] = [0.0 if gradient is None else float(gradient.norm()) for gradient in found]
@@ -84,7 +84,7 @@ def test_a_tasks_features_are_computed_once(context: Context) -> None:
     passes = []
     method.model.block4.register_forward_hook(lambda *_: passes.append(1))
     with torch.set_grad_enabled(context.training):
-        method.predict(method.adapt(*task[:2], context), task[2])
+        method.predict(method.adapt(task.support, context), task.query.x)
     assert len(passes) == 2  # support and query
 
 
@@ -111,7 +111,7 @@ def test_evaluation_only_predicts() -> None:
 def test_per_step_norm_is_refused() -> None:
     config = parse_trial({"method": "anil", "model": {"name": "conv4", "norm": "per_step"}})
     with pytest.raises(UserError) as caught:
-        build_method(config, IMAGES.dataset)
+        build_learner(config, IMAGES.problem)
     assert str(caught.value) == (
         "model.norm: found 'per_step', but anil computes a task's features once, for all steps"
     )

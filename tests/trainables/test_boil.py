@@ -25,7 +25,7 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 
 
 def body(name: str) -> bool:
@@ -73,7 +73,7 @@ def test_it_is_maml_whose_body_alone_adapts(case: Case, order: str) -> None:
 def test_the_head_stays_and_the_body_moves(adapt_norm: bool) -> None:
     method, (task,) = IMAGES.learner("boil", adapt_norm=adapt_norm), IMAGES.tasks(1)
     before = {name: weight.clone() for name, weight in method.model.weights().items()}
-    adapted = method.adapt(*task[:2], TRAINING).weights
+    adapted = method.adapt(task.support, TRAINING).weights
     # A convolution's bias has no gradient under batch norm, but for rounding.
     moved = {name for name, weight in adapted.items() if float((weight - before[name]).detach().abs().max()) > 1e-9}
     expected = {name for name in before if body(name) and name[6:] != ".bias"}
@@ -91,11 +91,11 @@ def test_the_head_learns_in_the_outer_loop_and_second_order_terms_cross_it() -> 
 
 
 def test_defaults_are_one_step_of_a_half_with_the_norm() -> None:
-    method = build_method(parse_trial({"method": "boil"}), IMAGES.dataset).double()
+    method = build_learner(parse_trial({"method": "boil"}), IMAGES.problem).double()
     (task,) = IMAGES.tasks(1)
     theta = {name: weight.detach().clone().requires_grad_() for name, weight in method.model.weights().items()}
     path = unroll(IMAGES.network, theta, task, descent(lambda step, name: 0.5), steps=1, adapted=body)
-    adapted = method.adapt(*task[:2], TRAINING).weights
+    adapted = method.adapt(task.support, TRAINING).weights
     for name, weight in path[-1].items():
         torch.testing.assert_close(adapted[name], weight, rtol=1e-8, atol=1e-10)
 
@@ -113,7 +113,7 @@ def test_evaluation_only_predicts() -> None:
 def test_per_step_norm_with_an_adapted_norm_is_refused() -> None:
     config = parse_trial({"method": "boil", "model": {"name": "conv4", "norm": "per_step"}})
     with pytest.raises(UserError) as caught:
-        build_method(config, IMAGES.dataset)
+        build_learner(config, IMAGES.problem)
     assert str(caught.value) == (
         "boil adapts the norm's scales and shifts here, but with model.norm per_step they are learned per step"
     )

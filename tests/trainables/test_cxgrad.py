@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Random, Task, Weights, conv4, dense, learner
+from reference import Random, Weights, conv4, dense, learner
 from torch import Tensor
 from unrolled import (
     ORDERS,
@@ -29,14 +29,15 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import Method, build_method
-from raymeta.models.norm import Pass
+from raymeta.learner import Learner, build_learner
+from raymeta.models.passes import Pass
+from raymeta.problem import Task
 
 IMAGES = Random((1, 16, 16))
 ALPHA, BETA, SIZE, EPS = 0.125, 2.0, 6, 0.05  # an eps at which the context has a gradient worth the name
 
 
-def cxgrad(*, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+def cxgrad(*, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
     network = {"name": "conv4", "width": 4, "norm_eps": EPS, **(model or {})}
     own_settings = {"inner_lr": ALPHA, "context_lr": BETA, "context_size": SIZE, "inner_steps": 2, **settings}
     return learner(IMAGES, method="cxgrad", model=network, cxgrad=own_settings)
@@ -62,13 +63,13 @@ def unrolled(
 ) -> Tensor:
     names, network = list(filter(adapted, theta)), conv4(slope=0.01, eps=EPS)
     nu = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
-    support_loss = F.cross_entropy(network(task[0], scaled(theta, nu, own), 0, None), task[1])
+    support_loss = F.cross_entropy(network(task.support.x, scaled(theta, nu, own), 0, None), task.support.y)
     (first,) = torch.autograd.grad(support_loss, nu, create_graph=True)
     nu = nu - BETA * (first.detach() if constant else first)
     fast = theta
     for _ in range(steps):
         fast = {name: weight.clone() for name, weight in scaled(fast, nu, own).items()}
-        support_loss = F.cross_entropy(network(task[0], fast, 0, None), task[1])
+        support_loss = F.cross_entropy(network(task.support.x, fast, 0, None), task.support.y)
         found = torch.autograd.grad(support_loss, [*(fast[name] for name in names), nu], create_graph=True)
         found = found if order == "second" else [tensor.detach() for tensor in found]
         fast = {**fast, **{name: fast[name] - ALPHA * g for name, g in zip(names, found[:-1], strict=True)}}
@@ -124,7 +125,7 @@ def convolution_gradients(gamma: float) -> tuple[Weights, Weights]:
         method.generator[2].bias.fill_(torch.tensor(gamma).double().expm1().log())  # softplus of it is gamma
         names = [f"block{i}.weight" for i in (1, 2, 3, 4)]
         start = {name: gamma * w / w.norm() for name, w in method.model.weights().items() if name in names}
-        end = method.adapt(*task[:2], TRAINING).weights
+        end = method.adapt(task.support, TRAINING).weights
     return start, {name: (start[name] - end[name]) / ALPHA for name in names}
 
 
@@ -141,8 +142,8 @@ def test_the_context_has_a_gradient_through_eps_only() -> None:
         method = cxgrad(model={"norm_eps": eps})
         nu = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
         weights = method.scale(method.model.weights(), nu)
-        logits = method.model(method.model.prepare(task[0]), weights, Pass())
-        return float(torch.autograd.grad(F.cross_entropy(logits, task[1]), nu)[0].norm())
+        logits = method.model(method.model.prepare(task.support.x), weights, Pass())
+        return float(torch.autograd.grad(F.cross_entropy(logits, task.support.y), nu)[0].norm())
 
     sizes = [size(eps) for eps in (1e-5, 1e-7, 1e-9)]
     assert sizes[0] > 1e-6
@@ -160,7 +161,7 @@ def test_convolutions_have_no_bias() -> None:
     assert parse_trial({"method": "cxgrad"}).model.conv_bias is False
     assert parse_trial({"method": "maml", "model": {"name": "conv4"}}).model.conv_bias is True
     with pytest.raises(UserError) as caught:
-        build_method(parse_trial({"method": "cxgrad", "model": {"name": "conv4", "conv_bias": True}}), IMAGES)
+        build_learner(parse_trial({"method": "cxgrad", "model": {"name": "conv4", "conv_bias": True}}), IMAGES)
     assert str(caught.value) == (
         "model.conv_bias: found true, but cxgrad scales convolutions whose norm undoes it; use false"
     )

@@ -28,12 +28,12 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.inner import Context
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
 
 GRAPHS = pytest.mark.parametrize("embed_graph", [False, True])
 
 
-def learner(case: Case, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+def learner(case: Case, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
     return case.learner("l2f", model, **{"first_order_share": 0.0, **settings})
 
 
@@ -93,7 +93,7 @@ def test_every_tensor_is_scaled_by_a_tasks_own_number_between_0_and_1(case: Case
     method, seen = learner(case, inner_steps=0), []
     theta = method.model.weights()
     for task in case.tasks(2):
-        adapted = method.adapt(*task[:2], TRAINING).weights
+        adapted = method.adapt(task.support, TRAINING).weights
         assert all(torch.equal(adapted[name], theta[name]) for name in method.model.norm_names())
         shares = {name: (adapted[name] / theta[name]).detach() for name in filter(no_norm, theta)}
         for share in shares.values():
@@ -104,8 +104,8 @@ def test_every_tensor_is_scaled_by_a_tasks_own_number_between_0_and_1(case: Case
 
 
 def test_training_starts_with_about_half_of_all_weights() -> None:
-    method = build_method(parse_trial({"method": "l2f", "l2f": {"inner_steps": 0}}), IMAGES.dataset).double()
-    adapted = method.adapt(*IMAGES.tasks(1)[0][:2], TRAINING).weights
+    method = build_learner(parse_trial({"method": "l2f", "l2f": {"inner_steps": 0}}), IMAGES.problem).double()
+    adapted = method.adapt(IMAGES.tasks(1)[0].support, TRAINING).weights
     for name, weight in method.model.weights().items():
         if no_norm(name) and name.endswith("weight"):
             assert 0.35 < float((adapted[name] / weight).detach().mean()) < 0.65
@@ -122,7 +122,7 @@ def test_nothing_attenuated_is_maml(case: Case, embed_graph: bool, order: str) -
         torch.nn.init.zeros_(last.weight)
         torch.nn.init.constant_(last.bias, 50.0)  # whose sigmoid rounds to 1
         maml = case.maml(method, order=order, inner_steps=steps)
-        one, two = (m.adapt(*tasks[0][:2], TRAINING).weights for m in (method, maml))
+        one, two = (m.adapt(tasks[0].support, TRAINING).weights for m in (method, maml))
         assert all(torch.equal(one[name], two[name]) for name in two)
     (loss, found), expected = outer_gradient(method, tasks), outer_gradient(maml, tasks)
     assert_same((loss, {name: found[name] for name in expected[1]}), expected, error=1e-12, loss=1e-12)

@@ -7,7 +7,7 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Random, Task, learner
+from reference import Random, learner
 from torch import Tensor
 from unrolled import (
     ALPHA,
@@ -27,10 +27,11 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
+from raymeta.problem import Task
 
 
-def conv4(shape: tuple[int, ...] = (1, 16, 16), *, model: dict[str, Any] | None = None, **maml: Any) -> Method:
+def conv4(shape: tuple[int, ...] = (1, 16, 16), *, model: dict[str, Any] | None = None, **maml: Any) -> Learner:
     return learner(
         Random(shape),
         model={"name": "conv4", "width": 8, **(model or {})},
@@ -38,9 +39,9 @@ def conv4(shape: tuple[int, ...] = (1, 16, 16), *, model: dict[str, Any] | None 
     )
 
 
-def mlp(**maml: Any) -> Method:
-    dataset = Random((4,), "regression")
-    return learner(dataset, model={"name": "mlp", "hidden": [7, 5]}, maml={"inner_lr": ALPHA, "inner_steps": 3, **maml})
+def mlp(**maml: Any) -> Learner:
+    problem = Random((4,), "values")
+    return learner(problem, model={"name": "mlp", "hidden": [7, 5]}, maml={"inner_lr": ALPHA, "inner_steps": 3, **maml})
 
 
 @ORDERS
@@ -68,7 +69,7 @@ def test_outer_gradient_of_conv4_is_the_references(
 
 @ORDERS
 def test_outer_gradient_of_mlp_is_the_references(order: str) -> None:
-    method, tasks = mlp(order=order), Random((4,), "regression").tasks(3)
+    method, tasks = mlp(order=order), Random((4,), "values").tasks(3)
     assert_gradient(method, tasks, lambda theta, own, task: unrolled_loss(reference.mlp, theta, task, order=order))
 
 
@@ -94,7 +95,7 @@ def test_per_step_norm_with_equal_rows_is_batch_norm() -> None:
 
 
 def test_second_order_gradient_is_the_finite_difference() -> None:
-    method, tasks = mlp(), Random((4,), "regression").tasks(2)
+    method, tasks = mlp(), Random((4,), "values").tasks(2)
     assert finite_difference_error(method, tasks) < 1e-8
 
 
@@ -105,8 +106,8 @@ def test_linear_head_has_the_closed_form(order: str, steps: int, seed: int) -> N
     """Only the head adapts, and the support loss is quadratic in it."""
     method = mlp(order=order, inner_steps=steps)
     method.adapted = ["head.weight", "head.bias"]  # type: ignore[assignment]
-    (task,) = Random((4,), "regression").tasks(1, ways=4, shots=5, seed=seed)
-    support_x, support_y, query_x, query_y = task
+    (task,) = Random((4,), "values").tasks(1, ways=4, shots=5, seed=seed)
+    (support_x, support_y), (query_x, query_y) = task
     weights = method.model.weights()
 
     def features(x: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ def test_linear_head_has_the_closed_form(order: str, steps: int, seed: int) -> N
     expected = (power @ at_final if order == "second" else at_final).squeeze(1)
 
     _, found = outer_gradient(method, [task])
-    adapted = method.adapt(support_x, support_y, TRAINING).weights
+    adapted = method.adapt(task.support, TRAINING).weights
     torch.testing.assert_close(adapted["head.weight"].detach(), final[:5].T, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close(
         torch.cat([found["model.head.weight"][0], found["model.head.bias"]]), expected, rtol=1e-8, atol=1e-10
@@ -132,7 +133,7 @@ def test_linear_head_has_the_closed_form(order: str, steps: int, seed: int) -> N
 
 def test_first_order_is_the_plain_gradient_at_the_adapted_weights() -> None:
     method, (task,) = conv4(order="first"), Random((1, 16, 16)).tasks(1)
-    adapted = method.adapt(*task[:2], TRAINING)
+    adapted = method.adapt(task.support, TRAINING)
     there = conv4(order="first", inner_steps=0)
     there.model.load_state_dict({name: weight.detach() for name, weight in adapted.weights.items()})
     assert relative_error(outer_gradient(method, [task])[1], outer_gradient(there, [task])[1], floor=1) < 1e-12
@@ -152,15 +153,15 @@ def test_orders_differ_where_the_loss_is_curved_and_agree_without_adaptation() -
 
 def test_no_steps_is_the_plain_network() -> None:
     method, (task,) = conv4(inner_steps=0), Random((1, 16, 16)).tasks(1)
-    expected = reference.conv4()(task[2], method.model.weights(), 0, None)
-    torch.testing.assert_close(method.predict(method.adapt(*task[:2], TRAINING), task[2]), expected)
+    expected = reference.conv4()(task.query.x, method.model.weights(), 0, None)
+    torch.testing.assert_close(method.predict(method.adapt(task.support, TRAINING), task.query.x), expected)
 
 
 @pytest.mark.parametrize("adapt_norm", [False, True])
 def test_what_adapts_and_what_does_not(adapt_norm: bool) -> None:
     method, (task,) = conv4(adapt_norm=adapt_norm), Random((1, 16, 16)).tasks(1)
     before = {name: weight.clone() for name, weight in method.model.weights().items()}
-    adapted = method.adapt(*task[:2], TRAINING).weights
+    adapted = method.adapt(task.support, TRAINING).weights
     # A convolution's bias has no gradient under batch norm, but for rounding.
     moved = {name for name, weight in adapted.items() if float((weight - before[name]).detach().abs().max()) > 1e-9}
     assert moved == {name for name in before if (adapt_norm or no_norm(name)) and name[6:] != ".bias"}
@@ -177,7 +178,7 @@ def test_eval_steps_count_in_evaluation_only() -> None:
     (task,) = Random((1, 16, 16)).tasks(1)
 
     def head(context: Context, **maml: Any) -> Tensor:
-        return conv4(**maml).adapt(*task[:2], context).weights["head.weight"].detach()
+        return conv4(**maml).adapt(task.support, context).weights["head.weight"].detach()
 
     two, five = head(TRAINING, inner_steps=2), head(TRAINING, inner_steps=5)
     assert torch.equal(head(TRAINING, inner_steps=2, eval_steps=5), two)
@@ -190,8 +191,8 @@ def test_support_norm_predicts_a_query_alone() -> None:
     method, (task,) = conv4(model={"norm": "support"}), Random((1, 16, 16)).tasks(1)
     batch = conv4()
     for learner_, independent in ((method, True), (batch, False)):
-        adapted = learner_.adapt(*task[:2], EVALUATION)
-        whole, part = learner_.predict(adapted, task[2]), learner_.predict(adapted, task[2][:4])
+        adapted = learner_.adapt(task.support, EVALUATION)
+        whole, part = learner_.predict(adapted, task.query.x), learner_.predict(adapted, task.query.x[:4])
         assert torch.allclose(whole[:4], part, rtol=1e-9, atol=1e-12) is independent
 
 
@@ -212,8 +213,8 @@ def test_running_norm_trains_like_batch_norm_and_evaluates_with_its_averages() -
     assert len(averages) == 8
     assert all(float((a - (1 if "var" in name else 0)).abs().min()) > 0 for name, a in averages.items())
     with torch.no_grad():
-        adapted = running.adapt(*tasks[0][:2], EVALUATION)
-        whole, part = running.predict(adapted, tasks[0][2]), running.predict(adapted, tasks[0][2][:1])
+        adapted = running.adapt(tasks[0].support, EVALUATION)
+        whole, part = running.predict(adapted, tasks[0].query.x), running.predict(adapted, tasks[0].query.x[:1])
     torch.testing.assert_close(whole[:1], part, rtol=1e-9, atol=1e-12)
     assert all(torch.equal(buffer, averages[name]) for name, buffer in running.named_buffers() if name in averages)
 
@@ -235,14 +236,14 @@ def test_running_norm_trains_like_batch_norm_and_evaluates_with_its_averages() -
 def test_settings_that_per_step_norm_cannot_follow_are_refused(maml: dict[str, Any], sentence: str) -> None:
     config = parse_trial({"method": "maml", "maml": maml, "model": {"name": "conv4", "norm": "per_step"}})
     with pytest.raises(UserError) as caught:
-        build_method(config, Random((1, 16, 16)))
+        build_learner(config, Random((1, 16, 16)))
     assert str(caught.value) == sentence
 
 
 def test_initial_weights_are_the_seeds() -> None:
     def build(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(torch.seed() % 1000)  # the global state has no say
-        return build_method(parse_trial({"method": "maml", "seed": seed}), Random((1, 16, 16))).state_dict()
+        return build_learner(parse_trial({"method": "maml", "seed": seed}), Random((1, 16, 16))).state_dict()
 
     one, again, other = build(1), build(1), build(2)
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -252,5 +253,5 @@ def test_initial_weights_are_the_seeds() -> None:
 def test_building_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    build_method(parse_trial({"method": "maml"}), Random((1, 16, 16)))
+    build_learner(parse_trial({"method": "maml"}), Random((1, 16, 16)))
     assert torch.equal(torch.get_rng_state(), before)

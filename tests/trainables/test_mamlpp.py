@@ -29,7 +29,7 @@ from unrolled import (
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
 
 OFF = {"multi_step_loss": False, "learned_rates": False}
 
@@ -87,7 +87,7 @@ def test_outer_gradient_is_the_finite_difference(epoch: float) -> None:
 # The loss after every step
 
 
-def losses_after_every_step(like: Method, task: Any, steps: int) -> list[float]:
+def losses_after_every_step(like: Learner, task: Any, steps: int) -> list[float]:
     """Query losses of MAML with 1 .. S steps."""
     learners = (VECTORS.maml(like, inner_steps=step + 1) for step in range(steps))
     return [outer_gradient(maml, [task])[0] for maml in learners]
@@ -133,7 +133,7 @@ def test_msl_share_is_the_share_of_the_budget() -> None:
 def test_evaluation_counts_the_last_step_only() -> None:
     method, (task,) = VECTORS.learner("mamlpp"), VECTORS.tasks(1)
     with torch.no_grad():
-        loss = float(method.query_loss(method.adapt(*task[:2], EVALUATION), *task[2:]))
+        loss = float(method.query_loss(method.adapt(task.support, EVALUATION), task.query))
     last = outer_gradient(VECTORS.learner("mamlpp", multi_step_loss=False), [task])[0]
     assert loss == pytest.approx(last, rel=1e-12)
     assert loss != pytest.approx(outer_gradient(method, [task])[0], rel=1e-3)
@@ -191,7 +191,7 @@ def test_first_order_share_is_trained_in_first_order() -> None:
 
 def test_a_task_of_default_settings() -> None:
     """Per-step norm, rates of 0.01 for 10 tensors and 5 steps, the multi-step loss."""
-    method = build_method(parse_trial({"method": "mamlpp", "model": {"name": "conv4"}}), IMAGES.dataset).double()
+    method = build_learner(parse_trial({"method": "mamlpp", "model": {"name": "conv4"}}), IMAGES.problem).double()
     assert torch.equal(method.rates, torch.full((10, 5), 0.01).double())
     assert method.model.weights()["block3.norm.bias"].shape == (5, 64)
     _, found = outer_gradient(method, IMAGES.tasks(1), at(15))
@@ -236,5 +236,5 @@ def test_evaluation_only_predicts(norm: str) -> None:
 def test_settings_that_have_nothing_to_use_are_refused(model: Any, settings: Any, sentence: str) -> None:
     config = parse_trial({"method": "mamlpp", "model": model, "mamlpp": settings})
     with pytest.raises(UserError) as caught:
-        build_method(config, IMAGES.dataset)
+        build_learner(config, IMAGES.problem)
     assert str(caught.value) == sentence

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import Random, Task, Weights, learner, maps
+from reference import Random, Weights, learner, maps
 from torch import Tensor
 from unrolled import (
     EVALUATION,
@@ -18,15 +18,16 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
+from raymeta.problem import Examples, Task
 
 IMAGES = Random((1, 16, 16))
 TINY = 1e-6  # in the logarithm
 
 
-def matchingnet(dataset: Random = IMAGES, *, norm: str = "batch", scale: float = 100.0) -> Method:
-    network = {"name": "conv4", "width": 6, "norm": norm} if dataset is IMAGES else {"name": "mlp", "hidden": [5]}
-    return learner(dataset, method="matchingnet", model=network, matchingnet={"scale": scale})
+def matchingnet(problem: Random = IMAGES, *, norm: str = "batch", scale: float = 100.0) -> Learner:
+    network = {"name": "conv4", "width": 6, "norm": norm} if problem is IMAGES else {"name": "mlp", "hidden": [5]}
+    return learner(problem, method="matchingnet", model=network, matchingnet={"scale": scale})
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_outer_gradient_is_the_references(norm: str, scale: float) -> None:
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        x, y, query_x, query_y = task
+        (x, y), (query_x, query_y) = task
         memory = maps(x, theta).flatten(1)
         losses = []
         for feature, label in zip(
@@ -66,10 +67,10 @@ def test_outputs_are_logarithms_of_probabilities(scale: float) -> None:
 
 def test_equal_support_images_share_their_weight() -> None:
     method, (task,) = matchingnet(scale=1.0), IMAGES.tasks(1, shots=1)
-    x, y = task[0][[0, 0, 1, 2]], task[1][[0, 1, 1, 2]]  # the first image belongs to two classes
+    x, y = task.support.x[[0, 0, 1, 2]], task.support.y[[0, 1, 1, 2]]  # the first image belongs to two classes
     memory = maps(x, method.model.weights()).flatten(1)
-    p = predict(method, (x, y, *task[2:])).exp() - TINY
-    for row, feature in zip(p, maps(task[2], method.model.weights()).flatten(1), strict=True):
+    p = predict(method, task._replace(support=Examples(x, y))).exp() - TINY
+    for row, feature in zip(p, maps(task.query.x, method.model.weights()).flatten(1), strict=True):
         attention = torch.stack([cosine(feature, other) for other in memory]).exp()
         attention = attention / attention.sum()
         torch.testing.assert_close(row, torch.stack([attention[0], attention[1] + attention[2], attention[3]]))
@@ -78,7 +79,7 @@ def test_equal_support_images_share_their_weight() -> None:
 def test_a_huge_scale_is_the_nearest_neighbour_by_cosine() -> None:
     method, (task,) = matchingnet(scale=1e6), IMAGES.tasks(1, ways=3, shots=1, queries=10)
     weights = method.model.weights()
-    memory, features = maps(task[0], weights).flatten(1), maps(task[2], weights).flatten(1)
+    memory, features = maps(task.support.x, weights).flatten(1), maps(task.query.x, weights).flatten(1)
     nearest = [int(torch.stack([cosine(feature, other) for other in memory]).argmax()) for feature in features]
     p = predict(method, task).exp()
     assert p.argmax(1).tolist() == nearest
@@ -88,37 +89,37 @@ def test_a_huge_scale_is_the_nearest_neighbour_by_cosine() -> None:
 
 def test_gradient_reaches_the_support_images() -> None:
     method, (task,) = matchingnet(scale=1.0), IMAGES.tasks(1)
-    support_x = task[0].requires_grad_()
-    method.query_loss(method.adapt(support_x, task[1], TRAINING), *task[2:]).backward()
+    support_x = task.support.x.requires_grad_()
+    method.query_loss(method.adapt(task.support, TRAINING), task.query).backward()
     assert support_x.grad is not None
     assert (support_x.grad.flatten(1).norm(dim=1) > 1e-6).all()
 
 
 def test_the_support_is_kept_image_by_image() -> None:
     method, (task,) = matchingnet(), IMAGES.tasks(1)
-    adapted: Any = method.adapt(*task[:2], EVALUATION)
+    adapted: Any = method.adapt(task.support, EVALUATION)
     assert adapted.features.shape == (6, 6)
-    assert torch.equal(adapted.member, torch.eye(3, dtype=adapted.member.dtype)[task[1]])
+    assert torch.equal(adapted.member, torch.eye(3, dtype=adapted.member.dtype)[task.support.y])
 
 
 @pytest.mark.parametrize(
-    ("data", "dataset", "sentence"),
+    ("data", "problem", "sentence"),
     [
         (
             {"model": {"name": "mlp"}},
-            Random((4,), "regression"),
-            "matchingnet learns classification, and random is regression",
+            Random((4,), "values"),
+            "matchingnet needs labels, and random has none",
         ),
         (
             {"regularizers": {"dropgrad": {}}},
             IMAGES,
-            "matchingnet+dropgrad: dropgrad acts in the inner loop, and matchingnet has none",
+            "matchingnet+dropgrad: dropgrad needs an inner loop, and matchingnet has none",
         ),
     ],
 )
-def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sentence: str) -> None:
+def test_what_it_cannot_do_is_refused(data: dict[str, Any], problem: Random, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        build_method(parse_trial({"method": "matchingnet", **data}), dataset)
+        build_learner(parse_trial({"method": "matchingnet", **data}), problem)
     assert str(caught.value) == sentence
 
 

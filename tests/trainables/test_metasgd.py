@@ -26,7 +26,7 @@ from unrolled import (
 )
 
 from raymeta.config import parse_trial
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
 
 
 @BOTH
@@ -53,7 +53,7 @@ def test_outer_gradient_is_the_finite_difference() -> None:
     assert finite_difference_error(VECTORS.learner("metasgd"), VECTORS.tasks(2)) < 1e-7
 
 
-def alike(case: Case, rate: float, **settings: Any) -> Method:
+def alike(case: Case, rate: float, **settings: Any) -> Learner:
     method = case.learner("metasgd", **settings)
     for tensor in method.rates:
         torch.nn.init.constant_(tensor, rate)
@@ -67,7 +67,7 @@ def test_rates_that_are_all_alpha_are_maml(order: str, case: Case) -> None:
     for steps in (1, 2, 3):
         method = alike(case, ALPHA, order=order, inner_steps=steps)
         maml = case.maml(method, order=order, inner_steps=steps)
-        one, two = (m.adapt(*tasks[0][:2], TRAINING).weights for m in (method, maml))
+        one, two = (m.adapt(tasks[0].support, TRAINING).weights for m in (method, maml))
         assert all(torch.equal(one[name], two[name]) for name in two)
     found, expected = outer_gradient(method, tasks)[1], outer_gradient(maml, tasks)[1]
     assert relative_error({name: found[name] for name in expected}, expected) < 1e-12
@@ -78,7 +78,7 @@ def test_rates_that_are_all_alpha_are_maml(order: str, case: Case) -> None:
 
 def test_every_rate_starts_at_inner_lr() -> None:
     config = parse_trial({"method": "metasgd", "metasgd": {"inner_lr": 0.25}})
-    method = build_method(config, IMAGES.dataset)
+    method = build_learner(config, IMAGES.problem)
     assert all(torch.equal(rate, torch.full_like(rate, 0.25)) for rate in method.rates)
     assert all(rate.requires_grad for rate in method.rates)
 
@@ -87,7 +87,7 @@ def test_a_uniform_start_is_the_seeds_and_within_its_bounds() -> None:
     def build(seed: int, start: str = "uniform") -> dict[str, torch.Tensor]:
         torch.manual_seed(torch.seed() % 1000)  # the global state has no say
         config = parse_trial({"method": "metasgd", "metasgd": {"start": start}, "seed": seed})
-        return build_method(config, IMAGES.dataset).state_dict()
+        return build_learner(config, IMAGES.problem).state_dict()
 
     one, again, other, constant = build(1), build(1), build(2), build(1, "constant")
     assert all(torch.equal(one[name], again[name]) for name in one)
@@ -113,5 +113,5 @@ def test_evaluation_only_predicts() -> None:
 def test_more_steps_in_evaluation_use_the_same_rates() -> None:
     (task,) = VECTORS.tasks(1)
     short, long = VECTORS.learner("metasgd", inner_steps=2, eval_steps=5), VECTORS.learner("metasgd", inner_steps=5)
-    one, two = short.adapt(*task[:2], EVALUATION).weights, long.adapt(*task[:2], TRAINING).weights
+    one, two = short.adapt(task.support, EVALUATION).weights, long.adapt(task.support, TRAINING).weights
     assert all(torch.equal(one[name], two[name]) for name in two)

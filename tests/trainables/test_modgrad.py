@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import Random, Task, Weights, conv4, dense, learner, mlp
+from reference import Random, Weights, conv4, dense, learner, mlp
 from torch import Tensor
 from unrolled import (
     EVALUATION,
@@ -28,17 +28,18 @@ from unrolled import (
     unrolled_loss,
 )
 
-from raymeta.learner import Method
+from raymeta.learner import Learner
+from raymeta.problem import Task
 
-IMAGES, CURVES = Random((1, 16, 16)), Random((4,), "regression")
+IMAGES, CURVES = Random((1, 16, 16)), Random((4,), "values")
 ALPHA, BETA, SIZE = 0.125, 2.0, 6
 
 
-def modgrad(dataset: Random = IMAGES, *, model: dict[str, Any] | None = None, **settings: Any) -> Method:
+def modgrad(problem: Random = IMAGES, *, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
     """With factors several times their initial size, or they would hardly matter."""
-    network = {"name": "conv4", "width": 4} if dataset is IMAGES else {"name": "mlp", "hidden": [7, 5]}
+    network = {"name": "conv4", "width": 4} if problem is IMAGES else {"name": "mlp", "hidden": [7, 5]}
     own = {"inner_lr": ALPHA, "context_lr": BETA, "context_size": SIZE, "inner_steps": 2, **settings}
-    method = learner(dataset, method="modgrad", model={**network, **(model or {})}, modgrad=own)
+    method = learner(problem, method="modgrad", model={**network, **(model or {})}, modgrad=own)
     with torch.no_grad():
         method.factors.weight *= 30
     return method
@@ -63,20 +64,20 @@ def modulated(own: Weights, nu: Tensor) -> Rule:
 
 
 @ORDERS
-@pytest.mark.parametrize(("dataset", "adapt_norm"), [(IMAGES, False), (IMAGES, True), (CURVES, False)])
-def test_outer_gradient_is_the_references(order: str, dataset: Random, adapt_norm: bool) -> None:
-    method, network = modgrad(dataset, order=order, adapt_norm=adapt_norm), conv4() if dataset is IMAGES else mlp
+@pytest.mark.parametrize(("problem", "adapt_norm"), [(IMAGES, False), (IMAGES, True), (CURVES, False)])
+def test_outer_gradient_is_the_references(order: str, problem: Random, adapt_norm: bool) -> None:
+    method, network = modgrad(problem, order=order, adapt_norm=adapt_norm), conv4() if problem is IMAGES else mlp
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         settings: Any = {"order": order, "adapted": everything if adapt_norm else no_norm}
         nu = torch.zeros(SIZE, dtype=torch.float64, requires_grad=True)
         after = unroll(network, theta, task, modulated(own, nu), steps=1, **settings)[-1]
-        support_loss = query_loss(network, after, (*task[:2], *task[:2]))
+        support_loss = query_loss(network, after, Task(task.support, task.support))
         (found,) = torch.autograd.grad(support_loss, nu, create_graph=True)
         nu = nu - BETA * (found if order == "second" else found.detach())
         return unrolled_loss(network, theta, task, modulated(own, nu), steps=2, **settings)
 
-    assert_gradient(method, dataset.tasks(2), loss)
+    assert_gradient(method, problem.tasks(2), loss)
 
 
 def test_orders_differ() -> None:
@@ -102,7 +103,7 @@ def test_it_is_maml_where_the_modulation_is_one(order: str) -> None:
     maml.model.load_state_dict(method.model.state_dict())
     (loss, found), expected = outer_gradient(method, tasks), outer_gradient(maml, tasks)
     assert_same((loss, {name: found[name] for name in expected[1]}), expected)
-    ours, theirs = (m.adapt(*tasks[0][:2], TRAINING).weights for m in (method, maml))
+    ours, theirs = (m.adapt(tasks[0].support, TRAINING).weights for m in (method, maml))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -110,7 +111,7 @@ def test_the_context_has_an_effect() -> None:
     (task,) = IMAGES.tasks(1)
 
     def adapted(**settings: Any) -> Weights:
-        weights = modgrad(**settings).adapt(*task[:2], EVALUATION).weights
+        weights = modgrad(**settings).adapt(task.support, EVALUATION).weights
         return {name: weight.detach() for name, weight in weights.items()}
 
     assert relative_error(adapted(context_lr=0.0), adapted(context_lr=BETA), floor=1) > 1e-4
@@ -122,12 +123,12 @@ def test_it_says_that_it_is_approximate() -> None:
     assert "APPROXIMATE" in (sys.modules[type(modgrad()).__module__].__doc__ or "")
 
 
-@pytest.mark.parametrize("dataset", [IMAGES, CURVES])
-def test_evaluation_only_predicts(dataset: Random) -> None:
-    assert_evaluation_only_predicts(modgrad(dataset), dataset.tasks(3))
+@pytest.mark.parametrize("problem", [IMAGES, CURVES])
+def test_evaluation_only_predicts(problem: Random) -> None:
+    assert_evaluation_only_predicts(modgrad(problem), problem.tasks(3))
 
 
 @ORDERS
-@pytest.mark.parametrize(("dataset", "adapt_norm"), [(IMAGES, False), (IMAGES, True), (CURVES, False)])
-def test_tasks_batched_are_tasks_looped_over(order: str, dataset: Random, adapt_norm: bool) -> None:
-    assert_batched_is_looped(modgrad(dataset, order=order, adapt_norm=adapt_norm), dataset.tasks(3))
+@pytest.mark.parametrize(("problem", "adapt_norm"), [(IMAGES, False), (IMAGES, True), (CURVES, False)])
+def test_tasks_batched_are_tasks_looped_over(order: str, problem: Random, adapt_norm: bool) -> None:
+    assert_batched_is_looped(modgrad(problem, order=order, adapt_norm=adapt_norm), problem.tasks(3))

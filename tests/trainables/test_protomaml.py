@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import Random, Task, Weights, conv4, learner, maps, means
+from reference import Random, Weights, conv4, learner, maps, means
 from torch import Tensor
 from unrolled import (
     ORDERS,
@@ -28,20 +28,21 @@ from unrolled import (
 )
 
 from raymeta.config import parse_trial
-from raymeta.learner import Method
+from raymeta.learner import Learner
+from raymeta.problem import Examples, Task
 
 IMAGES, VECTORS = Random((1, 16, 16)), Random((4,))
 ALPHA, STEPS = 0.125, 2
 
 
-def protomaml(dataset: Random = IMAGES, *, model: dict[str, Any] | None = None, **settings: Any) -> Method:
-    network = {"name": "conv4", "width": 4} if dataset is IMAGES else {"name": "mlp", "hidden": [5]}
+def protomaml(problem: Random = IMAGES, *, model: dict[str, Any] | None = None, **settings: Any) -> Learner:
+    network = {"name": "conv4", "width": 4} if problem is IMAGES else {"name": "mlp", "hidden": [5]}
     own_settings = {"inner_lr": ALPHA, "inner_steps": STEPS, **settings}
-    return learner(dataset, method="protomaml", model={**network, **(model or {})}, protomaml=own_settings)
+    return learner(problem, method="protomaml", model={**network, **(model or {})}, protomaml=own_settings)
 
 
 def unrolled(theta: Weights, own: Weights, task: Task, *, detached: bool = False, **settings: Any) -> Tensor:
-    classes = means(maps(task[0], theta).flatten(1), task[1])
+    classes = means(maps(task.support.x, theta).flatten(1), task.support.y)
     classes = classes.detach().requires_grad_() if detached else classes
     start = {**theta, "head.weight": 2 * classes, "head.bias": -(classes**2).sum(1)}
     return unrolled_loss(conv4(), start, task, steps=STEPS, **{"norm": "support", **settings})
@@ -107,11 +108,11 @@ def test_it_starts_from_the_prototypes_and_moves_body_and_head() -> None:
     (task,) = IMAGES.tasks(1)
     still, method = protomaml(inner_steps=0), protomaml()
     theta = method.model.weights()
-    classes = means(maps(task[0], method.model.weights()).flatten(1), task[1])
-    start = still.adapt(*task[:2], TRAINING).weights
+    classes = means(maps(task.support.x, method.model.weights()).flatten(1), task.support.y)
+    start = still.adapt(task.support, TRAINING).weights
     torch.testing.assert_close(start["head.weight"], 2 * classes, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(start["head.bias"], -(classes**2).sum(1), rtol=1e-10, atol=1e-10)
-    moved = method.adapt(*task[:2], TRAINING).weights
+    moved = method.adapt(task.support, TRAINING).weights
     still_there = {name for name in theta if torch.allclose(moved[name], start[name], rtol=0, atol=1e-9)}
     # A convolution's bias has no gradient under batch norm, but for rounding.
     assert still_there == {name for name in theta if ".norm." in name or name[6:] == ".bias"}
@@ -120,7 +121,7 @@ def test_it_starts_from_the_prototypes_and_moves_body_and_head() -> None:
 def test_the_querys_norm_is_the_supports() -> None:
     assert parse_trial({"method": "protomaml", "model": {"name": "conv4"}}).model.norm == "support"
     method, (task,) = protomaml(), IMAGES.tasks(1)
-    alone = predict(method, (*task[:2], task[2][:1], task[3][:1]))
+    alone = predict(method, task._replace(query=Examples(task.query.x[:1], task.query.y[:1])))
     torch.testing.assert_close(predict(method, task)[:1], alone, rtol=1e-9, atol=1e-9)
 
 

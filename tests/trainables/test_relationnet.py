@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Random, Task, Weights, learner, maps, means
+from reference import Random, Weights, learner, maps, means
 from torch import Tensor
 from unrolled import (
     TRAINING,
@@ -20,19 +20,20 @@ from unrolled import (
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import Method, build_method
+from raymeta.learner import Learner, build_learner
+from raymeta.problem import Examples, Task
 
 IMAGES = Random((1, 16, 16))
 
 
-def relationnet(*, loss: str = "mse", hidden: int = 5, **model: Any) -> Method:
+def relationnet(*, loss: str = "mse", hidden: int = 5, **model: Any) -> Learner:
     settings = {"loss": loss, "hidden": hidden}
     return learner(IMAGES, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
 
 
 def relations(theta: Weights, own: Weights, task: Task) -> Tensor:
     """Before the sigmoid, [n, N]; the pairs are normalised together."""
-    x, y, query_x, _ = task
+    (x, y), (query_x, _) = task
     classes = means(maps(x, theta, pools=2), y)
     pairs = [torch.cat([c, query]) for query in maps(query_x, theta, pools=2) for c in classes]
     h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.relation").flatten(1)
@@ -44,7 +45,7 @@ def relations(theta: Weights, own: Weights, task: Task) -> Tensor:
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
 def test_outer_gradient_is_the_references(kind: str) -> None:
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        scores, y = relations(theta, own, task), task[3]
+        scores, y = relations(theta, own, task), task.query.y
         if kind == "softmax":
             return -scores.log_softmax(1)[torch.arange(len(y)), y].mean()
         target = torch.zeros_like(scores)
@@ -75,19 +76,19 @@ def test_predictions_are_relations_and_logits() -> None:
 def test_the_loss_of_predictions_is_what_evaluation_reports() -> None:
     (task,), method = IMAGES.tasks(1), relationnet()
     prediction = predict(method, task, TRAINING)
-    onehot = torch.eye(3, dtype=torch.float64)[task[3]]
+    onehot = torch.eye(3, dtype=torch.float64)[task.query.y]
     expected = (prediction - onehot).square().sum() / (9 * 3)
-    torch.testing.assert_close(method.loss(prediction, task[3]), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(method.loss(prediction, task.query.y), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_class_is_the_mean_of_its_maps() -> None:
     method, (task,) = relationnet(), IMAGES.tasks(1)
-    classes = method.adapt(*task[:2], TRAINING).classes
-    expected = means(maps(task[0], method.model.weights(), pools=2), task[1])
+    classes = method.adapt(task.support, TRAINING).classes
+    expected = means(maps(task.support.x, method.model.weights(), pools=2), task.support.y)
     assert classes.shape == (3, 4, 4, 4)
     torch.testing.assert_close(classes, expected, rtol=1e-10, atol=1e-10)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    permuted = method.adapt(task[0][order], task[1][order], TRAINING).classes
+    permuted = method.adapt(Examples(task.support.x[order], task.support.y[order]), TRAINING).classes
     torch.testing.assert_close(permuted, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -96,7 +97,7 @@ def test_classes_are_compared_alike() -> None:
     method, (task,) = relationnet(), IMAGES.tasks(1)
     renamed = torch.tensor([2, 0, 1])
     there = predict(method, task, TRAINING)
-    again = predict(method, (task[0], renamed[task[1]], *task[2:]), TRAINING)
+    again = predict(method, task._replace(support=Examples(task.support.x, renamed[task.support.y])), TRAINING)
     torch.testing.assert_close(again[:, renamed], there, rtol=1e-9, atol=1e-9)
 
 
@@ -106,7 +107,7 @@ def test_two_blocks_pool_by_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "dataset", "sentence"),
+    ("data", "problem", "sentence"),
     [
         (
             {"model": {"name": "conv4", "pools": 3}},
@@ -125,14 +126,14 @@ def test_two_blocks_pool_by_default() -> None:
         ),
         (
             {"model": {"name": "mlp"}},
-            Random((4,), "regression"),
-            "relationnet learns classification, and random is regression",
+            Random((4,), "values"),
+            "relationnet needs labels, and random has none",
         ),
     ],
 )
-def test_what_it_cannot_do_is_refused(data: dict[str, Any], dataset: Random, sentence: str) -> None:
+def test_what_it_cannot_do_is_refused(data: dict[str, Any], problem: Random, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        build_method(parse_trial({"method": "relationnet", **data}), dataset)
+        build_learner(parse_trial({"method": "relationnet", **data}), problem)
     assert str(caught.value) == sentence
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import ImageDataset
 from raymeta.training import pretraining
 from raymeta.training.pretraining import load_pretrained, pretrained
 
@@ -97,7 +97,7 @@ def test_it_learns_the_training_classes(stripes: Stripes) -> None:
 @pytest.mark.parametrize("method", ["maml", "protonet", "mamlpp", "cavia", "l2f"])
 def test_the_body_starts_from_it_and_the_rest_as_ever(method: str, stripes: Stripes) -> None:
     wanted = config(method)
-    plain, started = build_method(wanted, stripes), build_method(wanted, stripes)
+    plain, started = build_learner(wanted, stripes), build_learner(wanted, stripes)
     load_pretrained(started.model, wanted, stripes, CPU)
     weights, before = pretrained(wanted, stripes, CPU), plain.state_dict()
     for name, tensor in started.state_dict().items():

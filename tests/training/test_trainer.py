@@ -16,9 +16,8 @@ from torch import Tensor
 from unrolled import assert_same, descent, expected_gradient, relative_error, unrolled_loss
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import ImageDataset, TestSplitClosed
-from raymeta.training.evaluation import evaluate, predictions
+from raymeta.problem import Tasks, TestSplitClosed, predictions
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 
 DROPGRAD = {"regularizers": {"dropgrad": {"rate": 0.2, "ramp": "linear"}}}
@@ -55,15 +54,15 @@ Build = Callable[..., Trainer]
 def double(monkeypatch: pytest.MonkeyPatch) -> Build:
     """Trainers that compute in float64."""
 
-    def to(self: Episodes, device: torch.device) -> Episodes:
-        return Episodes(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in self))
+    def to(self: Tasks, device: torch.device) -> Tasks:
+        return self.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
 
     def build(*data: dict[str, Any], **sections: Any) -> Trainer:
         made = trainer(*data, **sections)
-        made.method.double()
+        made.learner.double()
         return made
 
-    monkeypatch.setattr(Episodes, "to", to)
+    monkeypatch.setattr(Tasks, "to", to)
     return build
 
 
@@ -71,7 +70,7 @@ def gradients(trainer: Trainer) -> tuple[float, dict[str, Tensor]]:
     """Of the next outer step: its mean loss, and the gradients left in the parameters."""
     trainer.optimizer.zero_grad()
     loss = float(trainer.outer_gradient())
-    return loss, {name: weight.grad.clone() for name, weight in trainer.method.named_parameters()}  # type: ignore[union-attr]
+    return loss, {name: weight.grad.clone() for name, weight in trainer.learner.named_parameters()}  # type: ignore[union-attr]
 
 
 # Same numbers
@@ -168,10 +167,10 @@ def test_a_gpu_that_is_not_there() -> None:
 def test_outer_gradient_is_the_references(engine: str, reduction: str, double: Build) -> None:
     now = double(outer={"reduction": reduction, "tasks_per_step": 3}, engine={"tasks": engine})
     now.outer_step = 2
-    episodes = now.dataset.bank("train", now.config.seed).batch(6, 3).to("cpu")
-    rule = descent(lambda step, name: float(now.method.inner_lr))  # type: ignore[arg-type]
+    episodes = now.problem.bank("train", now.config.seed).draw(6, 3).to("cpu")
+    rule = descent(lambda step, name: float(now.learner.numbers.inner_lr))  # type: ignore[arg-type]
     loss, expected = expected_gradient(
-        now.method,
+        now.learner,
         [episodes.task(i) for i in range(3)],
         lambda theta, own, task: unrolled_loss(mlp, theta, task, rule, steps=2),
     )
@@ -200,7 +199,7 @@ def test_gradients_are_clipped_by_value() -> None:
     for now in (plain, clipped, loose):
         now.outer_update()
     expected, found, same_as = (
-        torch.cat([p.grad.flatten() for p in now.method.parameters() if p.grad is not None])
+        torch.cat([p.grad.flatten() for p in now.learner.parameters() if p.grad is not None])
         for now in (plain, clipped, loose)
     )
     assert float(expected.abs().max()) > 0.01
@@ -210,9 +209,9 @@ def test_gradients_are_clipped_by_value() -> None:
 
 def test_adam_makes_the_first_step_as_long_as_its_rate() -> None:
     now = trainer(outer={"lr": 0.003})
-    before = [p.detach().clone() for p in now.method.parameters()]
+    before = [p.detach().clone() for p in now.learner.parameters()]
     now.outer_update()
-    steps = torch.cat([(p.detach() - b).flatten() for p, b in zip(now.method.parameters(), before, strict=True)])
+    steps = torch.cat([(p.detach() - b).flatten() for p, b in zip(now.learner.parameters(), before, strict=True)])
     assert float(steps.abs().max()) == pytest.approx(0.003, rel=1e-3)
 
 
@@ -301,16 +300,16 @@ def test_the_test_is_of_the_best_weights_and_leaves_the_present_ones() -> None:
 
     now.outer_update()
     now.outer_update()
-    before = {name: tensor.clone() for name, tensor in now.method.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in now.learner.state_dict().items()}
     score, ensemble = now.test()
-    assert same(dict(now.method.state_dict()), before)
+    assert same(dict(now.learner.state_dict()), before)
     there = trainer(outer={"lr": 0.05})
-    there.method.load_state_dict(now.best["weights"])
-    bank = there.dataset.bank("test", 0, final=True)
-    expected = evaluate(there.method, bank, 4, device=there.device, vectorized=there.vectorized)
+    there.learner.load_state_dict(now.best["weights"])
+    bank = there.problem.bank("test", 0, final=True)
+    expected = there.evaluate(bank, 4)
     assert torch.equal(score.values, expected.values)
-    now.method.load_state_dict(before)
-    worse = evaluate(now.method, bank, 4, device=now.device, vectorized=now.vectorized)
+    now.learner.load_state_dict(before)
+    worse = now.evaluate(bank, 4)
     assert not torch.equal(score.values, worse.values)
     assert not torch.equal(score.values, ensemble.values)
 
@@ -323,14 +322,14 @@ def test_an_ensemble_is_of_the_best_rounds_and_predicts_the_mean_of_their_output
     assert [entry["score"] for entry in now.top] == sorted(values, reverse=True)[:3]
     for entry in now.top:
         assert entry["score"] == values[entry["outer_step"] - 1]
-    bank = now.dataset.bank("test", 0, final=True)
-    episodes, outputs = bank.batch(0, 4), []
+    bank = now.problem.bank("test", 0, final=True)
+    episodes, outputs = bank.draw(0, 4), []
     for entry in now.top:
         there = trainer(GLYPHS)
-        there.method.load_state_dict(entry["weights"])
+        there.learner.load_state_dict(entry["weights"])
         with torch.no_grad():
-            outputs.append(predictions(there.method, episodes, vectorized=False))
-    right = (torch.stack(outputs).mean(0).argmax(-1) == episodes.query_y).double().mean(1)
+            outputs.append(predictions(there.learner, episodes, vectorized=False))
+    right = (torch.stack(outputs).mean(0).argmax(-1) == episodes.query.y).double().mean(1)
     assert torch.equal(now.test()[1].values, right)
 
 
@@ -341,13 +340,13 @@ def test_the_best_weights_are_a_copy() -> None:
     kept = {name: tensor.clone() for name, tensor in now.best["weights"].items()}
     now.outer_update()
     assert same(now.best["weights"], kept)
-    assert not same(dict(now.method.state_dict()), kept)
+    assert not same(dict(now.learner.state_dict()), kept)
 
 
 def test_a_search_cannot_open_the_test_split(glyphs: ImageDataset) -> None:
     for data in (CURVES, GLYPHS):
         with pytest.raises(TestSplitClosed, match="the test split is opened by final runs only"):
-            trainer(data).dataset.bank("test", 0)
+            trainer(data).problem.bank("test", 0)
     with pytest.raises(RuntimeError, match="nothing was validated yet"):
         trainer().test()
 

@@ -14,10 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.learner import Regularizer
+from raymeta.hooks import Regularizer
 from raymeta.models import Backbone
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Examples, Problem, Tasks
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 
@@ -35,17 +34,19 @@ class Aug(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = AugConfig
+    acts_on: ClassVar[str] = "training tasks"
     neutral: ClassVar[dict[str, Any]] = {"crop": False, "jitter": 0.0, "flip": False}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"images"})
+    changes_tasks: ClassVar[bool] = True
 
-    def __init__(self, config: AugConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        mean, std = getattr(dataset, "mean", None), getattr(dataset, "std", None)
+    def __init__(self, config: AugConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
+        mean, std = getattr(problem, "mean", None), getattr(problem, "std", None)
         self.mean = torch.tensor(mean or (0.0,))[:, None, None]
         self.std = torch.tensor(std or (1.0,))[:, None, None]
         self.size = list(model.input_shape[-2:])
 
-    def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
+    def on_tasks(self, tasks: Tasks, progress: float, generator: torch.Generator) -> Tasks:
         from torchvision.transforms import v2  # imported here: torchvision costs every worker seconds
 
         settings = self.settings
@@ -57,7 +58,7 @@ class Aug(Regularizer):
         if settings.flip:
             transforms.append(v2.RandomHorizontalFlip())
         if not transforms:
-            return episodes
+            return tasks
         transform = v2.Compose(transforms)
 
         def changed(x: Tensor) -> Tensor:
@@ -67,4 +68,4 @@ class Aug(Regularizer):
 
         with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            return episodes._replace(support_x=changed(episodes.support_x), query_x=changed(episodes.query_x))
+            return Tasks(*(Examples(changed(x), y) for x, y in tasks))

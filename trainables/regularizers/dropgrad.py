@@ -18,18 +18,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Regularizer
+from raymeta.learner import Learner
 from raymeta.models import Backbone, Weights
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 
 class DropGradConfig(Section):
     """Defaults: the authors' code."""
 
-    rate: float = Field(0.1, ge=0, lt=1, description="p; the paper recommends 0.1 to 0.2.")
+    rate: Number = Field(0.1, ge=0, lt=1, description="p; the paper recommends 0.1 to 0.2.")
     noise: Literal["gaussian", "binary"] = "gaussian"
     layers: Literal["all", "last", "head", "first"] = Field(
         "all", description="Whose gradients: every layer, the last block and the head, the head, the first block."
@@ -42,14 +43,16 @@ class DropGrad(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = DropGradConfig
+    acts_on: ClassVar[str] = "inner gradients"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
-    inner_loop: ClassVar[bool] = True
-    rate: Tensor
+    needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 
-    def __init__(self, config: DropGradConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        self.register_buffer("rate", torch.tensor(config.rate, dtype=torch.float64), persistent=False)
+    def __init__(self, config: DropGradConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         self.scope = model.scope(config.layers)
+
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        return Hooks(inner_gradients=self.on_inner_gradients)
 
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         ramp = context.progress if self.settings.ramp == "linear" else 1.0
@@ -66,6 +69,6 @@ class DropGrad(Regularizer):
         """n, in the shape of `like`; exactly 1 where the rate is 0."""
         assert context.noise is not None, "DropGrad is off in evaluation"
         if self.settings.noise == "gaussian":
-            return 1 + ramp * torch.sqrt(self.rate / (1 - self.rate)) * context.noise.normal(like)
-        rate = ramp * self.rate
+            return 1 + ramp * torch.sqrt(self.numbers.rate / (1 - self.numbers.rate)) * context.noise.normal(like)
+        rate = ramp * self.numbers.rate
         return (context.noise.uniform(like) >= rate).to(like.dtype) / (1 - rate)

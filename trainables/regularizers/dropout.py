@@ -14,22 +14,22 @@ in evaluation. It comes after norm and activation, so that a batch's statistics 
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.learner import Regularizer
-from raymeta.models import Backbone
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.hooks import Hooks, Regularizer
+from raymeta.inner import Context
+from raymeta.learner import Learner
+from raymeta.models.passes import Pass
+from raymeta.problem import Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 
 class DropoutConfig(Section):
     """Defaults: DropGrad's paper."""
 
-    rate: float = Field(0.3, ge=0, lt=1, description="p.")
+    rate: Number = Field(0.3, ge=0, lt=1, description="p.")
     unit: Literal["element", "channel"] = Field("element", description="What is dropped; channel: SpatialDropout.")
 
 
@@ -38,14 +38,13 @@ class Dropout(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = DropoutConfig
+    acts_on: ClassVar[str] = "blocks' outputs"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
-    rate: Tensor
 
-    def __init__(self, config: DropoutConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        self.register_buffer("rate", torch.tensor(config.rate, dtype=torch.float64), persistent=False)
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        return Hooks(block=self.on_block)
 
     def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
         like = h[..., :1, :1] if self.settings.unit == "channel" and h.ndim == 4 else h
-        kept: Tensor = now.noise.uniform(like) >= self.rate
-        return h * (kept / (1 - self.rate)).to(h.dtype)
+        kept: Tensor = now.noise.uniform(like) >= self.numbers.rate
+        return h * (kept / (1 - self.numbers.rate)).to(h.dtype)

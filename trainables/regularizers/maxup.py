@@ -18,8 +18,6 @@ The pool `full` has six ways, `small` the first three, all drawn with replacemen
 image by itself. A learner with an inner loop adapts to every copy anew. Off in evaluation; a step costs m times more.
 """
 
-from collections.abc import Callable
-from copy import copy
 from math import log
 from typing import Any, ClassVar, Literal
 
@@ -28,11 +26,11 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer, probabilities
+from raymeta.learner import Learner, probabilities
 from raymeta.models import Backbone
-from raymeta.problems.images.episodes import Episodes, Task
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.registry import regularizer
 from raymeta.schema import Section
 from trainables.regularizers.taskaug import turned
@@ -53,52 +51,55 @@ class MaxUp(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MaxUpConfig
+    acts_on: ClassVar[str] = "whole tasks"
     neutral: ClassVar[dict[str, Any]] = {"copies": 1, "pool": "none"}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
-    copies: tuple[Episodes, ...] = ()
+    needs: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
 
-    def __init__(self, config: MaxUpConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
+    def __init__(self, config: MaxUpConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
+        self.classes = problem.outputs
         height, width = model.input_shape[-2:]
         if config.pool == "full" and height != width:
             raise UserError(
                 f"regularizers.maxup.pool: full turns square images only, found {height}x{width}; allowed: small, none"
             )
 
-    def on_step(
-        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
-    ) -> "Regularizer":
-        acting = copy(self)
-        classes = context.ways or method.ways
-        acting.copies = tuple(self.changed(episodes, classes, generator) for _ in range(self.settings.copies))
-        return acting
+    def draw(self, tasks: Tasks, context: Context, generator: torch.Generator) -> tuple[Tasks, ...]:
+        """Copies of all tasks."""
+        classes = context.outputs or self.classes
+        return tuple(self.changed(tasks, classes, generator) for _ in range(self.settings.copies))
 
-    def on_task(self, task: Task, loss: Callable[[Task], Tensor], context: Context) -> Tensor:
-        return torch.stack([loss(changed.task(context.task)) for changed in self.copies]).max()
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        copies: tuple[Tasks, ...] = drawn
 
-    def changed(self, episodes: Episodes, classes: int, generator: torch.Generator) -> Episodes:
+        def worst(task: Task, loss: Loss, context: Context) -> Tensor:
+            return torch.stack([loss(changed.task(context.task)) for changed in copies]).max()
+
+        return Hooks(task=worst)
+
+    def changed(self, tasks: Tasks, classes: int, generator: torch.Generator) -> Tasks:
         """A copy of all tasks, each changed in a way drawn for it."""
         ways = torch.tensor(POOLS[self.settings.pool])
         if not len(ways):
-            return episodes
-        chosen = ways[torch.randint(len(ways), (episodes.tasks,), generator=generator)]
+            return tasks
+        chosen = ways[torch.randint(len(ways), (tasks.size,), generator=generator)]
 
         def one_of(*numbers: int) -> Tensor:
             here = torch.isin(chosen, torch.tensor(numbers)).view(-1, 1, 1, 1, 1)
-            return here.to(episodes.support_x.device)
+            return here.to(tasks.device)
 
-        quarters = QUARTERS[torch.randint(6, (episodes.tasks, classes), generator=generator)]
+        quarters = QUARTERS[torch.randint(6, (tasks.size, classes), generator=generator)]
         quarters = torch.where((chosen >= 4)[:, None], quarters, 0)
-        images = ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y))
-        support, query = (turned(x, y, quarters) if quarters.any() else x for x, y in images)
-        labels = probabilities(episodes.query_y, classes, query.dtype)
+        support, query = (turned(x, y, quarters) if quarters.any() else x for x, y in tasks)
+        labels = probabilities(tasks.query.y, classes, query.dtype)
         mixed, mixed_labels = cutmix(query, labels, generator)
         cut = one_of(1, 5)
-        return Episodes(
-            torch.where(one_of(3), erased(support, generator), support),
-            episodes.support_y,
-            torch.where(cut, mixed, torch.where(one_of(2, 6), erased(query, generator), query)),
-            torch.where(cut[..., 0, 0], mixed_labels, labels),
+        return Tasks(
+            Examples(torch.where(one_of(3), erased(support, generator), support), tasks.support.y),
+            Examples(
+                torch.where(cut, mixed, torch.where(one_of(2, 6), erased(query, generator), query)),
+                torch.where(cut[..., 0, 0], mixed_labels, labels),
+            ),
         )
 
 

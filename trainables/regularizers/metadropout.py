@@ -22,7 +22,6 @@ read here; the code of a published reproduction does other things under these na
 with z at its mean for the query, and s = softplus(b) independent of the image for the middle two.
 """
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,14 +29,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from raymeta.errors import UserError
-from raymeta.learner import Regularizer
+from raymeta.hooks import Convolve, Hooks, Regularizer
+from raymeta.inner import Context
+from raymeta.learner import Learner
 from raymeta.models import Backbone
-from raymeta.models.conv4 import Conv4
-from raymeta.models.norm import Pass
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Problem, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 
 class MetaDropoutConfig(Section):
@@ -45,8 +44,8 @@ class MetaDropoutConfig(Section):
 
     noise: Literal["learned", "fixed", "weight", "independent", "none"] = "learned"
     head: bool = Field(True, description="Noise on the logits too.")
-    init_std: float = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
-    lr_factor: float = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
+    init_std: Number = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
+    lr_factor: Number = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
     eval_samples: int = Field(30, ge=1, description="Passes per inner step in evaluation.")
 
 
@@ -55,19 +54,14 @@ class MetaDropout(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MetaDropoutConfig
+    acts_on: ClassVar[str] = "convolutions, logits"
     neutral: ClassVar[dict[str, Any]] = {"noise": "none"}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
-    inner_loop: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"convolutions", "inner loop", "labels"})
     in_evaluation: bool = True
 
-    def __init__(self, config: MetaDropoutConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
+    def __init__(self, config: MetaDropoutConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         self.lr_factor = config.lr_factor
-        if not isinstance(model, Conv4):
-            raise UserError(
-                f"metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, "
-                f"found {type(model).__name__.lower()}"
-            )
         if config.noise in ("fixed", "none"):
             return
         learned = config.noise == "learned"
@@ -90,9 +84,13 @@ class MetaDropout(Regularizer):
         deviation = self.settings.init_std
         return nn.init.trunc_normal_(torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation)
 
-    def on_convolution(
-        self, h: Tensor, again: Callable[[Tensor, Tensor | None], Tensor], layer: str, now: Pass
-    ) -> Tensor:
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        if self.settings.noise == "none":
+            return Hooks()
+        samples = 1 if context.training else self.settings.eval_samples
+        return Hooks(convolution=self.on_convolution, outputs=self.on_outputs, samples=samples)
+
+    def on_convolution(self, h: Tensor, again: Convolve, layer: str, now: Pass) -> Tensor:
         kind = self.settings.noise
         if kind == "learned":
             mean = again(self.weights[layer], self.shifts[layer])
@@ -113,9 +111,3 @@ class MetaDropout(Regularizer):
             raw = F.linear(features, self.weights["head"], raw)
         noise: Tensor = now.noise.normal(outputs)
         return outputs + F.softplus(raw) * noise
-
-    def has(self, hook: str) -> bool:
-        return self.settings.noise != "none" and super().has(hook)
-
-    def samples(self, training: bool) -> int:
-        return 1 if training or self.settings.noise == "none" else int(self.settings.eval_samples)

@@ -17,7 +17,6 @@ these channels of a class are replaced by those of the next one. Labels stay. Mi
 The authors train it on tasks in which a class always has the same label (`task.labels: fixed`).
 """
 
-from copy import copy
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -25,15 +24,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.engine.tasks import of_task
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer, probabilities
+from raymeta.learner import Learner, probabilities
 from raymeta.models import Backbone
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import Episodes, Task, of_task
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 GROUPS = (0, 6, 11, 16, 22, 27, 32)  # bounds of the channel groups, in 32nds
 
@@ -41,20 +41,22 @@ GROUPS = (0, 6, 11, 16, 22, 27, 32)  # bounds of the channel groups, in 32nds
 class MetaMixConfig(Section):
     """Defaults: the authors' code; its 5,000 of 50,000 steps before the shuffle are 0.1."""
 
-    rate: float = Field(1.0, ge=0, le=1, description="Probability that a task's query is mixed.")
+    rate: Number = Field(1.0, ge=0, le=1, description="Probability that a task's query is mixed.")
     beta: float = Field(2.0, gt=0, description="a of Beta(a, a).")
     layers: Literal["pixels", "all"] = "all"
-    shuffle: float = Field(0.5, ge=0, le=1, description="Probability of a channel shuffle.")
-    shuffle_start: float = Field(0.1, ge=0, le=1, description="Share of the full budget without it.")
+    shuffle: Number = Field(0.5, ge=0, le=1, description="Probability of a channel shuffle.")
+    shuffle_start: Number = Field(0.1, ge=0, le=1, description="Share of the full budget without it.")
 
 
 class Draws(NamedTuple):
     """Of every task of an outer step."""
 
+    mixed: Tensor  # [T]: uniform; below the rate it is mixed
     share: Tensor  # [T]: lambda
     layer: Tensor  # [T]: where it is mixed; 0: pixels, k: the end of the k-th block
     partner: Tensor  # [T, N*Q]: rows of the support
-    shuffled: Tensor  # [T]: the block at whose end channels are shuffled; 0: nowhere
+    shuffled: Tensor  # [T]: uniform; below `shuffle` channels are shuffled
+    block: Tensor  # [T]: at whose end
     group: Tensor  # [T]: which channels
     following: Tensor  # [T, N]: the class that comes after each
 
@@ -64,57 +66,62 @@ class MetaMix(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MetaMixConfig
+    acts_on: ClassVar[str] = "the query, blocks' outputs"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0, "shuffle": 0.0}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
     groups: Tensor
-    draws: Draws
 
-    def __init__(self, config: MetaMixConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        if config.shuffle and dataset.task.sampler != "fixed":
+    def __init__(self, config: MetaMixConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
+        if config.shuffle and not problem.one_shape:
             raise UserError(
                 f"regularizers.metamix.shuffle: found {config.shuffle}, but it pairs the images of classes, which "
-                f"differ in size with task.sampler {dataset.task.sampler}; allowed: 0"
+                f"differ in size in {problem.task.name}; allowed: 0"
             )
-        self.places = model.ends()[:-1]
+        self.classes, self.places = problem.outputs, model.ends()[:-1]
         self.register_buffer("groups", torch.tensor(GROUPS, dtype=torch.float64), persistent=False)
 
-    def on_step(
-        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
-    ) -> "Regularizer":
-        settings, tasks = self.settings, episodes.tasks
-        supports, queries = episodes.support_y.shape[1], episodes.query_y.shape[1]
-        ways, places = context.ways or method.ways, len(self.places)
+    def draw(self, tasks: Tasks, context: Context, generator: torch.Generator) -> Draws:
+        count, places, classes = tasks.size, len(self.places), context.outputs or self.classes
+        supports, queries = tasks.support.y.shape[1], tasks.query.y.shape[1]
         random = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
 
-        def permutations(times: int, count: int) -> np.ndarray[Any, Any]:
-            """[T, times, count]"""
-            return random.random((tasks, times, count)).argsort(-1)
+        def permutations(times: int, of: int) -> np.ndarray[Any, Any]:
+            """[T, times, of]"""
+            return random.random((count, times, of)).argsort(-1)
 
-        mixed, shuffled = random.random((2, tasks))
-        cycle = permutations(1, ways)[:, 0]
+        mixed, shuffled = random.random((2, count))
+        cycle = permutations(1, classes)[:, 0]
         following = np.empty_like(cycle)
         np.put_along_axis(following, cycle, np.roll(cycle, -1, 1), 1)
-        on = (shuffled < settings.shuffle) & (context.progress >= settings.shuffle_start)
-        acting = copy(self)
-        acting.draws = Draws(
-            *(
-                torch.from_numpy(np.ascontiguousarray(values)).to(episodes.support_x.device)
-                for values in (
-                    np.where(mixed < settings.rate, random.beta(settings.beta, settings.beta, tasks), 1.0),
-                    random.integers(0, 1 if settings.layers == "pixels" else places + 1, tasks),
-                    permutations(-(-queries // supports), supports).reshape(tasks, -1)[:, :queries],
-                    np.where(on, random.integers(1, places + 1, tasks), 0),
-                    random.integers(0, len(GROUPS) - 1, tasks),
-                    following,
-                )
-            )
+        drawn = (
+            mixed,
+            random.beta(self.settings.beta, self.settings.beta, count),
+            random.integers(0, 1 if self.settings.layers == "pixels" else places + 1, count),
+            permutations(-(-queries // supports), supports).reshape(count, -1)[:, :queries],
+            shuffled,
+            random.integers(1, places + 1, count),
+            random.integers(0, len(GROUPS) - 1, count),
+            following,
         )
-        return acting
+        return Draws(*(torch.from_numpy(np.ascontiguousarray(values)).to(tasks.device) for values in drawn))
 
-    def on_query(self, adapted: Any, task: Task, method: Method, context: Context) -> tuple[Any, Task]:
-        draws = self._of(context.task)
-        share, partner = draws.share.to(task.query_x.dtype), draws.partner
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        acting = Mixing(self, learner, drawn, context.progress)
+        return Hooks(query=acting.on_query, block=acting.on_block if learner.problem.one_shape else None)
+
+
+class Mixing:
+    """What MetaMix does in the tasks of an outer step, with what was drawn for them."""
+
+    def __init__(self, metamix: MetaMix, learner: Learner, draws: Draws, progress: float) -> None:
+        self.metamix, self.learner, self.draws, self.progress = metamix, learner, draws, progress
+        self.places = metamix.places
+
+    def on_query(self, adapted: Any, task: Task, context: Context) -> tuple[Any, Task]:
+        draws, learner = self._of(context.task), self.learner
+        mixed = draws.mixed < self.metamix.numbers.rate
+        share, partner = torch.where(mixed, draws.share, 1.0).to(task.query.x.dtype), draws.partner
         support: list[Tensor] = []  # its activations, place after place of every pass that the query will make
 
         def record(h: Tensor, layer: str, now: Pass) -> Tensor:
@@ -131,28 +138,27 @@ class MetaMix(Regularizer):
             here = torch.where(draws.layer == place, share, 1.0)
             return here * query + (1 - here) * support
 
-        method.query_loss(method.with_hook(adapted, record), task.support_x, task.support_y)
+        learner.query_loss(learner.with_hook(adapted, record), task.support)
         rest = iter(support)
-        ways = draws.following.shape[0]
-        labels = [probabilities(y, ways, task.query_x.dtype) for y in (task.query_y, task.support_y)]
-        x = between(task.query_x, task.support_x.index_select(0, partner), 0)
+        classes = draws.following.shape[0]
+        labels = [probabilities(y, classes, task.query.x.dtype) for y in (task.query.y, task.support.y)]
+        x = between(task.query.x, task.support.x.index_select(0, partner), 0)
         y = share * labels[0] + (1 - share) * labels[1].index_select(0, partner)
-        return method.with_hook(adapted, mix), task._replace(query_x=x, query_y=y)
+        return learner.with_hook(adapted, mix), task._replace(query=Examples(x, y))
 
     def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
         if layer not in self.places:
             return h
         draws = self._of(now.task)
-        bounds = (h.shape[1] * self.groups / 32).round()
+        bounds = (h.shape[1] * self.metamix.groups / 32).round()
         channel = torch.arange(h.shape[1], device=h.device)
         low, high = (bounds.index_select(0, (draws.group + more).reshape(1)) for more in (0, 1))
-        here = (channel >= low) & (channel < high) & (draws.shuffled == self.places.index(layer) + 1)
+        numbers = self.metamix.numbers
+        on = (draws.shuffled < numbers.shuffle) & (self.progress >= numbers.shuffle_start)
+        here = on & (draws.block == self.places.index(layer) + 1) & (channel >= low) & (channel < high)
         each = len(h) // len(draws.following)  # images of a class, one after the other
         rows = (draws.following[:, None] * each + torch.arange(each, device=h.device)).flatten()
         return torch.where(here.view(-1, *[1] * (h.ndim - 2)), h[rows], h)  # by indexing: it keeps channels last
 
     def _of(self, task: int | Tensor) -> Draws:
         return Draws(*(of_task(values, task) for values in self.draws))
-
-    def has(self, hook: str) -> bool:
-        return super().has(hook) and (hook != "on_block" or self.settings.shuffle > 0)

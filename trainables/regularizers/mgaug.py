@@ -22,8 +22,8 @@ Width and parameter pruning are not in the authors' code, and are done here as t
 gradients accumulated over the tasks so far, where the paper and this file take the task's own.
 """
 
-from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -32,14 +32,14 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer
+from raymeta.learner import Learner
 from raymeta.models import Backbone, Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import Episodes, Task
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 SMALLEST = 16  # pixels: what Conv-4 can halve four times
 
@@ -49,8 +49,8 @@ class MGAugConfig(Section):
 
     pruning: Literal["catfish", "parameter", "width"] = "catfish"
     networks: int = Field(3, ge=0, description="U, sub-networks of a task.")
-    keep: float = Field(0.98, gt=0, le=1, description="Smallest share of a layer's weights that is kept.")
-    weight: float = Field(1.0, ge=0, description="Of a sub-network's loss.")
+    keep: Number = Field(0.98, gt=0, le=1, description="Smallest share of a layer's weights that is kept.")
+    weight: Number = Field(1.0, ge=0, description="Of a sub-network's loss.")
     resize: bool = Field(True, description="Sub-networks see the task in another resolution.")
     sizes: tuple[float, ...] = Field(
         (1.0, 64 / 84, 48 / 84),
@@ -60,59 +60,52 @@ class MGAugConfig(Section):
     count: Literal["exact", "authors"] = "exact"
 
 
-class Masked(Regularizer):
-    """A sub-network: passes use some weights as zero."""
-
-    def __init__(self, masks: Weights) -> None:
-        torch.nn.Module.__init__(self)
-        self.masks = masks
-
-    def on_weights(self, weights: Weights, now: Pass) -> Weights:
-        return weights | {name: weights[name] * mask for name, mask in self.masks.items()}
-
-
 @regularizer("mgaug")
 class MGAug(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MGAugConfig
+    acts_on: ClassVar[str] = "the outer loss"
     neutral: ClassVar[dict[str, Any]] = {"networks": 0}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
     batches: ClassVar[bool] = False  # sizes differ from task to task
-    shares: list[list[float]]  # of an outer step: task by task, of the image's side for each sub-network
 
-    def __init__(self, config: MGAugConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
+    def __init__(self, config: MGAugConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         if model.norm_mode == "running":
             raise UserError(
                 "model.norm: found 'running', but mgaug's sub-networks would change the running averages too"
             )
         self.convolutions = [name for name, weight in model.weights().items() if weight.ndim == 4]
 
-    def on_step(
-        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
-    ) -> "Regularizer":
-        # Sizes are drawn on the CPU: nothing that is computed on a GPU has a shape that only the GPU knows.
-        sizes, shape = self.settings.sizes, (episodes.tasks, self.settings.networks)
-        acting = copy(self)
-        acting.shares = [[sizes[at] for at in row] for row in torch.randint(len(sizes), shape, generator=generator)]
-        return acting
+    def draw(self, tasks: Tasks, context: Context, generator: torch.Generator) -> list[list[float]]:
+        """Of the image's side for each sub-network of each task; in Python, since shapes depend on it."""
+        sizes, shape = self.settings.sizes, (tasks.size, self.settings.networks)
+        return [[sizes[at] for at in row] for row in torch.randint(len(sizes), shape, generator=generator)]
 
-    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        if not self.settings.networks:
+            return Hooks()
+        return Hooks(query_loss=partial(self.on_query_loss, learner=learner, shares=drawn))
+
+    def on_query_loss(
+        self, loss: Tensor, adapted: Any, task: Task, context: Context, learner: Learner, shares: list[list[float]]
+    ) -> Tensor:
+        """Add the losses of the sub-networks."""
         settings, noise = self.settings, context.noise
         assert noise is not None
-        theta = method.model.weights()
+        theta = learner.model.weights()
         scores = self.scores(loss, adapted, theta) if settings.pruning == "catfish" else {}
         between = noise.uniform(loss.new_empty(settings.networks)).double()
-        keep = settings.keep + (1 - settings.keep) * between * (torch.arange(len(between), device=loss.device) > 0)
+        least = self.numbers.keep
+        keep = least + (1 - least) * between * (torch.arange(len(between), device=loss.device) > 0)
         for number, share in enumerate(keep):
             if settings.pruning == "parameter":
                 scores = {name: noise.uniform(theta[name]) for name in self.convolutions}
             masks = self.width(theta, share) if settings.pruning == "width" else self.largest(scores, share)
-            there = replace(context, regularizers=(*context.regularizers, Masked(masks)))
-            seen = resized(task, self.shares[context.task][number]) if settings.resize else task
-            sub = method.query_loss(method.adapt(seen.support_x, seen.support_y, there), seen.query_x, seen.query_y)
-            loss = loss + settings.weight * sub
+            there = replace(context, hooks=(*context.hooks, Hooks(weights=partial(masked, masks))))
+            seen = resized(task, shares[context.task][number]) if settings.resize else task
+            loss = loss + self.numbers.weight * learner.query_loss(learner.adapt(seen.support, there), seen.query)
         return loss
 
     def scores(self, loss: Tensor, adapted: Any, theta: Weights) -> Weights:
@@ -147,8 +140,10 @@ class MGAug(Regularizer):
                     masks[name] = mask.view(-1, 1, 1, 1) if name == convolution else mask
         return masks
 
-    def has(self, hook: str) -> bool:
-        return super().has(hook) and self.settings.networks > 0
+
+def masked(masks: Weights, weights: Weights, now: Pass) -> Weights:
+    """What passes of a sub-network use: some weights as zero."""
+    return weights | {name: weights[name] * mask for name, mask in masks.items()}
 
 
 def resized(task: Task, share: float) -> Task:
@@ -158,4 +153,4 @@ def resized(task: Task, share: float) -> Task:
         size = [max(round(share * side), min(SMALLEST, side)) for side in x.shape[-2:]]
         return x if size == list(x.shape[-2:]) else F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
-    return task._replace(support_x=images(task.support_x), query_x=images(task.query_x))
+    return Task(*(Examples(images(x), y) for x, y in task))

@@ -18,6 +18,7 @@ random. For classification there is no code of the authors': which blocks are th
 belongs to a number of weights. Their mean of z is a linear map of its own.
 """
 
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,14 +27,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer
+from raymeta.learner import Learner
 from raymeta.models import Backbone, Weights
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import Task
-from raymeta.problems.images.store import Dataset
+from raymeta.models.passes import Pass
+from raymeta.problem import Problem, Task, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 
 class MRConfig(Section):
@@ -41,8 +42,8 @@ class MRConfig(Section):
 
     noise: Literal["weights", "activations"] = "weights"
     blocks: int | None = Field(None, ge=0, description="Of the encoder, from the input on; null: all; 0: it is off.")
-    beta: float = Field(5e-5, ge=0, description="On weights; theirs for poses: 1e-3. On activations theirs is 5.")
-    init: float = Field(-10.0, ge=-80, description="rho at the start, with a deviation of 0.1; on weights.")
+    beta: Number = Field(5e-5, ge=0, description="On weights; theirs for poses: 1e-3. On activations theirs is 5.")
+    init: Number = Field(-10.0, ge=-80, description="rho at the start, with a deviation of 0.1; on weights.")
 
 
 @regularizer("mr")
@@ -50,14 +51,13 @@ class MR(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = MRConfig
+    acts_on: ClassVar[str] = "the outer loss, weights of a pass, blocks' outputs"
     neutral: ClassVar[dict[str, Any]] = {"blocks": 0}
-    inner_loop: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
     in_evaluation: bool = True
-    beta: Tensor
 
-    def __init__(self, config: MRConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        self.register_buffer("beta", torch.tensor(config.beta, dtype=torch.float64), persistent=False)
+    def __init__(self, config: MRConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         blocks = model.blocks()
         if config.blocks is not None and config.blocks > len(blocks):
             raise UserError(f"regularizers.mr.blocks: found {config.blocks}, but the model has {len(blocks)} blocks")
@@ -85,6 +85,14 @@ class MR(Regularizer):
     def freezes(self, name: str) -> bool:
         return name.split(".")[0] in self.encoder
 
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        if not self.encoder:
+            return Hooks()
+        loss = partial(self.on_query_loss, learner=learner) if context.training else None
+        if self.settings.noise == "weights":
+            return Hooks(weights=self.on_weights, query_loss=loss)
+        return Hooks(block=self.on_block, query_loss=loss)
+
     def on_weights(self, weights: Weights, now: Pass) -> Weights:
         return weights | {
             name: weights[name] + F.softplus(self.rho[_key(name)]) * now.noise.normal(weights[name])
@@ -100,18 +108,15 @@ class MR(Regularizer):
         noise: Tensor = now.noise.normal(h)
         return h + sigma * noise
 
-    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
+    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, context: Context, learner: Learner) -> Tensor:
+        """Add the divergence."""
         if self.settings.noise == "activations":
             penalty = adapted.query.penalties[-1]  # of the last pass: the query's
         else:
-            means = method.model.weights()
+            means = learner.model.weights()
             terms = [divergence(means[name], F.softplus(self.rho[_key(name)])).sum() for name in self.kernels]
             penalty = torch.stack(terms).sum()
-        return loss + self.beta.to(loss.dtype) * penalty  # type: ignore[no-any-return]
-
-    def has(self, hook: str) -> bool:
-        own = "on_weights" if self.settings.noise == "weights" else "on_block"
-        return super().has(hook) and bool(self.encoder) and hook in (own, "on_query_loss")
+        return loss + self.numbers.beta * penalty  # type: ignore[no-any-return]
 
 
 def divergence(mean: Tensor, sigma: Tensor) -> Tensor:

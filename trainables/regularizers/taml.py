@@ -19,21 +19,22 @@ before its first step, without other regularizers. Off in evaluation. There is n
 after descriptions of the paper, not the paper itself.
 """
 
-from copy import copy
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.engine.tasks import of_task
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
-from raymeta.learner import Method, Regularizer
+from raymeta.learner import Learner
 from raymeta.models import Backbone
-from raymeta.problems.images.episodes import Episodes, Task, of_task
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Problem, Task, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 Measure = Literal[
     "entropy_maximisation", "entropy_reduction", "theil", "generalised_entropy", "atkinson", "gini", "log_variance"
@@ -43,7 +44,7 @@ Measure = Literal[
 class TAMLConfig(Section):
     """The authors' weight is not known."""
 
-    weight: float = Field(0.1, ge=0, description="lambda.")
+    weight: Number = Field(0.1, ge=0, description="lambda.")
     measure: Measure = "entropy_reduction"
 
 
@@ -52,51 +53,51 @@ class TAML(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = TAMLConfig
+    acts_on: ClassVar[str] = "the outer loss"
     neutral: ClassVar[dict[str, Any]] = {"weight": 0.0}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
-    inner_loop: ClassVar[bool] = True
-    weight: Tensor
-    episodes: Episodes
-    inequality: Tensor  # of the outer step's losses, []
-    slopes: Tensor  # T times its derivative by each of them, [T]
+    needs: ClassVar[frozenset[str]] = frozenset({"inner loop", "labels"})
 
-    def __init__(self, config: TAMLConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
-        self.register_buffer("weight", torch.tensor(config.weight, dtype=torch.float64), persistent=False)
+    def __init__(self, config: TAMLConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         if model.norm_mode == "running":
             raise UserError("model.norm: found 'running', but taml's passes of the initial model would change them too")
         self.entropy = config.measure.startswith("entropy")
         self.least_tasks = 1 if self.entropy else 2
 
-    def on_step(
-        self, method: Method, episodes: Episodes, context: Context, generator: torch.Generator
-    ) -> "Regularizer":
-        if self.entropy:
-            return self
-        with torch.no_grad():
-            tasks = (episodes.task(number) for number in range(episodes.tasks))
-            plain = Context(training=True, progress=context.progress)
-            losses = torch.stack([method.loss(*_initial(method, task, plain)) for task in tasks])
-        acting = copy(self)
-        acting.episodes = episodes
-        losses.requires_grad_()
-        with torch.enable_grad():
-            found = inequality(losses, self.settings.measure)
-        acting.inequality = found.detach()
-        acting.slopes = episodes.tasks * torch.autograd.grad(found, losses)[0]
-        return acting
+    def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        plain = replace(context, hooks=())
 
-    def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, method: Method, context: Context) -> Tensor:
-        own = task if self.entropy else self.episodes.task(context.task)  # the inequality is that of the tasks as drawn
-        outputs, y = _initial(method, own, Context(True, context.progress, context.vectorized, ways=context.ways))
-        if self.entropy:
-            term = -entropy(outputs)
+        def initial(task: Task) -> Tensor:
+            """Predictions of the initial model for a task's query."""
+            return learner.predict(learner.unadapted(task.support, plain), task.query.x)  # type: ignore[operator]
+
+        def less_certain(loss: Tensor, adapted: Any, task: Task, context: Context) -> Tensor:
+            term = -entropy(initial(task))
             if self.settings.measure == "entropy_reduction":
-                term = term + entropy(method.predict(adapted, task.query_x))
-        else:
-            initial = method.loss(outputs, y)
-            term = self.inequality + of_task(self.slopes, context.task) * (initial - initial.detach())
-        return loss + self.weight.to(loss.dtype) * term
+                term = term + entropy(learner.predict(adapted, task.query.x))
+            return loss + self.numbers.weight * term
+
+        if self.entropy:
+            return Hooks(query_loss=less_certain)
+        with torch.no_grad():  # the inequality is that of the tasks as drawn
+            own = [
+                learner.loss(initial(tasks.task(number)), tasks.task(number).query.y) for number in range(tasks.size)
+            ]
+        found, slopes = with_slopes(torch.stack(own), self.settings.measure)
+
+        def more_equal(loss: Tensor, adapted: Any, task: Task, context: Context) -> Tensor:
+            drawn = tasks.task(context.task)
+            mine = learner.loss(initial(drawn), drawn.query.y)
+            term = found + of_task(slopes, context.task) * (mine - mine.detach())
+            return loss + self.numbers.weight * term
+
+        return Hooks(query_loss=more_equal)
+
+
+def with_slopes(losses: Tensor, measure: str) -> tuple[Tensor, Tensor]:
+    """The inequality of losses [T], and T times its derivative by each of them, [T]: constants both."""
+    slopes, found = torch.func.grad_and_value(inequality)(losses.detach(), measure)
+    return found, len(losses) * slopes
 
 
 def inequality(losses: Tensor, measure: str) -> Tensor:
@@ -120,8 +121,3 @@ def entropy(logits: Tensor) -> Tensor:
     """Mean Shannon entropy, in nats, of predictions [n, N]."""
     logs = logits.log_softmax(-1)
     return -(logs.exp() * logs).sum(-1).mean()
-
-
-def _initial(method: Any, task: Task, context: Context) -> tuple[Tensor, Tensor]:
-    """Predictions of the initial model for a task's query, and what they should be."""
-    return method.predict(method.unadapted(task.support_x, task.support_y, context), task.query_x), task.query_y

@@ -17,19 +17,18 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.errors import UserError
-from raymeta.learner import Regularizer
+from raymeta.hooks import Regularizer
 from raymeta.models import Backbone
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import Dataset
+from raymeta.problem import Examples, Problem, Tasks
 from raymeta.registry import regularizer
-from raymeta.schema import Section
+from raymeta.schema import Number, Section
 
 
 class TaskAugConfig(Section):
     """Defaults: the authors' code on miniImageNet, but for the ramp."""
 
-    rate: float = Field(0.25, ge=0, le=1, description="p at the end of the ramp; CIFAR-FS: 0.5, FC100: 0.25.")
-    ramp: float = Field(
+    rate: Number = Field(0.25, ge=0, le=1, description="p at the end of the ramp; CIFAR-FS: 0.5, FC100: 0.25.")
+    ramp: Number = Field(
         0.25, ge=0, le=1, description="Share of the full budget over which p grows; the authors: 80,000 tasks."
     )
 
@@ -39,24 +38,24 @@ class TaskAug(Regularizer):
     """See the module's docstring."""
 
     Config: ClassVar[type[Section]] = TaskAugConfig
+    acts_on: ClassVar[str] = "training tasks"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
-    kinds: ClassVar[tuple[str, ...]] = ("classification",)
+    needs: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
+    changes_tasks: ClassVar[bool] = True
 
-    def __init__(self, config: TaskAugConfig, model: Backbone, dataset: Dataset) -> None:
-        super().__init__(config, model, dataset)
+    def __init__(self, config: TaskAugConfig, model: Backbone, problem: Problem) -> None:
+        super().__init__(config, model, problem)
         if model.input_shape[-1] != model.input_shape[-2]:
             height, width = model.input_shape[-2:]
             raise UserError(f"taskaug turns square images only: found {height}x{width}")
 
-    def on_tasks(self, episodes: Episodes, progress: float, generator: torch.Generator) -> Episodes:
+    def on_tasks(self, tasks: Tasks, progress: float, generator: torch.Generator) -> Tasks:
         ramp = self.settings.ramp
         rate = self.settings.rate * (min(progress / ramp, 1) if ramp else 1)
-        uniform = torch.rand(2, episodes.tasks, episodes.ways, generator=generator)  # the episodes are on the CPU
+        classes = int(tasks.support.y.max()) + 1  # tasks are on the CPU, and may differ in classes
+        uniform = torch.rand(2, tasks.size, classes, generator=generator)
         turns = torch.where(uniform[0] < rate, 1 + (3 * uniform[1]).long(), 0)
-        return episodes._replace(
-            support_x=turned(episodes.support_x, episodes.support_y, turns),
-            query_x=turned(episodes.query_x, episodes.query_y, turns),
-        )
+        return Tasks(*(Examples(turned(x, y, turns), y) for x, y in tasks))
 
 
 def turned(x: Tensor, y: Tensor, turns: Tensor) -> Tensor:

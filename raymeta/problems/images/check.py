@@ -10,9 +10,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.problems.images.episodes import SPLITS
+from raymeta.problem import SPLITS
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Progress
-from raymeta.problems.images.store import ImageDataset, Published, Store
+from raymeta.problems.images.reading.sources import Published
+from raymeta.problems.images.store import Store
 
 EXAMPLES = 3  # duplicates that are named
 

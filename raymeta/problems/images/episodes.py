@@ -1,100 +1,23 @@
-"""Episodes, and the banks that they are drawn from.
+"""Tasks, and the banks that they are drawn from.
 
 Episode i of a bank is a pure function of (data set, class split, split, seed, i): it does not depend on what was drawn
 before, on how episodes are batched or on the process. All trials of a study therefore see the same validation tasks.
 """
 
-from hashlib import sha256
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raymeta.errors import UserError
+from raymeta.problem import Examples, Split, Tasks
 from raymeta.problems.images.images import HostImages, Images
+from raymeta.problems.images.task import ImagesTask
+from raymeta.problems.uniforms import Uniforms
 
 if TYPE_CHECKING:
-    from raymeta.config import TaskConfig
     from raymeta.problems.images.store import Store
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-def of_task(values: Tensor, task: int | Tensor) -> Tensor:
-    """A task's own of the values of all tasks, [T, ...] to [...]; under vmap `task` is its batched index."""
-    if isinstance(task, int):
-        return values[task]
-    return values.index_select(0, task.reshape(1)).squeeze(0)
-
-
-class Task(NamedTuple):
-    """One task. A query label may be soft: probabilities [N*Q, N] instead of [N*Q]."""
-
-    support_x: Tensor  # [N*K, C, H, W]
-    support_y: Tensor  # [N*K]
-    query_x: Tensor  # [N*Q, C, H, W]
-    query_y: Tensor  # [N*Q]
-
-
-class Episodes(NamedTuple):
-    """T tasks of N ways, K shots and Q queries per class; images are float32, labels int64.
-
-    Images are ordered by class: label 0 first. Under `task.sampler: metadataset` T is 1 and K differs between classes;
-    for N*K read their sum. For regression `x` and `y` are float32 [T, K, 1] and [T, Q, 1].
-    """
-
-    support_x: Tensor  # [T, N*K, C, H, W]
-    support_y: Tensor  # [T, N*K]
-    query_x: Tensor  # [T, N*Q, C, H, W]
-    query_y: Tensor  # [T, N*Q]
-
-    @property
-    def tasks(self) -> int:
-        """T. (`len` of a named tuple is the number of its fields.)"""
-        return len(self.support_x)
-
-    @property
-    def ways(self) -> int:
-        """N, counted; every class has support images."""
-        return int(self.support_y.max()) + 1
-
-    def task(self, i: int | Tensor) -> Task:
-        """One task; under vmap `i` is its batched index."""
-        return Task(*(of_task(tensor, i) for tensor in self))
-
-    def to(self, device: torch.device | str) -> "Episodes":
-        """The same episodes on a device."""
-        return Episodes(*(tensor.to(device, non_blocking=True) for tensor in self))
-
-
-class EpisodeBank(Protocol):
-    """An endless numbered sequence of episodes."""
-
-    def batch(self, first: int, count: int) -> Episodes:
-        """Episodes `first` .. `first + count - 1`; one at a time where they are of different shapes."""
-        ...
-
-
-class Uniforms:
-    """Numbers for episode i of a named stream: row i of an endless table of uniform [0, 1) floats.
-
-    Philox counts, so a row is reached without the ones before it. Only `random` is used of NumPy's generator: its
-    stream stays the same from version to version, which `choice` and `permutation` don't promise.
-    """
-
-    def __init__(self, *name: object) -> None:
-        digest = sha256("/".join(map(str, name)).encode()).digest()
-        self._key = np.frombuffer(digest[:16], "<u8").astype(np.uint64)
-
-    def rows(self, first: int, count: int, width: int) -> NDArray[np.float64]:
-        """Rows `first` .. `first + count - 1`, [count, width]; a wider row begins with the narrower one."""
-        table = np.empty((count, width))
-        for i, row in enumerate(table, start=first):
-            np.random.Generator(np.random.Philox(key=self._key, counter=(0, 0, 0, i))).random(out=row)
-        return table
 
 
 class ImagePool:
@@ -114,7 +37,7 @@ class ImagePool:
         UserError: images that a quarter turn does not map onto themselves, or more `train_classes` than there are.
     """
 
-    def __init__(self, store: "Store", task: "TaskConfig", split: Split, seed: int, images: Images | None) -> None:
+    def __init__(self, store: "Store", task: ImagesTask, split: Split, seed: int, images: Images | None) -> None:
         self._images = images or HostImages(store.images, store.scaled)
         self._turned = task.rotations == "always" or (split == "train" and task.rotations == "train")
         self._quarters: NDArray[np.int64] | None = None  # that a class is turned by, if each turn is a class
@@ -151,9 +74,7 @@ class ImageEpisodes(ImagePool):
         UserError: fewer classes than ways, a class with fewer images than shots + queries, or what `ImagePool` refuses.
     """
 
-    def __init__(
-        self, store: "Store", task: "TaskConfig", split: Split, seed: int, images: Images | None = None
-    ) -> None:
+    def __init__(self, store: "Store", task: ImagesTask, split: Split, seed: int, images: Images | None = None) -> None:
         super().__init__(store, task, split, seed, images)
         training = split == "train"
         self._ways, self._shots = task.ways, task.shots
@@ -174,21 +95,21 @@ class ImageEpisodes(ImagePool):
                 f"but class '{self._names[smallest]}' in {self._where} has {there}"
             )
 
-    def batch(self, first: int, count: int) -> Episodes:
-        """Episodes `first` .. `first + count - 1`, drawn and gathered together."""
-        chosen, images, turns = self._draw(first, count)  # [T, N], [T, N, K+Q], [T, N]
+    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+        """Tasks `first` .. `first + count - 1`, drawn and gathered together."""
+        chosen, images, turns = self._chosen(first, count)  # [T, N], [T, N, K+Q], [T, N]
         rows = self._starts[chosen][..., None] + images
         support, query = (
             self._images.take(part, turns).flatten(1, 2)
             for part in (rows[..., : self._shots], rows[..., self._shots :])
         )
         labels = torch.arange(self._ways, device=support.device)
-        return Episodes(
-            support, labels.repeat_interleave(self._shots).repeat(count, 1),
-            query, labels.repeat_interleave(self._queries).repeat(count, 1),
-        )  # fmt: skip
+        return Tasks(
+            Examples(support, labels.repeat_interleave(self._shots).repeat(count, 1)),
+            Examples(query, labels.repeat_interleave(self._queries).repeat(count, 1)),
+        )
 
-    def _draw(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+    def _chosen(self, first: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
         ways, classes, most = self._ways, len(self._sizes), int(self._sizes.max())
         for_classes = ways if self._fixed else classes
         table = self._uniforms.rows(first, count, ways + for_classes + ways * most)
@@ -204,7 +125,7 @@ class ImageEpisodes(ImagePool):
         return chosen, _smallest(keys, self._shots + self._queries), turns
 
 
-def classes_of(store: "Store", task: "TaskConfig", split: Split) -> NDArray[np.int64]:
+def classes_of(store: "Store", task: ImagesTask, split: Split) -> NDArray[np.int64]:
     """Indices of the classes of a split that a task's episodes are drawn from.
 
     `train_classes` takes a part of the training split: the same for every seed, and a larger one contains a smaller.

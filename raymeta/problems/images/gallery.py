@@ -2,25 +2,29 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.problems.images.episodes import ImageEpisodes, Split
-from raymeta.problems.images.store import Dataset, ImageDataset, Store
+from raymeta.problem import Split
+from raymeta.problems.images.episodes import ImageEpisodes
+from raymeta.problems.images.store import Store
+
+if TYPE_CHECKING:
+    from raymeta.problems.images.dataset import ImageDataset
 
 SHOWN: tuple[Split, ...] = ("train", "validation")
 INK = "#1f2430"
 
 
-def draw_classes(dataset: Dataset, path: Path, classes: int = 8, examples: int = 10) -> None:
+def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples: int = 10) -> None:
     """Write a picture of what is in the training and the validation split, and of a training task.
 
     Args:
         dataset: a prepared data set.
         path: where to; the suffix says the format (png, svg, pdf).
-        classes: rows of each split, evenly spaced over its classes; for a regression, curves.
+        classes: rows of each split, evenly spaced over its classes.
         examples: images of a class, or of a class in the task.
 
     Raises:
@@ -32,17 +36,11 @@ def draw_classes(dataset: Dataset, path: Path, classes: int = 8, examples: int =
 
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)  # no window system, and no global state of pyplot
-    if isinstance(dataset, ImageDataset):
-        axes = figure.subplots(1, len(SHOWN) + 1)
-        for axis, split in zip(axes, SHOWN, strict=False):
-            _draw_images(axis, dataset.store, split, classes, examples)
-        _draw_task(axes[-1], dataset, examples)
-        figure.set_size_inches(0.36 * examples * len(axes) + 0.6, max(0.36 * classes + 0.6, 1.5))
-    else:
-        axes = figure.subplots(1, len(SHOWN), sharey=True)
-        for axis, split in zip(axes, SHOWN, strict=True):
-            _draw_curves(axis, dataset, split, classes)
-        figure.set_size_inches(9.0, 3.6)
+    axes = figure.subplots(1, len(SHOWN) + 1)
+    for axis, split in zip(axes, SHOWN, strict=False):
+        _draw_images(axis, dataset.store, split, classes, examples)
+    _draw_task(axes[-1], dataset, examples)
+    figure.set_size_inches(0.36 * examples * len(axes) + 0.6, max(0.36 * classes + 0.6, 1.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
 
@@ -54,7 +52,7 @@ def _draw_images(axis: Any, store: Store, split: Split, classes: int, examples: 
     _draw_sheet(axis, rows, f"{split}: {len(chosen)} of {len(members):,} classes", examples)
 
 
-def _draw_task(axis: Any, dataset: ImageDataset, examples: int) -> None:
+def _draw_task(axis: Any, dataset: "ImageDataset", examples: int) -> None:
     """The first training task, or a smaller one if the data or the picture are too small: support, a gap, query."""
     store = dataset.store
     members = store.classes("train")
@@ -65,10 +63,10 @@ def _draw_task(axis: Any, dataset: ImageDataset, examples: int) -> None:
     task = dataset.task
     shots = min(task.shots, most - 1)
     sizes = {"ways": min(task.ways, len(members)), "shots": shots, "queries": min(task.queries, most - shots)}
-    episodes = ImageEpisodes(store, task.model_copy(update=sizes), "train", 0).batch(0, 1)
+    episodes = ImageEpisodes(store, task.model_copy(update=sizes), "train", 0).draw(0, 1)
     support, query = (
         store.pixels(x[0].numpy()).reshape(sizes["ways"], -1, *store.images.shape[1:])
-        for x in (episodes.support_x, episodes.query_x)
+        for x in (episodes.support.x, episodes.query.x)
     )
     gap = np.full_like(support[:, :1], 255)
     title = f"a training task: {shots} support, {sizes['queries']} query"
@@ -89,18 +87,3 @@ def _draw_sheet(axis: Any, rows: Sequence[NDArray[np.uint8]], title: str, column
             top, left = row * (height + gap), column * (width + gap)
             sheet[top : top + height, left : left + width] = image.transpose(1, 2, 0)
     axis.imshow(sheet if channels == 3 else sheet[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-
-
-def _draw_curves(axis: Any, dataset: Dataset, split: Split, tasks: int) -> None:
-    episodes = dataset.bank(split, seed=0).batch(0, tasks)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = (values[:, 0].numpy() for values in episodes.task(i))
-        x, y = np.concatenate([support_x, query_x]), np.concatenate([support_y, query_y])
-        order = x.argsort()
-        (line,) = axis.plot(x[order], y[order], linewidth=1, alpha=0.8)
-        axis.plot(support_x, support_y, "o", markersize=3.5, color=line.get_color())
-    axis.set_title(f"{split}: dots are support, lines join all points", fontsize=9, color=INK, loc="left")
-    axis.set_xlabel("x", color=INK)
-    axis.set_ylabel("y", color=INK)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Episodes of Meta-Dataset's sampler: ways, shots and queries are drawn for every task, and classes differ in shots.
+"""Tasks of Meta-Dataset's sampler: ways, shots and queries are drawn for every task, and classes differ in shots.
 
 Triantafillou et al.: Meta-Dataset (ICLR 2020), appendix on episode sampling. |c| is how many images class c has.
 
@@ -13,18 +13,19 @@ Omniglot (one alphabet's characters) and ImageNet (classes below one node of Wor
 """
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes, ImagePool, Split
+from raymeta.problem import Examples, Split, Tasks
+from raymeta.problems.images.episodes import ImagePool
 from raymeta.problems.images.images import Images
+from raymeta.problems.images.task import ImagesTask, MetaDatasetConfig
 
 if TYPE_CHECKING:
-    from raymeta.config import MetaDatasetConfig, TaskConfig
     from raymeta.problems.images.store import Store
 
 
@@ -35,9 +36,7 @@ class VariableEpisodes(ImagePool):
         UserError: fewer classes than `min_ways`, a class with a single image, or what `ImagePool` refuses.
     """
 
-    def __init__(
-        self, store: "Store", task: "TaskConfig", split: Split, seed: int, images: Images | None = None
-    ) -> None:
+    def __init__(self, store: "Store", task: ImagesTask, split: Split, seed: int, images: Images | None = None) -> None:
         super().__init__(store, task, split, seed, images)
         self._bounds = bounds = task.metadataset
         classes = len(self._sizes)
@@ -53,11 +52,11 @@ class VariableEpisodes(ImagePool):
                 f"'{self._names[smallest]}' in {self._where} has {self._sizes[smallest]}"
             )
 
-    def batch(self, first: int, count: int) -> Episodes:
+    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
         """Episode `first`; tasks of different shapes are no batch, so `count` is 1."""
         if count != 1:
             raise ValueError(f"{count} episodes of different shapes were asked for at once: take them one by one")
-        chosen, support, queries, keys, uniform = self._draw(first)
+        chosen, support, queries, keys, uniform = self._chosen(first)
         turns = self._turns(uniform, chosen)
         order = keys.argsort(1)  # [N, images of the largest class]
         place = np.arange(order.shape[1])
@@ -70,9 +69,9 @@ class VariableEpisodes(ImagePool):
             images = self._images.take(rows[:, None], None if turns is None else turns[label])
             x.append(images.transpose(0, 1))  # [n, 1, C, H, W] to [1, n, C, H, W]
             y.append(torch.from_numpy(label)[None].to(images.device))
-        return Episodes(x[0], y[0], x[1], y[1])
+        return Tasks(Examples(x[0], y[0]), Examples(x[1], y[1]))
 
-    def _draw(
+    def _chosen(
         self, number: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], int, NDArray[np.float64], NDArray[np.float64]]:
         """An episode's classes, how many support images each has, queries of each, and keys that order their images.
@@ -99,7 +98,7 @@ def support_counts(
     left: NDArray[np.int64],
     beta: float,
     alphas: NDArray[np.float64],
-    bounds: "MetaDatasetConfig",
+    bounds: MetaDatasetConfig,
 ) -> NDArray[np.int64]:
     """K_c of N classes, [N].
 

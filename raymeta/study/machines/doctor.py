@@ -18,8 +18,7 @@ from typing import Any
 
 from raymeta.config import TaskConfig
 from raymeta.errors import StorageError, UserError
-from raymeta.problems.images.store import open_dataset
-from raymeta.schema import check
+from raymeta.problem import open_problem, task_section
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath, place, remove_tree
 from raymeta.study.machines.resources import join_cluster, on_cluster
@@ -78,7 +77,7 @@ def examine(shown: str, task: dict[str, Any] | None) -> Finding:
     data = no_data = ""
     if task is not None:
         try:
-            data = open_dataset(check(TaskConfig, task, "task")).fingerprint
+            data = open_problem(task_section(task)).fingerprint
         except UserError as error:
             no_data = str(error)
     return Finding(_versions(), *_write_beside(place(shown)), data, no_data, _gpus())
@@ -224,7 +223,7 @@ def _data(found: Mapping[str, Finding], task: TaskConfig | None) -> list[Check]:
     prints = {finding.data for finding in found.values() if finding.data}
     if len(prints) > 1:
         wrong |= {node: f"fingerprint {finding.data[:12]}" for node, finding in found.items() if finding.data}
-    fine = f"{task.dataset} {''.join(prints)[:12]}"
+    fine = f"{task.data} {''.join(prints)[:12]}"
     return [_check("data", fine, wrong, "A search packs it on every machine before its trials")]
 
 

@@ -13,9 +13,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymeta.config import TaskConfig
 from raymeta.errors import UserError
+from raymeta.problem import open_problem, task_section
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.store import ImageDataset, Store, open_dataset
-from raymeta.schema import check
+from raymeta.problems.images.store import Store
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import place
 from raymeta.study.machines.resources import on_cluster
@@ -97,7 +98,7 @@ def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = Fa
     """
     if not on_cluster():
         return
-    dataset, studies = open_dataset(task), studies_folder()
+    dataset, studies = open_problem(task), studies_folder()
     expected = dataset.fingerprint
     studies.mkdir(parents=True, exist_ok=True)
     source: Root | _Shipment | None = root.resolve() if isinstance(root, Path) else root
@@ -112,7 +113,7 @@ def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = Fa
         mark.unlink(missing_ok=True)
     problems = [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]
     problems += [
-        f"{answer.node}: its {task.dataset} has fingerprint {answer.value[:12]} and this machine's {expected[:12]}"
+        f"{answer.node}: its {task.data} has fingerprint {answer.value[:12]} and this machine's {expected[:12]}"
         for answer in answers
         if answer.value is not None and answer.value != expected
     ]
@@ -146,7 +147,7 @@ def _shipped(store: Store) -> _Shipment:
 
 def _has(task: dict[str, Any]) -> bool:
     """On a machine: whether its data set is ready."""
-    return open_dataset(check(TaskConfig, task, "task")).ready
+    return open_problem(task_section(task)).ready
 
 
 def _make_ready(task: dict[str, Any], source: Root | _Shipment | None, mark: str) -> str:
@@ -154,7 +155,7 @@ def _make_ready(task: dict[str, Any], source: Root | _Shipment | None, mark: str
     if not place(mark).exists():
         folder = place(mark).parent
         raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
-    dataset = open_dataset(check(TaskConfig, task, "task"))
+    dataset = open_problem(task_section(task))
     if isinstance(source, _Shipment):
         assert isinstance(dataset, ImageDataset)
         dataset.receive(source.meta, source.arriving())

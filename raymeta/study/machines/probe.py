@@ -30,8 +30,9 @@ def measure(data: dict[str, Any]) -> Peak:
     import torch
 
     from raymeta.config import parse_trial
-    from raymeta.training.evaluation import CHUNK, evaluate
-    from raymeta.training.trainer import CONTEXT_BYTES, Trainer
+    from raymeta.problem import CHUNK
+    from raymeta.training.device import CONTEXT_BYTES
+    from raymeta.training.trainer import Trainer
 
     torch.set_num_threads(1)
     trainer = Trainer(parse_trial(data, "the probe's config"))
@@ -39,8 +40,8 @@ def measure(data: dict[str, Any]) -> Peak:
     start = time.perf_counter()
     trainer.outer_update()
     step_s = time.perf_counter() - start
-    bank = trainer.dataset.bank("validation", trainer.config.task.bank_seed)
-    evaluate(trainer.method, bank, CHUNK, device=trainer.device, vectorized=trainer.vectorized)
+    bank = trainer.problem.bank("validation", trainer.config.task.bank_seed)
+    trainer.evaluate(bank, CHUNK)
     host = _resident_peak()
     if trainer.device.type != "cuda":
         return Peak(0, 0, host, step_s)

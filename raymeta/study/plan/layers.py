@@ -1,10 +1,9 @@
 """The config of a study's trials but for what is searched, put together in layers.
 
-From the bottom: the schema's defaults, the data set's, its preset, `--preset` on top of its own bases, `--task`, what
-the user fixes.
+From the bottom: defaults, those of the data set, its preset (or the problem's), `--preset` on top of its own bases,
+`--task`, what the user fixes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,10 @@ from pydantic import Field
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
 from raymeta.errors import UserError, suggest
+from raymeta.problem import find_problem, parse_task
 from raymeta.schema import Section, check, flatten, merge, nest
 from raymeta.storage.files import read_yaml
 from raymeta.study.plan.own import Said
-
-TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-(?P<sampler>metadataset))?")
 
 
 class StudyConfig(Section):
@@ -68,11 +66,12 @@ def base_of(spec: str, task: str | None, preset: str | Path | None, fixed: Mappi
     """
     asked = parse_task(task) if task else {}
     chosen = preset_layers(preset) if preset else []
-    dataset = asked.get("dataset") or merge(*(layer.data for layer in chosen)).get("task", {}).get("dataset", "glyphs")
-    defaults = {"task": {"dataset": dataset, **registry.find("dataset", dataset).task_defaults}}
+    where = {**merge(*(layer.data for layer in chosen)).get("task", {}), **asked}
+    named = str(where.get("dataset") or where.get("problem") or "glyphs")
+    defaults = {"task": {**parse_task(named), **find_problem(named).task_defaults}}
     layers = [
-        Layer(defaults, "config", f"defaults of {dataset}"),
-        *(preset_layers(dataset) if dataset in registry.presets() else []),
+        Layer(defaults, "config", f"defaults of {named}"),
+        *(preset_layers(named) if named in registry.presets() else []),
         *chosen,
         Layer({"task": asked}, "config", "--task"),
     ]
@@ -85,8 +84,7 @@ def base_of(spec: str, task: str | None, preset: str | Path | None, fixed: Mappi
             _parsed(spec, layers, {key: said for key, said in fixed.items() if said.source == source}, source)
         raise
     origins = {key: layer.origin for layer in layers for key in flatten(layer.data)}
-    if config.task.sampler != "fixed":
-        _refuse_shapes(config.task.sampler, [f"task.{key}" for key in asked] + list(fixed))
+    config.task.refuse_ignored([f"task.{key}" for key in asked] + list(fixed))
     known = {*config.flat(), *(f"study.{key}" for key in StudyConfig.model_fields)}
     left = {key: origin for key, origin in origins.items() if key in known and key not in fixed}
     return Base(config, study, left)
@@ -158,28 +156,3 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Layer]:
 def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = data.get(key)
     return found if isinstance(found, Mapping) else {}
-
-
-def _refuse_shapes(sampler: str, given: Sequence[str]) -> None:
-    """What the user said of an episode's shape would be ignored by a sampler that draws it."""
-    for key in ("task.ways", "task.shots", "task.queries", "task.eval_queries"):
-        if key in given:
-            raise UserError(f"{key}: it was given, but sampler {sampler} draws it, within the bounds of task.{sampler}")
-
-
-def parse_task(task: str) -> dict[str, Any]:
-    """`omniglot-5w1s`, or `omniglot-metadataset`, to the keys it stands for.
-
-    Raises:
-        UserError: not of that form, or no such data set.
-    """
-    match = TASK.fullmatch(task)
-    if not match:
-        raise UserError(
-            f"--task {task}: expected DATASET-<ways>w<shots>s, as in omniglot-5w1s or sinusoid-10s, or "
-            "DATASET-metadataset"
-        )
-    registry.find("dataset", match["dataset"])
-    numbers = {key: int(match[key]) for key in ("ways", "shots") if match[key]}
-    sampler = {"sampler": match["sampler"]} if match["sampler"] else {}
-    return {"dataset": match["dataset"], **numbers, **sampler}

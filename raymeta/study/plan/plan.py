@@ -10,7 +10,7 @@ from typing import Any, Self
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
 from raymeta.errors import UserError
-from raymeta.learner import build_method
+from raymeta.learner import build_learner
 from raymeta.schema import check, fields, merge, nest
 from raymeta.study.plan.compose import composed, takes_list, whole
 from raymeta.study.plan.layers import Base, StudyConfig, base_of
@@ -286,6 +286,6 @@ def _accepted(plan: Plan, point: Point) -> bool:
 
 def _accept(config: TrialConfig) -> None:
     """Raise now what only the method itself can refuse."""
-    from raymeta.problems.images.store import open_dataset
+    from raymeta.problem import open_problem
 
-    build_method(config, open_dataset(config.task))
+    build_learner(config, open_problem(config.task))

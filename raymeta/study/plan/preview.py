@@ -10,12 +10,12 @@ import torch
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from raymeta.problem import CHUNK
 from raymeta.report.tables import short, space_table
 from raymeta.study.machines.resources import cores
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import BASELINE
-from raymeta.training.evaluation import CHUNK, evaluate
 from raymeta.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -123,11 +123,11 @@ def _probe(plan: Plan) -> tuple[float, float, int]:
     budget, task = trainer.config.budget, trainer.config.task
     tasks = min(CHUNK, budget.validation_tasks)
     start = time.perf_counter()
-    bank = trainer.dataset.bank("validation", task.bank_seed)
-    evaluate(trainer.method, bank, tasks, device=trainer.device, vectorized=trainer.vectorized)
+    bank = trainer.problem.bank("validation", task.bank_seed)
+    trainer.evaluate(bank, tasks)
     validation_s = (time.perf_counter() - start) * budget.validation_tasks / tasks
     torch.set_num_threads(threads)
     buffer = io.BytesIO()
     torch.save(trainer.state_dict(), buffer)
-    weights = sum(tensor.nbytes for tensor in trainer.method.state_dict().values())
+    weights = sum(tensor.nbytes for tensor in trainer.learner.state_dict().values())
     return step_s, validation_s, 2 * (buffer.tell() + budget.ensemble * weights)

@@ -19,9 +19,9 @@ from math import nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.space import BASELINE
-from raymeta.training.evaluation import Metric, half_width
 
 if TYPE_CHECKING:
     from raymeta.study.record.record import StudyRecord, TrialRecord

@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -28,15 +28,16 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.errors import StorageError, UserError, suggest
+from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import driving, is_driven, journal_in, made_whole
-from raymeta.training.evaluation import Metric
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -105,9 +106,9 @@ class StudyRecord:
             "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
             "command": " ".join(["raymeta", *sys.argv[1:]]),
-            "metric": {"name": metric.name, "mode": metric.mode},
+            "metric": asdict(metric),
             "space_hash": plan.space.hash,
-            "data": {"name": plan.base.task.dataset, "fingerprint": fingerprint},
+            "data": {"name": plan.base.task.data, "fingerprint": fingerprint},
             "versions": {name: version(name) for name in ("raymeta", "torch", "ray", "optuna", "mlflow", "numpy")},
         }
         with made_whole(folder) as place:
@@ -136,7 +137,9 @@ class StudyRecord:
         path, journal = folder / "study.yaml", folder / "journal.log"
         about = read_yaml(path)
         try:
-            plan, metric = Plan.from_dict(about.pop("plan"), str(path)), Metric(**about["metric"])
+            plan = Plan.from_dict(about.pop("plan"), str(path))
+            own = registry.find("problem", plan.base.task.problem).metric  # 0.1.0 noted the name and the mode alone
+            metric = own if about["metric"]["name"] == own.name else Metric(**about["metric"])
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a study's plan, or a damaged one") from error
         try:

@@ -23,9 +23,7 @@ from raymeta.study.run.searcher import RecordSearcher
 from raymeta.study.tracking.tracker import Tracker
 
 MAX_FAILURES = 3  # of a trial's worker; each time it goes on from its checkpoint
-ROUND_KEYS = (
-    "outer_steps", "train_loss", "val_accuracy", "val_mse", "val_ci95", "val_loss", "diverged", "seconds", "hostname",
-)  # fmt: skip
+ROUND_KEYS = ("outer_steps", "train_loss", "val_ci95", "val_loss", "diverged", "seconds", "hostname")
 LONGEST_ROUNDS, LEAST_PATIENCE_S = 20, 600.0  # before a worker is taken for hung
 
 
@@ -75,9 +73,10 @@ class Driver(tune.Callback):  # type: ignore[misc]
     ) -> None:
         number, session = _number(trial), self.session
         self._heard[trial] = time.monotonic()
-        metrics = {key: result[key] for key in ROUND_KEYS if key in result}
+        score = f"val_{self.record.metric.name}"
+        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:]) if key in result}
         if metrics["diverged"]:
-            metrics.pop(f"val_{self.record.metric.name}")  # Tune insists on one, but nothing was validated
+            metrics.pop(score)  # Tune insists on one, but nothing was validated
         if result["done"]:
             metrics["last"] = True  # in the same line as the round, so that nobody who goes on decides anew
         if self.record.add_round(number, metrics | {"at": time.time()}):

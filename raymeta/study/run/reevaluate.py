@@ -19,8 +19,8 @@ from raymeta.study.machines.interrupts import on_ctrl_c
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import FILE, Weights, missing
 from raymeta.study.record.record import StudyRecord
-from raymeta.training.evaluation import evaluate
-from raymeta.training.trainer import Trainer, cap_memory
+from raymeta.training.device import cap_memory
+from raymeta.training.trainer import Trainer
 
 LISTEN_S = 0.5  # how long Ctrl-C may wait to be heard
 
@@ -112,14 +112,8 @@ def _values(one: Weights) -> list[float]:
     kept = [entry["weights"] for entry in trainer.top if entry["outer_step"] == steps]
     if not kept:
         raise UserError(f"{checkpoint}: lacks the weights of {steps} outer steps, which were the trial's best")
-    values = evaluate(
-        trainer.method,
-        trainer.dataset.bank("validation", one.bank_seed),
-        one.tasks,
-        device=trainer.device,
-        vectorized=trainer.vectorized,
-        members=kept,
-    ).values.tolist()
+    bank = trainer.problem.bank("validation", one.bank_seed)
+    values = trainer.evaluate(bank, one.tasks, members=kept).values.tolist()
     if not all(map(isfinite, values)):
         raise UserError("a score on the fresh episodes is not finite")
     return [float(value) for value in values]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 
 from raymeta.errors import RunFailed, UserError
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 from raymeta.report.pictures import search_picture
 from raymeta.report.progress import Progress
 from raymeta.study.machines.failures import ends_session, unwritable
@@ -79,7 +79,7 @@ def _search(
 
 
 def _same_data(record: StudyRecord) -> None:
-    dataset = open_dataset(record.plan.base.task)
+    dataset = open_problem(record.plan.base.task)
     expected = record.about["data"]["fingerprint"]
     if dataset.fingerprint != expected:
         raise UserError(

@@ -11,10 +11,10 @@ from photos import class_tree, dataset
 from traced import CLASSES, IMAGES, Traced
 
 from raymeta import cli
-from raymeta.config import TaskConfig
 from raymeta.problems.images.check import check_dataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import Published
+from raymeta.problems.images.reading.sources import Published
+from raymeta.problems.images.task import ImagesTask
 
 
 def checked(
@@ -28,7 +28,7 @@ def checked(
             return change(packed)
 
     Changed.published = {"standard": published} if published else {}
-    found = Changed(TaskConfig())
+    found = Changed(ImagesTask())
     found.prepare(rebuild=True)
     return {one.what: (one.found, one.expected, one.ok) for one in check_dataset(found)}
 

@@ -10,14 +10,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from photos import dataset
+from reference import Random, same_tasks
 
+from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
 from raymeta.final import runs as finals
+from raymeta.problem import Split, Tasks, TestSplitClosed
 from raymeta.problems.images.cross import fitted
-from raymeta.problems.images.episodes import Episodes, Split, Uniforms
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, build_store
-from raymeta.problems.images.store import ImageDataset, TestSplitClosed
+from raymeta.problems.uniforms import Uniforms
 from raymeta.training.trainer import Trainer
 
 SMALL = {"ways": 3, "shots": 2, "queries": 4, "eval_queries": 5}
@@ -49,8 +52,8 @@ def across(other: str | None, **task: Any) -> ImageDataset:
     return dataset("miniimagenet", test_dataset=other, **{**SMALL, **task})
 
 
-def batch(made: ImageDataset, split: Split, first: int = 0, count: int = 3) -> Episodes:
-    return made.bank(split, 0, final=split == "test").batch(first, count)
+def batch(made: ImageDataset, split: Split, first: int = 0, count: int = 3) -> Tasks:
+    return made.bank(split, 0, final=split == "test").draw(first, count)
 
 
 def triangle(pixels: np.ndarray, length: int, axis: int) -> np.ndarray:
@@ -85,11 +88,11 @@ def test_a_test_task_is_the_other_test_split_as_the_trained_models_see_it(other:
     there = dataset(other, **SMALL, rotations="none")
     raw = batch(there, "test")  # the other's own episodes: same seed rule, so same classes, images and labels
     found = batch(across(other), "test")
-    assert found.support_x.shape == (3, 6, 3, 84, 84)
-    assert found.query_x.shape == (3, 15, 3, 84, 84)
-    assert torch.equal(found.support_y, raw.support_y)
-    assert torch.equal(found.query_y, raw.query_y)
-    for x, theirs in ((found.support_x, raw.support_x), (found.query_x, raw.query_x)):
+    assert found.support.x.shape == (3, 6, 3, 84, 84)
+    assert found.query.x.shape == (3, 15, 3, 84, 84)
+    assert torch.equal(found.support.y, raw.support.y)
+    assert torch.equal(found.query.y, raw.query.y)
+    for x, theirs in ((found.support.x, raw.support.x), (found.query.x, raw.query.x)):
         small = there.store.pixels(theirs.numpy())
         large = triangle(triangle(small, 84, -1), 84, -2) / 255
         assert abs(x.numpy() - (large - MEAN) / STD).max() <= 1.01 / 255 / STD.min()
@@ -101,13 +104,12 @@ def test_a_test_task_is_the_other_test_split_as_the_trained_models_see_it(other:
 
 def test_training_and_validation_are_as_without(stores: None) -> None:
     for split in ("train", "validation"):
-        for ours, plain in zip(batch(across("cifarfs"), split), batch(across(None), split), strict=True):
-            assert torch.equal(ours, plain)
+        assert same_tasks(batch(across("cifarfs"), split), batch(across(None), split))
     assert across("cifarfs").fingerprint == across(None).fingerprint
 
 
 def test_rotations_are_the_tasks(stores: None) -> None:
-    plain, turned = (batch(across("omniglot", rotations=r), "test", count=20).query_x for r in ("none", "always"))
+    plain, turned = (batch(across("omniglot", rotations=r), "test", count=20).query.x for r in ("none", "always"))
     turns = (Uniforms("omniglot", "finn", "test", 0).rows(0, 20, 3) * 4).astype(int)
     for task, way in np.ndindex(turns.shape):
         for query in range(5 * way, 5 * way + 5):
@@ -152,17 +154,14 @@ def test_selection_is_on_the_own_data_set_and_the_test_on_the_other(stores: None
     score, _ = runs[1].test()
     bank = across("cifarfs").bank("test", 0, final=True)
     assert runs[1].best is not None
-    expected = runs[1]._evaluate(bank, 6, [runs[1].best["weights"]])
+    expected = runs[1].evaluate(bank, 6, [runs[1].best["weights"]])
     assert torch.equal(score.values, expected.values)
     assert not torch.equal(score.values, runs[0].test()[0].values)
 
 
 WRONG: dict[str, tuple[str, str | None, dict[str, Any], str]] = {
-    "regression": ("miniimagenet", "sinusoid", {}, "'sinusoid', which is not made of images"),
-    "to a regression": (
-        "sinusoid", "cifarfs", {"ways": 1},
-        "'cifarfs', but sinusoid is not made of images: its models fit no other data",
-    ),
+    "another problem's data": ("miniimagenet", "noise", {}, "'noise', which is not made of images"),
+    "another problem": ("miniimagenet", "sinusoid", {}, "unknown data set 'sinusoid': allowed: cifarfs"),
     "unknown": ("miniimagenet", "cifarfz", {}, "unknown data set 'cifarfz': did you mean 'cifarfs'?"),
     "itself": ("miniimagenet", "miniimagenet", {}, "which is the task's own data set: leave it out"),
     "a folder": ("miniimagenet", "folder", {}, "only data sets without task.source can be tested on"),
@@ -184,11 +183,17 @@ def test_what_cannot_be_is_one_sentence_before_any_training(case: str, stores: N
                                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     name, other, task, message = WRONG[case]
     monkeypatch.setenv("RAYMETA_STUDIES", str(tmp_path / "studies"))
+    monkeypatch.setitem(registry._classes, ("dataset", "noise"), Random)
     with pytest.raises(UserError) as caught:
         finals.final({"maml": trial(other, dataset=name, **task)}, [0])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_problem_without_images_is_tested_on_no_other_data() -> None:
+    with pytest.raises(UserError, match=r"^config: unknown key 'task\.test_dataset', allowed: .*shots$"):
+        parse_trial({"method": "maml", "task": {"problem": "sinusoid", "test_dataset": "cifarfs"}})
 
 
 @pytest.mark.ray

@@ -7,16 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import joined, same_tasks
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes, ImageEpisodes
+from raymeta.problem import Tasks
+from raymeta.problems.images.episodes import ImageEpisodes
+from raymeta.problems.images.task import ImagesTask
 
 PINNED_CLASSES, PINNED_IMAGES = [10, 4, 12, 1, 6], [5, 9, 18, 16, 11]
 
 
-def draw(traced: Any, first: int, count: int, split: str = "train", seed: int = 0, **task: Any) -> Episodes:
-    batch: Episodes = traced(TaskConfig(**task)).bank(split, seed, final=split == "test").batch(first, count)
+def draw(traced: Any, first: int, count: int, split: str = "train", seed: int = 0, **task: Any) -> Tasks:
+    batch: Tasks = traced(ImagesTask(**task)).bank(split, seed, final=split == "test").draw(first, count)
     return batch
 
 
@@ -31,24 +33,20 @@ def read(x: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return out[0], out[1], out[2]
 
 
-def same(a: Episodes, b: Episodes) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
 @settings(max_examples=25, deadline=None)
 @given(first=st.integers(0, 10**6), cuts=st.lists(st.integers(1, 4), min_size=1, max_size=4), turned=st.booleans())
 def test_batching_changes_nothing(traced: Any, first: int, cuts: list[int], turned: bool) -> None:
-    task = TaskConfig(queries=3, rotations="always" if turned else "none")
-    whole = traced(task).bank("train", 3).batch(first, sum(cuts))
+    task = ImagesTask(queries=3, rotations="always" if turned else "none")
+    whole = traced(task).bank("train", 3).draw(first, sum(cuts))
     bank = traced(task).bank("train", 3)
     starts = [first + sum(cuts[:i]) for i in range(len(cuts))]
-    parts = [bank.batch(start, count) for start, count in reversed(list(zip(starts, cuts, strict=True)))][::-1]
-    assert same(whole, Episodes(*(torch.cat(tensors) for tensors in zip(*parts, strict=True))))
+    parts = [bank.draw(start, count) for start, count in reversed(list(zip(starts, cuts, strict=True)))][::-1]
+    assert same_tasks(whole, joined(*parts))
 
 
 def test_seed_split_and_number_make_the_episode(traced: Any) -> None:
     drawn = [
-        draw(traced, i, 1, split, seed).support_x
+        draw(traced, i, 1, split, seed).support.x
         for i in (0, 1)
         for split in ("train", "validation", "test")
         for seed in (0, 1)
@@ -58,7 +56,7 @@ def test_seed_split_and_number_make_the_episode(traced: Any) -> None:
 
 def test_stream_is_the_one_of_the_first_release(traced: Any) -> None:
     """A change here changes every validation score that was ever compared."""
-    classes, images, _ = read(draw(traced, 7, 1, queries=1).support_x[0])
+    classes, images, _ = read(draw(traced, 7, 1, queries=1).support.x[0])
     assert classes.tolist() == PINNED_CLASSES
     assert images.tolist() == PINNED_IMAGES
 
@@ -70,14 +68,14 @@ def test_an_episode_is_ways_classes_with_support_and_query_apart(
     traced: Any, ways: int, shots: int, queries: int, split: str
 ) -> None:
     episodes = draw(traced, 11, 3, split, ways=ways, shots=shots, queries=queries)
-    assert episodes.tasks == 3
-    assert episodes.support_x.shape == (3, ways * shots, 1, 2, 2)
-    assert episodes.support_x.dtype == torch.float32
-    assert episodes.query_y.shape == (3, ways * queries)
-    assert episodes.query_y.dtype == torch.int64
+    assert episodes.size == 3
+    assert episodes.support.x.shape == (3, ways * shots, 1, 2, 2)
+    assert episodes.support.x.dtype == torch.float32
+    assert episodes.query.y.shape == (3, ways * queries)
+    assert episodes.query.y.dtype == torch.int64
     allowed = {"train": range(13), "validation": range(13, 18), "test": range(18, 23)}[split]
     for i in range(3):
-        support_x, support_y, query_x, query_y = episodes.task(i)
+        (support_x, support_y), (query_x, query_y) = episodes.task(i)
         assert support_y.tolist() == [label for label in range(ways) for _ in range(shots)]
         assert query_y.tolist() == [label for label in range(ways) for _ in range(queries)]
         (support_class, support_image, _), (query_class, query_image, _) = read(support_x), read(query_x)
@@ -92,7 +90,7 @@ def test_an_episode_is_ways_classes_with_support_and_query_apart(
 
 def test_classes_labels_and_images_are_drawn_evenly(traced: Any) -> None:
     episodes = draw(traced, 0, 4000, ways=3, queries=1)
-    classes, images, _ = read(episodes.support_x[:, :, :, :, :])
+    classes, images, _ = read(episodes.support.x[:, :, :, :, :])
     for label in range(3):
         counts = np.bincount(classes[:, label], minlength=13)
         assert abs(counts - 4000 / 13).max() < 5 * (4000 / 13) ** 0.5
@@ -101,8 +99,8 @@ def test_classes_labels_and_images_are_drawn_evenly(traced: Any) -> None:
 
 def test_eval_queries_count_outside_training_only(traced: Any) -> None:
     task = {"queries": 2, "eval_queries": 4}
-    assert draw(traced, 0, 1, "train", **task).query_y.shape == (1, 10)
-    assert draw(traced, 0, 1, "validation", **task).query_y.shape == (1, 20)
+    assert draw(traced, 0, 1, "train", **task).query.y.shape == (1, 10)
+    assert draw(traced, 0, 1, "validation", **task).query.y.shape == (1, 20)
 
 
 @pytest.mark.parametrize(("rotations", "split", "turned"), [
@@ -110,7 +108,7 @@ def test_eval_queries_count_outside_training_only(traced: Any) -> None:
 ])  # fmt: skip
 def test_one_turn_per_class_and_episode(traced: Any, rotations: str, split: str, turned: bool) -> None:
     episodes = draw(traced, 0, 200, split, shots=2, queries=3, rotations=rotations)
-    support, query = read(episodes.support_x)[2].reshape(200, 5, 2), read(episodes.query_x)[2].reshape(200, 5, 3)
+    support, query = read(episodes.support.x)[2].reshape(200, 5, 2), read(episodes.query.x)[2].reshape(200, 5, 3)
     assert (support == support[..., :1]).all()
     assert (query == support[..., :1]).all()
     counts = np.bincount(support[..., 0].ravel(), minlength=4)
@@ -121,8 +119,8 @@ def test_one_turn_per_class_and_episode(traced: Any, rotations: str, split: str,
 def test_each_turn_is_a_class_of_its_own(traced: Any, split: str) -> None:
     there = {"train": range(13), "validation": range(13, 18), "test": range(18, 23)}[split]
     episodes = draw(traced, 0, 600, split, ways=6, shots=2, queries=3, rotations="classes")
-    of_support, _, turned = (values.reshape(600, 6, 2) for values in read(episodes.support_x))
-    of_query, _, query_turned = (values.reshape(600, 6, 3) for values in read(episodes.query_x))
+    of_support, _, turned = (values.reshape(600, 6, 2) for values in read(episodes.support.x))
+    of_query, _, query_turned = (values.reshape(600, 6, 3) for values in read(episodes.query.x))
     classes = of_support * 4 + turned
     assert (classes == classes[..., :1]).all()
     assert (of_query * 4 + query_turned == classes[..., :1]).all()
@@ -138,15 +136,15 @@ def test_each_turn_is_a_class_of_its_own(traced: Any, split: str) -> None:
 def test_fixed_labels_are_of_turned_classes_too(traced: Any) -> None:
     label_of: dict[int, set[int]] = {}
     episodes = draw(traced, 0, 600, queries=1, labels="fixed", rotations="classes")
-    of, _, turned = read(episodes.support_x)
-    for label, one in zip(episodes.support_y.ravel().tolist(), (4 * of + turned).ravel().tolist(), strict=True):
+    of, _, turned = read(episodes.support.x)
+    for label, one in zip(episodes.support.y.ravel().tolist(), (4 * of + turned).ravel().tolist(), strict=True):
         label_of.setdefault(one, set()).add(label)
     assert sorted(label_of) == list(range(52))
     assert all(len(labels) == 1 for labels in label_of.values())
 
 
 def test_turns_leave_the_draw_as_it_is(traced: Any) -> None:
-    plain, turned = (draw(traced, 0, 5, rotations=rotations).query_x for rotations in ("none", "always"))
+    plain, turned = (draw(traced, 0, 5, rotations=rotations).query.x for rotations in ("none", "always"))
     assert (np.stack(read(plain)[:2]) == np.stack(read(turned)[:2])).all()
     assert not torch.equal(plain, turned)
 
@@ -155,7 +153,7 @@ def test_fixed_labels_are_one_partition_for_all_seeds(traced: Any) -> None:
     label_of: dict[int, set[int]] = {}
     for seed in (0, 1):
         episodes = draw(traced, 0, 400, seed=seed, queries=1, labels="fixed")
-        for label, one in zip(episodes.support_y.ravel().tolist(), read(episodes.support_x)[0].ravel(), strict=True):
+        for label, one in zip(episodes.support.y.ravel().tolist(), read(episodes.support.x)[0].ravel(), strict=True):
             label_of.setdefault(int(one), set()).add(label)
     assert sorted(label_of) == list(range(13))
     assert all(len(labels) == 1 for labels in label_of.values())
@@ -163,35 +161,35 @@ def test_fixed_labels_are_one_partition_for_all_seeds(traced: Any) -> None:
 
 
 def test_fixed_labels_leave_evaluation_ordinary(traced: Any) -> None:
-    assert same(draw(traced, 0, 9, "validation", labels="fixed"), draw(traced, 0, 9, "validation"))
+    assert same_tasks(draw(traced, 0, 9, "validation", labels="fixed"), draw(traced, 0, 9, "validation"))
 
 
 def test_fewer_training_classes_are_a_part_of_more_and_evaluation_is_ordinary(traced: Any) -> None:
     def seen(wanted: int | None, seed: int = 0) -> set[int]:
-        return set(read(draw(traced, 0, 200, seed=seed, train_classes=wanted).support_x)[0].ravel().tolist())
+        return set(read(draw(traced, 0, 200, seed=seed, train_classes=wanted).support.x)[0].ravel().tolist())
 
     few, more = seen(6), seen(9)
     assert (len(few), len(more), len(seen(None))) == (6, 9, 13)
     assert few < more
     assert seen(6, seed=5) == few
-    assert same(draw(traced, 0, 9, "validation", train_classes=6), draw(traced, 0, 9, "validation"))
+    assert same_tasks(draw(traced, 0, 9, "validation", train_classes=6), draw(traced, 0, 9, "validation"))
 
 
 def test_pixels_are_scaled_and_standardised(traced: Any) -> None:
     class Standardised(traced):  # type: ignore[misc]
         mean, std = (0.5,), (0.25,)
 
-    plain = draw(traced, 0, 2).query_x
+    plain = draw(traced, 0, 2).query.x
     assert set((plain * 255).unique().round().int().tolist()) <= {*range(23), 201, 202}
-    assert torch.allclose(draw(Standardised, 0, 2).query_x, (plain - 0.5) / 0.25)
+    assert torch.allclose(draw(Standardised, 0, 2).query.x, (plain - 0.5) / 0.25)
 
 
 def test_classes_of_different_sizes_give_only_their_own_images(traced: Any) -> None:
-    store = traced(TaskConfig()).store
+    store = traced(ImagesTask()).store
     store.sizes = store.sizes.copy()
     store.sizes[:13] = np.arange(4, 17)
-    bank = ImageEpisodes(store, TaskConfig(queries=3), "train", 0)
-    classes, images, _ = read(bank.batch(0, 300).query_x)
+    bank = ImageEpisodes(store, ImagesTask(queries=3), "train", 0)
+    classes, images, _ = read(bank.draw(0, 300).query.x)
     assert (images < classes + 4).all()
     assert all((images[classes == one] == one + 3).any() for one in range(13))
 
@@ -207,5 +205,5 @@ def test_classes_of_different_sizes_give_only_their_own_images(traced: Any) -> N
 ])  # fmt: skip
 def test_too_few_classes_or_images_are_one_sentence(traced: Any, split: Any, task: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        traced(TaskConfig(**task)).bank(split, 0)
+        traced(ImagesTask(**task)).bank(split, 0)
     assert str(caught.value) == message

@@ -11,7 +11,7 @@ from photos import class_tree, write_photo
 from raymeta import cli
 from raymeta.problems.images.datasets.cub import Cub
 from raymeta.problems.images.datasets.imagenet import MiniImageNet
-from raymeta.problems.images.store import Published
+from raymeta.problems.images.reading.sources import Published
 from raymeta.study.plan.plan import make_config
 
 

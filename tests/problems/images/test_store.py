@@ -16,23 +16,23 @@ import numpy as np
 import pytest
 from traced import Traced
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
+from raymeta.problem import TestSplitClosed, open_problem
 from raymeta.problems.images.reading import packing
-from raymeta.problems.images.store import TestSplitClosed, open_dataset
+from raymeta.problems.images.task import ImagesTask
 
 HERE = Path(__file__).parents[1]  # where traced.py is
 
 
 def python(code: str) -> "subprocess.Popen[str]":
     """Another process; it has `Traced`."""
-    start = "from raymeta.config import TaskConfig\nfrom traced import Traced\n"
+    start = "from raymeta.problems.images.task import ImagesTask\nfrom traced import Traced\n"
     code = f"import sys; sys.path.insert(0, {str(HERE)!r})\n{start}{code}"
     return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_images_are_one_read_only_map(traced: type[Traced]) -> None:
-    images = traced(TaskConfig()).store.images
+    images = traced(ImagesTask()).store.images
     assert isinstance(images, np.memmap)
     assert not images.flags.writeable
     with pytest.raises(ValueError, match="read-only"):
@@ -40,7 +40,7 @@ def test_images_are_one_read_only_map(traced: type[Traced]) -> None:
 
 
 def test_describe_before_and_after(cache: Path) -> None:
-    dataset = Traced(TaskConfig())
+    dataset = Traced(ImagesTask())
     assert not dataset.ready
     assert "classes" not in dataset.describe()
     dataset.prepare()
@@ -51,7 +51,7 @@ def test_describe_before_and_after(cache: Path) -> None:
 
 
 def test_fingerprint_follows_pixels_classes_and_splits(traced: type[Traced]) -> None:
-    packed = Traced(TaskConfig()).build(None, lambda done, total: None)
+    packed = Traced(ImagesTask()).build(None, lambda done, total: None)
     other = packed.images.copy()
     other[-1, 0, 1, 1] ^= 1
     split = packed.splits["standard"]
@@ -61,14 +61,14 @@ def test_fingerprint_follows_pixels_classes_and_splits(traced: type[Traced]) -> 
         packed._replace(sizes=[19, 21, *packed.sizes[2:]]),
         packed._replace(splits={"standard": {**split, "train": split["test"], "test": split["train"]}}),
     ]
-    assert packing.fingerprint(packed) == traced(TaskConfig()).fingerprint
+    assert packing.fingerprint(packed) == traced(ImagesTask()).fingerprint
     assert len({packing.fingerprint(one) for one in [packed, *changed]}) == 5
 
 
 def test_test_split_is_closed_but_for_final_runs(traced: type[Traced]) -> None:
     with pytest.raises(TestSplitClosed, match="the test split is opened by final runs only"):
-        traced(TaskConfig()).bank("test", 0)
-    assert traced(TaskConfig()).bank("test", 0, final=True).batch(0, 1).tasks == 1
+        traced(ImagesTask()).bank("test", 0)
+    assert traced(ImagesTask()).bank("test", 0, final=True).draw(0, 1).size == 1
 
 
 def test_a_builder_killed_half_way_leaves_no_store_and_is_cleaned_up(cache: Path) -> None:
@@ -78,16 +78,16 @@ def stop(handle):  # called when the images are written and the rest is not
     print("half", flush=True)
     time.sleep(60)
 os.fsync = stop
-Traced(TaskConfig()).prepare()""")
+Traced(ImagesTask()).prepare()""")
     assert builder.stdout is not None
     assert builder.stdout.readline() == "half\n"
     builder.send_signal(signal.SIGKILL)
     builder.communicate()
     assert list(cache.glob(".traced-1.*/new/images.npy"))
-    dataset = Traced(TaskConfig())
+    dataset = Traced(ImagesTask())
     assert not dataset.ready
     dataset.prepare()
-    assert dataset.bank("train", 0).batch(0, 1).tasks == 1
+    assert dataset.bank("train", 0).draw(0, 1).size == 1
     assert sorted(path.name for path in cache.iterdir()) in (["traced-1"], ["traced-1", "traced-1.lock"])
 
 
@@ -102,7 +102,7 @@ class Slow(Traced):
         return super().build(root, progress)
 print("up", flush=True)
 sys.stdin.readline()
-dataset = Slow(TaskConfig())
+dataset = Slow(ImagesTask())
 dataset.prepare()
 print(dataset.fingerprint)"""
     builders = [python(code), python(code)]
@@ -115,7 +115,7 @@ print(dataset.fingerprint)"""
         builder.stdin.flush()
     prints = {builder.communicate()[0] for builder in builders}
     assert [builder.returncode for builder in builders] == [0, 0]
-    assert prints == {Traced(TaskConfig()).fingerprint + "\n"}
+    assert prints == {Traced(ImagesTask()).fingerprint + "\n"}
     assert (tmp_path / "built").read_text() == "built\n"
 
 
@@ -131,11 +131,11 @@ class Stuck(Traced):
             print("half", flush=True)
             time.sleep(60)
         return packed._replace(images=Stream(packed.images.shape, parts()))
-Stuck(TaskConfig()).prepare()""")
+Stuck(ImagesTask()).prepare()""")
     assert killed.stdout is not None
     assert killed.stdout.readline() == "half\n"
     other = python(
-        "print('up', flush=True)\ndataset = Traced(TaskConfig())\ndataset.prepare()\nprint(dataset.fingerprint)"
+        "print('up', flush=True)\ndataset = Traced(ImagesTask())\ndataset.prepare()\nprint(dataset.fingerprint)"
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "up\n"
@@ -146,7 +146,7 @@ Stuck(TaskConfig()).prepare()""")
     killed.communicate()
     printed = other.communicate()[0]
     assert other.returncode == 0
-    assert printed == Traced(TaskConfig()).fingerprint + "\n"
+    assert printed == Traced(ImagesTask()).fingerprint + "\n"
     assert not list(cache.glob(".traced-1.*"))
 
 
@@ -165,7 +165,7 @@ def streamed(images: np.ndarray, parts: Iterable[tuple[int, np.ndarray]]) -> typ
 def test_a_stream_makes_the_same_store_in_any_order(cache: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 4), np.uint8)
     rows = [(4, images[4:6]), (0, images[:3]), (6, images[6:]), (3, images[3:4])]
-    dataset = streamed(images, rows)(TaskConfig())
+    dataset = streamed(images, rows)(ImagesTask())
     dataset.prepare()
     assert (dataset.store.images == images).all()
     labels = {"train": [0], "validation": [], "test": []}
@@ -180,16 +180,16 @@ def test_a_stream_that_breaks_off_leaves_nothing(cache: Path) -> None:
         raise UserError("photo 4: not an image that can be read")
 
     with pytest.raises(UserError, match=r"^photo 4: "):
-        streamed(images, damaged())(TaskConfig()).prepare()
+        streamed(images, damaged())(ImagesTask()).prepare()
     with pytest.raises(ValueError, match="3 images were streamed, 7 were promised"):
-        streamed(images, [(0, images[:3])])(TaskConfig()).prepare()
+        streamed(images, [(0, images[:3])])(ImagesTask()).prepare()
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_a_stream_takes_little_memory(cache: Path) -> None:
     shape = (5000, 3, 84, 84)  # 106 MB
     one = np.ones((1, *shape[1:]), np.uint8)
-    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(TaskConfig())
+    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(ImagesTask())
     tracemalloc.start()
     dataset.prepare()
     peak = tracemalloc.get_traced_memory()[1]
@@ -201,7 +201,7 @@ def test_a_stream_takes_little_memory(cache: Path) -> None:
 def test_a_full_disk_is_one_sentence(cache: Path) -> None:
     shape = (500, 3, 84, 84)
     one = np.ones((1, *shape[1:]), np.uint8)
-    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(TaskConfig())
+    dataset = streamed(np.broadcast_to(one, shape), ((row, one) for row in range(shape[0])))(ImagesTask())
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, before[1]))  # the system writes no more than that into a file
     try:
@@ -219,12 +219,12 @@ def test_a_failed_build_leaves_nothing(cache: Path) -> None:
             raise UserError("no data")
 
     with pytest.raises(UserError, match=r"^no data$"):
-        Failing(TaskConfig()).prepare()
+        Failing(ImagesTask()).prepare()
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_rebuild_replaces_and_an_open_map_lives_on(cache: Path) -> None:
-    dataset = Traced(TaskConfig())
+    dataset = Traced(ImagesTask())
     dataset.prepare()
     mapped, before = dataset.store.images, dataset.folder.stat().st_ino
     dataset.prepare()
@@ -259,33 +259,33 @@ def _foreign(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", [_cut_off, _cut_off_meta, _without_meta, _of_another_shape, _foreign])
 def test_damage_is_one_sentence_and_rebuild_mends_it(cache: Path, damage: object) -> None:
-    dataset = Traced(TaskConfig())
+    dataset = Traced(ImagesTask())
     dataset.prepare()
     damage(dataset.folder)  # type: ignore[operator]
-    for use in (lambda: Traced(TaskConfig()).bank("train", 0), dataset.prepare):
+    for use in (lambda: Traced(ImagesTask()).bank("train", 0), dataset.prepare):
         with pytest.raises(UserError) as caught:
             use()  # type: ignore[operator]
         assert str(caught.value).startswith(f"{dataset.folder}: damaged or not a store of 'traced' (")
         assert str(caught.value).endswith("): run `raymeta data prepare traced --rebuild`")
         assert "\n" not in str(caught.value)
     dataset.prepare(rebuild=True)
-    assert dataset.bank("train", 0).batch(0, 1).tasks == 1
+    assert dataset.bank("train", 0).draw(0, 1).size == 1
 
 
 def test_what_is_not_there_is_one_sentence(cache: Path) -> None:
     with pytest.raises(UserError, match=r"the data set 'traced' is not in .*: run `raymeta data prepare traced`$"):
-        Traced(TaskConfig()).bank("train", 0)
+        Traced(ImagesTask()).bank("train", 0)
     with pytest.raises(UserError, match="did you mean 'omniglot'"):
-        open_dataset(TaskConfig(dataset="omnigot"))
+        open_problem(ImagesTask(dataset="omnigot"))
     with pytest.raises(UserError, match=r"^task\.split: omniglot has no split 'fin': did you mean 'finn'"):
-        open_dataset(TaskConfig(dataset="omniglot", split="fin"))
+        open_problem(ImagesTask(dataset="omniglot", split="fin"))
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAYMETA_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot be written: .*RAYMETA_CACHE moves it"):
-        Traced(TaskConfig()).prepare()
+        Traced(ImagesTask()).prepare()
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -9,11 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from images.test_episodes import read, same
+from images.test_episodes import read
+from reference import same_tasks
 
-from raymeta.config import MetaDatasetConfig, TaskConfig, parse_trial
+from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problem import Tasks, parse_task, predictions
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask, MetaDatasetConfig
 from raymeta.problems.images.variable import VariableEpisodes, support_counts
 from raymeta.schema import check, merge
 from raymeta.testing import checks, small_trial
@@ -23,11 +26,16 @@ SMALL = {"sampler": "metadataset", "metadataset": {"min_ways": 2, "max_ways": 4,
 
 
 def bank(traced: Any, split: str = "train", seed: int = 0, sizes: Any = None, **task: Any) -> VariableEpisodes:
-    dataset = traced(check(TaskConfig, {"sampler": "metadataset", **task}, "task"))
+    dataset = traced(check(ImagesTask, {"sampler": "metadataset", **task}, "task"))
     if sizes is not None:
         dataset.store.sizes = np.array(sizes)
     found: VariableEpisodes = dataset.bank(split, seed, final=split == "test")
     return found
+
+
+def ways_of(episode: Tasks) -> int:
+    """Classes of the one episode, each of which has support images."""
+    return len(counts(episode.support.y))
 
 
 def counts(y: torch.Tensor) -> list[int]:
@@ -37,24 +45,24 @@ def counts(y: torch.Tensor) -> list[int]:
 def test_an_episode_is_within_the_bounds_and_has_no_image_twice(traced: Any) -> None:
     drawn, ways, shapes = bank(traced), [], set()
     for number in range(120):
-        episode = drawn.batch(number, 1)
-        support, query = counts(episode.support_y), counts(episode.query_y)
-        ways.append(episode.ways)
+        episode = drawn.draw(number, 1)
+        support, query = counts(episode.support.y), counts(episode.query.y)
+        ways.append(ways_of(episode))
         shapes.add(tuple(support))
-        assert len(query) == episode.ways
+        assert len(query) == ways_of(episode)
         assert set(query) == {10}  # half of 20
         assert all(1 <= shots <= 10 for shots in support)
-        (of, image, _), (of_query, query_image, _) = read(episode.support_x[0]), read(episode.query_x[0])
-        by_label = dict(zip(episode.support_y[0].tolist(), of.tolist(), strict=True))
-        assert len(set(by_label.values())) == episode.ways
-        assert [by_label[label] for label in episode.support_y[0].tolist()] == of.tolist()
-        assert [by_label[label] for label in episode.query_y[0].tolist()] == of_query.tolist()
+        (of, image, _), (of_query, query_image, _) = read(episode.support.x[0]), read(episode.query.x[0])
+        by_label = dict(zip(episode.support.y[0].tolist(), of.tolist(), strict=True))
+        assert len(set(by_label.values())) == ways_of(episode)
+        assert [by_label[label] for label in episode.support.y[0].tolist()] == of.tolist()
+        assert [by_label[label] for label in episode.query.y[0].tolist()] == of_query.tolist()
         used = [
             *zip(of.tolist(), image.tolist(), strict=True),
             *zip(of_query.tolist(), query_image.tolist(), strict=True),
         ]
         assert len(set(used)) == len(used)
-        assert episode.support_y[0].tolist() == sorted(episode.support_y[0].tolist())
+        assert episode.support.y[0].tolist() == sorted(episode.support.y[0].tolist())
     # 13 training classes: 5 to 13 ways, evenly
     assert set(ways) == set(range(5, 14))
     assert abs(np.bincount(ways)[5:] - 120 / 9).max() < 5 * (120 / 9) ** 0.5
@@ -91,9 +99,9 @@ def test_the_smallest_class_of_an_episode_says_how_many_queries(traced: Any) -> 
     drawn = bank(traced, sizes=[3, *[20] * 22], metadataset={"min_ways": 2, "max_ways": 3})
     seen = {}
     for number in range(80):
-        episode = drawn.batch(number, 1)
-        small = 0 in read(episode.support_x[0])[0].tolist()
-        seen.setdefault(small, set()).update(counts(episode.query_y))
+        episode = drawn.draw(number, 1)
+        small = 0 in read(episode.support.x[0])[0].tolist()
+        seen.setdefault(small, set()).update(counts(episode.query.y))
     assert seen == {True: {1}, False: {10}}
 
 
@@ -102,22 +110,22 @@ def test_the_smallest_class_of_an_episode_says_how_many_queries(traced: Any) -> 
 def test_an_episode_is_a_function_of_its_number(traced: Any, number: int, others: list[int]) -> None:
     used = bank(traced)
     for other in others:
-        used.batch(other, 1)
-    assert same(used.batch(number, 1), bank(traced).batch(number, 1))
+        used.draw(other, 1)
+    assert same_tasks(used.draw(number, 1), bank(traced).draw(number, 1))
 
 
 def test_other_seeds_and_splits_are_other_episodes(traced: Any) -> None:
     drawn = [
-        bank(traced, split, seed).batch(0, 1).query_x for split in ("train", "validation", "test") for seed in (0, 1)
+        bank(traced, split, seed).draw(0, 1).query.x for split in ("train", "validation", "test") for seed in (0, 1)
     ]
     assert len({tuple(x.flatten().tolist()) for x in drawn}) == 6
 
 
 def test_the_stream_is_pinned(traced: Any) -> None:
     """A change here changes every score of this sampler that was ever compared."""
-    episode = bank(traced).batch(7, 1)
-    of, image, _ = read(episode.query_x[0])
-    assert counts(episode.support_y) == [4, 9, 4, 10, 7, 9, 9, 5, 4, 10, 10, 5]
+    episode = bank(traced).draw(7, 1)
+    of, image, _ = read(episode.query.x[0])
+    assert counts(episode.support.y) == [4, 9, 4, 10, 7, 9, 9, 5, 4, 10, 10, 5]
     assert of[::10].tolist() == [7, 4, 1, 9, 10, 11, 0, 5, 6, 2, 8, 12]
     assert image[:4].tolist() == [10, 8, 7, 3]
 
@@ -127,21 +135,21 @@ def test_turns_are_per_class_and_each_turn_may_be_a_class(traced: Any) -> None:
         drawn = bank(traced, rotations=rotations)
         quarters = set()
         for number in range(8):
-            episode = drawn.batch(number, 1)
+            episode = drawn.draw(number, 1)
             turned = [
                 {(y, k) for y, k in zip(y[0].tolist(), read(x[0])[2].tolist(), strict=True)}
-                for x, y in ((episode.support_x, episode.support_y), (episode.query_x, episode.query_y))
+                for x, y in ((episode.support.x, episode.support.y), (episode.query.x, episode.query.y))
             ]
             assert turned[0] == turned[1]
-            assert len(turned[0]) == episode.ways
+            assert len(turned[0]) == ways_of(episode)
             quarters |= {k for _, k in turned[0]}
         assert quarters == {0, 1, 2, 3}
-    assert max(drawn.batch(number, 1).ways for number in range(40)) > 13  # 52 classes
+    assert max(ways_of(drawn.draw(number, 1)) for number in range(40)) > 13  # 52 classes
 
 
 def test_several_at_once_are_refused(traced: Any) -> None:
     with pytest.raises(ValueError, match="2 episodes of different shapes were asked for at once: take them one by one"):
-        bank(traced).batch(0, 2)
+        bank(traced).draw(0, 2)
 
 
 @pytest.mark.parametrize(("task", "sizes", "message"), [
@@ -166,16 +174,14 @@ def trial(spec: str, **more: Any) -> Any:
 
 @pytest.mark.parametrize("spec", ["maml", "anil", "protonet", "matchingnet", "relationnet", "protomaml"])
 def test_a_task_has_as_many_outputs_as_ways(glyphs: ImageDataset, spec: str) -> None:
-    from raymeta.training.evaluation import predictions
-
     trainer = Trainer(trial(spec))
-    drawn = trainer.dataset.bank("validation", 0)
+    drawn = trainer.problem.bank("validation", 0)
     shapes = set()
     for number in range(4):
-        episode = drawn.batch(number, 1)
+        episode = drawn.draw(number, 1)
         with torch.no_grad():
-            outputs = predictions(trainer.method, episode, False)
-        assert outputs.shape == (1, episode.query_y.shape[1], episode.ways)
+            outputs = predictions(trainer.learner, episode, False)
+        assert outputs.shape == (1, episode.query.y.shape[1], ways_of(episode))
         shapes.add(outputs.shape)
     assert len(shapes) > 1
     assert trainer.validate()["val_accuracy"] > 0
@@ -183,11 +189,11 @@ def test_a_task_has_as_many_outputs_as_ways(glyphs: ImageDataset, spec: str) -> 
 
 def test_outputs_that_a_task_does_not_use_get_no_gradient(glyphs: ImageDataset) -> None:
     trainer = Trainer(trial("maml"))
-    drawn, number = trainer.dataset.bank("train", 0), 0
-    while drawn.batch(number, 1).ways != 2:
+    drawn, number = trainer.problem.bank("train", 0), 0
+    while ways_of(drawn.draw(number, 1)) != 2:
         number += 1
-    trainer.accumulate(drawn.batch(number, 1))
-    gradient = trainer.method.model.head.weight.grad
+    trainer.accumulate(drawn.draw(number, 1))
+    gradient = trainer.learner.model.head.weight.grad
     assert gradient.shape[0] == 4
     assert (gradient[:2].abs().sum(1) > 0).all()
     assert (gradient[2:] == 0).all()
@@ -196,12 +202,12 @@ def test_outputs_that_a_task_does_not_use_get_no_gradient(glyphs: ImageDataset) 
 def test_an_outer_step_weighs_its_tasks_alike_whatever_their_shapes(glyphs: ImageDataset) -> None:
     trainer = Trainer(trial("maml+dropgrad", outer={"tasks_per_step": 3}))
     loss = trainer.outer_gradient()
-    together = {n: p.grad.clone() for n, p in trainer.method.named_parameters() if p.grad is not None}
+    together = {n: p.grad.clone() for n, p in trainer.learner.named_parameters() if p.grad is not None}
     losses, sums = [], {name: torch.zeros_like(gradient) for name, gradient in together.items()}
     for first in range(3):
-        trainer.method.zero_grad()
-        losses.append(trainer.accumulate(trainer.dataset.bank("train", 0).batch(first, 1), first))
-        for name, parameter in trainer.method.named_parameters():
+        trainer.learner.zero_grad()
+        losses.append(trainer.accumulate(trainer.problem.bank("train", 0).draw(first, 1), first))
+        for name, parameter in trainer.learner.named_parameters():
             if parameter.grad is not None:
                 sums[name] += parameter.grad
     assert loss == pytest.approx(sum(losses) / 3)
@@ -213,8 +219,8 @@ def test_an_outer_step_weighs_its_tasks_alike_whatever_their_shapes(glyphs: Imag
     ("maml+taml", {"regularizers": {"taml": {"measure": "theil"}}}, "task.sampler: found 'metadataset', but taml "
      "compares the tasks of an outer step, which must then be of one shape; allowed: fixed"),
     ("maml+metamix", {}, "regularizers.metamix.shuffle: found 0.5, but it pairs the images of classes, which differ in "
-     "size with task.sampler metadataset; allowed: 0"),
-    ("maml", {"engine": {"tasks": "vmap"}}, "engine.tasks: found 'vmap', but task.sampler metadataset makes tasks of "
+     "size in glyphs-metadataset; allowed: 0"),
+    ("maml", {"engine": {"tasks": "vmap"}}, "engine.tasks: found 'vmap', but glyphs-metadataset has tasks of "
      "different shapes; allowed: auto, loop"),
 ])  # fmt: skip
 def test_what_needs_tasks_of_one_shape_is_refused(glyphs: ImageDataset, spec: str, more: Any, message: str) -> None:
@@ -224,10 +230,12 @@ def test_what_needs_tasks_of_one_shape_is_refused(glyphs: ImageDataset, spec: st
 
 
 def test_a_curve_has_no_classes_to_draw() -> None:
+    with pytest.raises(UserError, match=r"^config: unknown key 'task\.sampler', allowed: .*shots$"):
+        parse_trial({"method": "maml", "task": {"problem": "sinusoid", "sampler": "metadataset"}})
     with pytest.raises(
-        UserError, match=r"^task\.sampler: found 'metadataset', but sinusoid is a regression: allowed: 'fixed'$"
+        UserError, match=r"^--task sinusoid-metadataset: expected sinusoid-<shots>s, as in sinusoid-10s$"
     ):
-        open_dataset(TaskConfig(dataset="sinusoid", ways=1, sampler="metadataset"))
+        parse_task("sinusoid-metadataset")
 
 
 def test_it_is_named_on_the_command_line_and_shapes_are_not() -> None:

@@ -11,12 +11,12 @@ import pytest
 from study.driving import CLOSED, raymeta
 from study.two_nodes import two_nodes
 
-from raymeta.config import TaskConfig
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 from raymeta.study.machines import doctor
 from raymeta.study.machines.doctor import Finding
 
-GLYPHS = TaskConfig(dataset="glyphs")
+GLYPHS = ImagesTask(dataset="glyphs")
 
 
 def checks(done: Any) -> dict[str, dict[str, Any]]:

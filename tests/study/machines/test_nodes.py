@@ -16,12 +16,13 @@ import pytest
 from study.driving import TINY, load, parse, runs_of, start, tiny_record, until
 from study.two_nodes import TwoNodes, two_nodes
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 from raymeta.storage.files import read_yaml
 
-GLYPHS = TaskConfig(dataset="glyphs")
+GLYPHS = ImagesTask(dataset="glyphs")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_without_a_cluster_nothing_is_done(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RAYMETA_STUDIES", str(tmp_path / "studies"))
     prepare_nodes(GLYPHS)
     assert list(tmp_path.iterdir()) == []
-    assert not open_dataset(GLYPHS).ready
+    assert not open_problem(GLYPHS).ready
 
 
 def test_where_no_cluster_listens_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

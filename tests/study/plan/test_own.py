@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from study.driving import tiny_plan
 
 from raymeta.errors import UserError
+from raymeta.problem import open_problem
 from raymeta.storage.files import studies_folder
 from raymeta.study.plan.own import Said, as_param
 from raymeta.study.plan.param import Param
 from raymeta.study.plan.plan import Plan, make_config, make_plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.record.record import StudyRecord, open_study
-from raymeta.training.evaluation import metric_of
 
 DROPGRAD = "regularizers.dropgrad."
 RATE, NOISE = DROPGRAD + "rate", DROPGRAD + "noise"
@@ -230,10 +230,8 @@ def test_a_study_has_all_of_it_and_needs_no_file_again(tmp_path: Path) -> None:
         "maml+dropgrad", "sinusoid-5s", words=[f"budget.{k}={v}" for k, v in made.base.budget.model_dump().items()]
         + ["study.first_rung=2", "maml.order=first"], space=file,
     )  # fmt: skip
-    from raymeta.problems.images.store import open_dataset
-
-    dataset = open_dataset(plan.base.task)
-    StudyRecord.create(studies_folder() / "own-space", plan, metric_of(dataset), dataset.fingerprint)
+    problem = open_problem(plan.base.task)
+    StudyRecord.create(studies_folder() / "own-space", plan, problem.metric, problem.fingerprint)
     file.unlink()
     again = open_study("own-space")
     assert again.plan == plan
@@ -255,7 +253,7 @@ WRONG_WORDS = {
         "unknown key 'regularizers.drpgrad.rate', did you mean 'regularizers.dropgrad.rate'?"
     ),
     "maml.zzzz=1..2": (
-        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, task, task.metadataset, outer, "
+        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, task, outer, "
         "pretraining, budget, engine, maml"
     ),
     "maml.inner_lr=-1..0.5": "maml.inner_lr: found -1.0: input should be greater than or equal to 0",
@@ -274,7 +272,7 @@ WRONG_WORDS = {
     "maml.order=first,first": "a choice is there twice: first, first",
     "maml.inner_lr=0.1..": LOW_HIGH,
     "maml.inner_lr=0.01..0.5:lag": LOW_HIGH,
-    "task.ways=5..20": "'task.ways' is the same for all trials of a study; give it one value",
+    "task.shots=5..20": "'task.shots' is the same for all trials of a study; give it one value",
     "budget.outer_steps=10..20": "'budget.outer_steps' is the same for all trials of a study; give it one value",
     "model.name=mlp,conv4": "'model.name' is the same for all trials of a study; give it one value",
 }

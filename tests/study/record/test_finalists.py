@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study.driving import give_all, load, noted, tiny_plan, tiny_record
 
+from raymeta.metric import Metric, half_width
 from raymeta.report.export import against_start
 from raymeta.storage.files import studies_folder
 from raymeta.study.record.finalists import Finalist, Standings, chosen, paired, settled, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.run.reevaluate import missing
-from raymeta.training.evaluation import Metric, half_width
 
 ROUNDS = ["budget.validate_every=6", "study.first_rung=6"]  # at 6, 12 and 18 outer steps; rungs at 6 and 18
 ACCURACY = Metric("accuracy", "max")

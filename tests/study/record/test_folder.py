@@ -8,11 +8,11 @@ import pytest
 from study.driving import NAME, noted, numbers, tiny_plan, tiny_record
 
 from raymeta.errors import UserError
+from raymeta.metric import Metric
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import RemotePath
 from raymeta.study.record import lease, stored_journal
 from raymeta.study.record.record import StudyRecord, all_studies, mend_journal, open_study
-from raymeta.training.evaluation import Metric
 
 
 @pytest.fixture

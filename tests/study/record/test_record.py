@@ -18,12 +18,12 @@ from optuna.trial import TrialState
 from study.driving import WORDS, load, tiny_plan, tiny_record
 
 from raymeta.errors import UserError
+from raymeta.metric import Metric
 from raymeta.storage.files import studies_folder
 from raymeta.study.plan.plan import make_plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.plan.warm_start import warm_started
 from raymeta.study.record.record import StudyRecord, check_name, mend_journal, open_study
-from raymeta.training.evaluation import Metric
 
 METRIC = Metric("mse", "min")
 

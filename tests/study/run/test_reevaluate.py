@@ -25,6 +25,7 @@ from study.driving import (
     until,
 )  # fmt: skip
 
+from raymeta.problem import predictions
 from raymeta.report.export import against_start, export
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.study.machines.resources import Slots
@@ -34,7 +35,6 @@ from raymeta.study.record.finalists import FILE, Standings, settled, standings, 
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.reevaluate import missing, reevaluate, score
 from raymeta.study.tracking.connection import connect
-from raymeta.training.evaluation import predictions
 from raymeta.training.trainer import Trainer
 
 ROUNDS = ["budget.validate_every=6", "study.first_rung=6"]  # at 6, 12 and 18 outer steps; rungs at 6 and 18
@@ -69,12 +69,12 @@ def files(record: StudyRecord) -> dict[Path, tuple[int, bytes]]:
 def reference(trainer: Trainer, steps: int, tasks: int) -> list[float]:
     """The mean squared error of every fresh episode, one by one."""
     (kept,) = [entry["weights"] for entry in trainer.top if entry["outer_step"] == steps]
-    trainer.method.load_state_dict(kept)
-    bank = trainer.dataset.bank("validation", 2**32)
-    episodes = [bank.batch(number, 1) for number in range(tasks)]
+    trainer.learner.load_state_dict(kept)
+    bank = trainer.problem.bank("validation", 2**32)
+    episodes = [bank.draw(number, 1) for number in range(tasks)]
     with torch.no_grad():
-        outputs = [predictions(trainer.method, episode, False) for episode in episodes]
-    return [float(((out - e.query_y) ** 2).mean()) for out, e in zip(outputs, episodes, strict=True)]
+        outputs = [predictions(trainer.learner, episode, False) for episode in episodes]
+    return [float(((out - e.query.y) ** 2).mean()) for out, e in zip(outputs, episodes, strict=True)]
 
 
 # Their scores
@@ -131,7 +131,7 @@ def test_the_episodes_are_fresh(studies: Path) -> None:
     (one,) = missing(record)
     assert (one.bank_seed, one.tasks) == (7 + 2**32, 30)
     dataset = Trainer(record.config(record.trial(0))).dataset
-    banks = [dataset.bank("validation", seed).batch(0, 40).support_x for seed in (7, one.bank_seed)]
+    banks = [dataset.bank("validation", seed).draw(0, 40).support.x for seed in (7, one.bank_seed)]
     assert not any(bool((row == other).all()) for row in banks[0] for other in banks[1])
 
 

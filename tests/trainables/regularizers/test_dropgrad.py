@@ -1,15 +1,17 @@
 """DropGrad's noise: its distribution, what it depends on, and that it is a constant of the outer gradient."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
-from reference import Random, Task, conv4, learner, noise_of, small_trial
+from reference import Random, conv4, learner, noise_of, small_trial
 from torch import Tensor
-from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, outer_gradient, unrolled_loss
+from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, hooks_of, outer_gradient, unrolled_loss
 
 from raymeta.inner import Context
-from raymeta.learner import Method
+from raymeta.learner import Learner
+from raymeta.problem import Task
 from raymeta.training.trainer import Trainer
 from trainables.regularizers.dropgrad import DropGrad
 
@@ -21,7 +23,7 @@ LAYERS = {
 }
 
 
-def dropped(**dropgrad: Any) -> Method:
+def dropped(**dropgrad: Any) -> Learner:
     return learner(
         Random((1, 16, 16)),
         model={"name": "conv4", "width": 8},
@@ -34,12 +36,11 @@ def regularizer(**dropgrad: Any) -> DropGrad:
     return cast(DropGrad, dropped(**dropgrad).regularizers[0])
 
 
-def context(method: Method | DropGrad, seed: int = 0, progress: float = 0.0) -> Context:
-    regularizers = tuple(method.regularizers) if isinstance(method, Method) else (method,)
-    return Context(training=True, progress=progress, noise=noise_of(seed), regularizers=regularizers)  # type: ignore[arg-type]
+def context(seed: int = 0, progress: float = 0.0) -> Context:
+    return Context(training=True, progress=progress, noise=noise_of(seed))
 
 
-def record(method: Method) -> list[tuple[float, Tensor]]:
+def record(method: Learner) -> list[tuple[float, Tensor]]:
     """Ramp and noise of every gradient from now on, in the order in which they are drawn."""
     drop, seen = cast(DropGrad, method.regularizers[0]), list[tuple[float, Tensor]]()
     plain = drop.factor
@@ -61,7 +62,7 @@ def trial(dropgrad: dict[str, Any] | None, **sections: Any) -> Trainer:
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.5])
 def test_mean_is_1_and_variance_p_over_1_minus_p(kind: str, rate: float) -> None:
     drop, count = regularizer(noise=kind, rate=rate), 400_000
-    factor = drop.factor(torch.zeros(count).double(), 1.0, context(drop))
+    factor = drop.factor(torch.zeros(count).double(), 1.0, context())
     variance = rate / (1 - rate)
     assert float(factor.mean()) == pytest.approx(1, abs=5 * (variance / count) ** 0.5)
     assert float(factor.var()) == pytest.approx(variance, rel=0.02)
@@ -80,8 +81,8 @@ def test_rate_0_is_bitwise_the_plain_learner(kind: str, order: str, tasks: str) 
     plain, zero, some = trial(None, **sections), *(trial({"rate": r, "noise": kind}, **sections) for r in (0.0, 0.2))
     metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, zero, some)]
     assert metrics[0] == metrics[1] != metrics[2]
-    theirs = zero.method.model.weights()
-    assert all(torch.equal(weight, theirs[name]) for name, weight in plain.method.model.weights().items())
+    theirs = zero.learner.model.weights()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in plain.learner.model.weights().items())
 
 
 def test_evaluation_is_the_same_at_any_rate() -> None:
@@ -95,7 +96,7 @@ def test_noise_differs_between_steps_tensors_tasks_and_outer_steps() -> None:
     ones = {"block1.weight": torch.ones(50), "head.weight": torch.ones(50)}
     found = []
     for task in (0, 1):
-        surroundings = Context(training=True, noise=noise_of(0, task), regularizers=(drop,))
+        surroundings = Context(training=True, noise=noise_of(0, task))
         for _ in range(2):  # inner steps
             found += drop.on_inner_gradients(ones, surroundings).values()
     assert len({tuple(noise.tolist()) for noise in found}) == 8
@@ -105,7 +106,7 @@ def test_noise_differs_between_steps_tensors_tasks_and_outer_steps() -> None:
 def test_the_trainers_noise_differs_between_tasks_and_outer_steps_and_follows_the_seed() -> None:
     def noises(seed: int) -> list[tuple[float, ...]]:
         trainer = trial({"rate": 0.3}, seed=seed, engine={"tasks": "loop"})
-        seen = record(trainer.method)
+        seen = record(trainer.learner)
         trainer.outer_update()
         trainer.outer_update()
         return [tuple(factor.flatten().tolist()) for _, factor in seen]
@@ -121,7 +122,7 @@ def test_the_trainers_noise_differs_between_tasks_and_outer_steps_and_follows_th
 def test_a_scope_touches_its_layers_only(layers: str) -> None:
     drop, method = regularizer(rate=0.3, layers=layers), dropped()
     ones = {name: torch.ones_like(weight) for name, weight in method.model.weights().items()}
-    after = drop.on_inner_gradients(ones, context(drop))
+    after = drop.on_inner_gradients(ones, context())
     assert list(after) == list(ones)
     touched = {name for name in ones if not torch.equal(after[name], ones[name])}
     assert touched == {name for name in ones if name.split(".")[0] in LAYERS[layers]}
@@ -133,7 +134,7 @@ def test_the_linear_ramp_grows_the_deviation_or_the_rate(kind: str) -> None:
     ones = {"head.weight": torch.ones(200_000).double()}
 
     def noise(drop: DropGrad, progress: float) -> Tensor:
-        return drop.on_inner_gradients(ones, context(drop, progress=progress))["head.weight"]
+        return drop.on_inner_gradients(ones, context(progress=progress))["head.weight"]
 
     assert torch.equal(noise(drop, 0.0), ones["head.weight"])
     assert torch.equal(noise(drop, 1.0), noise(full, 1.0))
@@ -150,7 +151,7 @@ def test_the_linear_ramp_grows_the_deviation_or_the_rate(kind: str) -> None:
 
 def test_the_ramp_follows_the_full_budget() -> None:
     trainer = trial({"rate": 0.36, "ramp": "linear"})
-    seen = record(trainer.method)
+    seen = record(trainer.learner)
     while not trainer.done:
         trainer.round()
     ramps = [ramp for ramp, _ in seen]
@@ -169,7 +170,7 @@ def test_noise_is_a_constant_of_the_outer_gradient(kind: str, order: str) -> Non
     )
     seen = record(method)
     tasks = Random((1, 16, 16)).tasks(1)
-    found = outer_gradient(method, tasks, context(method))
+    found = outer_gradient(method, tasks, replace(context(), hooks=hooks_of(method)))
     noisy = [name for name in method.model.weights() if name.split(".")[0] in LAYERS["last"]]
     assert len(seen) == 3 * len(noisy)
     table = {(step, name): seen[step * len(noisy) + i][1] for step in range(3) for i, name in enumerate(noisy)}

@@ -5,11 +5,12 @@ from typing import Any, cast
 import pytest
 import torch
 from reference import GLYPHS, SMALL, Random, learner, noise_of
+from unrolled import hooks_of
 
 from raymeta.config import parse_trial
 from raymeta.inner import Context
-from raymeta.learner import Method
-from raymeta.problems.images.store import ImageDataset
+from raymeta.learner import Learner
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 from trainables.regularizers.dropout import Dropout
 
@@ -17,19 +18,19 @@ MODELS: dict[str, tuple[Any, dict[str, Any], int]] = {
     "conv4": (Random((1, 16, 16)), {"name": "conv4", "width": 4}, 4),
     "resnet10": (Random((3, 32, 32)), {"name": "resnet10", "channels": [4, 4, 4, 4]}, 4),
     "resnet18": (Random((3, 32, 32)), {"name": "resnet18", "channels": [4, 4, 4, 4]}, 8),
-    "mlp": (Random((3,), "regression"), {"name": "mlp", "hidden": [6, 5]}, 2),
+    "mlp": (Random((3,), "values"), {"name": "mlp", "hidden": [6, 5]}, 2),
 }
 
 
-def context(made: Method, seed: int = 0) -> Context:
-    return Context(True, noise=noise_of(seed), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+def context(made: Learner, seed: int = 0) -> Context:
+    return Context(True, noise=noise_of(seed), hooks=hooks_of(made))
 
 
 @pytest.mark.parametrize("unit", ["element", "channel"])
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_what_is_kept_and_how_it_is_scaled(unit: str, rate: float) -> None:
-    dataset, model, _ = MODELS["conv4"]
-    made = learner(dataset, model=model, regularizers={"dropout": {"rate": rate, "unit": unit}})
+    problem, model, _ = MODELS["conv4"]
+    made = learner(problem, model=model, regularizers={"dropout": {"rate": rate, "unit": unit}})
     drop, h = cast(Dropout, made.regularizers[0]), torch.rand(200, 50, 3, 3, dtype=torch.float64) + 1
     found = drop.on_block(h, "block1", context(made).at()) / h
     kept = found != 0
@@ -42,8 +43,8 @@ def test_what_is_kept_and_how_it_is_scaled(unit: str, rate: float) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_block_is_perturbed_and_every_pass_anew(name: str) -> None:
-    dataset, model, blocks = MODELS[name]
-    made = learner(dataset, model=model, maml={"inner_steps": 2}, regularizers={"dropout": {}})
+    problem, model, blocks = MODELS[name]
+    made = learner(problem, model=model, maml={"inner_steps": 2}, regularizers={"dropout": {}})
     drop, seen = cast(Dropout, made.regularizers[0]), list[tuple[float, ...]]()
     plain = drop.on_block
 
@@ -53,8 +54,8 @@ def test_every_block_is_perturbed_and_every_pass_anew(name: str) -> None:
         return h * after
 
     drop.on_block = on_block  # type: ignore[method-assign]
-    (task,) = dataset.tasks(1)
-    made.query_loss(made.adapt(*task[:2], context(made)), *task[2:])
+    (task,) = problem.tasks(1)
+    made.query_loss(made.adapt(task.support, context(made)), task.query)
     assert len(seen) == 3 * blocks  # two support passes and the query's
     assert len(set(seen)) > 0.9 * len(seen)
 

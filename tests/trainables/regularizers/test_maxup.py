@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Random, learner
+from reference import Random, learner, same_tasks
 from torch import Tensor
-from unrolled import Gradient, assert_same
+from unrolled import Gradient, assert_same, together
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.problems.images.episodes import Episodes
+from raymeta.problem import Examples, Tasks
 from raymeta.schema import merge
 from raymeta.testing import BUDGET, conformance, outer_gradient
 from raymeta.training.trainer import Trainer
@@ -44,27 +44,30 @@ def trainer(method: str = "maml", maxup: dict[str, Any] | None = None, **section
     return Trainer(parse_trial(merge(BUDGET, images, own, sections)))
 
 
-def noise(tasks: int) -> Episodes:
-    drawn = Random((1, 28, 28)).tasks(tasks, WAYS, SHOTS, QUERIES)
-    return Episodes(*map(torch.stack, zip(*drawn, strict=True)))
+def noise(tasks: int) -> Tasks:
+    return together(Random((1, 28, 28)).tasks(tasks, WAYS, SHOTS, QUERIES))
 
 
-def watch(made: Trainer) -> list[tuple[Episodes, ...]]:
+def alone(tasks: Tasks, number: int) -> Tasks:
+    """One of them."""
+    return tasks.map(lambda part: part[number : number + 1])
+
+
+def watch(made: Trainer) -> list[tuple[Tasks, ...]]:
     """The copies of every outer step from now on."""
-    regularizer, seen = cast(MaxUp, made.method.regularizers[0]), list[tuple[Episodes, ...]]()
-    plain = regularizer.on_step
+    regularizer, seen = cast(MaxUp, made.learner.regularizers[0]), list[tuple[Tasks, ...]]()
+    plain = regularizer.draw
 
-    def on_step(*arguments: Any) -> MaxUp:
-        acting = cast(MaxUp, plain(*arguments))
-        seen.append(acting.copies)
-        return acting
+    def draw(*arguments: Any) -> tuple[Tasks, ...]:
+        seen.append(plain(*arguments))
+        return seen[-1]
 
-    regularizer.on_step = on_step  # type: ignore[method-assign, assignment]
+    regularizer.draw = draw  # type: ignore[method-assign, assignment]
     return seen
 
 
-def regularizer(dataset: Random | None = None, **own: Any) -> MaxUp:
-    made = learner(dataset or Random((1, SIDE, SIDE)), model={"name": "conv4", "width": 2}, regularizers={"maxup": own})
+def regularizer(problem: Random | None = None, **own: Any) -> MaxUp:
+    made = learner(problem or Random((1, SIDE, SIDE)), model={"name": "conv4", "width": 2}, regularizers={"maxup": own})
     return cast(MaxUp, made.regularizers[0])
 
 
@@ -72,11 +75,11 @@ def numbered(*shape: int, first: int = 1) -> Tensor:
     return torch.arange(first, first + torch.Size(shape).numel(), dtype=torch.float64).view(shape)
 
 
-def episodes(tasks: int, height: int = SIDE, width: int = SIDE) -> Episodes:
+def episodes(tasks: int, height: int = SIDE, width: int = SIDE) -> Tasks:
     labels = [torch.arange(WAYS).repeat_interleave(count).repeat(tasks, 1) for count in (SHOTS, QUERIES)]
     support = numbered(tasks, WAYS * SHOTS, 2, height, width)
     query = numbered(tasks, WAYS * QUERIES, 2, height, width, first=support.numel() + 1)
-    return Episodes(support, labels[0], query, labels[1])
+    return Tasks(Examples(support, labels[0]), Examples(query, labels[1]))
 
 
 # The maximum
@@ -88,10 +91,10 @@ def test_the_outer_loss_and_gradient_are_the_worst_copys(method: str, glyphs: ob
     seen, batch, worst, chosen = watch(made), noise(tasks), list[Gradient](), set[int]()
     found = outer_gradient(made, batch)
     for i in range(tasks):
-        alone = [outer_gradient(plain, Episodes(*(part[i : i + 1] for part in copy))) for copy in seen[0]]
-        losses = [loss for loss, _ in alone]
+        copies = [outer_gradient(plain, alone(copy, i)) for copy in seen[0]]
+        losses = [loss for loss, _ in copies]
         chosen.add(losses.index(max(losses)))
-        worst.append(alone[losses.index(max(losses))])
+        worst.append(copies[losses.index(max(losses))])
         assert len(set(losses)) == 3
     assert len(chosen) > 1
     mean = {name: sum((g[name] for _, g in worst), torch.tensor(0.0)) / tasks for name in worst[0][1]}
@@ -111,18 +114,18 @@ def test_one_unchanged_copy_is_bitwise_the_plain_learner(method: str, glyphs: ob
 
 
 def test_copies_follow_the_seed_and_the_outer_step_and_leave_the_episodes_alone(glyphs: object) -> None:
-    def seen(seed: int) -> list[tuple[Tensor, ...]]:
+    def seen(seed: int) -> list[Tasks]:
         made, batch = trainer(maxup={"copies": 3}, seed=seed), noise(4)
-        found, before = watch(made), [part.clone() for part in batch]
+        found, before = watch(made), batch.map(torch.clone)
         for made.outer_step in range(2):
             outer_gradient(made, batch)
-        assert all(map(torch.equal, batch, before))
-        return [tuple(copy) for copies in found for copy in copies]
+        assert same_tasks(batch, before)
+        return [copy for copies in found for copy in copies]
 
     one, again, other = seen(0), seen(0), seen(1)
     assert len(one) == 6
-    assert all(map(torch.equal, sum(one, ()), sum(again, ())))
-    assert len({(float(copy[0].sum()), float(copy[2].sum())) for copy in one + other}) == 12
+    assert all(map(same_tasks, one, again))
+    assert len({(float(copy.support.x.sum()), float(copy.query.x.sum())) for copy in one + other}) == 12
 
 
 # CutMix
@@ -240,25 +243,25 @@ def turns(before: Tensor, after: Tensor, per_class: int) -> Tensor:
     return whole.int().argmax(0)
 
 
-def facts(before: Episodes, after: Episodes) -> tuple[dict[str, Tensor], Tensor]:
+def facts(before: Tasks, after: Tasks) -> tuple[dict[str, Tensor], Tensor]:
     """What was done, by task; and the quarters of every class."""
-    quarters = turns(before.support_x, after.support_x, SHOTS)
-    turned = all_turns(before.query_x)
+    quarters = turns(before.support.x, after.support.x, SHOTS)
+    turned = all_turns(before.query.x)
     per_image = quarters.repeat_interleave(QUERIES, 1)
     tasks, images = len(quarters), WAYS * QUERIES
     query = turned[per_image, torch.arange(tasks)[:, None], torch.arange(images)]
-    gone, moved = after.query_x == 0, after.query_x != query
-    theirs = after.query_x[:, :, None] == query[:, None]  # [T, n, n, C, H, W]
+    gone, moved = after.query.x == 0, after.query.x != query
+    theirs = after.query.x[:, :, None] == query[:, None]  # [T, n, n, C, H, W]
     assert (gone | theirs.any(2)).all(), "a pixel is of no query image of the task"
     mixed = (moved & ~gone).flatten(1).any(1)
-    assert torch.equal(after.support_y, before.support_y)
-    hard = F.one_hot(before.query_y, WAYS).double()
-    assert torch.equal(after.query_y[~mixed], hard[~mixed])
-    assert (after.query_y >= 0).all()
-    torch.testing.assert_close(after.query_y.sum(2), torch.ones(tasks, images).double(), rtol=0, atol=1e-15)
+    assert torch.equal(after.support.y, before.support.y)
+    hard = F.one_hot(before.query.y, WAYS).double()
+    assert torch.equal(after.query.y[~mixed], hard[~mixed])
+    assert (after.query.y >= 0).all()
+    torch.testing.assert_close(after.query.y.sum(2), torch.ones(tasks, images).double(), rtol=0, atol=1e-15)
     found = {
         "turned": (quarters > 0).any(1),
-        "support erased": (after.support_x == 0).flatten(1).any(1),
+        "support erased": (after.support.x == 0).flatten(1).any(1),
         "query erased": gone.flatten(1).any(1),
         "mixed": mixed,
     }
@@ -269,7 +272,7 @@ def facts(before: Episodes, after: Episodes) -> tuple[dict[str, Tensor], Tensor]
 def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(maxup.POOLS, "full", (number,))
     before = episodes(40)
-    found, quarters = facts(before, regularizer().changed(before, before.ways, torch.Generator().manual_seed(3)))
+    found, quarters = facts(before, regularizer().changed(before, WAYS, torch.Generator().manual_seed(3)))
     assert {name for name, here in found.items() if here.any()} == CHANGES[number]
     assert all(float(here.double().mean()) > 0.7 for here in found.values() if here.any())
     expected = {0: 1 / 2, 1: 1 / 6, 2: 1 / 6, 3: 1 / 6} if number > 3 else {0: 1.0}
@@ -285,7 +288,7 @@ def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypat
 ])  # fmt: skip
 def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -> None:
     before = episodes(300)
-    found, _ = facts(before, regularizer(pool=pool).changed(before, before.ways, torch.Generator().manual_seed(4)))
+    found, _ = facts(before, regularizer(pool=pool).changed(before, WAYS, torch.Generator().manual_seed(4)))
     assert found.keys() == shares.keys()
     for name, here in found.items():
         missed = 0.01 if name.endswith("erased") or name == "mixed" else 0  # none of the images drawn, a box of nothing
@@ -295,7 +298,7 @@ def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -
 
 def test_without_a_pool_a_copy_is_the_episodes() -> None:
     before = episodes(2)
-    assert all(map(torch.equal, regularizer(pool="none").changed(before, before.ways, torch.Generator()), before))
+    assert same_tasks(regularizer(pool="none").changed(before, WAYS, torch.Generator()), before)
 
 
 def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
@@ -308,8 +311,8 @@ def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
 
 def test_images_that_are_not_square_are_changed_by_the_small_pool() -> None:
     before, made = episodes(20, 16, 24), regularizer(Random((2, 16, 24)), pool="small")
-    acting = made.on_step(cast(Any, None), before, Context(True, ways=before.ways), torch.Generator().manual_seed(5))
-    found = [facts(before, copy)[0] for copy in cast(MaxUp, acting).copies]
+    copies = made.draw(before, Context(True, outputs=WAYS), torch.Generator().manual_seed(5))
+    found = [facts(before, copy)[0] for copy in copies]
     assert len(found) == 4
     for one in found:
         assert {name for name, here in one.items() if here.any()} == CHANGES[1] | CHANGES[2] | CHANGES[3]

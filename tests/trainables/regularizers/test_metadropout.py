@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import GLYPHS, Random, Task, Weights, learner, noise_of, small_trial
+from reference import GLYPHS, Random, Weights, learner, noise_of, small_trial
 from torch import Tensor
 from unrolled import (
     ALPHA,
@@ -16,17 +16,19 @@ from unrolled import (
     assert_same,
     beside_theta,
     expected_gradient,
+    hooks_of,
     outer_gradient,
     outer_loss,
+    together,
     unroll,
 )
 
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Method
-from raymeta.problems.images.store import ImageDataset
-from raymeta.training.evaluation import predictions
+from raymeta.learner import Learner
+from raymeta.problem import Task, predictions
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 
 STEPS, WIDTH = 2, 5
@@ -34,10 +36,10 @@ NOISES = ["learned", "fixed", "weight", "independent"]
 Draw = Callable[[Tensor], Tensor]
 
 
-def method(noise: str = "learned", order: str = "second", dataset: Any = None, **more: Any) -> Method:
+def method(noise: str = "learned", order: str = "second", problem: Any = None, **more: Any) -> Learner:
     """MAML with it, in float64; what it learns is moved off its start."""
     made = learner(
-        dataset or Random((1, 16, 16)),
+        problem or Random((1, 16, 16)),
         model={"name": "conv4", "width": WIDTH, **more.pop("model", {})},
         maml={"inner_lr": ALPHA, "inner_steps": STEPS, "order": order},
         regularizers={"metadropout": {"noise": noise, **more}},
@@ -50,8 +52,9 @@ def method(noise: str = "learned", order: str = "second", dataset: Any = None, *
     return made
 
 
-def context(made: Method, training: bool = True, seed: int = 0, vectorized: bool = False) -> Context:
-    return Context(training, 0.0, vectorized, noise_of(seed), tuple(made.regularizers))  # type: ignore[arg-type]
+def context(made: Learner, training: bool = True, seed: int = 0, vectorized: bool = False) -> Context:
+    plain = Context(training, vectorized=vectorized)
+    return plain.of_task(0, noise_of(seed), hooks_of(made, plain))
 
 
 def network(x: Tensor, theta: Weights, phi: Weights, noise: str, draw: Draw | None) -> Tensor:
@@ -92,7 +95,7 @@ def slow(noise: str, order: str) -> Loss:
             return network(x, weights, phi, noise, draw)
 
         path = unroll(noisy, theta, task, MAML, steps=STEPS, order=order)
-        return F.cross_entropy(network(task[2], path[-1], phi, noise, None), task[3])
+        return F.cross_entropy(network(task.query.x, path[-1], phi, noise, None), task.query.y)
 
     return loss
 
@@ -136,16 +139,16 @@ def test_none_is_bitwise_the_plain_learner(glyphs: ImageDataset) -> None:
     )
     metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, none, some)]
     assert metrics[0] == metrics[1] != metrics[2]
-    assert len(list(none.method.parameters())) == len(list(plain.method.parameters()))
+    assert len(list(none.learner.parameters())) == len(list(plain.learner.parameters()))
 
 
 def test_phi_may_learn_at_another_rate_than_theta(glyphs: ImageDataset) -> None:
     """Adam's first step is its rate, whatever the gradient."""
     trial = small_trial(GLYPHS, regularizers={"metadropout": {"lr_factor": 4.0}}, outer={"lr": 1e-3})
     trainer = Trainer(trial)
-    before = {name: p.detach().clone() for name, p in trainer.method.named_parameters()}
+    before = {name: p.detach().clone() for name, p in trainer.learner.named_parameters()}
     trainer.outer_update()
-    for name, parameter in trainer.method.named_parameters():
+    for name, parameter in trainer.learner.named_parameters():
         step = float((parameter.detach() - before[name]).abs().max())
         assert step == pytest.approx(4e-3 if name.startswith("regularizers") else 1e-3, rel=1e-2), name
 
@@ -159,8 +162,8 @@ def test_noise_is_new_for_every_step_layer_task_and_pass() -> None:
             return seen[-1]
 
     for number, task in enumerate(Random((1, 16, 16)).tasks(2)):
-        watched = Context(True, noise=noise_of(0, number, Watched), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
-        made.query_loss(made.adapt(*task[:2], watched), *task[2:])
+        watched = Context(True, noise=noise_of(0, number, Watched), hooks=hooks_of(made))
+        made.query_loss(made.adapt(task.support, watched), task.query)
     assert len(seen) == 2 * STEPS * 5  # tasks, steps, four blocks and the head; the query draws none
     assert len({tuple(draw.flatten()[:6].tolist()) for draw in seen}) == len(seen)
 
@@ -175,35 +178,34 @@ def test_evaluation_averages_its_samples_and_the_query_has_no_noise(noise: str) 
         passes.append(arguments[2].query)
         return plain(*arguments)
 
-    made.model.forward = forward  # type: ignore[method-assign]
+    made.model.forward = forward  # type: ignore[method-assign, assignment]
     with torch.no_grad():
-        adapted = made.adapt(*task[:2], context(made, training=False))
-        one, other = (made.predict(adapted, task[2]) for _ in range(2))
+        adapted = made.adapt(task.support, context(made, training=False))
+        one, other = (made.predict(adapted, task.query.x) for _ in range(2))
     assert passes == [False] * STEPS * (3 if noise == "learned" else 1) + [True] * 2
     assert torch.equal(one, other)
 
 
 def test_a_task_is_evaluated_alike_every_time_and_wherever_it_stands() -> None:
     made, tasks = method(eval_samples=2), Random((1, 16, 16)).tasks(3)
-    from raymeta.problems.images.episodes import Episodes
 
-    episodes = Episodes(*map(torch.stack, zip(*tasks, strict=True)))
+    every, second = together(tasks), together(tasks[1:2])
     with torch.no_grad():
-        found = predictions(made, episodes, False, [7, 8, 9])
-        assert torch.equal(found, predictions(made, episodes, False, [7, 8, 9]))
-        assert torch.equal(found[1:2], predictions(made, Episodes(*(part[1:2] for part in episodes)), False, [8]))
-        assert not torch.equal(found[1:2], predictions(made, Episodes(*(part[1:2] for part in episodes)), False, [7]))
-        torch.testing.assert_close(found, predictions(made, episodes, True, [7, 8, 9]), rtol=1e-9, atol=1e-9)
+        found = predictions(made, every, False, [7, 8, 9])
+        assert torch.equal(found, predictions(made, every, False, [7, 8, 9]))
+        assert torch.equal(found[1:2], predictions(made, second, False, [8]))
+        assert not torch.equal(found[1:2], predictions(made, second, False, [7]))
+        torch.testing.assert_close(found, predictions(made, every, True, [7, 8, 9]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("sections", "sentence"), [
     (
         {"method": "protonet", "regularizers": {"metadropout": {}}},
-        "protonet+metadropout: metadropout acts in the inner loop, and protonet has none",
+        "protonet+metadropout: metadropout needs an inner loop, and protonet has none",
     ),
     (
         {"method": "maml", "model": {"name": "resnet10"}, "regularizers": {"metadropout": {}}},
-        "metadropout has a noise for every convolution of conv4; allowed for model.name: conv4, found resnet10",
+        "maml+metadropout: metadropout needs convolutions, and model.name resnet10 has none",
     ),
 ])  # fmt: skip
 def test_what_it_cannot_sit_on_is_refused(sections: dict[str, Any], sentence: str) -> None:

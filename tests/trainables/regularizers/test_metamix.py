@@ -6,14 +6,26 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Random, Task, Weights, maps, means
+from reference import Random, Weights, learner, maps, means
 from torch import Tensor
-from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, learned, relative_error, unroll
+from unrolled import (
+    ALPHA,
+    MAML,
+    Loss,
+    assert_same,
+    descent,
+    expected_gradient,
+    learned,
+    relative_error,
+    together,
+    unroll,
+)
 
 from raymeta.config import parse_trial
+from raymeta.engine.tasks import for_each
 from raymeta.inner import Context
-from raymeta.models.norm import Pass
-from raymeta.problems.images.episodes import Episodes
+from raymeta.models.passes import Pass
+from raymeta.problem import Examples, Task, Tasks
 from raymeta.schema import merge
 from raymeta.testing import BUDGET, conformance, outer_gradient
 from raymeta.training.trainer import Trainer
@@ -34,28 +46,30 @@ def trainer(method: str = "maml", metamix: dict[str, Any] | None = None, **secti
     made = Trainer(parse_trial(merge(BUDGET, {"task": images, "model": model}, own, sections)))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in made.method.double().parameters():
+        for parameter in made.learner.double().parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return made
 
 
-def watch(made: Trainer, **forced: Tensor) -> list[MetaMix]:
-    """What acts in every outer step from now on, some of its draws replaced."""
-    metamix, seen = cast(MetaMix, made.method.regularizers[0]), list[MetaMix]()
-    plain = metamix.on_step
+def regularizer(made: Trainer) -> MetaMix:
+    return cast(MetaMix, made.learner.regularizers[0])
 
-    def on_step(*arguments: Any) -> MetaMix:
-        acting = cast(MetaMix, plain(*arguments))
-        acting.draws = acting.draws._replace(**forced)
-        seen.append(acting)
-        return acting
 
-    metamix.on_step = on_step  # type: ignore[method-assign, assignment]
+def watch(made: Trainer, **forced: Tensor) -> list[Draws]:
+    """What is drawn for every outer step from now on, some of it replaced."""
+    metamix, seen = regularizer(made), list[Draws]()
+    plain = metamix.draw
+
+    def draw(*arguments: Any) -> Draws:
+        seen.append(plain(*arguments)._replace(**forced))
+        return seen[-1]
+
+    metamix.draw = draw  # type: ignore[method-assign, assignment]
     return seen
 
 
-def episodes(tasks: int, **sizes: int) -> Episodes:
-    return Episodes(*map(torch.stack, zip(*Random((1, 28, 28)).tasks(tasks, **sizes), strict=True)))
+def episodes(tasks: int, **sizes: int) -> Tasks:
+    return together(Random((1, 28, 28)).tasks(tasks, **sizes))
 
 
 def each(draws: Draws) -> list[Draws]:
@@ -85,7 +99,7 @@ def ends(x: Tensor, weights: Weights, step: int, draw: Draws, support: list[Tens
     for number in range(5):
         if number:
             h = block(h, weights, number, step)
-        if number and number == draw.shuffled:
+        if number and number == draw.block:
             h = shuffled(h, draw)
         if support is not None and number == draw.layer:
             h = draw.share * h + (1 - draw.share) * support[number][draw.partner]
@@ -94,7 +108,7 @@ def ends(x: Tensor, weights: Weights, step: int, draw: Draws, support: list[Tens
 
 
 def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
-    """The outer loss of one task after the other."""
+    """The outer loss of one task after the other, all mixed, and shuffled in a block that there is."""
     tasks = iter(each(draws))
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
@@ -107,14 +121,14 @@ def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
             return found[-1].flatten(1) @ weights["head.weight"].T + weights["head.bias"]
 
         def query_loss(weights: Weights, step: int) -> Tensor:
-            support = ends(task[0], weights, step, draw)
-            query = ends(task[2], weights, step, draw, support)
+            support = ends(task.support.x, weights, step, draw)
+            query = ends(task.query.x, weights, step, draw, support)
             if method == "protonet":
-                prototypes = means(support[-1].flatten(1), task[1], WAYS)
+                prototypes = means(support[-1].flatten(1), task.support.y, WAYS)
                 logits = -(query[-1].flatten(1)[:, None] - prototypes).square().sum(-1)
             else:
                 logits = head(query, weights)
-            hard = F.cross_entropy(logits, task[3]), F.cross_entropy(logits, task[1][draw.partner])
+            hard = F.cross_entropy(logits, task.query.y), F.cross_entropy(logits, task.support.y[draw.partner])
             return draw.share * hard[0] + (1 - draw.share) * hard[1]
 
         if method == "protonet":
@@ -137,14 +151,13 @@ def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
 def test_the_outer_gradient_is_the_references_in_every_layer(method: str, order: str, shuffle: float) -> None:
     own = {method: {"order": order}} if order else {}
     made, batch = trainer(method, {"shuffle": shuffle, "shuffle_start": 0.0}, **own), episodes(4)
-    where = {"shuffled": torch.tensor([1, 1, 3, 2])} if shuffle else {}  # after, at, after and before the mixing
-    seen = watch(made, layer=LAYERS, **where)
+    seen = watch(made, layer=LAYERS, block=torch.tensor([1, 1, 3, 2]))  # after, at, after and before the mixing
     for vectorized in (False, True):
         found = outer_gradient(made, batch, vectorized=vectorized)
-        loss = slow(method, seen[-1].draws, order, getattr(made.method, "adapted", []))
-        assert_same(found, expected_gradient(made.method, [batch.task(i) for i in range(4)], loss))
-    assert bool((seen[0].draws.shuffled > 0).all()) is bool(shuffle)
-    assert ((seen[0].draws.share > 0.02) & (seen[0].draws.share < 0.98)).all()
+        draws = seen[-1] if shuffle else seen[-1]._replace(block=torch.zeros(4))
+        loss = slow(method, draws, order, getattr(made.learner, "adapted", []))
+        assert_same(found, expected_gradient(made.learner, [batch.task(i) for i in range(4)], loss))
+    assert ((seen[0].share > 0.02) & (seen[0].share < 0.98)).all()
 
 
 @pytest.mark.parametrize("method", ["maml", "protonet"])
@@ -169,13 +182,14 @@ def test_before_the_shuffle_starts_rate_0_is_the_plain_learner() -> None:
 
 def test_the_gradient_of_a_squared_error_is_the_mixture_of_both_labels() -> None:
     made, batch = trainer("relationnet", {"shuffle": 0.0}), episodes(1)
-    seen, method, task = watch(made, layer=torch.tensor([2])), made.method, batch.task(0)
+    seen, method, task = watch(made, layer=torch.tensor([2])), made.learner, batch.task(0)
     _, found = outer_gradient(made, batch)
-    (draw,), context = each(seen[0].draws), Context(True, regularizers=tuple(seen))
-    adapted = method.adapt(task.support_x, task.support_y, context)
-    queried, asked = seen[0].on_query(adapted, task, method, context)
-    scores = method.predict(queried, asked.query_x)
-    hard = [(scores - F.one_hot(y, WAYS)).square().mean() for y in (task.query_y, task.support_y[draw.partner])]
+    (draw,), hooks = each(seen[0]), regularizer(made).on_step(method, batch, Context(True), seen[0])
+    assert hooks.query is not None
+    context = Context(True, hooks=(hooks,))
+    queried, asked = hooks.query(method.adapt(task.support, context), task, context)
+    scores = method.predict(queried, asked.query.x)
+    hard = [(scores - F.one_hot(y, WAYS)).square().mean() for y in (task.query.y, task.support.y[draw.partner])]
     tensors = learned(method)
     gradients = torch.autograd.grad(draw.share * hard[0] + (1 - draw.share) * hard[1], list(tensors.values()))
     assert relative_error(found, dict(zip(tensors, gradients, strict=True))) < 1e-8
@@ -193,23 +207,54 @@ def test_lambda_0_asks_for_the_support_itself_in_every_layer_of_any_model(
     made, plain, batch = trainer(metamix={"shuffle": 0.0}, model=model), trainer(model=model), episodes(4, queries=2)
     seen = watch(made, layer=LAYERS, share=torch.zeros(4))
     found = outer_gradient(made, batch)
-    assert seen[0].places == places
-    row, partner = LAYERS[:, None], seen[0].draws.partner
-    itself = batch._replace(query_x=batch.support_x[row, partner], query_y=batch.support_y[row, partner])
-    assert_same(found, outer_gradient(plain, itself))
+    assert regularizer(made).places == places
+    row, partner = LAYERS[:, None], seen[0].partner
+    itself = Examples(batch.support.x[row, partner], batch.support.y[row, partner])
+    assert_same(found, outer_gradient(plain, batch._replace(query=itself)))
 
 
 # What is drawn
 
 
-def drawn(
-    tasks: int, *, shots: int = 2, queries: int = 3, ways: int = WAYS, progress: float = 0.0, **own: Any
-) -> Draws:
-    made = trainer(metamix=own)
+def drawn(tasks: int, *, shots: int = 2, queries: int = 3, ways: int = WAYS, **own: Any) -> Draws:
     labels = [torch.arange(ways).repeat_interleave(count).expand(tasks, -1) for count in (shots, queries)]
-    batch = Episodes(torch.zeros(labels[0].shape), labels[0], torch.zeros(labels[1].shape), labels[1])
-    metamix, generator = cast(MetaMix, made.method.regularizers[0]), torch.Generator().manual_seed(4)
-    return cast(MetaMix, metamix.on_step(made.method, batch, Context(True, progress, ways=ways), generator)).draws
+    batch = Tasks(*(Examples(torch.zeros(y.shape), y) for y in labels))
+    generator = torch.Generator().manual_seed(4)
+    return regularizer(trainer(metamix=own)).draw(batch, Context(True, outputs=ways), generator)
+
+
+def shares(tasks: int, **own: Any) -> Tensor:
+    """Of the query's own label in tasks whose partners are of other classes, [T]: lambda, or 1."""
+    small, following = Random((1, 16, 16)), (torch.arange(WAYS) + 1) % WAYS
+    made = learner(small, method="protonet", model={"name": "conv4", "width": 1}, regularizers={"metamix": own})
+    (one,) = small.tasks(1, shots=1, queries=1)
+    batch, metamix = together([one] * tasks), cast(MetaMix, made.regularizers[0])
+    draws = metamix.draw(batch, Context(True), torch.Generator().manual_seed(4))
+    hooks = metamix.on_step(made, batch, Context(True), draws._replace(partner=following.expand(tasks, -1)))
+
+    def share(number: Any, support: Examples, query: Examples) -> Tensor:
+        assert hooks.query is not None
+        context = Context(True, vectorized=True, task=number)
+        _, asked = hooks.query(made.adapt(support, context), Task(support, query), context)
+        return asked.query.y.diagonal()[0]
+
+    return cast(Tensor, for_each(share, batch.support, batch.query, vectorized=True))
+
+
+def shuffled_blocks(tasks: int, progress: float = 0.0, **own: Any) -> Tensor:
+    """The number of the block at whose end channels change, [T]; 0: none."""
+    made, draws = trainer(metamix=own), drawn(tasks, **own)
+    hooks = regularizer(made).on_step(made.learner, episodes(1), Context(True, progress), draws)
+    h = torch.arange(float(WAYS)).view(-1, 1, 1, 1).expand(-1, WIDTH, 1, 1)  # an image of every class
+
+    def changed(task: Tensor) -> Tensor:
+        assert hooks.block is not None
+        now = Pass(task=task)
+        return torch.stack([(hooks.block(h, f"block{number}", now) != h).any() for number in (1, 2, 3, 4)])
+
+    found = torch.vmap(changed)(torch.arange(tasks))
+    assert int(found.sum(1).max()) <= 1
+    return (found * torch.arange(1, 5)).sum(1)
 
 
 def assert_shares(found: Tensor, expected: dict[int, float]) -> None:
@@ -239,20 +284,20 @@ def test_lambda_is_of_the_beta_distribution(beta: float) -> None:
 
 
 def test_a_task_is_mixed_with_the_rate() -> None:
-    assert_shares((drawn(4000, rate=0.3).share < 1).int(), {1: 0.3, 0: 0.7})
+    assert_shares((shares(4000, rate=0.3) < 1).int(), {1: 0.3, 0: 0.7})
 
 
 def test_layers_and_groups_are_uniform() -> None:
-    found = drawn(4000, shuffle=0.75, shuffle_start=0.0)
+    found = drawn(4000)
     assert_shares(found.layer, dict.fromkeys(range(4), 1 / 4))
-    assert_shares(found.shuffled, {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25})
+    assert_shares(shuffled_blocks(4000, shuffle=0.75, shuffle_start=0.0), {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25})
     assert_shares(found.group, dict.fromkeys(range(6), 1 / 6))
     assert_shares(drawn(50, layers="pixels").layer, {0: 1.0})
 
 
 def test_channels_are_shuffled_from_the_given_share_of_the_budget_on() -> None:
     for progress, on in ((0.0, False), (0.24, False), (0.25, True), (1.0, True)):
-        found = drawn(50, shuffle=1.0, shuffle_start=0.25, progress=progress).shuffled > 0
+        found = shuffled_blocks(50, progress, shuffle=1.0, shuffle_start=0.25) > 0
         assert bool(found.all() if on else found.any()) is on
 
 
@@ -271,17 +316,18 @@ def test_the_classes_are_one_cycle_and_every_one_is_as_likely(ways: int) -> None
 @pytest.mark.parametrize("width", [32, 64])
 def test_one_group_of_channels_is_the_next_classs_in_one_block(width: int) -> None:
     made = trainer(metamix={}, model={"name": "conv4", "width": width})
-    metamix, tasks = cast(MetaMix, made.method.regularizers[0]), torch.arange(6)
-    following = torch.tensor([2, 0, 1])
-    metamix.draws = Draws(
-        share=torch.ones(6), layer=tasks, partner=tasks[:, None], shuffled=tasks % 3 + 1, group=tasks,
-        following=following.expand(6, -1),
+    tasks, following = torch.arange(6), torch.tensor([2, 0, 1])
+    draws = Draws(
+        mixed=torch.zeros(6), share=torch.ones(6), layer=tasks, partner=tasks[:, None],
+        shuffled=torch.zeros(6), block=tasks % 3 + 1, group=tasks, following=following.expand(6, -1),
     )  # fmt: skip
+    hooks = regularizer(made).on_step(made.learner, episodes(6), Context(True, progress=1.0), draws)
+    assert hooks.block is not None
     classes = torch.arange(WAYS).repeat_interleave(2)  # every image is full of its class, and a bit its own
     h = (classes + 0.01 * torch.arange(6)).view(-1, 1, 1, 1).expand(-1, width, 2, 2)
     for task in range(6):
         for number in (1, 2, 3, 4):
-            found = metamix.on_block(h, f"block{number}", Pass(task=task))
+            found = hooks.block(h, f"block{number}", Pass(task=task))
             first, last = BOUNDS[width][task : task + 2] if number == task % 3 + 1 else (0, 0)
             expected = h.clone()
             expected[:, first:last] = torch.cat([h[2 * k : 2 * k + 2, first:last] for k in following.tolist()])
@@ -294,7 +340,7 @@ def test_draws_follow_the_seed_and_the_outer_step() -> None:
         found, batch = watch(made), episodes(3)
         for made.outer_step in range(2):
             outer_gradient(made, batch)
-        return [acting.draws for acting in found]
+        return found
 
     one, again, other = seen(0), seen(0), seen(1)
     assert all(torch.equal(*values) for step in (0, 1) for values in zip(one[step], again[step], strict=True))

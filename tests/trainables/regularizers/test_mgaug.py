@@ -1,5 +1,6 @@
 """MGAug against sub-networks that are really cut out or masked once for all; what is pruned, what is resized."""
 
+from functools import partial
 from math import floor
 from typing import Any, cast
 from unittest.mock import patch
@@ -9,19 +10,31 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GLYPHS, Random, Task, Weights, learner, maps, means, noise_of, small_trial
+from reference import GLYPHS, Random, Weights, learner, maps, means, noise_of, small_trial
 from torch import Tensor
-from unrolled import ALPHA, MAML, Loss, assert_same, descent, expected_gradient, outer_gradient, query_loss, unroll
+from unrolled import (
+    ALPHA,
+    MAML,
+    Loss,
+    assert_same,
+    descent,
+    expected_gradient,
+    hooks_of,
+    outer_gradient,
+    query_loss,
+    unroll,
+)
 
+from raymeta.config import parse_trial
 from raymeta.errors import UserError
+from raymeta.hooks import Hooks
 from raymeta.inner import Context
-from raymeta.learner import Method, task_loss
-from raymeta.problems.images import episodes
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import ImageDataset
+from raymeta.learner import Learner, build_learner, task_loss
+from raymeta.problem import Examples, Task
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.testing import conformance
 from raymeta.training.trainer import Trainer
-from trainables.regularizers.mgaug import Masked, MGAug, resized
+from trainables.regularizers.mgaug import MGAug, masked, resized
 
 STEPS, WIDTH, SIDE, NETWORKS, KEEP, WEIGHT = 2, 5, 32, 3, 0.45, 0.7
 SIZES = (1.0, 0.75, 1.5)  # maps of 2x2, 1x1 and 3x3 places
@@ -37,27 +50,29 @@ NETS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(kind: str = "second", net: str = "conv4", **mgaug: Any) -> Method:
+def sections(kind: str = "second", net: str = "conv4", **mgaug: Any) -> dict[str, Any]:
     own: dict[str, Any] = {"method": "protonet"}
     if kind != "protonet":
-        own = {"maml": {"inner_lr": ALPHA, "inner_steps": STEPS, "order": kind}}
+        own = {"method": "maml", "maml": {"inner_lr": ALPHA, "inner_steps": STEPS, "order": kind}}
     settings = {"networks": NETWORKS, "keep": KEEP, "weight": WEIGHT, "sizes": SIZES, **mgaug}
-    return learner(IMAGES, model=NETS[net], regularizers={"mgaug": settings}, **own)
+    return {"model": NETS[net], "regularizers": {"mgaug": settings}, **own}
 
 
-def mgaug(made: Method) -> MGAug:
+def make(kind: str = "second", net: str = "conv4", **mgaug: Any) -> Learner:
+    return learner(IMAGES, **sections(kind, net, **mgaug))
+
+
+def mgaug(made: Learner) -> MGAug:
     return cast(MGAug, made.regularizers[0])
 
 
-def context(made: Method, seed: int = 0) -> Context:
+def context(made: Learner, seed: int = 0) -> Context:
     """That of the one task of an outer step."""
-    task = Episodes(*(part[None] for part in IMAGES.tasks(1)[0]))
-    one = mgaug(made).on_step(made, task, Context(True), torch.Generator().manual_seed(seed))
-    return Context(True, noise=noise_of(seed), regularizers=(one,))
+    return Context(True, noise=noise_of(seed), hooks=hooks_of(made, seed=seed))
 
 
-def loss_of(made: Method, task: Task, seed: int = 0) -> Tensor:
-    return task_loss(made, episodes.Task(*task), context(made, seed))
+def loss_of(made: Learner, task: Task, seed: int = 0) -> Tensor:
+    return task_loss(made, task, context(made, seed))
 
 
 # The slow side
@@ -91,9 +106,9 @@ def network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | Non
 def fitted(kind: str, start: Weights, task: Task, masks: Weights) -> tuple[Tensor, Weights]:
     """The query loss of a network by itself, and what it was predicted with."""
     if kind == "protonet":
-        classes = means(features(task[0], start), task[1])
-        distances = ((features(task[2], start)[:, None] - classes) ** 2).sum(2)
-        return F.cross_entropy(-distances, task[3]), start
+        classes = means(features(task.support.x, start), task.support.y)
+        distances = ((features(task.query.x, start)[:, None] - classes) ** 2).sum(2)
+        return F.cross_entropy(-distances, task.query.y), start
     rule = descent(lambda step, name: ALPHA * masks.get(name, 1.0))
     path = unroll(network, start, task, rule, steps=STEPS, order=kind)
     return query_loss(network, path[-1], task), path[-1]
@@ -132,7 +147,7 @@ def slow(kind: str, pruning: str) -> Loss:
         sizes = [SIZES[at] for at in torch.randint(len(SIZES), (NETWORKS,), generator=generator)]
         assert len(set(sizes)) > 1
         for share, size in zip(keep, sizes, strict=True):
-            seen = (shrunk(task[0], size), task[1], shrunk(task[2], size), task[3])
+            seen = Task(*(Examples(shrunk(x, size), y) for x, y in task))
             masks: Weights = {}
             if pruning == "parameter":
                 scores = {name: draw(*theta[name].shape) for name in convolutions}
@@ -158,10 +173,10 @@ def test_the_outer_gradient_is_that_of_networks_cut_out(kind: str, pruning: str)
 def test_width_pruning_is_a_narrower_network(share: float) -> None:
     made, (task,) = make(pruning="width"), IMAGES.tasks(1)
     theta = made.model.weights()
-    pruned = Context(True, regularizers=(Masked(mgaug(made).width(theta, torch.tensor(share))),))
+    pruned = Context(True, hooks=(Hooks(weights=partial(masked, mgaug(made).width(theta, torch.tensor(share)))),))
     last = unroll(network, cut_out(theta, share), task, MAML, steps=STEPS)[-1]
-    adapted = made.adapt(*task[:2], pruned)
-    torch.testing.assert_close(made.predict(adapted, task[2]), network(task[2], last), rtol=1e-9, atol=1e-11)
+    adapted = made.adapt(task.support, pruned)
+    torch.testing.assert_close(made.predict(adapted, task.query.x), network(task.query.x, last), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -170,9 +185,8 @@ def test_pruned_filters_are_dead_to_the_end_of_every_network(net: str) -> None:
     model, theta = made.model, made.model.weights()
     masks = mgaug(made).width(theta, torch.tensor(0.6))
     assert {name for name in theta if name.split(".")[0] != "head"} == masks.keys()
-    features = model.maps(
-        model.prepare(task[0]), Masked(masks).on_weights(theta, context(made).at()), context(made).at()
-    )
+    now = Context(True).at()
+    features = model.maps(model.prepare(task.support.x), masked(masks, theta, now), now)
     alive = features.flatten(2).abs().amax((0, 2)) > 0
     assert alive.tolist() == [True] * 3 + [False] * 2
 
@@ -208,8 +222,8 @@ def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradie
         masks.append(plain(*arguments))
         return masks[-1]
 
-    def fit(adapted: Any, *query: Tensor) -> Tensor:
-        fits.append((adapted, score(adapted, *query)))
+    def fit(adapted: Any, query: Examples) -> Tensor:
+        fits.append((adapted, score(adapted, query)))
         return fits[-1][1]
 
     with (
@@ -245,7 +259,7 @@ def test_no_networks_are_bitwise_the_plain_learner_and_evaluation_knows_of_none(
     assert plain.validate() == some.validate()
     metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, none, some)]
     assert metrics[0] == metrics[1] != metrics[2]
-    some.method.load_state_dict(plain.method.state_dict())
+    some.learner.load_state_dict(plain.learner.state_dict())
     assert plain.validate() == some.validate()
 
 
@@ -257,9 +271,9 @@ def test_sub_networks_see_support_and_query_in_one_drawn_size_and_the_whole_one_
         patch.object(made, "query_loss", wraps=made.query_loss) as query,
     ):
         loss_of(made, task)
-    seen = [call.args[0].shape[-2:] for call in adapt.call_args_list]
-    assert seen == [call.args[1].shape[-2:] for call in query.call_args_list]
-    assert all(torch.equal(call.args[1], task[1]) for call in adapt.call_args_list)
+    seen = [call.args[0].x.shape[-2:] for call in adapt.call_args_list]
+    assert seen == [call.args[1].x.shape[-2:] for call in query.call_args_list]
+    assert all(torch.equal(call.args[0].y, task.support.y) for call in adapt.call_args_list)
     assert seen[0] == (SIDE, SIDE)
     assert set(seen[1:]) == ({(24, 24), (32, 32), (48, 48)} if resize else {(SIDE, SIDE)})
 
@@ -274,8 +288,8 @@ def test_images_are_not_made_smaller_than_a_network_can_take(
     size: tuple[int, int], share: float, expected: tuple[int, int]
 ) -> None:
     x, y = torch.zeros(2, 1, *size), torch.zeros(2).long()
-    found = resized(episodes.Task(x, y, x, y), share)
-    assert found.support_x.shape[-2:] == found.query_x.shape[-2:] == expected
+    found = resized(Task(Examples(x, y), Examples(x, y)), share)
+    assert found.support.x.shape[-2:] == found.query.x.shape[-2:] == expected
 
 
 @pytest.mark.parametrize("net", [net for net in NETS if net != "per_step"])
@@ -283,7 +297,7 @@ def test_maps_of_other_sizes_are_averaged_to_the_usual_one(net: str) -> None:
     made, (task,) = make(net=net), IMAGES.tasks(1)
     model, theta, now = made.model, made.model.weights(), Context(True).at()
     for share in SIZES:
-        x = model.prepare(shrunk(task[0], share))
+        x = model.prepare(shrunk(task.support.x, share))
         h, found = model.run(x, theta, now), model.maps(x, theta, now)
         assert share != 1 or h.shape[1:] == model.map_shape
         expected = bins(h.shape[-2], model.map_shape[1]) @ h @ bins(h.shape[-1], model.map_shape[2]).T
@@ -295,10 +309,11 @@ def test_maps_of_other_sizes_are_averaged_to_the_usual_one(net: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.dtype) -> None:
     """In training's precision too: a share of 0.98 as float32 would prune 19 of 1000."""
-    made, count, keep = make("protonet", networks=301, keep=0.98, resize=False).to(dtype), 300, 0.98
-    task = cast(
-        Task, tuple(part[:1].to(dtype) if i % 2 == 0 else part[:1] for i, part in enumerate(IMAGES.tasks(1)[0]))
-    )
+    count, keep = 300, 0.98
+    trial = parse_trial(sections("protonet", networks=count + 1, keep=keep, resize=False))
+    made = build_learner(trial, IMAGES)  # as training has it: its weights are float32
+    made = made.double() if dtype == torch.float64 else made
+    task = Task(*(Examples(x[:1].to(dtype), y[:1]) for x, y in IMAGES.tasks(1)[0]))
     with patch.object(MGAug, "largest", autospec=True, side_effect=MGAug.largest) as largest:
         loss_of(made, task)
     first, *others = (float(call.args[2]) for call in largest.call_args_list)
@@ -324,8 +339,8 @@ def test_what_it_cannot_do_is_refused(glyphs: ImageDataset) -> None:
         Trainer(small_trial(GLYPHS, regularizers={"mgaug": {}}, engine={"tasks": "vmap"}))
     assert str(caught.value) == "engine.tasks: found 'vmap', but mgaug computes task by task; allowed: auto, loop"
     with pytest.raises(UserError) as caught:
-        learner(Random((3,), "regression"), model={"name": "mlp"}, regularizers={"mgaug": {}})
-    assert str(caught.value) == "maml+mgaug: mgaug is for classification, and random is regression"
+        learner(Random((3,), "values"), model={"name": "mlp"}, regularizers={"mgaug": {}})
+    assert str(caught.value) == "maml+mgaug: mgaug needs images, and random has none"
 
 
 SMALL: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import GLYPHS, Random, Task, Weights, learner, maps, noise_of, small_trial
+from reference import GLYPHS, Random, Weights, learner, maps, noise_of, small_trial
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 from unrolled import (
@@ -21,20 +21,21 @@ from unrolled import (
     assert_same,
     beside_theta,
     expected_gradient,
+    hooks_of,
     outer_gradient,
     predict,
     query_loss,
+    together,
     unroll,
 )
 
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Method, task_loss
-from raymeta.problems.images import episodes
-from raymeta.problems.images.store import ImageDataset
+from raymeta.learner import Learner, task_loss
+from raymeta.problem import Task, predictions
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.testing import conformance
-from raymeta.training.evaluation import predictions
 from raymeta.training.trainer import Trainer
 from trainables.regularizers.mr import MR, divergence
 
@@ -44,10 +45,10 @@ ON = pytest.mark.parametrize("on", ["weights", "activations"])
 
 def make(
     case: Case, on: str = "weights", method: str = "maml", order: str = "second", settings: Any = None, **mr: Any
-) -> Method:
+) -> Learner:
     """In float64, what it learns moved off its start; a sigma that is not small."""
     made = learner(
-        case.dataset,
+        case.problem,
         method=method,
         model={"name": "conv4", "width": 6} if case.images else {"name": "mlp", "hidden": [6, 5]},  # as the case's own
         regularizers={"mr": {"noise": on, "beta": BETA, "init": -1.0, **mr}},
@@ -61,7 +62,7 @@ def make(
     return made
 
 
-def encoder(made: Method) -> tuple[str, ...]:
+def encoder(made: Learner) -> tuple[str, ...]:
     return cast(MR, made.regularizers[0]).encoder
 
 
@@ -77,14 +78,14 @@ class Watched(Noise):
         return self.drawn[-1]
 
 
-def context(made: Method, seed: int = 0) -> Context:
-    return Context(True, noise=noise_of(seed, 0, Watched), regularizers=tuple(made.regularizers))  # type: ignore[arg-type]
+def context(made: Learner, seed: int = 0) -> Context:
+    return Context(True, noise=noise_of(seed, 0, Watched), hooks=hooks_of(made))
 
 
-def drawn(made: Method, task: Task) -> list[Tensor]:
+def drawn(made: Learner, task: Task) -> list[Tensor]:
     """In the pass over one task."""
     now = context(made)
-    task_loss(made, episodes.Task(*task), now)
+    task_loss(made, task, now)
     return cast(Watched, now.noise).drawn
 
 
@@ -102,7 +103,7 @@ def prior(mean: Tensor, sigma: Tensor) -> Tensor:
     return kl_divergence(Normal(mean, sigma), Normal(torch.zeros_like(mean), torch.ones_like(mean)))
 
 
-def slow(made: Method, on: str, order: str) -> Loss:
+def slow(made: Learner, on: str, order: str) -> Loss:
     """The outer loss with the same draws: pass after pass, block after block."""
     blocks, encoded = made.model.blocks(), encoder(made)
 
@@ -168,7 +169,7 @@ def test_the_penalty_is_the_kl_divergence() -> None:
 def test_the_inner_loop_moves_all_but_the_encoder(case: Case, on: str, adapt_norm: bool) -> None:
     made, (task,) = make(case, on, settings={"adapt_norm": adapt_norm, "inner_lr": ALPHA}, blocks=1), case.tasks(1)
     theta = made.model.weights()
-    adapted = made.adapt(*task[:2], context(made)).weights
+    adapted = made.adapt(task.support, context(made)).weights
     still = {name for name in theta if torch.equal(adapted[name], theta[name])}
     first = {name for name in theta if name.startswith(("block1.", "layer1."))}
     assert first
@@ -204,15 +205,14 @@ def test_no_blocks_are_bitwise_the_plain_learner(on: str, glyphs: ImageDataset) 
     )
     metrics = [{k: v for k, v in trainer.round().items() if k != "seconds"} for trainer in (plain, none, some)]
     assert metrics[0] == metrics[1] != metrics[2]
-    assert len(list(none.method.parameters())) == len(list(plain.method.parameters()))
+    assert len(list(none.learner.parameters())) == len(list(plain.learner.parameters()))
 
 
 @ON
 @BOTH
 def test_in_evaluation_weights_are_drawn_by_the_tasks_number_and_activations_are_not(case: Case, on: str) -> None:
     made, tasks = make(case, on, blocks=2), case.tasks(3)
-    batch = episodes.Episodes(*map(torch.stack, zip(*tasks, strict=True)))
-    last = episodes.Episodes(*(part[2:] for part in batch))
+    batch, last = together(tasks), together(tasks[2:])
     with torch.no_grad():
         found = predictions(made, batch, False, [7, 8, 9])
         assert torch.equal(found, predictions(made, batch, False, [7, 8, 9]))
@@ -230,7 +230,7 @@ def test_noise_is_new_for_every_pass_and_task(case: Case, on: str) -> None:
     seen = list[Tensor]()
     for number, task in enumerate(tasks):
         noise = cast(Watched, noise_of(0, number, Watched))
-        task_loss(made, episodes.Task(*task), Context(True, noise=noise, regularizers=tuple(made.regularizers)))  # type: ignore[arg-type]
+        task_loss(made, task, Context(True, noise=noise, hooks=hooks_of(made)))
         seen += noise.drawn
     assert len(seen) == 2 * (STEPS + 1) * (2 if on == "weights" else 1)
     assert len({tuple(draw.flatten()[:6].tolist()) for draw in seen}) == len(seen)
@@ -246,14 +246,14 @@ PLACES: dict[str, tuple[Any, dict[str, Any], int, str, int]] = {  # what it sits
 
 @pytest.mark.parametrize("name", PLACES)
 def test_activations_are_those_at_the_end_of_the_encoder(name: str) -> None:
-    dataset, model, blocks, end, channels = PLACES[name]
+    problem, model, blocks, end, channels = PLACES[name]
     made = learner(
-        dataset,
+        problem,
         model=model,
         maml={"inner_steps": STEPS},
         regularizers={"mr": {"noise": "activations", "blocks": blocks}},
     )
-    (task,) = dataset.tasks(1)
+    (task,) = problem.tasks(1)
     shapes = [tuple(draw.shape[:2]) for draw in drawn(made, task)]
     assert cast(MR, made.regularizers[0]).end == end
     assert shapes == [(6, channels)] * STEPS + [(9, channels)]
@@ -261,11 +261,11 @@ def test_activations_are_those_at_the_end_of_the_encoder(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLACES)
 def test_kernels_of_every_network_are_random_and_nothing_else_is(name: str) -> None:
-    dataset, model, blocks, *_ = PLACES[name]
-    made = learner(dataset, model=model, maml={"inner_steps": STEPS}, regularizers={"mr": {"blocks": blocks}})
+    problem, model, blocks, *_ = PLACES[name]
+    made = learner(problem, model=model, maml={"inner_steps": STEPS}, regularizers={"mr": {"blocks": blocks}})
     below = set(made.model.blocks()[:blocks])
     kernels = [w.shape for n, w in made.model.weights().items() if n.split(".")[0] in below and w.ndim == 4]
-    assert [draw.shape for draw in drawn(made, dataset.tasks(1)[0])] == kernels * (STEPS + 1)
+    assert [draw.shape for draw in drawn(made, problem.tasks(1)[0])] == kernels * (STEPS + 1)
 
 
 @BOTH
@@ -280,7 +280,7 @@ def test_with_the_whole_body_as_encoder_maml_is_anil(case: Case) -> None:
 @ON
 def test_what_is_no_part_of_the_network_adapts_beside_a_whole_encoder(on: str) -> None:
     made, (task,) = make(IMAGES, on, "cavia", settings={"context_size": 3}), IMAGES.tasks(1)
-    adapted, theta = made.adapt(*task[:2], context(made)).weights, made.model.weights()
+    adapted, theta = made.adapt(task.support, context(made)).weights, made.model.weights()
     assert adapted.keys() - theta.keys() == {"context"}
     assert adapted["context"].all()
     assert all(torch.equal(adapted[name], weight) for name, weight in theta.items())
@@ -295,7 +295,7 @@ def test_what_is_no_part_of_the_network_adapts_beside_a_whole_encoder(on: str) -
         "regularizers.mr.blocks: the stem alone has no activations for it; take 2 or more",
     ),
     ("boil", "conv4", {}, "boil+mr: nothing is left for boil to adapt"),
-    ("protonet", "conv4", {}, "protonet+mr: mr acts in the inner loop, and protonet has none"),
+    ("protonet", "conv4", {}, "protonet+mr: mr needs an inner loop, and protonet has none"),
 ])  # fmt: skip
 def test_what_it_cannot_sit_on_is_refused(method: str, model: str, mr: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from reference import GLYPHS, Network, Random, Task, Weights, conv4, learner, maps, means, small_trial
+from reference import GLYPHS, Network, Random, Weights, conv4, learner, maps, means, small_trial
 from torch import Tensor
-from unrolled import ALPHA, MAML, ORDERS, assert_same, expected_gradient, query_loss, relative_error, unroll
+from unrolled import ALPHA, MAML, ORDERS, assert_same, expected_gradient, query_loss, relative_error, together, unroll
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.learner import build_method
-from raymeta.problems.images.episodes import Episodes
+from raymeta.learner import build_learner
+from raymeta.problem import Task, Tasks
 from raymeta.testing import conformance, outer_gradient
 from raymeta.training.trainer import Trainer
 from trainables.regularizers.taml import entropy, inequality
@@ -35,7 +35,7 @@ def trainer(regularizers: dict[str, Any], method: str = "maml", **sections: Any)
     made = Trainer(small_trial(IMAGES, method, regularizers=regularizers, **sections))
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
-        for parameter in made.method.double().parameters():
+        for parameter in made.learner.double().parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return made
 
@@ -48,8 +48,8 @@ def tasks() -> list[Task]:
     return Random((1, 28, 28)).tasks(TASKS)
 
 
-def episodes() -> Episodes:
-    return Episodes(*map(torch.stack, zip(*tasks(), strict=True)))
+def episodes() -> Tasks:
+    return together(tasks())
 
 
 def unequal(losses: list[Tensor], measure: str) -> Tensor:
@@ -76,7 +76,9 @@ def penalty(measure: str, tasks: list[Task], start: list[tuple[Network, Weights]
     pairs = list(zip(tasks, start, strict=True))
     if measure in INEQUALITIES:
         return unequal([query_loss(network, weights, task, norm=norm) for task, (network, weights) in pairs], measure)
-    return -torch.stack([uncertainty(network(task[2], weights, 0, None)) for task, (network, weights) in pairs]).mean()
+    return -torch.stack(
+        [uncertainty(network(task.query.x, weights, 0, None)) for task, (network, weights) in pairs]
+    ).mean()
 
 
 @ORDERS
@@ -89,11 +91,11 @@ def test_the_gradient_of_an_outer_step_is_that_of_one_graph_of_all_its_tasks(mea
         losses = [query_loss(network, end, task) for end, task in zip(ends, tasks, strict=True)]
         term = penalty(measure, tasks, [(network, theta)] * TASKS)
         if measure == "entropy_reduction":
-            after = [uncertainty(network(task[2], end, 0, None)) for end, task in zip(ends, tasks, strict=True)]
+            after = [uncertainty(network(task.query.x, end, 0, None)) for end, task in zip(ends, tasks, strict=True)]
             term = term + torch.stack(after).mean()
         return torch.stack(losses).mean() + WEIGHT * term
 
-    expected = expected_gradient(made.method, [tasks()], whole)  # type: ignore[list-item]
+    expected = expected_gradient(made.learner, [tasks()], whole)  # type: ignore[list-item]
     for vectorized in (False, True):
         assert_same(outer_gradient(made, episodes(), vectorized=vectorized), expected)
     plain = trainer({}, maml={"order": order, "inner_lr": ALPHA})
@@ -109,7 +111,7 @@ def zero_context(theta: Weights, own: Weights, task: Task) -> tuple[Network, Wei
 
 
 def prototypes(theta: Weights, own: Weights, task: Task) -> tuple[Network, Weights]:
-    centres = means(maps(task[0], theta).flatten(1), task[1])
+    centres = means(maps(task.support.x, theta).flatten(1), task.support.y)
     return conv4(), {**theta, "head.weight": 2 * centres, "head.bias": -(centres**2).sum(1)}
 
 
@@ -133,7 +135,7 @@ def test_it_adds_the_gradient_of_the_learners_initial_model(
     def term(theta: Weights, own: Weights, tasks: Any) -> Tensor:
         return WEIGHT * penalty(measure, tasks, [start(theta, own, task) for task in tasks], norm)
 
-    added_loss, added = expected_gradient(made.method, [tasks()], term)  # type: ignore[list-item]
+    added_loss, added = expected_gradient(made.learner, [tasks()], term)  # type: ignore[list-item]
     loss, gradient = outer_gradient(plain, episodes())
     factor = TASKS if reduction == "sum" else 1
     expected = loss + added_loss, {name: gradient[name] + factor * tensor for name, tensor in added.items()}
@@ -192,10 +194,10 @@ def test_weight_0_is_the_plain_learner_and_evaluation_is_always(measure: str, en
 def test_measures_that_compare_tasks_refuse_outer_steps_of_one(measure: str) -> None:
     config = parse_trial({"method": "maml", "outer": {"tasks_per_step": 1}, "regularizers": taml(measure)})
     if measure not in INEQUALITIES:
-        build_method(config, Random((1, 16, 16)))
+        build_learner(config, Random((1, 16, 16)))
         return
     with pytest.raises(UserError) as caught:
-        build_method(config, Random((1, 16, 16)))
+        build_learner(config, Random((1, 16, 16)))
     assert str(caught.value) == (
         "outer.tasks_per_step: found 1, but taml compares the tasks of an outer step: at least 2 are needed"
     )
@@ -204,7 +206,7 @@ def test_measures_that_compare_tasks_refuse_outer_steps_of_one(measure: str) -> 
 def test_a_learner_without_an_inner_loop_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         learner(Random((1, 16, 16)), method="protonet", regularizers={"taml": {}})
-    assert str(caught.value) == "protonet+taml: taml acts in the inner loop, and protonet has none"
+    assert str(caught.value) == "protonet+taml: taml needs an inner loop, and protonet has none"
 
 
 test_taml_conforms = conformance("maml+taml")

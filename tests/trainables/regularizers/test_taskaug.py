@@ -4,12 +4,12 @@ from typing import Any, cast
 
 import pytest
 import torch
-from reference import GLYPHS, Random, learner, small_trial
+from reference import GLYPHS, Random, learner, same_tasks, small_trial
 from torch import Tensor
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import Episodes
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problem import Examples, Tasks
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 from trainables.regularizers.taskaug import TaskAug
 
@@ -20,11 +20,11 @@ def regularizer(**settings: Any) -> TaskAug:
     return cast(TaskAug, learner(Random((1, 16, 16)), regularizers={"taskaug": settings}).regularizers[0])
 
 
-def episodes(tasks: int) -> Episodes:
+def episodes(tasks: int) -> Tasks:
     generator = torch.Generator().manual_seed(0)
     labels = [torch.arange(WAYS).repeat_interleave(count).expand(tasks, -1) for count in (SHOTS, QUERIES)]
     x = [torch.rand(tasks, WAYS * count, 2, 5, 5, generator=generator) for count in (SHOTS, QUERIES)]
-    return Episodes(x[0], labels[0], x[1], labels[1])
+    return Tasks(*(Examples(*pair) for pair in zip(x, labels, strict=True)))
 
 
 def quarters(before: Tensor, after: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ def quarters(before: Tensor, after: Tensor) -> Tensor:
     return same.int().argmax(0)
 
 
-def turns(before: Episodes, after: Episodes) -> Tensor:
+def turns(before: Tasks, after: Tasks) -> Tensor:
     """Of every class, [T, N]; support and query alike."""
-    support, query = quarters(before.support_x, after.support_x), quarters(before.query_x, after.query_x)
+    support, query = quarters(before.support.x, after.support.x), quarters(before.query.x, after.query.x)
     every = torch.cat([support.view(-1, WAYS, SHOTS), query.view(-1, WAYS, QUERIES)], 2)
     assert (every == every[..., :1]).all()
-    assert torch.equal(before.support_y, after.support_y)
-    assert torch.equal(before.query_y, after.query_y)
+    assert torch.equal(before.support.y, after.support.y)
+    assert torch.equal(before.query.y, after.query.y)
     return every[..., 0]
 
 
@@ -65,26 +65,27 @@ def test_the_rate_grows_with_the_budget() -> None:
 
 def test_episodes_are_not_changed_in_place() -> None:
     before = episodes(3)
-    kept = [part.clone() for part in before]
+    kept = before.map(torch.clone)
     regularizer(rate=1.0, ramp=0).on_tasks(before, 0.0, torch.Generator().manual_seed(3))
-    assert all(torch.equal(part, same) for part, same in zip(before, kept, strict=True))
+    assert same_tasks(before, kept)
 
 
 def test_the_trainer_turns_other_classes_at_every_step_the_same_for_a_seed(glyphs: ImageDataset) -> None:
     def seen(seed: int) -> list[Tensor]:
         trainer = Trainer(small_trial(GLYPHS, regularizers={"taskaug": {"rate": 0.75, "ramp": 0}}, seed=seed))
         found: list[Tensor] = []
-        regularizer = cast(TaskAug, trainer.method.regularizers[0])
+        regularizer = cast(TaskAug, trainer.learner.regularizers[0])
         plain = regularizer.on_tasks
 
-        def on_tasks(before: Episodes, progress: float, generator: torch.Generator) -> Episodes:
-            ones = before._replace(support_x=torch.rand(3, 3, 1, 5, 5), query_x=torch.rand(3, 6, 1, 5, 5))
+        def on_tasks(before: Tasks, progress: float, generator: torch.Generator) -> Tasks:
+            x = torch.rand(3, 3, 1, 5, 5), torch.rand(3, 6, 1, 5, 5)
+            ones = Tasks(*(Examples(images, part.y) for images, part in zip(x, before, strict=True)))
             state = generator.get_state()
-            found.append(quarters(ones.support_x, plain(ones, progress, generator).support_x))
+            found.append(quarters(ones.support.x, plain(ones, progress, generator).support.x))
             generator.set_state(state)
             return plain(before, progress, generator)
 
-        regularizer.on_tasks = on_tasks  # type: ignore[method-assign]
+        regularizer.on_tasks = on_tasks  # type: ignore[method-assign, assignment]
         for _ in range(4):
             trainer.outer_update()
         return found

@@ -19,10 +19,10 @@ from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import UNREADABLE, downloading, reason
+from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading, reason
 from raymeta.problems.images.reading.trees import Tree
-from raymeta.problems.images.store import ImageDataset, Published
 from raymeta.storage.files import cache_folder
 
 SIDE = 32
@@ -68,7 +68,7 @@ FC100 = {  # superclasses
 class Cifar100(ImageDataset):
     """The images; a subclass names the split."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.5071, 0.4847, 0.4408)
     std: ClassVar[tuple[float, ...] | None] = (0.2675, 0.2565, 0.2761)
     store_name: ClassVar[str | None] = "cifar100"

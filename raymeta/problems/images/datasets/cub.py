@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import check_counts
+from raymeta.problems.images.reading.sources import Published, check_counts
 from raymeta.problems.images.reading.trees import Tree, centred, find, pack_files
-from raymeta.problems.images.store import ImageDataset, Published
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
@@ -27,7 +27,7 @@ LAYOUT = f"{FOLDER}.tgz or a folder {FOLDER}"
 class Cub(ImageDataset):
     """See the module's docstring."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
     published: ClassVar[Mapping[str, Published]] = {

@@ -21,12 +21,12 @@ from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError, suggest
-from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts, csv_rows, reading
 from raymeta.problems.images.reading.trees import FOLDERS, Tree, pack_files, split_folders, squeezed
-from raymeta.problems.images.store import ImageDataset
 
 SIDE = 84
 SHARES = (0.64, 0.16)  # of training and validation classes
@@ -40,7 +40,7 @@ ByClass = dict[str, list[str]]
 class Folder(ImageDataset):
     """See the module's docstring."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
     has_source: ClassVar[bool] = True
@@ -90,7 +90,7 @@ class Folder(ImageDataset):
         if self.task.source is not None:
             return super().describe() | {"source": self.task.source}
         return {
-            "name": self.name, "kind": self.kind, "input_shape": list(self.input_shape), "splits": list(self.splits),
+            "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
             "ready": False,
         }  # fmt: skip
 

@@ -15,7 +15,6 @@ and Pillow, never between two builds of one environment.
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,8 @@ from PIL import Image, ImageFont
 
 from raymeta import registry
 from raymeta.errors import UserError
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import ImageDataset
 
 FACES = tuple(
     f"DejaVu{family}{style}"
@@ -49,7 +48,7 @@ SEED = 20_240
 class Glyphs(ImageDataset):
     """See the module's docstring."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (1, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (1, SIDE, SIDE)
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         if root is not None:

@@ -15,12 +15,12 @@ from typing import ClassVar
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import check_counts, csv_rows, reading
+from raymeta.problems.images.reading.sources import Published, check_counts, csv_rows, reading
 from raymeta.problems.images.reading.trees import Tree, find, pack_files, split_folders, squeezed
-from raymeta.problems.images.store import ImageDataset, Published
 
 SIDE = 84
 PARTS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}  # as the published files say
@@ -37,7 +37,7 @@ class ImageNetSubset(ImageDataset):
         layouts: what may be there, for a message.
     """
 
-    input_shape: ClassVar[tuple[int, ...]] = (3, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
     folders: ClassVar[tuple[str, ...]]

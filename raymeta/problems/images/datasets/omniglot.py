@@ -34,11 +34,12 @@ from PIL import Image, ImageOps
 
 from raymeta import registry
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS
+from raymeta.problem import SPLITS
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import UNREADABLE, downloading
+from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading
 from raymeta.problems.images.reading.trees import Tree
-from raymeta.problems.images.store import ImageDataset, Published, Rule
+from raymeta.problems.images.store import Rule
 from raymeta.storage.files import cache_folder
 
 SIDE = 28
@@ -55,7 +56,7 @@ TORCHVISION_FOLDER = "omniglot-py"
 class Omniglot(ImageDataset):
     """See the module's docstring."""
 
-    input_shape: ClassVar[tuple[int, ...]] = (1, SIDE, SIDE)
+    input_shape: tuple[int, ...] = (1, SIDE, SIDE)
     splits: ClassVar[tuple[str, ...]] = tuple(SIZES)
     task_defaults: ClassVar[dict[str, Any]] = {"rotations": "always"}
     published: ClassVar[Mapping[str, Published]] = {

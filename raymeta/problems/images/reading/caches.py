@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Stream
 from raymeta.problems.images.reading.sources import reading, reason
 from raymeta.problems.images.reading.trees import Fit, decode, in_order

@@ -9,18 +9,29 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS, Split
-
-if TYPE_CHECKING:
-    from raymeta.problems.images.store import Published
+from raymeta.problem import SPLITS, Split
 
 # of an image; Pillow says SyntaxError of a broken PNG
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+
+
+class Published(NamedTuple):
+    """How much of it there is, by those who published it.
+
+    Attributes:
+        classes: of each split.
+        per_class: images of the smallest and of the largest class.
+        images: in all.
+    """
+
+    classes: Mapping[Split, int]
+    per_class: tuple[int, int]
+    images: int
 
 
 @contextmanager

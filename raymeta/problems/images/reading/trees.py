@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS, Split
+from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.packing import Files, Packed, Progress
 from raymeta.problems.images.reading.sources import UNREADABLE, reading
 

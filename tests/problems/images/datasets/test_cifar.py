@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
+from raymeta.problem import SPLITS, open_problem
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets import cifar
-from raymeta.problems.images.episodes import SPLITS
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problems.images.task import ImagesTask
 
 REAL = Path(__file__).parents[4].parent / "shared" / "data" / "cifar100"
 SIZES = {"cifarfs": {"train": 64, "validation": 16, "test": 20}, "fc100": {"train": 60, "validation": 20, "test": 20}}
 
 
 def dataset(name: str) -> ImageDataset:
-    found = open_dataset(TaskConfig(dataset=name))
+    found = open_problem(ImagesTask(dataset=name))
     assert isinstance(found, ImageDataset)
     return found
 
@@ -102,9 +102,9 @@ def test_both_data_sets_share_the_images_and_no_split_a_class(tree: Path, cache:
 
 
 def test_pixels_are_standardised(tree: Path, cache: Path, pixels: np.ndarray) -> None:
-    found = open_dataset(TaskConfig(dataset="cifarfs", shots=1, queries=2))
+    found = open_problem(ImagesTask(dataset="cifarfs", shots=1, queries=2))
     found.prepare(tree)
-    x = found.bank("train", 0).batch(0, 1).support_x[0, 0]
+    x = found.bank("train", 0).draw(0, 1).support.x[0, 0]
     raw = (x.numpy() * np.array(cifar.CifarFS.std)[:, None, None] + np.array(cifar.CifarFS.mean)[:, None, None]) * 255
     source = pixels.transpose(0, 1, 4, 2, 3).reshape(-1, 3, 32, 32)
     assert np.abs(source - raw).max(axis=(1, 2, 3)).min() < 1e-3

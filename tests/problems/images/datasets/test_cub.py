@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from raymeta.errors import UserError
+from raymeta.problem import SPLITS
 from raymeta.problems.images.datasets.cub import Cub
-from raymeta.problems.images.episodes import SPLITS
-from raymeta.problems.images.store import Published
+from raymeta.problems.images.reading.sources import Published
 
 NAMES = [f"{number:03d}.Bird_{number}" for number in range(1, 9)]
 SIZES = [3, 4, 3, 5, 4, 3, 4, 4]  # of each class

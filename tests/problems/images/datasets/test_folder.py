@@ -16,9 +16,9 @@ from raymeta import cli
 from raymeta.cli.common import placed
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problems.images.episodes import SPLITS
+from raymeta.problem import SPLITS, open_problem
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading import trees
-from raymeta.problems.images.store import ImageDataset, open_dataset
 from raymeta.study.plan.plan import make_config
 
 PETS = [f"pet{i:02d}" for i in range(25)]
@@ -102,10 +102,10 @@ def test_a_changed_source_is_packed_again_and_an_unchanged_or_lost_one_is_not(fe
 HALF = """
 import sys, time
 from pathlib import Path
-from raymeta.config import TaskConfig
+from raymeta.problems.images.task import ImagesTask
 from raymeta.problems.images.reading import packing
 from raymeta.problems.images.reading import trees
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 packing.SETTLE_S, decode, read = -1.0, trees.decode, []
 def slow(*given):
     read.append(given)
@@ -114,7 +114,7 @@ def slow(*given):
         time.sleep(60)
     return decode(*given)
 trees.decode = slow
-open_dataset(TaskConfig(dataset="folder", source=sys.argv[1])).prepare(Path(sys.argv[1]))
+open_problem(ImagesTask(dataset="folder", source=sys.argv[1])).prepare(Path(sys.argv[1]))
 """
 
 
@@ -160,13 +160,13 @@ def test_a_full_disk_keeps_nothing_of_it(pets: Path, cache: Path) -> None:
 def test_a_worker_finds_it_with_the_config_alone(pets: Path) -> None:
     words = ["task.ways=2", "task.shots=1", "task.queries=1"]
     config = placed(make_config("maml", "folder", words=words), pets)
-    open_dataset(config.task).prepare(pets)
+    open_problem(config.task).prepare(pets)
     code = f"""
 import json
 from raymeta.config import parse_trial
-from raymeta.problems.images.store import open_dataset
+from raymeta.problem import open_problem
 config = parse_trial(json.loads({json.dumps(config.as_dict())!r}))
-print(open_dataset(config.task).bank("train", 0).batch(0, 1).support_x.shape)"""
+print(open_problem(config.task).bank("train", 0).draw(0, 1).support.x.shape)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert done.stdout == "torch.Size([1, 2, 3, 84, 84])\n", done.stderr
     assert parse_trial(config.as_dict()) == config

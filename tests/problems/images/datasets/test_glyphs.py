@@ -1,8 +1,8 @@
 import numpy as np
 
-from raymeta.config import TaskConfig
-from raymeta.problems.images.episodes import SPLITS
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problem import SPLITS, open_problem
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 
 SCRIPTS = {
     "validation": ("CYRILLIC", "HEBREW", "TIFINAGH"),
@@ -70,7 +70,7 @@ def test_a_second_build_is_the_same(glyphs: ImageDataset) -> None:
     from raymeta.problems.images.reading.packing import fingerprint
 
     steps: list[tuple[int, int]] = []
-    again = open_dataset(TaskConfig())
+    again = open_problem(ImagesTask())
     assert isinstance(again, ImageDataset)
     packed = again.build(None, lambda done, total: steps.append((done, total)))
     assert fingerprint(packed) == glyphs.fingerprint

@@ -16,9 +16,9 @@ from photos import class_tree, dataset
 from PIL import Image
 
 from raymeta.errors import UserError
+from raymeta.problem import SPLITS
 from raymeta.problems.images.datasets.imagenet import MiniImageNet, TieredImageNet
-from raymeta.problems.images.episodes import SPLITS
-from raymeta.problems.images.store import Published
+from raymeta.problems.images.reading.sources import Published
 
 MINI = {"train": ["n01", "n04", "n05"], "val": ["n02", "n06"], "test": ["n03", "n07"]}
 PER_CLASS = 4
@@ -156,7 +156,7 @@ def test_pixels_are_standardised_as_imagenets(folders: Path) -> None:
         [0.229, 0.224, 0.225]
     )[:, None, None]
     torch.testing.assert_close(torch.from_numpy(found.store.scaled(raw)), expected)
-    assert found.bank("train", 0).batch(0, 3).support_x.shape == (3, 2, 3, 84, 84)
+    assert found.bank("train", 0).draw(0, 3).support.x.shape == (3, 2, 3, 84, 84)
 
 
 def test_photographs_of_any_size_and_kind_are_squeezed(folders: Path) -> None:

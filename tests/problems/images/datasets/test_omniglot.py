@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
+from raymeta.problem import SPLITS, open_problem
 from raymeta.problems.images.check import check_dataset
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets import omniglot
-from raymeta.problems.images.episodes import SPLITS
 from raymeta.problems.images.reading.packing import Packed, build_store
-from raymeta.problems.images.store import ImageDataset, open_dataset
+from raymeta.problems.images.task import ImagesTask
 
 REAL = Path(__file__).parents[4].parent / "shared" / "data" / "omniglot"
 PARTS = {"images_background": 3, "images_evaluation": 2}
@@ -151,13 +151,13 @@ def test_a_failed_download_names_data_root(cache: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     with pytest.raises(UserError, match=r"could not be downloaded .*no route.*--data-root$"):
-        open_dataset(TaskConfig(dataset="omniglot")).prepare()
+        open_problem(ImagesTask(dataset="omniglot")).prepare()
 
 
 @pytest.fixture
 def full(cache: Path) -> Path:
     """A store of as many characters as the published one, with two blank drawings each, in the splits that it lists."""
-    dataset = open_dataset(TaskConfig(dataset="omniglot"))
+    dataset = open_problem(ImagesTask(dataset="omniglot"))
     assert isinstance(dataset, ImageDataset)
     splits = {name: omniglot._split(omniglot._shuffled(1623), omniglot.SIZES[name]) for name in omniglot.PACKED}
     content = Packed(np.zeros((3246, 1, 28, 28), np.uint8), [f"{i}" for i in range(1623)], [2] * 1623, splits)
@@ -170,7 +170,7 @@ def test_class_splits_by_name(full: Path) -> None:
     assert list(kept["splits"]) == ["finn", "vinyals"]  # others would change the fingerprint
     fingerprints = {}
     for name, sizes in {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423), "mamlpp": (1150, 50, 423)}.items():
-        dataset = open_dataset(TaskConfig(dataset="omniglot", split=name))
+        dataset = open_problem(ImagesTask(dataset="omniglot", split=name))
         assert isinstance(dataset, ImageDataset)
         members = [dataset.store.classes(split) for split in SPLITS]
         assert tuple(map(len, members)) == sizes
@@ -187,28 +187,28 @@ def test_class_splits_by_name(full: Path) -> None:
 
 @pytest.mark.parametrize(("split", "classes"), [("train", 4112), ("validation", 688), ("test", 1692)])
 def test_turned_characters_of_vinyals_and_snell(full: Path, split: Any, classes: int) -> None:
-    task = TaskConfig(dataset="omniglot", split="vinyals", rotations="classes", queries=1, ways=classes)
-    assert open_dataset(task).bank(split, 0, final=True).batch(0, 1).support_x.shape[1] == classes
+    task = ImagesTask(dataset="omniglot", split="vinyals", rotations="classes", queries=1, ways=classes)
+    assert open_problem(task).bank(split, 0, final=True).draw(0, 1).support.x.shape[1] == classes
     with pytest.raises(UserError, match=f"of omniglot \\(vinyals\\) has {classes} classes"):
-        open_dataset(task.model_copy(update={"ways": classes + 1})).bank(split, 0, final=True)
+        open_problem(task.model_copy(update={"ways": classes + 1})).bank(split, 0, final=True)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the Omniglot archives are not in {REAL}")
 def test_the_real_archives(cache: Path) -> None:
-    task = TaskConfig(dataset="omniglot", rotations="always")
-    dataset = open_dataset(task)
+    task = ImagesTask(dataset="omniglot", rotations="always")
+    dataset = open_problem(task)
     dataset.prepare(REAL)
     assert isinstance(dataset, ImageDataset)
     assert dataset.describe()["classes"] == {"train": 1100, "validation": 100, "test": 423}
     assert dataset.store.images.shape == (32460, 1, 28, 28)
     assert (dataset.store.sizes == 20).all()
     assert sorted(np.concatenate([dataset.store.classes(split) for split in SPLITS])) == list(range(1623))
-    vinyals = open_dataset(task.model_copy(update={"split": "vinyals"}))
+    vinyals = open_problem(task.model_copy(update={"split": "vinyals"}))
     assert vinyals.describe()["classes"] == {"train": 1028, "validation": 172, "test": 423}
     assert vinyals.fingerprint == dataset.fingerprint
-    mamlpp = open_dataset(task.model_copy(update={"split": "mamlpp"}))
+    mamlpp = open_problem(task.model_copy(update={"split": "mamlpp"}))
     assert mamlpp.describe()["classes"] == {"train": 1150, "validation": 50, "test": 423}
     assert all(finding.ok for finding in check_dataset(dataset))
-    episodes = dataset.bank("train", 0).batch(0, 20)
-    assert 0.02 < float(episodes.query_x.mean()) < 0.2  # ink is high and sparse
-    assert float(episodes.query_x.max()) == 1
+    episodes = dataset.bank("train", 0).draw(0, 20)
+    assert 0.02 < float(episodes.query.x.mean()) < 0.2  # ink is high and sparse
+    assert float(episodes.query.x.max()) == 1

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from traced import Traced
 
-from raymeta.config import TaskConfig
 from raymeta.errors import UserError
+from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.store import ImageDataset
+from raymeta.problems.images.task import ImagesTask
 
 
 class Filed(Traced):
@@ -38,7 +38,7 @@ class Filed(Traced):
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is on the server."""
     folder = tmp_path_factory.mktemp("served")
-    pixels = Traced(TaskConfig()).build(None, lambda done, total: None).images
+    pixels = Traced(ImagesTask()).build(None, lambda done, total: None).images
     png = io.BytesIO()
     Image.fromarray(np.asarray(pixels).reshape(-1, 4)).save(png, "png")
     with zipfile.ZipFile(folder / "traced.zip", "w") as archive:
@@ -82,7 +82,7 @@ def server(served: Path) -> Iterator[str]:
 def fingerprint(tmp_path_factory: pytest.TempPathFactory) -> str:
     from raymeta.problems.images.reading.packing import fingerprint
 
-    return fingerprint(Traced(TaskConfig()).build(None, lambda done, total: None))
+    return fingerprint(Traced(ImagesTask()).build(None, lambda done, total: None))
 
 
 @pytest.mark.parametrize("name", ["traced.zip", "traced.tgz"])
@@ -91,7 +91,7 @@ def test_an_archive_is_fetched_unpacked_and_packed(
     cache: Path, served: Path, server: str, fingerprint: str, scheme: str, name: str
 ) -> None:
     url = f"{server}/{name}" if scheme == "http" else f"file://{served}/{name}"
-    dataset, steps = Filed(TaskConfig()), []
+    dataset, steps = Filed(ImagesTask()), []
     dataset.prepare(url, lambda done, total: steps.append((done, total)))
     assert dataset.fingerprint == fingerprint
     size = (served / name).stat().st_size
@@ -114,7 +114,7 @@ def test_pyarrow_opens_other_schemes(
             return fs.SubTreeFileSystem(str(served), fs.LocalFileSystem()), url.removeprefix("s3://bucket/")
 
     monkeypatch.setattr(fs, "FileSystem", Mounted)
-    dataset = Filed(TaskConfig())
+    dataset = Filed(ImagesTask())
     dataset.prepare("s3://bucket/traced.zip")
     assert dataset.fingerprint == fingerprint
 
@@ -131,23 +131,23 @@ def test_what_cannot_be_used_is_one_sentence_and_leaves_nothing(
     cache: Path, server: str, name: str, problem: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        Filed(TaskConfig()).prepare(f"{server}/{name}")
+        Filed(ImagesTask()).prepare(f"{server}/{name}")
     assert str(caught.value) == f"{server}/{name}: {problem}"
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 def test_a_host_that_is_not_there_and_an_unknown_scheme_are_one_sentence(cache: Path) -> None:
     with pytest.raises(UserError, match=r"^http://127\.0\.0\.1:9/x\.zip: cannot be read: .*refused"):
-        Filed(TaskConfig()).prepare("http://127.0.0.1:9/x.zip")
+        Filed(ImagesTask()).prepare("http://127.0.0.1:9/x.zip")
     with pytest.raises(UserError, match=r"^bogus://x/y\.zip: cannot be read: .*[Uu]nrecognized filesystem type"):
-        Filed(TaskConfig()).prepare("bogus://x/y.zip")
+        Filed(ImagesTask()).prepare("bogus://x/y.zip")
 
 
 def packed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ImageDataset:
     """A store in another cache."""
     with monkeypatch.context() as patch:
         patch.setenv("RAYMETA_CACHE", str(folder))
-        dataset = Traced(TaskConfig())
+        dataset = Traced(ImagesTask())
         dataset.prepare()
         _ = dataset.store
     return dataset
@@ -172,7 +172,7 @@ def test_a_packed_store_is_taken_as_it_is(
     root: Path | str = folder
     if archived:
         root = Path(shutil.make_archive(str(tmp_path / "store"), "gztar", folder)).as_uri()
-    dataset = Never(TaskConfig())
+    dataset = Never(ImagesTask())
     dataset.prepare(root)
     assert dataset.fingerprint == fingerprint
 
@@ -185,7 +185,7 @@ def test_a_packed_store_whose_pixels_changed_is_refused(
         file.seek(-1, os.SEEK_END)
         file.write(b"\x00")
     with pytest.raises(UserError, match=rf"^traced: what came has fingerprint \w+ and should have {fingerprint[:12]}$"):
-        Never(TaskConfig()).prepare(tmp_path / "there" / "traced-1")
+        Never(ImagesTask()).prepare(tmp_path / "there" / "traced-1")
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
@@ -196,12 +196,12 @@ def test_a_packed_store_of_another_data_set_is_refused(
     meta = tmp_path / "there" / "traced-1" / "meta.json"
     meta.write_text(json.dumps(json.loads(meta.read_text()) | {"version": 7}))
     with pytest.raises(UserError, match=r"damaged or not a store of 'traced' \(its files don't belong together\)"):
-        Never(TaskConfig()).prepare(tmp_path / "there" / "traced-1")
+        Never(ImagesTask()).prepare(tmp_path / "there" / "traced-1")
 
 
 def test_a_store_is_received_in_parts(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = packed(tmp_path / "there", monkeypatch).store
-    dataset = Never(TaskConfig())
+    dataset = Never(ImagesTask())
     dataset.receive(there.meta, ((row, there.images[row : row + 100]) for row in range(0, 460, 100)))
     assert dataset.store.meta == there.meta
     assert (dataset.store.images == there.images).all()

@@ -1,0 +1,385 @@
+"""What is learned: a distribution of tasks, and how what was learned of one is scored.
+
+A problem is a folder or file of `raymeta.problems`, or of a package from outside; nothing else here knows what its
+tasks are made of.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raymeta import registry
+from raymeta.config.sections import TaskConfig
+from raymeta.engine.noise import EVALUATION, Noise, task_keys
+from raymeta.engine.tasks import for_each, of_task
+from raymeta.errors import UserError, suggest
+from raymeta.inner import Context
+from raymeta.metric import Metric, Score
+from raymeta.schema import check
+
+if TYPE_CHECKING:
+    from raymeta.learner import Learner
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time, if they are of one shape
+
+
+class Examples(NamedTuple):
+    """Inputs x [n, ...] and what they should give, y [n, ...]: labels (int64), or values."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Task(NamedTuple):
+    """One task. A query label may be soft: probabilities [n, N] instead of labels [n]."""
+
+    support: Examples
+    query: Examples
+
+
+class Tasks(NamedTuple):
+    """T tasks of one shape: every tensor is [T, n, ...]."""
+
+    support: Examples
+    query: Examples
+
+    @property
+    def size(self) -> int:
+        """T. (`len` of a named tuple is the number of its fields.)"""
+        return len(self.support.x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.support.x.device
+
+    def task(self, number: int | Tensor) -> Task:
+        """One of them; under vmap `number` is its batched index."""
+        return Task(*(Examples(*(of_task(tensor, number) for tensor in part)) for part in self))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Tasks":
+        """The same tasks with each of their tensors changed."""
+        return Tasks(*(Examples(*map(change, part)) for part in self))
+
+    def to(self, device: torch.device | str) -> "Tasks":
+        """The same tasks on a device."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+
+class Labelled(NamedTuple):
+    """Training examples by number, with their classes.
+
+    Attributes:
+        classes: how many there are.
+        size: how many examples.
+        take: numbers [n] to examples with labels, on the CPU.
+        about: which of the data they are, as plain data.
+    """
+
+    classes: int
+    size: int
+    take: Callable[[NDArray[np.int64]], Examples]
+    about: dict[str, Any]
+
+
+class Bank(Protocol):
+    """An endless numbered sequence of tasks: task i is a function of (problem, split, seed, i) alone."""
+
+    def draw(self, first: int, count: int, learner: "Learner | None" = None) -> Tasks:
+        """Tasks `first` .. `first + count - 1`; one at a time where they are of different shapes.
+
+        Args:
+            first: number of the first one.
+            count: how many.
+            learner: the learner of now, for banks that make their examples with it.
+        """
+        ...
+
+
+class TestSplitClosed(RuntimeError):
+    """The test split was asked for by something that is not a final run."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+
+class Problem(ABC):
+    """A problem under the settings of its `task` section.
+
+    Attributes:
+        name: as registered.
+        Config: the problem's `task` section.
+        metric: what a task is scored by.
+        input_shape: of one example: (C, H, W), or (D,).
+        labels: classes of the largest task, if y are labels; None: y are values.
+        one_shape: all tasks have tensors of the same shapes; if not they are computed one by one.
+        has_source: which data it is is said by `task.source`.
+        task_defaults: what a data set of a problem changes of the defaults of its `task` section.
+        form: what `parse` takes, for messages.
+        keeps_on_devices: it has data that `keep_on` can copy to a device.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[TaskConfig]]
+    metric: ClassVar[Metric]
+    input_shape: tuple[int, ...]
+    labels: int | None = None
+    one_shape: bool = True
+    keeps_on_devices: ClassVar[bool] = False
+    has_source: ClassVar[bool] = False
+    task_defaults: ClassVar[dict[str, Any]] = {}
+    form: ClassVar[str] = "NAME"
+
+    def __init__(self, task: Any) -> None:
+        """Nothing is read yet.
+
+        Raises:
+            UserError: settings that do not fit.
+        """
+        self.task = task
+
+    @classmethod
+    def open(cls, task: Any) -> "Problem":
+        """The problem of a `task` section of its own `Config`."""
+        return cls(task)
+
+    @classmethod  # noqa: B027
+    def check(cls, task: Any) -> None:
+        """Look at what a `task` section names, as far as that needs no data; most problems name nothing.
+
+        Raises:
+            UserError: there is nothing of that name.
+        """
+
+    @classmethod
+    def parse(cls, text: str) -> dict[str, Any] | None:
+        """What `--task TEXT` means in the `task` section, if it names this problem; its name alone does."""
+        return {} if text == cls.name else None
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a model: a logit per label, or the numbers of a y."""
+        return self.labels or 1
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What learners and regularizers may need of it: `labels`, `images`."""
+        found = {"labels": self.labels is not None, "images": len(self.input_shape) == 3}
+        return frozenset(name for name, there in found.items() if there)
+
+    def outputs_of(self, tasks: Tasks) -> int | None:
+        """Outputs that tasks use where tasks differ in them; None: all."""
+        return None
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What learners descend, inner and outer: a mean over examples, []."""
+
+    @abstractmethod
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The metric of a task's query set, []."""
+
+    def bank(self, split: Split, seed: int, *, final: bool = False) -> Bank:
+        """The numbered tasks of a split.
+
+        Args:
+            split: train, validation or test; they share nothing that is to be generalised to.
+            seed: other seeds are other tasks.
+            final: this is a final run, which alone may open the test split.
+
+        Raises:
+            TestSplitClosed: the test split without `final`.
+            UserError: the data are not there or damaged, or can't give such tasks.
+        """
+        if split not in SPLITS:
+            raise UserError(f"unknown split '{split}': {suggest(split, SPLITS)}")
+        if split == "test" and not final:
+            raise TestSplitClosed("the test split is opened by final runs only")
+        return self._bank(split, seed)
+
+    @abstractmethod
+    def _bank(self, split: Split, seed: int) -> Bank: ...
+
+    def evaluate(
+        self,
+        learner: "Learner",
+        bank: Bank,
+        tasks: int,
+        *,
+        device: torch.device,
+        vectorized: bool,
+        members: Sequence[Mapping[str, Tensor]] = (),
+        steps: int | None = None,
+    ) -> Score:
+        """Adapt to tasks 0 .. tasks-1 of a bank and score the predictions for their query sets.
+
+        The loss is the mean loss of the predictions, whatever the learner adds to it in training.
+
+        Args:
+            learner: with its present weights, which it has again afterwards.
+            bank: whose tasks.
+            tasks: how many of them.
+            device: where to compute.
+            vectorized: batch the tasks with vmap.
+            members: state dicts of an ensemble, which predicts the mean of its members' outputs; none: the present
+                weights.
+            steps: inner steps; None: the learner's own.
+        """
+        chunk = CHUNK if self.one_shape else 1
+        firsts = range(0, tasks, chunk)
+        targets: list[Tensor] = []
+        outputs: list[list[Tensor]] = [[] for _ in firsts]  # of each chunk by member
+        now = {name: tensor.clone() for name, tensor in learner.state_dict().items()} if members else {}
+        with torch.no_grad():
+            for number, member in enumerate(members or [now]):
+                if members:
+                    learner.load_state_dict(member)
+                for place, first in enumerate(firsts):
+                    drawn = bank.draw(first, min(chunk, tasks - first), learner).to(device)
+                    outputs[place].append(predictions(learner, drawn, vectorized, first, steps))
+                    if number == 0:
+                        targets.append(drawn.query.y)
+            if members:
+                learner.load_state_dict(now)
+            losses, scores = [], []
+            for made, y in zip(outputs, targets, strict=True):
+                together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
+                for prediction, expected in zip(together, y, strict=True):
+                    losses.append(learner.loss(prediction, expected))
+                    scores.append(self.score(prediction, expected))
+        return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+
+    def labelled(self) -> Labelled | None:
+        """All training examples with their classes, for pre-training; None: there are no classes."""
+        return None
+
+    @property
+    def kept_bytes(self) -> int:
+        """What `keep_on` takes of a device."""
+        return 0
+
+    def keep_on(self, device: torch.device) -> None:
+        """Copy the data to a device; banks opened from now on gather their tasks there, to the same bits."""
+        raise RuntimeError(f"{self.name} has nothing to keep on {device}")
+
+    def picture(self, path: Path) -> None:
+        """Draw some tasks of the training and the validation split; the suffix says the format.
+
+        Raises:
+            UserError: the data are not prepared, or it draws none.
+            OSError: `path` can't be written.
+        """
+        raise UserError(f"{self.name} draws no pictures of its tasks")
+
+    def prepare(self, root: Any = None, progress: Any = None, *, rebuild: bool = False) -> None:
+        """Make the data ready on this machine; nothing happens if they are.
+
+        Args:
+            root: folder with the data on disk or a URL of an archive of one, or of a packed store; read only if there
+                is something to do. None: drawn, computed or downloaded, whatever the problem does.
+            progress: called with steps done and steps in all.
+            rebuild: do it again even if they are ready.
+
+        Raises:
+            UserError: a `root` was given to a problem that reads none.
+        """
+        if root is not None:
+            raise UserError(f"{root}: {self.name} is computed and reads no data: leave out --data-root")
+
+    @property
+    def ready(self) -> bool:
+        """`prepare` has been run, or has nothing to do."""
+        return True
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change when an example, a class or a split does."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, as plain data for `raymeta data`; more of it once it is ready."""
+        return {
+            "name": self.name, "input_shape": list(self.input_shape), "splits": [], "ready": self.ready,
+            "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+
+def find_problem(name: str) -> "type[Problem]":
+    """The problem of a name, or the one that a data set of this name is of.
+
+    Raises:
+        UserError: there is neither.
+    """
+    kind: registry.Kind = "problem" if name in registry.names("problem") else "dataset"
+    cls: type[Problem] = registry.find(kind, name)
+    return cls
+
+
+def parse_task(text: str) -> dict[str, Any]:
+    """What a user types after `--task`, `omniglot-5w1s` say, as keys of the `task` section.
+
+    Raises:
+        UserError: no problem and no data set of that name, or not of its form.
+    """
+    cls = find_problem(text.split("-")[0])
+    keys = cls.parse(text)
+    if keys is None:
+        raise UserError(f"--task {text}: expected {cls.form}")
+    return {"problem": cls.Config.model_fields["problem"].default, **keys}
+
+
+def task_section(data: Mapping[str, Any]) -> TaskConfig:
+    """Plain data as the `task` section of the problem that they name.
+
+    Raises:
+        UserError: one sentence on what does not fit.
+    """
+    section: TaskConfig = check(registry.find("problem", str(data.get("problem", "images"))).Config, data, "task")
+    return section
+
+
+def open_problem(task: TaskConfig) -> Problem:
+    """The problem that a `task` section is of. Nothing is read or built yet.
+
+    Raises:
+        UserError: no problem or no data set of that name, or settings that do not fit.
+    """
+    problem: Problem = registry.find("problem", task.problem).open(task)
+    return problem
+
+
+def predictions(
+    learner: "Learner",
+    tasks: Tasks,
+    vectorized: bool,
+    numbers: int | Sequence[int] = 0,
+    steps: int | None = None,
+) -> Tensor:
+    """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
+
+    Args:
+        learner: with its present weights.
+        tasks: T of them.
+        vectorized: batch them with vmap.
+        numbers: of the tasks in their bank, the first or all, the seeds of what noise there is in evaluation.
+        steps: inner steps; None: the learner's own.
+    """
+    if isinstance(numbers, int):
+        numbers = range(numbers, numbers + tasks.size)
+    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
+    plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
+    hooks = learner.hooks(tasks, plain)
+
+    def predict(number: int | Tensor, key: Tensor, support: Examples, x: Tensor) -> Tensor:
+        context = plain.of_task(number, Noise(key), hooks)
+        return learner.predict(learner.adapt(Examples(*support), context), x)
+
+    found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
+    return found if isinstance(found, Tensor) else torch.stack(found)

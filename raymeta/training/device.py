@@ -1,0 +1,78 @@
+"""Where a trial computes, and what it may take there."""
+
+import torch
+
+from raymeta.config import TrialConfig
+from raymeta.errors import UserError
+from raymeta.learner import Learner
+
+CONTEXT_BYTES = 600 * 2**20  # a guess, where it is not measured, of what CUDA itself takes of a GPU for each process
+DATA_SHARE = 0.05  # of a GPU's free memory, for a copy of the data: each trial that shares the GPU has its own
+
+
+def cap_memory(share: float, context: int = 0) -> None:
+    """Let this process take no more of its GPU than its share, so that its neighbours live. Without a GPU: nothing.
+
+    Args:
+        share: of the GPU's memory, CUDA's own part of it included; 0: all of it.
+        context: bytes of that part; 0: they were not measured.
+    """
+    if share and torch.cuda.is_available():
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(max(share - (context or CONTEXT_BYTES) / total, 0.01))
+
+
+def device_of(config: TrialConfig) -> torch.device:
+    """Where a trial computes.
+
+    Raises:
+        UserError: it asks for a GPU and there is none.
+    """
+    wanted = config.engine.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def keeps_on_device(config: TrialConfig, device: torch.device, learner: Learner) -> bool:
+    """Whether tasks are gathered on the device.
+
+    Raises:
+        UserError: it is asked for and can't be.
+    """
+    wanted, problem = config.engine.images, learner.problem
+    if wanted == "host":
+        return False
+    reasons = [f"{one.name} changes tasks on the CPU" for one in learner.regularizers if one.changes_tasks]
+    if not problem.keeps_on_devices:
+        reasons.append(f"{problem.name} has no images")
+    if wanted == "device" and reasons:
+        raise UserError(f"engine.images: found 'device', but {reasons[0]}; allowed: auto, host")
+    if wanted == "device" or reasons or device.type != "cuda":
+        return wanted == "device"
+    return problem.kept_bytes < DATA_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def vectorized(config: TrialConfig, device: torch.device, learner: Learner) -> bool:
+    """Whether the tasks of an outer step are batched.
+
+    Raises:
+        UserError: it is asked for and can't be.
+    """
+    wanted, model = config.engine.tasks, learner.model
+    if not learner.problem.one_shape:
+        if wanted == "vmap":
+            raise UserError(
+                f"engine.tasks: found 'vmap', but {config.task.name} has tasks of different shapes; allowed: auto, loop"
+            )
+        return False
+    one_by_one = [f"{one.name} computes" for one in learner.regularizers if not one.batches]
+    if model.norm_mode == "running":  # they are written to in place
+        one_by_one.append("model.norm running updates its averages")
+    if one_by_one:
+        if wanted == "vmap":
+            raise UserError(f"engine.tasks: found 'vmap', but {one_by_one[0]} task by task; allowed: auto, loop")
+        return False
+    if wanted == "auto":
+        return device.type == "cuda" or model.batches_tasks_on_cpu
+    return wanted == "vmap"
