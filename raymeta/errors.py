@@ -30,6 +30,11 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
     "did you mean 'maml'? (allowed: alfa, maml)"
     """
     names = sorted(allowed)
-    listed = f"allowed: {', '.join(names) or 'none'}"
     near = get_close_matches(found, names, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'? ({listed})" if near else listed
+    return meant(near[0] if near else None, names)
+
+
+def meant(near: str | None, allowed: Iterable[str]) -> str:
+    """The same with the nearest name found by other means; None: there is none."""
+    listed = f"allowed: {', '.join(sorted(allowed)) or 'none'}"
+    return f"did you mean '{near}'? ({listed})" if near else listed

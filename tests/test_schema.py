@@ -43,8 +43,12 @@ class Outer(Section):
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"count": 1, "inner": {"rat": 0}}, "unknown key 'inner.rat', did you mean 'rate'? (allowed: kind, rate)"),
+        (
+            {"count": 1, "inner": {"rat": 0}},
+            "unknown key 'inner.rat', did you mean 'inner.rate'? (allowed: kind, rate)",
+        ),
         ({"count": 1, "iner": {}}, "unknown key 'iner', did you mean 'inner'? (allowed: count, inner)"),
+        ({"count": 1, "rate": 0}, "unknown key 'rate', did you mean 'inner.rate'? (allowed: count, inner)"),
         ({"count": 1, "zzz": {}}, "unknown key 'zzz', allowed: count, inner"),
         ({}, "the key 'count' is missing"),
         ({"count": "x"}, "count: found 'x': input should be a valid integer, unable to parse string as an integer"),

@@ -55,11 +55,24 @@ Spec = Annotated[
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
     typer.Argument(
-        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed."
+        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed. Or what to "
+        "search of a key: maml.inner_lr=0.01..0.5:log, maml.inner_steps=1..5, maml.order=first,second."
     ),
 ]
 Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
-Preset = Annotated[Optional[str], typer.Option(help="Budget, rungs and settings; by default the data set's.")]  # noqa: UP045
+Preset = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(metavar="NAME|FILE", help="Budget, rungs and settings; by default the data set's."),
+]
+OwnSpace = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--space",
+        metavar="FILE|none",
+        help="Ranges and starting points, laid over the shipped ones (`raymeta space … --write FILE` makes one); "
+        "none: only the ranges typed here.",
+    ),
+]
 Choose = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),

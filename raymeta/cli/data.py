@@ -20,7 +20,7 @@ def data_ls(as_json: Json = False) -> None:
     """List the data sets and what of them is on this machine."""
     from raymeta import registry
 
-    rows = {name: _dataset(name).describe() for name in registry.names("dataset")}
+    rows = {name: _dataset(name).describe() for name in registry.working("dataset")}
     if as_json:
         print(json.dumps(rows))  # noqa: T201
         return
@@ -62,7 +62,7 @@ def data_check(
     from raymeta.problems.images.dataset import ImageDataset
     from raymeta.report.tables import check_table
 
-    found = {one: _dataset(one, data_root) for one in ([name] if name else registry.names("dataset"))}
+    found = {one: _dataset(one, data_root) for one in ([name] if name else registry.working("dataset"))}
     images = {one: dataset for one, dataset in found.items() if isinstance(dataset, ImageDataset)}
     findings = {}
     for one, dataset in images.items():

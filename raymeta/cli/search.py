@@ -13,6 +13,7 @@ from raymeta.cli.common import (
     Choose,
     DataRoot,
     Json,
+    OwnSpace,
     Pack,
     Preset,
     ShipData,
@@ -41,6 +42,7 @@ def search(
     words: Words = None,
     task: Task = None,
     preset: Preset = None,
+    own_space: OwnSpace = None,
     name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
     choose: Choose = None,
     trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
@@ -59,6 +61,8 @@ def search(
 
     Example: raymeta search maml+dropgrad --task omniglot-5w1s -n 24 maml.inner_steps=5
 
+    Example: raymeta search maml maml.inner_lr=0.01..0.5:log maml.inner_steps=1..5
+
     Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
     """
     started = time.time()
@@ -69,7 +73,7 @@ def search(
     if name is not None:
         check_name(name)
     overrides = [*(words or []), *([f"study.trials={trials}"] if trials else [])]
-    plan = make_plan(spec, task, preset, overrides, choose)
+    plan = make_plan(spec, task, preset, overrides, choose, space=own_space)
     if warm_start is not None:
         from raymeta.study.plan.warm_start import warm_started
         from raymeta.study.record.record import open_study

@@ -3,12 +3,14 @@
 from statistics import fmean
 from typing import Any
 
+from rich.console import Group
 from rich.table import Column, Table
 from rich.text import Text
 
 from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
-from raymeta.study.plan.space import Space
+from raymeta.schema import flatten
+from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
 
@@ -62,10 +64,10 @@ def short(found: Any) -> str:
     return f"{found:.3g}" if isinstance(found, float) else str(found)
 
 
-def space_table(space: Space) -> Table:
-    """The searched keys with their ranges, conditions and starting points."""
-    name = Column("key", no_wrap=True)  # as it is typed
-    table = Table(name, "range", "searched when", box=None, pad_edge=False)
+def space_table(plan: Plan) -> Group:
+    """The searched keys with their ranges, conditions, origins and starting points, and where the rest is from."""
+    name, space = Column("key", no_wrap=True), plan.space  # as it is typed
+    table = Table(name, "range", "searched when", Column("from", overflow="fold"), box=None, pad_edge=False)
     for label in space.labels:
         table.add_column(f"start: {label}")
     for key, param in space.params.items():
@@ -74,9 +76,13 @@ def space_table(space: Space) -> Table:
             key,
             str(param),
             when or "always",
+            space.origins.get(key, ""),
             *(short(point.get(key, "-")) for point in space.start_from),
         )
-    return table
+    values = plan.base.flat() | flatten({"study": plan.study.model_dump(mode="json")})
+    fixed = [f"{key} {short(values[key])} ({origin})" for key, origin in plan.fixed.items() if key in values]
+    others = ", ".join(dict.fromkeys(plan.origins.values()))
+    return Group(table, f"fixed: {', '.join(fixed) or 'nothing'}", f"the rest: {others}, defaults")
 
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:

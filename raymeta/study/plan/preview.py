@@ -2,7 +2,7 @@
 
 import io
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from raymeta.problem import CHUNK
-from raymeta.report.tables import short
+from raymeta.report.tables import short, space_table
 from raymeta.study.machines.resources import cores
+from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.plan.space import BASELINE, Point
+from raymeta.study.plan.space import BASELINE
 from raymeta.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -25,6 +26,7 @@ class Preview:
     """A study's size.
 
     Attributes:
+        plan: the study, with where all of it is from.
         points: what the first trials would be, starting points first; proposals after them are random ones here.
         step_s, validation_s: measured on this machine with the base config, for one trial alone.
         usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
@@ -32,7 +34,7 @@ class Preview:
         finalist_s: for one of them, with its trainings by `study.finalist_seeds`.
     """
 
-    spec: str
+    plan: Plan
     points: list[Point]
     labels: list[str]
     rungs: list[int]
@@ -54,10 +56,12 @@ class Preview:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         times = {"usual_hours": self.hours(self.usual_steps), "worst_case_hours": self.hours(self.most_steps)}
-        return asdict(self) | times
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "plan"}
+        from_where = {"space": self.plan.space.as_dict(), "fixed": self.plan.fixed, "others": self.plan.origins}
+        return {"spec": self.plan.spec, **own, **times, **from_where}
 
     def __rich__(self) -> RenderableType:
-        table = Table(title=f"{self.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
+        table = Table(title=f"{self.plan.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
         keys = list(dict.fromkeys(key for point in self.points for key in point))
         for key in keys:
             table.add_column(key.removeprefix("regularizers."))
@@ -72,7 +76,7 @@ class Preview:
             f"of it {60 * self.hours(0):.1f} min for at most {self.finalists} finalists",
             f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
         ]
-        return Group(table, *lines)
+        return Group(space_table(self.plan), "", table, *lines)
 
 
 def preview(plan: Plan, trials: int = 8) -> Preview:
@@ -90,7 +94,7 @@ def preview(plan: Plan, trials: int = 8) -> Preview:
     training_s = budget.outer_steps * (step_s + validation_s / budget.validate_every)
     fresh_s = validation_s * plan.finalist_tasks / budget.validation_tasks
     return Preview(
-        plan.spec,
+        plan,
         points,
         labels,
         plan.rungs,

@@ -1,8 +1,8 @@
 """A study that begins where another one ended."""
 
 from raymeta.errors import UserError
+from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.plan.space import Point
 from raymeta.study.record.record import StudyRecord
 
 MOST = 5

@@ -36,8 +36,8 @@ from raymeta.errors import StorageError, UserError, suggest
 from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
+from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.plan.space import Point
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import driving, is_driven, journal_in, made_whole
 
