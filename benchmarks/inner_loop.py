@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.problem import Tasks
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -50,11 +51,11 @@ def config(work: dict[str, object]) -> TrialConfig:
 class Plain(nn.Module):
     """Conv-4 as users write it with torch's own layers."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int, features: int) -> None:
         super().__init__()
         blocks = [
             nn.Sequential(
-                nn.Conv2d(width if i else 1, width, 3, padding=1),
+                nn.Conv2d(width if i else channels, width, 3, padding=1),
                 nn.BatchNorm2d(width, track_running_stats=False),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
@@ -62,17 +63,18 @@ class Plain(nn.Module):
             for i in range(4)
         ]
         self.body = nn.Sequential(*blocks)
-        self.head = nn.Linear(width, 5)
+        self.head = nn.Linear(features, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x).flatten(1))
 
 
-def plain_like(trainer: Trainer, width: int) -> Plain:
-    """The plain network with raymeta's initial weights (the parameters come in the same order)."""
-    network = Plain(width)
+def plain_like(trainer: Trainer) -> Plain:
+    """The plain network with the weights of raymeta's (the parameters come in the same order), on its device."""
+    model = trainer.learner.model
+    network = Plain(model.map_shape[0], model.input_shape[0], model.feature_size).to(trainer.device)
     with torch.no_grad():
-        for mine, theirs in zip(network.parameters(), trainer.learner.model.parameters(), strict=True):
+        for mine, theirs in zip(network.parameters(), model.parameters(), strict=True):
             mine.copy_(theirs)
     return network
 
@@ -86,8 +88,8 @@ def adapted(network: Plain) -> list[str]:
 def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`learner = maml.clone(); learner.adapt(loss(learner(x), y)); loss(learner(qx), qy).backward()`, for each task."""
     names = adapted(network)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = episodes.task(i)
+    for i in range(episodes.size):
+        (support_x, support_y), (query_x, query_y) = episodes.task(i)
         learner = copy.copy(network)
         _set(learner, {name: value.clone() for name, value in network.named_parameters()})
         for _ in range(STEPS):
@@ -97,7 +99,7 @@ def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> Non
                 loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
             )
             _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
-        (F.cross_entropy(learner(query_x), query_y) / TASKS).backward()
+        (F.cross_entropy(learner(query_x), query_y) / episodes.size).backward()
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -124,8 +126,8 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     import higher
 
     names = adapted(network)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = episodes.task(i)
+    for i in range(episodes.size):
+        (support_x, support_y), (query_x, query_y) = episodes.task(i)
         optimizer = torch.optim.SGD([value for name, value in network.named_parameters() if name in names], lr=INNER_LR)
         with higher.innerloop_ctx(network, optimizer, copy_initial_weights=False, track_higher_grads=second_order) as (
             learner,
@@ -133,7 +135,7 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
         ):
             for _ in range(STEPS):
                 inner.step(F.cross_entropy(learner(support_x), support_y))
-            loss = F.cross_entropy(learner(query_x), query_y) / TASKS
+            loss = F.cross_entropy(learner(query_x), query_y) / episodes.size
             if second_order:
                 loss.backward()
             else:
@@ -151,8 +153,8 @@ def contenders(name: str, dtype: torch.dtype) -> dict[str, tuple[nn.Module, Step
     trainer = Trainer(config(work))
     trainer.learner.to(dtype)
     episodes = trainer.problem.bank("train", 0).draw(0, TASKS)
-    episodes = episodes._replace(support_x=episodes.support.x.to(dtype), query_x=episodes.query.x.to(dtype))
-    first, second = (plain_like(trainer, int(str(work["width"]))).to(dtype) for _ in range(2))
+    episodes = episodes.map(lambda part: part.to(dtype) if part.is_floating_point() else part)
+    first, second = (plain_like(trainer).to(dtype) for _ in range(2))
     order = work["order"] == "second"
     return {
         "raymeta": (trainer.learner.model, lambda: trainer.accumulate(episodes)),

@@ -90,11 +90,10 @@ def fit(
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
-    from raymeta.training.evaluation import metric_of
 
     from raymeta.problem import open_problem
 
-    metric = metric_of(open_problem(plan.base.task))
+    metric = open_problem(plan.base.task).metric
     name = f"val_{metric.name}"
     ray.init("local", num_cpus=slots, include_dashboard=False)
     results = tune.Tuner(

@@ -14,8 +14,6 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from raymeta._after_import import import_after
-
 if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
     from raymeta.api.data import check_data, datasets, draw_data, prepare
@@ -53,6 +51,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
-
-
-import_after("ray.tune", "raymeta.trainable")  # registers `raymeta/<method>` with Ray Tune

@@ -1,7 +1,7 @@
 """The one error a user sees as a sentence, and the nearest match that goes into it."""
 
 from collections.abc import Iterable
-from difflib import SequenceMatcher, get_close_matches
+from difflib import get_close_matches
 
 
 class UserError(ValueError):
@@ -10,6 +10,10 @@ class UserError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that could not be brought to its end. One sentence; the command line exits with code 1."""
+
+
+class Interrupted(RuntimeError):
+    """The user left before the end (Ctrl-C). One sentence; the command line exits with code 130."""
 
 
 class StorageError(OSError):
@@ -26,31 +30,11 @@ def suggest(found: str, allowed: Iterable[str]) -> str:
     "did you mean 'maml'? (allowed: alfa, maml)"
     """
     names = sorted(allowed)
-    listed = f"allowed: {', '.join(names) or 'none'}"
     near = get_close_matches(found, names, n=1, cutoff=0.5)
-    return f"did you mean '{near[0]}'? ({listed})" if near else listed
+    return meant(near[0] if near else None, names)
 
 
-def nearest_key(found: str, keys: Iterable[str]) -> str | None:
-    """The dotted key that was probably meant; None: none is near.
-
-    A key may be found by its last parts: what is left out in front costs nothing, and a whole match of those wins.
-
-    >>> nearest_key("inner_lr", ["outer.lr", "maml.inner_lr"])
-    'maml.inner_lr'
-    >>> nearest_key("drpgrad.rate", ["regularizers.dropgrad.rate", "outer.lr"])
-    'regularizers.dropgrad.rate'
-    """
-    best, least = None, 0.7
-    for key in keys:
-        parts = key.split(".")
-        if _alike(found.rpartition(".")[2], parts[-1]) < 0.6:
-            continue  # the same section, but nothing like it
-        for first in range(len(parts)):
-            if (alike := _alike(found, ".".join(parts[first:]))) > least:
-                best, least = key, alike
-    return best
-
-
-def _alike(one: str, other: str) -> float:
-    return SequenceMatcher(None, one, other).ratio()
+def meant(near: str | None, allowed: Iterable[str]) -> str:
+    """The same with the nearest name found by other means; None: there is none."""
+    listed = f"allowed: {', '.join(sorted(allowed)) or 'none'}"
+    return f"did you mean '{near}'? ({listed})" if near else listed

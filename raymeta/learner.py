@@ -19,7 +19,7 @@ from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context, descend
-from raymeta.models import BACKBONES, Backbone, Pass, Weights
+from raymeta.models import Backbone, Pass, Weights
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Number, Section
 
@@ -42,7 +42,8 @@ class Learner(nn.Module, ABC):
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
-        own_settings: what it does not take over from presets made for the learners that it builds on.
+        presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
+        own_settings: what it does not take over.
     """
 
     name: ClassVar[str]
@@ -53,6 +54,7 @@ class Learner(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     inner_loop: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
+    presets_of: ClassVar[tuple[str, ...]] = ()
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}
 
@@ -329,7 +331,8 @@ def probabilities(y: Tensor, labels: int, dtype: torch.dtype) -> Tensor:
 def backbone(config: TrialConfig, input_shape: tuple[int, ...], outputs: int | None) -> Backbone:
     """The backbone that `model` names, freshly initialised; see `Backbone` for the arguments."""
     steps = getattr(config.settings, "inner_steps", 1)
-    return BACKBONES[config.model.name](config.model, input_shape, outputs, steps)
+    built: Backbone = registry.find("backbone", config.model.name)(config.model, input_shape, outputs, steps)
+    return built
 
 
 def build_learner(config: TrialConfig, problem: Problem) -> Learner:

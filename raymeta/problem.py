@@ -151,7 +151,7 @@ class Problem(ABC):
         """The problem of a `task` section of its own `Config`."""
         return cls(task)
 
-    @classmethod
+    @classmethod  # noqa: B027
     def check(cls, task: Any) -> None:
         """Look at what a `task` section names, as far as that needs no data; most problems name nothing.
 

@@ -1,22 +1,21 @@
-"""Names to classes: methods, regularizers, data sets.
+"""Names to what they stand for: methods, regularizers, problems, data sets, backbones; their spaces, and presets.
 
-A name is a module: `maml` is the file `maml.py` of a package that an entry point of the group `raymeta.methods` names.
-raymeta's own packages are declared the same way (see pyproject.toml), so a method from outside is nothing special. Only
-the module that is asked for is imported.
+A name is a module: `maml` is the file `maml.py` of a package that an entry point of the group `raymeta.methods` names,
+and its search space is `maml.yaml` beside it, or in a folder that one of the group `raymeta.spaces` names. raymeta's
+own packages are declared the same way (see pyproject.toml), so a method from outside is nothing special. Only the
+module that is asked for is imported. Two things of one name are refused, and so is what cannot be imported; the rest
+works.
 """
 
-import importlib
-import importlib.util
-import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -28,7 +27,7 @@ def method(name: str) -> Callable[[T], T]:
 
 
 def regularizer(name: str) -> Callable[[T], T]:
-    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.learner.Regularizer`."""
+    """Register a regularizer: `@regularizer("dropgrad")` on a subclass of `raymeta.hooks.Regularizer`."""
     return _register("regularizer", name)
 
 
@@ -38,66 +37,136 @@ def problem(name: str) -> Callable[[T], T]:
 
 
 def dataset(name: str) -> Callable[[T], T]:
-    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.store.Problem`."""
+    """Register a data set: `@dataset("omniglot")` on a subclass of `raymeta.problems.images.dataset.ImageDataset`."""
     return _register("dataset", name)
+
+
+def backbone(name: str) -> Callable[[T], T]:
+    """Register a backbone: `@backbone("conv4")` on a subclass of `raymeta.models.Backbone`."""
+    return _register("backbone", name)
 
 
 def find(kind: Kind, name: str) -> Any:
     """The class registered under a name.
 
     Raises:
-        UserError: no such name; the sentence has the nearest one. Or its module registers something else.
+        UserError: no such name (the sentence has the nearest one), or two things have it; or its module cannot be
+            imported, or registers something else.
     """
-    if (kind, name) not in _classes:
-        modules = _modules(kind)
-        if name not in modules:
-            what = "data set" if kind == "dataset" else kind
-            raise UserError(f"unknown {what} '{name}': {suggest(name, names(kind))}")
-        importlib.import_module(modules[name])
+    what, places = _in_words(kind), installed.modules(f"raymeta.{kind}s").get(name, [])
+    known = _classes.get((kind, name))
+    if len(places) > 1:
+        raise _doubled(f"{what}s", name, places)
+    if known is None and not places:
+        raise UserError(f"unknown {what} '{name}': {suggest(name, names(kind))}")
+    if places and (known is None or known.__module__ == places[0].module):
+        installed.load(places[0])
         if (kind, name) not in _classes:
-            raise UserError(f"{modules[name]}: registers no {kind} '{name}'; a module and its class have one name")
+            raise UserError(f"{places[0].module}: registers no {what} '{name}'; a module and its class have one name")
     return _classes[kind, name]
 
 
 def names(kind: Kind) -> list[str]:
     """All registered names of a kind, without importing any of them."""
-    return sorted({*_modules(kind), *(n for k, n in _classes if k == kind)})
+    return sorted({*installed.modules(f"raymeta.{kind}s"), *(n for k, n in _classes if k == kind)})
+
+
+def working(kind: Kind) -> dict[str, Any]:
+    """Every name of a kind with its class; what `find` refuses is said on standard error and left out."""
+    found = {}
+    for name in names(kind):
+        try:
+            found[name] = find(kind, name)
+        except UserError as error:
+            installed.remark(str(error))
+    return found
 
 
 @contextmanager
 def planted(kind: Kind, name: str, cls: type) -> Iterator[None]:
     """A class under a name for as long as the block runs: what tests look at others with."""
+    before = _classes.get((kind, name))
     _classes[kind, name] = cls
     try:
         yield
     finally:
         del _classes[kind, name]
+        if before is not None:
+            _classes[kind, name] = before
+
+
+def space_file(kind: Literal["method", "regularizer"], name: str) -> Path | None:
+    """The search space of a method or a regularizer; None: it has none.
+
+    Raises:
+        UserError: two files are it.
+    """
+    below = "regularizers/" if kind == "regularizer" else ""
+    modules = installed.modules(f"raymeta.{kind}s").get(name, [])
+    beside = [(place, place.path.with_name(f"{name}.yaml")) for place in modules]
+    shared = [(place, place.path / f"{below}{name}.yaml") for _, place in installed.places("raymeta.spaces")]
+    return _only("search spaces", name, [*beside, *shared])
+
+
+def shared_space(name: str, file: Path) -> Path | None:
+    """What a space includes by this name: a file beside it, or of a folder of spaces."""
+    if (beside := file.with_name(f"{name}.yaml")).is_file():
+        return beside
+    shared = [(place, place.path / f"{name}.yaml") for _, place in installed.places("raymeta.spaces")]
+    return _only("search spaces", name, shared)
+
+
+def presets() -> list[str]:
+    """Names of all presets."""
+    return sorted({path.stem for _, path in _presets()})
+
+
+def preset_file(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        UserError: no such preset, with the nearest one; or two files are it.
+    """
+    if (path := _only("presets", name, [one for one in _presets() if one[1].stem == name])) is None:
+        raise UserError(f"unknown preset '{name}': {suggest(name, presets())}")
+    return path
+
+
+def _presets() -> list[tuple[installed.Place, Path]]:
+    """Those of folders of presets, and one beside the module of a data set that has its name."""
+    folders = [place for _, place in installed.places("raymeta.presets")]
+    found = [(place, path) for place in folders for path in place.path.glob("*.yaml")]
+    for name, places in installed.modules("raymeta.datasets").items():
+        beside = [(place, place.path.with_name(f"{name}.yaml")) for place in places]
+        found += [(place, path) for place, path in beside if path.is_file()]
+    return found
+
+
+def _only(what: str, name: str, candidates: Sequence[tuple[installed.Place, Path]]) -> Path | None:
+    found = {path: installed.Place(name, path, place.root, place.by) for place, path in candidates if path.is_file()}
+    if len(found) > 1:
+        raise _doubled(what, name, list(found.values()))
+    return next(iter(found), None)
+
+
+def _doubled(what: str, name: str, places: Sequence[installed.Place]) -> UserError:
+    return UserError(f"two {what} are named '{name}': {places[0]} and {places[1]}; remove one of them")
+
+
+def _in_words(kind: Kind) -> str:
+    return "data set" if kind == "dataset" else kind
 
 
 def _register(kind: Kind, name: str) -> Callable[[T], T]:
     def register(cls: T) -> T:
         known = _classes.setdefault((kind, name), cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ValueError(f"two classes are registered as {kind} '{name}': {known!r} and {cls!r}")
-        _classes[kind, name] = cls  # the same class defined anew: a reloaded module
+            raise UserError(
+                f"two {_in_words(kind)}s are named '{name}': {known.__module__}.{known.__qualname__} and "
+                f"{cls.__module__}.{cls.__qualname__}; remove one of them"
+            )
+        _classes[kind, name] = cls  # the same class defined again: a reloaded module
         cls.name = name  # type: ignore[attr-defined]
         return cls
 
     return register
-
-
-@cache
-def _modules(kind: Kind) -> dict[str, str]:
-    """Name to module, from the entry points: one that names a package stands for every module in it."""
-    found: dict[str, str] = {}
-    for point in entry_points(group=f"raymeta.{kind}s"):
-        spec = importlib.util.find_spec(point.value)
-        if spec is None:
-            continue  # an entry point of a package that was removed by hand
-        if spec.submodule_search_locations is None:
-            found[point.name] = point.value
-            continue
-        for module in pkgutil.iter_modules(spec.submodule_search_locations):
-            if not module.ispkg and not module.name.startswith("_"):
-                found[module.name] = f"{point.value}.{module.name}"
-    return found

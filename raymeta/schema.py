@@ -1,11 +1,13 @@
 """Strict sections of settings, their one-sentence errors, and nested data under dotted keys."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
-from raymeta.errors import UserError, nearest_key, suggest
+from raymeta.errors import UserError, meant, suggest
 from raymeta.storage.files import parse_yaml
 
 M = TypeVar("M", bound=BaseModel)
@@ -75,72 +77,72 @@ def check(schema: type[M], data: Any, source: str) -> M:
 
 def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
-    path, within = _walk(schema, [str(part) for part in first["loc"]])
+    path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        return _unknown(key, first["input"], keys_of(schema), within)
+        within, (*above, last) = _allowed(schema, path), path
+        beside = get_close_matches(last, within, n=1)
+        near = ".".join([*above, beside[0]]) if beside else nearest_key(key, _sections_and(fields(schema)))
+        return f"unknown key '{key}', {meant(near, within)}"
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    if first["type"] == "union_tag_not_found":
-        return f"the key '{key}.name' is missing"
-    if first["type"] == "union_tag_invalid":
-        return _not_a_value(f"{key}.name", first["ctx"]["tag"], first["ctx"]["expected_tags"])
     if first["type"] == "literal_error" and isinstance(first["input"], str):
-        return _not_a_value(key, first["input"], first["ctx"]["expected"])
+        expected = first["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        return not_a_value(key, first["input"], [word.strip("'") for word in expected])
     return f"{key}: found {first['input']!r}: {message}"
 
 
-def _unknown(key: str, value: Any, known: Sequence[str], within: Sequence[str]) -> str:
-    """The sentence on a key that there is not: the nearest of all keys, or those of the section that it is in.
-
-    Of an unknown section the nearest key is that of what is in it.
-    """
-    whole = next(iter(flatten({key: value})), key)
-    near = nearest_key(whole, known)
-    if near in (None, whole):  # there is such a key, under another model
-        return f"unknown key '{key}', allowed: {', '.join(sorted(within))}"
-    return f"unknown key '{whole}', did you mean '{near}'? (allowed: {', '.join(sorted(within))})"
+def not_a_value(key: str, found: Any, allowed: Sequence[str]) -> str:
+    """The sentence for a key that has some values only."""
+    return f"{key}: found {found!r}: not a value of this key, {suggest(str(found), allowed)}"
 
 
-def _not_a_value(key: str, found: str, expected: str) -> str:
-    allowed = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-    return f"{key}: found {found!r}: not a value of this key, {suggest(found, allowed)}"
+def _allowed(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys of the section that a path ends in."""
+    section: type[BaseModel] | None = schema
+    parts = iter(path[:-1])
+    for part in parts:
+        field = section.model_fields.get(part) if section else None
+        section = section_of(field) if field else None
+        if field and get_origin(field.annotation) is dict:  # a name, then the section that it has
+            next(parts, None)
+    return [field.alias or name for name, field in section.model_fields.items()] if section else []
 
 
-def _walk(schema: type[BaseModel], location: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The path without the tags pydantic inserts for unions, and the keys allowed where it ends."""
-    path: list[str] = []
-    within = list(schema.model_fields)
-    sections: list[type[BaseModel]] = [schema]
-    for part in location:
-        if len(sections) > 1:  # inside a union: this part is the tag of one of its members
-            sections = [s for s in sections if s.model_fields["name"].default == part]
-            continue
-        path.append(part)
-        if sections and part in sections[0].model_fields:
-            kind = sections[0].model_fields[part].annotation
-            sections = _sections(kind)
-            within = list(sections[0].model_fields) if len(sections) == 1 else []
-        else:
-            within = list(sections[0].model_fields) if sections else []
-    return path, within
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The schema of a field that is a section of its own, or a mapping of names to such."""
+    kinds = get_args(field.annotation) or (field.annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
-def keys_of(schema: type[BaseModel]) -> list[str]:
-    """All dotted keys that a schema has a value for, in its order; of a union those of every member."""
-    found: dict[str, None] = {}
+def _sections_and(keys: Iterable[str]) -> list[str]:
+    parts = [key.split(".") for key in keys]
+    return list(dict.fromkeys(".".join(one[:end]) for one in parts for end in range(1, len(one) + 1)))
+
+
+def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """Dotted key to field, of all values that a schema has."""
+    found: dict[str, FieldInfo] = {}
     for name, field in schema.model_fields.items():
-        inner = [key for section in _sections(field.annotation) for key in keys_of(section)]
-        found |= dict.fromkeys([f"{name}.{key}" for key in inner] or [name])
-    return list(found)
+        section = section_of(field)
+        found |= {f"{prefix}{name}": field} if section is None else fields(section, f"{prefix}{name}.")
+    return found
 
 
-def _sections(kind: Any) -> list[type[BaseModel]]:
-    return [s for s in (get_args(kind) or (kind,)) if isinstance(s, type) and issubclass(s, BaseModel)]
+def nearest_key(found: str, keys: Iterable[str]) -> str | None:
+    """The key that was probably meant, by the whole of it or by what follows one of its dots: `inner_lr`."""
+    tails: dict[str, str] = {}
+    for key in keys:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            tails.setdefault(".".join(parts[start:]), key)
+    last = found.rpartition(".")[2]
+    near = (tails[tail] for tail in get_close_matches(found, tails, n=9))
+    return next((key for key in near if get_close_matches(last, [key.rpartition(".")[2]])), None)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Who imports whom, read off the code: no circle between modules, none between rooms, and no crowded folder.
 
-A room is a folder of `raymeta` (in `study` each of its folders) or a module beside the folders. Imports inside functions
-count; those for type checkers alone don't.
+A room is a folder of `raymeta` (in `study` each of its folders) or a module beside the folders. Imports inside
+functions count; those for type checkers alone don't.
 """
 
 import ast

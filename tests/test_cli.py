@@ -45,7 +45,7 @@ WRONG = {
     "regularizer": (["search", "maml+dropgrd"], "unknown regularizer 'dropgrd': did you mean 'dropgrad'?"),
     "twice": (["search", "maml+dropgrad+dropgrad"], "the regularizer 'dropgrad' is given twice"),
     "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?"),
-    "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal.inner_lr', did you mean 'maml.inner_lr'?"),
+    "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal', did you mean 'maml'?"),
     "type": ([*SINUSOID, "maml.inner_lr=fast"], "maml.inner_lr: found 'fast'"),
     "range": ([*SINUSOID, "regularizers.dropgrad.rate=1.5"], "regularizers.dropgrad.rate: found 1.5"),
     "option": (
@@ -101,7 +101,7 @@ WRONG = {
     "key without its section": ([*SINUSOID, "inner_lr=0.1"], "unknown key 'inner_lr', did you mean 'maml.inner_lr'?"),
     "regularizer's key without its section": (
         [*SINUSOID, "drpgrad.rate=0.1"],
-        "unknown key 'drpgrad.rate', did you mean 'regularizers.dropgrad.rate'?",
+        "unknown key 'drpgrad', did you mean 'regularizers.dropgrad'?",
     ),
     "page": (["methods", "drpgrad"], "unknown method or regularizer 'drpgrad': did you mean 'dropgrad'?"),
     "nothing in scope": (

@@ -94,6 +94,7 @@ class ALFA(MAML):
     Config: ClassVar[type[Section]] = ALFAConfig
     adapts: ClassVar[str] = "as MAML, by a rule made for the task"
     learns: ClassVar[str] = "theta, the MLP of the rule, its multipliers"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.1
     exact: ClassVar[dict[str, Any]] = {"state": "weights"}  # the gradients that the MLP sees are constants
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})

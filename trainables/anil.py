@@ -35,6 +35,7 @@ class ANIL(MAML):
     Config: ClassVar[type[Section]] = ANILConfig
     adapts: ClassVar[str] = "the head"
     learns: ClassVar[str] = "theta"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.4
     own_settings: ClassVar[frozenset[str]] = frozenset({"adapt_norm"})
 

@@ -33,6 +33,7 @@ class BOIL(MAML):
     Config: ClassVar[type[Section]] = BOILConfig
     adapts: ClassVar[str] = "the body, norm included"
     learns: ClassVar[str] = "theta"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.0
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
 

@@ -45,6 +45,7 @@ class CAVIA(MAML):
     Config: ClassVar[type[Section]] = CAVIAConfig
     adapts: ClassVar[str] = "a context vector"
     learns: ClassVar[str] = "theta, the map from context to modulation"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.6
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps"})
 

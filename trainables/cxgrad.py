@@ -48,6 +48,7 @@ class CxGrad(MAML):
     Config: ClassVar[type[Section]] = CxGradConfig
     adapts: ClassVar[str] = "as MAML, and a context vector"
     learns: ClassVar[str] = "theta, the MLP of the scaling"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.2
     exact: ClassVar[dict[str, Any]] = {"context_lr": 0.0}  # the context's first step is a constant
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})

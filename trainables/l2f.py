@@ -54,6 +54,7 @@ class L2F(MAML):
     Config: ClassVar[type[Section]] = L2FConfig
     adapts: ClassVar[str] = "as MAML, from an attenuated start"
     learns: ClassVar[str] = "theta, the attenuating MLP"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.1
     exact: ClassVar[dict[str, Any]] = {"embed_graph": True}  # else the gradients that the MLP sees are constants
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}

@@ -63,6 +63,7 @@ class MAMLPP(MAML):
     Config: ClassVar[type[Section]] = MAMLPPConfig
     adapts: ClassVar[str] = "as MAML"
     learns: ClassVar[str] = "theta, a rate per tensor and step, a norm per step"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 2.1
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})

@@ -48,6 +48,7 @@ class MatchingNet(ProtoNet):
     Config: ClassVar[type[Section]] = MatchingNetConfig
     adapts: ClassVar[str] = "the support's features as a memory"
     learns: ClassVar[str] = "the features"
+    presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.4
 
     def adapt(self, support: Examples, context: Context) -> Any:

@@ -39,6 +39,7 @@ class MetaSGD(MAML):
     Config: ClassVar[type[Section]] = MetaSGDConfig
     adapts: ClassVar[str] = "as MAML"
     learns: ClassVar[str] = "theta, a rate for every weight"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.0
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:

@@ -39,6 +39,7 @@ class ModGrad(MAML):
     Config: ClassVar[type[Section]] = ModGradConfig
     adapts: ClassVar[str] = "as MAML, and a context vector"
     learns: ClassVar[str] = "theta, the MLP of the modulation"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.4
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:

@@ -38,6 +38,7 @@ class ProtoMAML(MAML):
     Config: ClassVar[type[Section]] = ProtoMAMLConfig
     adapts: ClassVar[str] = "body and head, from prototypes"
     learns: ClassVar[str] = "the body (rule alfa: its MLP and multipliers)"
+    presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.2
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "support"}}

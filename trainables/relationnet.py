@@ -61,6 +61,7 @@ class RelationNet(ProtoNet):
     Config: ClassVar[type[Section]] = RelationNetConfig
     adapts: ClassVar[str] = "class means of feature maps"
     learns: ClassVar[str] = "the features, the relation module"
+    presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.8
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 

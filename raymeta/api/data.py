@@ -16,7 +16,7 @@ from raymeta.report.remarks import progress_bar
 
 def datasets() -> dict[str, dict[str, Any]]:
     """What each data set is, by name, and what of it is on this machine."""
-    return {name: _named(name, None).describe() for name in registry.names("dataset")}
+    return {name: _named(name, None).describe() for name in registry.working("dataset")}
 
 
 def prepare(
@@ -53,7 +53,7 @@ def check_data(name: str | None = None, data_root: str | Path | None = None) -> 
         What was looked at, by data set; nothing of those that have no images.
     """
     root, findings = root_of(data_root), {}
-    for one in [name] if name else registry.names("dataset"):
+    for one in [name] if name else registry.working("dataset"):
         problem = _named(one, root)
         if isinstance(problem, ImageDataset) and (name or problem.ready):
             with progress_bar(f"checking {one}") as progress:

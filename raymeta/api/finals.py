@@ -11,21 +11,21 @@ from rich.text import Text
 from raymeta import registry
 from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
-from raymeta.api.words import Overrides, words_of
+from raymeta.api.words import Given, Overrides
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
 from raymeta.problem import open_problem
 from raymeta.report.export import read_export
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import Shown, View
-from raymeta.schema import merge, parse_overrides
+from raymeta.schema import merge, nest, parse_overrides
 from raymeta.study.machines.packing import Pack
 from raymeta.study.plan.plan import make_config
 
 if TYPE_CHECKING:
     import pandas
 
-    from raymeta.finals.runs import FinalTable
+    from raymeta.finals.results import FinalTable
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,9 +76,7 @@ class FinalRuns(Shown):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        from raymeta.finals import by_step
-
-        rows = [row.as_dict() | (by_step.as_dict(row) if self.stepwise else {}) for row in self.rows]
+        rows = [row.as_dict() | ({"by_step": row.by_step()} if self.stepwise else {}) for row in self.rows]
         return {"rows": rows, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
@@ -91,13 +89,14 @@ def final(
     *,
     seeds: int | Sequence[int] = 3,
     overrides: Overrides = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     test_data: str | None = None,
     by_step: bool = False,
     data_root: str | Path | None = None,
     ship_data: bool = False,
     slots: int | None = None,
     pack: Pack = None,
+    quiet: bool = False,
 ) -> FinalRuns:
     """Train configs at their full budget with several seeds, select by validation, and test once on the test split.
 
@@ -115,8 +114,10 @@ def final(
         ship_data: see there.
         slots: see there.
         pack: see there.
+        quiet: show no progress.
 
     Raises:
+        Interrupted: Ctrl-C, before all was done; the same call goes on.
         UserError: a config can't be had, or can't be tested; nothing was started.
         RunFailed: the disk is full, or the store is away; what is trained is safe.
     """
@@ -130,12 +131,14 @@ def final(
     if not numbers or len(set(numbers)) < len(numbers):
         raise UserError(f"seeds: found {seeds}: at least one, and each once")
     sources = [configs] if isinstance(configs, str | Path | Study) else list(configs)
-    words = [*words_of(overrides), *([f"task.test_dataset={test_data}"] if test_data is not None else [])]
-    found = {one.name: one for one in _configs(sources, words, task, preset)}
+    given = Given.of(overrides)
+    if test_data is not None:
+        given = Given(given.words, {**given.values, "task.test_dataset": test_data})
+    found = {one.name: one for one in _configs(sources, given, task, preset)}
     trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
         problem, provenance = open_problem(trial.task), found[name].provenance
-        make_ready(problem, root)
+        make_ready(problem, root, quiet=quiet)
         expected = provenance.get("data", {})
         if expected.get("name") == problem.name and expected["fingerprint"] != problem.fingerprint:
             raise UserError(
@@ -144,9 +147,9 @@ def final(
             )
         problem.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
     for trial in trials.values():
-        pretrain(trial, open_problem(trial.task))
+        pretrain(trial, open_problem(trial.task), quiet=quiet)
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
-    rows, problems = run(trials, numbers, by_step=by_step, **options)
+    rows, problems = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     untracked = ""
     try:
         for row in rows:
@@ -166,28 +169,26 @@ class _Source:
 
 
 def _configs(
-    sources: "Sequence[str | Path | Study]", words: list[str], task: str | None, preset: str | None
+    sources: "Sequence[str | Path | Study]", given: Given, task: str | None, preset: str | Path | None
 ) -> list[_Source]:
-    """The configs in their order; `key=value` words change them all.
+    """The configs in their order; overrides change them all.
 
     What stands in a method's own section changes that method only. Methods beside files have the files' task, if that
     is one and no other was asked for.
     """
     if not sources:
-        raise UserError(f"final: found no config but {' '.join(words)}; name methods or .yaml files")
+        raise UserError(f"final: found no config but {given}; name methods or .yaml files")
     methods = [source for source in sources if _is_method(source)]
     named = {_method(str(source)) for source in methods} & set(registry.names("method"))
-
-    def own(method: str | None = None) -> list[str]:
-        return [word for word in words if word.split(".")[0] not in named - {method}]
 
     def file(source: "str | Path | Study") -> _Source:
         if task or preset:
             raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
-        return _written(source, own())
+        return _written(source, given.without(named))
 
     def method(name: str) -> _Source:
-        return _Source(name, make_config(name, task or shared, preset, own(_method(name))))
+        own = given.without(named - {_method(name)})
+        return _Source(name, make_config(name, task or shared, preset, own.words, overrides=own.values))
 
     written = [None if source in methods else file(source) for source in sources]
     tasks = {one.config.task.name for one in written if one is not None}
@@ -200,7 +201,7 @@ def _configs(
     return found
 
 
-def _written(source: "str | Path | Study", words: list[str]) -> _Source:
+def _written(source: "str | Path | Study", given: Given) -> _Source:
     """The config of a file, or of a study's best trial."""
     if isinstance(source, Study):
         content = dict(source.exported())
@@ -208,7 +209,7 @@ def _written(source: "str | Path | Study", words: list[str]) -> _Source:
     else:
         base, provenance = read_export(Path(source))
         name, where, content = Path(source).stem, str(source), base.as_dict()
-    config = parse_trial(merge(content, parse_overrides(words)), where)
+    config = parse_trial(merge(content, nest(given.values), parse_overrides(given.words)), where)
     return _Source(name, config, {**provenance, "file": where})
 
 

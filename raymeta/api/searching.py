@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raymeta.errors import UserError
-
 if TYPE_CHECKING:
     from raymeta.api.studies import Study
     from raymeta.api.words import Overrides
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from raymeta.study.machines.packing import Pack
     from raymeta.study.plan.plan import Plan
     from raymeta.study.plan.preview import Preview
-    from raymeta.study.plan.space import Space
 
 
 def search(
@@ -24,9 +21,9 @@ def search(
     task: str | None = None,
     *,
     trials: int | None = None,
-    space: "Mapping[str, Any] | None" = None,
+    space: "Mapping[str, Any] | str | Path | None" = None,
     overrides: "Overrides" = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     choose: str | Sequence[str] | None = None,
     name: str | None = None,
     warm_start: "str | Study | None" = None,
@@ -47,9 +44,11 @@ def search(
         spec: a method and its regularizers, as in `maml+dropgrad` or `maml+dropgrad:noise=binary`.
         task: `omniglot-5w1s`, `sinusoid-10s` or a data set's name; None: the preset's, or glyphs.
         trials: how many; None: the preset's.
-        space: ranges that add to, narrow or replace the shipped ones.
-        overrides: keys of the config or of `study` to values, dotted or nested; a searched key is then fixed.
-        preset: budget, rungs and settings by name; None: the data set's.
+        space: a file or a mapping of ranges, values and starting points that add to, narrow or replace what is shipped:
+            `{"maml.inner_lr": "0.01..0.5:log", "maml.order": ["first", "second"]}`; "none": only ranges in `overrides`.
+        overrides: keys of the config or of `study` to values, dotted or nested; a searched key is then fixed. Or words
+            as on the command line, which may be ranges.
+        preset: budget, rungs and settings, a name or a file; None: the data set's.
         choose: search which of these regularizers to add, too; `none` is one to choose.
         name: of the study; None: made from the rest.
         warm_start: a study with whose best configs to begin, as far as they fit.
@@ -98,9 +97,9 @@ def preview(
     task: str | None = None,
     *,
     trials: int | None = None,
-    space: "Mapping[str, Any] | None" = None,
+    space: "Mapping[str, Any] | str | Path | None" = None,
     overrides: "Overrides" = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     choose: str | Sequence[str] | None = None,
     warm_start: "str | Study | None" = None,
     data_root: str | Path | None = None,
@@ -118,41 +117,59 @@ def space(
     spec: str,
     task: str | None = None,
     *,
-    space: "Mapping[str, Any] | None" = None,
+    space: "Mapping[str, Any] | str | Path | None" = None,
     overrides: "Overrides" = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     choose: str | Sequence[str] | None = None,
-) -> "Space":
-    """What `search` with these arguments would search: ranges, conditions, starting points."""
-    return _plan(spec, task, None, space, overrides, preset, choose).space
+    write: str | Path | None = None,
+) -> "Plan":
+    """What `search` with these arguments would search: `.space` has ranges, conditions and starting points.
+
+    Args:
+        spec: see `search`; so the others.
+        task: see there.
+        space: see there.
+        overrides: see there.
+        preset: see there.
+        choose: see there.
+        write: a file to write it to, which can be edited and given as `space`.
+
+    Raises:
+        UserError: see there; or the file to write is there already.
+    """
+    plan = _plan(spec, task, None, space, overrides, preset, choose)
+    if write is not None:
+        from raymeta.study.plan.write import write_space
+
+        write_space(plan, Path(write))
+    return plan
 
 
 def _plan(
     spec: str,
     task: str | None,
     trials: int | None,
-    space: "Mapping[str, Any] | None",
+    space: "Mapping[str, Any] | str | Path | None",
     overrides: "Overrides",
-    preset: str | None,
+    preset: str | Path | None,
     choose: str | Sequence[str] | None,
 ) -> "Plan":
-    from raymeta.api.words import words_of
+    from raymeta.api.words import Given
     from raymeta.study.plan.plan import make_plan
 
-    if space is not None:
-        raise UserError("space: ranges of one's own are not there yet")
-    words = [*words_of(overrides), *([f"study.trials={trials}"] if trials is not None else [])]
+    given = Given.of(overrides)
+    words = [*given.words, *([f"study.trials={trials}"] if trials is not None else [])]
     chosen = choose if choose is None or isinstance(choose, str) else ",".join(choose)
-    return make_plan(spec, task, preset, words, chosen)
+    return make_plan(spec, task, preset, words, chosen, space=space, overrides=given.values)
 
 
 def _planned(
     spec: str,
     task: str | None,
     trials: int | None,
-    space: "Mapping[str, Any] | None",
+    space: "Mapping[str, Any] | str | Path | None",
     overrides: "Overrides",
-    preset: str | None,
+    preset: str | Path | None,
     choose: str | Sequence[str] | None,
     warm_start: "str | Study | None",
     root: "Root | None",

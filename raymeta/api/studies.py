@@ -19,7 +19,7 @@ from raymeta.report.status import Status, status_of, status_table
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.session import Session
-from raymeta.study.record.finalists import Standings, standings
+from raymeta.study.record.finalists import Standings, settled, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord, all_studies
 from raymeta.study.record.record import open_study as open_record
 from raymeta.study.tracking.connection import find_run
@@ -78,6 +78,11 @@ class Study(Shown):
     def finalists(self) -> Standings | None:
         """The top trials on fresh episodes; None while they are not all scored."""
         return standings(self.record)
+
+    @property
+    def settled(self) -> bool:
+        """All trials have ended and all finalists are scored: there is nothing to resume."""
+        return self.record.over and settled(self.record)
 
     def config(self, trial: int | None = None) -> TrialConfig:
         """The whole config of a trial, by default of the best.

@@ -1,8 +1,9 @@
-"""Overrides as a program has them, to the `key=value` words that plans are made of."""
+"""Overrides as a program or a command line gives them."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from raymeta.errors import UserError
 from raymeta.schema import flatten
@@ -11,29 +12,50 @@ from raymeta.storage.files import parse_yaml
 Overrides = Mapping[str, Any] | Sequence[str] | None
 
 
-def words_of(overrides: Overrides) -> list[str]:
-    """`{"maml.inner_lr": 0.1}`, `{"maml": {"inner_lr": 0.1}}` or `["maml.inner_lr=0.1"]` to `["maml.inner_lr=0.1"]`.
+@dataclass(frozen=True)
+class Given:
+    """Overrides of a config.
 
-    Raises:
-        UserError: not of such a form, or a value that no YAML file could hold.
+    Attributes:
+        words: as on the command line, `maml.inner_lr=0.1`.
+        values: of full keys.
     """
-    if overrides is None:
-        return []
-    if isinstance(overrides, Mapping):
-        return [f"{key}={_yaml(key, value)}" for key, value in flatten(overrides).items()]
-    if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
-        raise UserError(f"overrides: found {overrides!r}: expected a mapping of keys to values, or key=value words")
-    return list(overrides)
+
+    words: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, overrides: Overrides) -> Self:
+        """Read `{"maml.inner_lr": 0.1}`, `{"maml": {"inner_lr": 0.1}}` or `["maml.inner_lr=0.1"]`.
+
+        Raises:
+            UserError: not of such a form, or a value that no YAML file could hold.
+        """
+        if overrides is None:
+            return cls()
+        if isinstance(overrides, Mapping):
+            return cls(values={key: _plain(key, value) for key, value in flatten(overrides).items()})
+        if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
+            raise UserError(f"overrides: found {overrides!r}: expected a mapping of keys to values, or key=value words")
+        return cls(list(overrides))
+
+    def without(self, sections: Collection[str]) -> Self:
+        """Without what stands in some sections."""
+        words = [word for word in self.words if word.split(".")[0] not in sections]
+        values = {key: value for key, value in self.values.items() if key.split(".")[0] not in sections}
+        return type(self)(words, values)
+
+    def __str__(self) -> str:
+        return " ".join([*self.words, *(f"{key}={value}" for key, value in self.values.items())])
 
 
-def _yaml(key: str, value: Any) -> str:
-    """A value as one line of YAML that is read back to it."""
+def _plain(key: str, value: Any) -> Any:
+    """A value as YAML gives it back."""
     plain = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value  # NumPy's scalars
     plain = list(plain) if isinstance(plain, tuple) else plain
     try:
-        text = json.dumps(plain, allow_nan=False)
-        if parse_yaml(text, key) == plain:
-            return text
+        if parse_yaml(json.dumps(plain, allow_nan=False), key) == plain:
+            return plain
     except (TypeError, ValueError):
         pass
     raise UserError(f"overrides: {key}: found {value!r}: not a number, a word, a truth value, null or a list of them")

@@ -8,6 +8,8 @@ import typer
 from raymeta.cli import completion as complete
 from raymeta.errors import UserError
 
+LEFT = 130  # exit code: the user left before the end, as a shell says of what Ctrl-C ended
+
 
 def parse_pack(pack: str | None) -> Any:
     """What `--pack` says.
@@ -47,7 +49,8 @@ Words = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
     typer.Argument(
         autocompletion=complete.keys,
-        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed.",
+        help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed. Or what to "
+        "search of a key: maml.inner_lr=0.01..0.5:log, maml.inner_steps=1..5, maml.order=first,second.",
     ),
 ]
 Task = Annotated[
@@ -56,7 +59,21 @@ Task = Annotated[
 ]
 Preset = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="Budget, rungs and settings; by default the data set's.", autocompletion=complete.presets),
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Budget, rungs and settings; by default the data set's.",
+        autocompletion=complete.presets,
+    ),
+]
+OwnSpace = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--space",
+        metavar="FILE|none",
+        help="Ranges and starting points, laid over the shipped ones (`raymeta space … --write FILE` makes one); "
+        "none: only the ranges typed here.",
+        autocompletion=complete.spaces,
+    ),
 ]
 Name = Annotated[str, typer.Argument(help="A study.", autocompletion=complete.studies)]
 Choose = Annotated[

@@ -4,20 +4,18 @@ Keys and tasks are known to the methods' and the data sets' classes, which impor
 process of its own, and the answer is kept in the cache until a module that it came from changes.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from raymeta import __version__, registry
+from raymeta import __version__, installed, registry
 
 PATIENCE_S = 30.0
 
@@ -48,14 +46,17 @@ def datasets(incomplete: str) -> list[str]:
 def tasks(incomplete: str) -> list[str]:
     """Problems and data sets, and the task of each that is its default."""
     names = [*registry.names("problem"), *registry.names("dataset")]
-    modules = [*_modules("problem").values(), *_modules("dataset").values()]
-    return _starting(incomplete, dict.fromkeys([*names, *_known("tasks", modules)]))
+    return _starting(incomplete, dict.fromkeys([*names, *_known("tasks", _files("problem") + _files("dataset"))]))
 
 
 def presets(incomplete: str) -> list[str]:
-    """Shipped presets."""
-    folder = files("search_spaces") / "presets"
-    return _starting(incomplete, sorted(path.name[:-5] for path in folder.iterdir() if path.name.endswith(".yaml")))
+    """Presets, and YAML files of this folder."""
+    return _starting(incomplete, [*registry.presets(), *_yaml_files()])
+
+
+def spaces(incomplete: str) -> list[str]:
+    """YAML files of this folder, and none."""
+    return _starting(incomplete, ["none", *_yaml_files()])
 
 
 def studies(incomplete: str) -> list[str]:
@@ -87,7 +88,7 @@ def keys(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def configs(ctx: typer.Context, incomplete: str) -> list[str]:
     """Methods, YAML files of this folder, and keys of the methods that were named before."""
-    known = sorted(str(path) for path in Path().glob("*.y*ml"))
+    known = _yaml_files()
     before = [word for word in ctx.params.get("configs") or [] if "=" not in word and word.split(":")[0] not in known]
     return [*specs(incomplete), *_starting(incomplete, known), *(f"{k}=" for k in _keys_of(before, incomplete))]
 
@@ -96,11 +97,19 @@ def _keys_of(given: Iterable[str], incomplete: str) -> list[str]:
     found: dict[str, None] = {}
     for spec in given:
         method, *regularizers = (part.split(":")[0] for part in spec.split("+"))
-        modules, others = _modules("method"), _modules("regularizer")
-        if method in modules and all(name in others for name in regularizers):
-            names = [modules[method], *(others[name] for name in regularizers)]
-            found |= dict.fromkeys(_known("+".join([method, *regularizers]), names))
+        if method in registry.names("method") and set(regularizers) <= set(registry.names("regularizer")):
+            paths = (
+                _files("method", [method])
+                + _files("regularizer", regularizers)
+                + _files("backbone")
+                + _files("problem")
+            )
+            found |= dict.fromkeys(_known("+".join([method, *regularizers]), paths))
     return _starting(incomplete, list(found))
+
+
+def _yaml_files() -> list[str]:
+    return sorted(str(path) for path in Path().glob("*.y*ml"))
 
 
 def _starting(part: str, names: Iterable[str], before: str = "") -> list[str]:
@@ -114,16 +123,18 @@ def _studies() -> Path | None:
     return folder if isinstance(folder, Path) else None
 
 
-def _modules(kind: registry.Kind) -> Mapping[str, str]:
-    return registry._modules(kind)
+def _files(kind: registry.Kind, names: Sequence[str] | None = None) -> list[Path]:
+    """The modules of some names, by default of all of a kind."""
+    known = installed.modules(f"raymeta.{kind}s")
+    return [place.path for name in (known if names is None else names) for place in known.get(name, [])]
 
 
-def _known(what: str, modules: Iterable[str]) -> list[str]:
+def _known(what: str, paths: Iterable[Path]) -> list[str]:
     """What `python -m raymeta.cli.completion` answers: from the cache, or asked."""
     from raymeta.storage.files import cache_folder, write_atomically
 
-    origins = [spec.origin for name in sorted(modules) if (spec := importlib.util.find_spec(name)) and spec.origin]
-    stamp = json.dumps([__version__, sys.prefix, what, [[path, Path(path).stat().st_mtime_ns] for path in origins]])
+    times = [[str(path), path.stat().st_mtime_ns] for path in paths]
+    stamp = json.dumps([__version__, sys.prefix, what, times])
     path = cache_folder() / "completion" / f"{sha256(stamp.encode()).hexdigest()[:16]}.json"
     with suppress(OSError, ValueError):
         return list(json.loads(path.read_text()))
@@ -144,10 +155,16 @@ def _answer(what: str) -> Sequence[str]:
         names = [*registry.names("problem"), *registry.names("dataset")]
         return [task_section({**parse_task(name), **find_problem(name).task_defaults}).name for name in names]
     from raymeta.config import split_spec, trial_schema
-    from raymeta.schema import keys_of
-    from raymeta.study.plan.plan import StudyConfig
+    from raymeta.schema import fields
+    from raymeta.study.plan.layers import StudyConfig
 
-    return [*keys_of(trial_schema(*split_spec(what))), *(f"study.{key}" for key in keys_of(StudyConfig))]
+    method, regularizers = split_spec(what)
+    found: dict[str, Any] = {}
+    for problem in registry.working("problem"):  # the keys of every one
+        found |= fields(trial_schema(method, regularizers, task=problem))
+    for backbone in registry.working("backbone"):
+        found |= fields(trial_schema(method, regularizers, model=backbone))
+    return [*found, *(f"study.{key}" for key in fields(StudyConfig))]
 
 
 if __name__ == "__main__":

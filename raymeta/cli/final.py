@@ -1,13 +1,15 @@
 """`raymeta final`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from raymeta.cli import completion as complete
-from raymeta.cli.common import DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
-from raymeta.errors import RunFailed, UserError
+from raymeta.cli.common import LEFT, DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
+from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.report.remarks import say
 
 
@@ -59,11 +61,16 @@ def final(
         if path is not None and path.suffix not in PICTURES:
             raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
     words = [word for word in configs if "=" in word.split(":")[0]]
-    result = finals.final(
-        [word for word in configs if word not in words], task, seeds=seeds, overrides=words, preset=preset,
-        test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data, slots=slots,
-        pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
-    )  # fmt: skip
+    try:
+        result = finals.final(
+            [word for word in configs if word not in words], task, seeds=seeds, overrides=words, preset=preset,
+            test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data, slots=slots,
+            pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
+        )  # fmt: skip
+    except Interrupted as left:
+        say(str(left))
+        say(f"go on with: {shlex.join(['raymeta', *sys.argv[1:]])}")
+        raise typer.Exit(LEFT) from left
     if as_json:
         show_json(result.as_dict())
     elif result.rows:

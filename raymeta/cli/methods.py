@@ -1,12 +1,14 @@
 """What there is to search: `space` and `methods`."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from raymeta.cli import completion as complete
-from raymeta.cli.common import Choose, Json, Preset, Spec, Task, Words, show, show_json
+from raymeta.cli.common import Choose, Json, OwnSpace, Preset, Spec, Task, Words, show, show_json
+from raymeta.report.remarks import say
 
 
 def space(
@@ -14,22 +16,34 @@ def space(
     words: Words = None,
     task: Task = None,
     preset: Preset = None,
+    own_space: OwnSpace = None,
     choose: Choose = None,
+    write: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--write", metavar="FILE", help="Write it as a file to edit, for --space."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a search of a method would search, and where it would start.
+    """Show what a search of a method would search, where it would start, and where that is from.
 
     Example: raymeta space maml+dropgrad --task omniglot-5w1s
+
+    Example: raymeta space maml+dropgrad --write my.yaml
     """
     from raymeta.api import searching
 
-    found = searching.space(spec, task, overrides=words, preset=preset, choose=choose)
+    plan = searching.space(
+        spec, task, space=own_space, overrides=words, preset=preset, choose=choose, write=write
+    )  # fmt: skip
+    if write is not None:
+        say(f"wrote {write}; edit it, then: raymeta search {spec} --space {write}")
     if as_json:
-        show_json({**found.as_dict(), "hash": found.hash})
-        return
-    from raymeta.report.tables import space_table
+        from_where = {"fixed": plan.fixed, "others": plan.origins}
+        show_json({**plan.space.as_dict(), "hash": plan.space.hash, **from_where})
+    elif write is None:
+        from raymeta.report.tables import space_table
 
-    show(space_table(found))
+        show(space_table(plan))
 
 
 def methods(

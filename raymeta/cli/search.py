@@ -7,10 +7,12 @@ import typer
 
 from raymeta.cli import completion as complete
 from raymeta.cli.common import (
+    LEFT,
     Choose,
     DataRoot,
     Json,
     Name,
+    OwnSpace,
     Pack,
     Preset,
     ShipData,
@@ -31,6 +33,7 @@ def search(
     words: Words = None,
     task: Task = None,
     preset: Preset = None,
+    own_space: OwnSpace = None,
     name: Annotated[Optional[str], typer.Option(help="The study's name; by default made from the rest.")] = None,  # noqa: UP045
     choose: Choose = None,
     trials: Annotated[Optional[int], typer.Option("--trials", "-n", min=1, help="As study.trials=N.")] = None,  # noqa: UP045
@@ -53,14 +56,16 @@ def search(
 
     Example: raymeta search maml+dropgrad --task omniglot-5w1s -n 24 maml.inner_steps=5
 
+    Example: raymeta search maml maml.inner_lr=0.01..0.5:log maml.inner_steps=1..5
+
     Example: raymeta search maml --choose dropgrad,metadropout,mgaug,none
     """
     from raymeta.api import searching
 
     if dry_run:
         preview = searching.preview(
-            spec, task, trials=trials, overrides=words, preset=preset, choose=choose, warm_start=warm_start,
-            data_root=data_root,
+            spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose,
+            warm_start=warm_start, data_root=data_root,
         )  # fmt: skip
         if as_json:
             show_json(preview.as_dict())
@@ -70,9 +75,9 @@ def search(
             show(preview_table(preview))
         return
     study = searching.search(
-        spec, task, trials=trials, overrides=words, preset=preset, choose=choose, name=name, warm_start=warm_start,
-        data_root=data_root, ship_data=ship_data, slots=slots, pack=pack,  # type: ignore[arg-type]  # parsed
-        quiet=as_json, command=" ".join(["raymeta", *sys.argv[1:]]),
+        spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose, name=name,
+        warm_start=warm_start, data_root=data_root, ship_data=ship_data, slots=slots,
+        pack=pack, quiet=as_json, command=" ".join(["raymeta", *sys.argv[1:]]),  # type: ignore[arg-type]  # parsed
     )  # fmt: skip
     _report(study, as_json)
 
@@ -119,7 +124,10 @@ def extend(
 
 
 def _report(study: "Study", as_json: bool) -> None:
-    """The results of a session on standard output, remarks on standard error; exit code 1 if no trial has a score."""
+    """The results of a session on standard output, remarks on standard error.
+
+    Exit code 130: the user left before the end. 1: no trial has a score.
+    """
     from raymeta.report.ending import figures, remarks, results
     from raymeta.report.remarks import say
 
@@ -131,6 +139,8 @@ def _report(study: "Study", as_json: bool) -> None:
             show(result)
     for remark in remarks(study.record, study.session, efficiency=not as_json):
         say(remark)
+    if study.session.stopping and not study.settled:
+        raise typer.Exit(LEFT)
     trials = study.trials()
     if trials and not any(trial.best(study.record.metric) for trial in trials):
         raise typer.Exit(1)

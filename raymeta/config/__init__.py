@@ -7,9 +7,10 @@ from raymeta.config.sections import (
     PretrainingConfig,
     TaskConfig,
 )
-from raymeta.config.trial import TrialConfig, parse_trial, split_settings, split_spec, trial_schema
+from raymeta.config.trial import CHOSEN, TrialConfig, parse_trial, split_settings, split_spec, trial_schema
 
 __all__ = [
+    "CHOSEN",
     "BudgetConfig",
     "EngineConfig",
     "OuterConfig",

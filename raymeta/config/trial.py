@@ -2,29 +2,40 @@
 
 The same mapping is what a search proposes, what Ray passes to a worker, what MLflow stores, what a checkpoint carries,
 what `raymeta export` writes and what `raymeta final` reads. The sections of a method and of its regularizers are their
-own `Config` classes; `trial_schema` puts them together.
+own `Config` classes, and so is that of the backbone; `trial_schema` puts them together.
 """
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field, create_model
 
 from raymeta import registry
+from raymeta.config.migration import migrated
 from raymeta.config.sections import BudgetConfig, EngineConfig, OuterConfig, PretrainingConfig, TaskConfig
 from raymeta.errors import UserError, suggest
-from raymeta.models import BACKBONES, Conv4Config, ModelConfig
-from raymeta.schema import Section, check, flatten, merge, numbers, structure
+from raymeta.schema import Section, check, flatten, merge, not_a_value, numbers, structure
 from raymeta.storage.files import dump_yaml
 
 
+class Choice(NamedTuple):
+    """A section whose class is registered: one of its own keys names it. Its `Config` has that key, as a literal."""
+
+    key: str
+    kind: registry.Kind
+    default: str
+
+
+CHOSEN = {"model": Choice("name", "backbone", "conv4"), "task": Choice("problem", "problem", "images")}
+
+
 class TrialConfig(Section):
-    """A whole trial. Use `parse_trial`, which knows the sections of the method and the regularizers."""
+    """A whole trial. Use `parse_trial`, which knows the sections of the method, the regularizers and the backbone."""
 
     method: str
     regularizers: BaseModel
-    model: ModelConfig = Conv4Config()
+    model: Any
     task: TaskConfig = TaskConfig()
     outer: OuterConfig = OuterConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
@@ -81,65 +92,98 @@ def split_spec(spec: str) -> tuple[str, tuple[str, ...]]:
 
 
 def split_settings(spec: str) -> tuple[str, list[str]]:
-    """`maml+dropgrad:rate=0.2,noise=binary` to `maml+dropgrad` and the `key=value` words that it stands for."""
+    """`maml+dropgrad:rate=0.2,noise=binary` to `maml+dropgrad` and the `key=value` words that it stands for.
+
+    What stands between commas without a `=` is one more choice of the key before it: `dropgrad:noise=gaussian,binary`.
+    """
     names, words = [], []
     for number, part in enumerate(spec.split("+")):
         name, _, settings = (piece.strip() for piece in part.partition(":"))
         names.append(name)
         section = f"regularizers.{name}" if number else name
-        words += [f"{section}.{setting.strip()}" for setting in settings.split(",") if setting]
+        own: list[str] = []
+        for setting in filter(None, map(str.strip, settings.split(","))):
+            if "=" in setting or not own:
+                own.append(f"{section}.{setting}")
+            else:
+                own[-1] += f",{setting}"
+        words += own
     return "+".join(names), words
 
 
+def trial_schema(method: str, regularizers: tuple[str, ...] = (), **chosen: str) -> type[TrialConfig]:
+    """The schema of one composition: `TrialConfig` with the sections of what is registered under these names.
+
+    Args:
+        method: a learner.
+        regularizers: what is added to it.
+        chosen: a section of `CHOSEN` to the name that its key has, as in `model="mlp"`; left out: its default.
+    """
+    added = tuple((name, registry.find("regularizer", name).Config) for name in regularizers)
+    sections = [(method, registry.find("method", method).Config)]
+    for section, choice in CHOSEN.items():
+        name = chosen.get(section, choice.default)
+        config = registry.find(choice.kind, name).Config
+        if choice.key not in config.model_fields:
+            raise UserError(f"{choice.kind} '{name}': its Config lacks `{choice.key}: Literal['{name}'] = '{name}'`")
+        sections.append((section, config))
+    return _schema(method, added, tuple(sections))
+
+
 @cache
-def trial_schema(method: str, regularizers: tuple[str, ...], problem: str = "images") -> type[TrialConfig]:
-    """The schema of one composition: `TrialConfig` with the method's, the regularizers' and the problem's sections."""
-    parts: dict[str, Any] = {}
-    for name in regularizers:
-        config = registry.find("regularizer", name).Config
-        parts[name] = (config, config())
-    together = create_model("Regularizers", __base__=Section, **parts)
-    own, task = registry.find("method", method).Config, registry.find("problem", problem).Config
+def _schema(
+    method: str, regularizers: tuple[tuple[str, Any], ...], sections: tuple[tuple[str, Any], ...]
+) -> type[TrialConfig]:
+    added: dict[str, Any] = {name: (config, config()) for name, config in regularizers}
+    together = create_model("Regularizers", __base__=Section, **added)
     fields: dict[str, Any] = {
         "method": (Literal[method], method),
         "regularizers": (together, together()),
-        method: (own, own()),
-        "task": (task, task()),
+        **{section: (config, config()) for section, config in sections},
     }
     return create_model("TrialConfig", __base__=TrialConfig, **fields)
 
 
 def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
-    """Check plain data against the schema that its `method` and `regularizers` keys select.
+    """Check plain data against the schema that its `method`, `regularizers` and the keys of `CHOSEN` select.
 
     Args:
-        data: nested mapping as in a YAML file; sections left out take their defaults.
+        data: nested mapping as in a YAML file, of this or an older version; sections left out take their defaults.
         source: what the sentence of an error calls the data, a file name say.
 
     Raises:
         UserError: one sentence with the key, what was found, what is allowed and the nearest match.
     """
+    data = migrated(data)
     method = data.get("method")
     if not isinstance(method, str):
         raise UserError(f"{source}: the key 'method' must name a method: {suggest('', registry.names('method'))}")
     sections = data.get("regularizers", {})
     if not isinstance(sections, Mapping):
         raise UserError(f"{source}: 'regularizers' must map names to settings, found {sections!r}")
-    task = data.get("task", {})
-    problem = task.get("problem", "images") if isinstance(task, Mapping) else "images"
-    schema = trial_schema(*split_spec("+".join([method, *map(str, sections)])), str(problem))
-    config = check(schema, _with_defaults(method, data), source)
+    chosen = {section: _chosen(data, section, source) for section in CHOSEN}
+    method, regularizers = split_spec("+".join([method, *map(str, sections)]))
+    schema = trial_schema(method, regularizers, **chosen)
+    defaults = _defaults(method, schema, {section: {CHOSEN[section].key: name} for section, name in chosen.items()})
+    config = check(schema, merge(defaults, data), source)
     registry.find("problem", config.task.problem).check(config.task)
     return config
 
 
-def _with_defaults(method: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The data on top of the method's own defaults, of which those are left out that the chosen model does not have."""
-    defaults = {section: dict(values) for section, values in registry.find("method", method).defaults.items()}
-    model = data.get("model", {})
-    backbone = BACKBONES.get(model.get("name", "conv4")) if isinstance(model, Mapping) else None
-    if backbone is not None and "model" in defaults:
-        fields = backbone.Config.model_fields
-        known = {key: value for key, value in defaults["model"].items() if key in fields}
-        defaults["model"] = known if "model" in data else {"name": "conv4", **known}
-    return merge(defaults, data)
+def _chosen(data: Mapping[str, Any], section: str, source: str) -> str:
+    """The name that a section's own key has."""
+    key, kind, default = CHOSEN[section]
+    values = data.get(section)
+    name = values.get(key, default) if isinstance(values, Mapping) else default
+    if name not in (names := registry.names(kind)):
+        raise UserError(f"{source}: {not_a_value(f'{section}.{key}', name, names)}")
+    return str(name)
+
+
+def _defaults(method: str, schema: type[TrialConfig], names: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own defaults of other sections, of which those are left out that a chosen section does not have."""
+    defaults = merge(registry.find("method", method).defaults)
+    for section in names.keys() & defaults.keys():
+        known = schema.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+        defaults[section] = {key: value for key, value in defaults[section].items() if key in known}
+    return merge(defaults, names)

@@ -23,7 +23,8 @@ class Numbers(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Numbers":
         """Follows the module to a device and stays float64, whatever the weights become."""
-        return super()._apply(lambda number: number.to(fn(number).device), recurse)
+        super()._apply(lambda number: number.to(fn(number).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getattr__(self, name: str) -> Tensor:
         found: Tensor = super().__getattr__(name)  # type: ignore[assignment]

@@ -5,20 +5,11 @@ after; on test tasks it is lost, and inner steps don't help it much.
 """
 
 import json
-import statistics
-from typing import TYPE_CHECKING, Any, Literal
 
 from raymeta.inner import Context
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from raymeta.finals.runs import FinalTable
-
-FILE = "by_step.json"
-Tasks = Literal["training", "test"]
-TASKS: dict[Tasks, str] = {"training": "tasks of the training classes", "test": "test tasks"}
 
 
 def score(trainer: Trainer, path: AnyPath) -> None:
@@ -29,7 +20,7 @@ def score(trainer: Trainer, path: AnyPath) -> None:
     """
     config, problem = trainer.config, trainer.problem
     assert trainer.best is not None
-    banks: dict[Tasks, Any] = {
+    banks = {
         "training": problem.bank("train", config.seed + 2**32),
         "test": problem.bank("test", config.task.bank_seed, final=True),
     }
@@ -42,17 +33,3 @@ def score(trainer: Trainer, path: AnyPath) -> None:
         ]
         found[name] = [(score.mean, score.ci95) for score in scores]
     write_atomically(path, json.dumps(found))
-
-
-def read(final: "FinalTable", tasks: Tasks) -> list[tuple[float, float]]:
-    """Mean over the seeds before and after every step, with the seeds' mean 95 % interval over tasks."""
-    seeds = [json.loads((final.folder / f"seed{r.seed}" / FILE).read_text())[tasks] for r in final.seeds]
-    return [
-        (statistics.fmean(mean for mean, _ in step), statistics.fmean(ci for _, ci in step))
-        for step in zip(*seeds, strict=True)
-    ]
-
-
-def as_dict(final: "FinalTable") -> dict[str, Any]:
-    """Plain data: means and half-widths by step."""
-    return {"by_step": {tasks: read(final, tasks) for tasks in TASKS}}

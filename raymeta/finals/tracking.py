@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow.entities import Metric as Logged
 
-from raymeta.finals.runs import FinalTable
+from raymeta.finals.results import FinalTable
 from raymeta.study.tracking.connection import connect, experiment, log_params
 
 EXPERIMENT = "final runs"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.norm import BatchNorm, NormMode
 from raymeta.models.passes import Pass, Weights
+from raymeta.registry import backbone
 from raymeta.schema import Section
 
 BLOCKS = 4
@@ -153,6 +154,7 @@ class FirstBlock(Block):
         return h.reshape(*h.shape[:-2], *size, h.shape[-1]).movedim(-1, -3)
 
 
+@backbone("conv4")
 class Conv4(Backbone):
     """See the module's docstring; inputs [n, C, H, W] with H, W >= 16."""
 

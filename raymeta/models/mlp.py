@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.passes import Pass, Weights
+from raymeta.registry import backbone
 from raymeta.schema import Section
 
 
@@ -21,6 +22,7 @@ class MLPConfig(Section):
     )
 
 
+@backbone("mlp")
 class MLP(Backbone):
     """Inputs [n, D]."""
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.norm import BatchNorm, NormMode
 from raymeta.models.passes import Pass, Weights
+from raymeta.registry import backbone
 from raymeta.schema import Section
 
 Channels = Annotated[int, Field(ge=1)]
@@ -163,6 +164,7 @@ class ResNet(Backbone):
         return BLOCKS
 
 
+@backbone("resnet10")
 class ResNet10(ResNet):
     """Inputs [n, C, H, W] of any size."""
 
@@ -190,6 +192,7 @@ class ResNet10(ResNet):
         return tuple(f"{block}.{self.depth - 1}" for block in BLOCKS)
 
 
+@backbone("resnet18")
 class ResNet18(ResNet10):
     """As ResNet-10, with two basic blocks in a stage."""
 
@@ -197,6 +200,7 @@ class ResNet18(ResNet10):
     depth: ClassVar[int] = 2
 
 
+@backbone("resnet12")
 class ResNet12(ResNet):
     """Inputs [n, C, H, W] with H, W >= 4 (variant a) or 16 (b)."""
 

@@ -3,21 +3,25 @@
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 
-from raymeta.finals.by_step import TASKS, read
-from raymeta.finals.runs import FinalTable
 from raymeta.report.style import panels, save
 from raymeta.report.tables import value
 
+if TYPE_CHECKING:
+    from raymeta.finals.results import FinalTable
 
-def final_table(rows: Sequence[FinalTable]) -> Table:
+TASKS = {"training": "tasks of the training classes", "test": "test tasks"}
+
+
+def final_table(rows: Sequence["FinalTable"]) -> Table:
     """Mean and task-level 95 % interval on the test split: a row a config, or a row a seed if there is only one."""
     return _seeds(rows[0]) if len(rows) == 1 else _comparison(rows)
 
 
-def _seeds(row: FinalTable) -> Table:
+def _seeds(row: "FinalTable") -> Table:
     metric = row.metric
     title = f"{row.config.spec}, {_task(row)}, norm: {_norm(row)}"
     table = Table("seed", *_columns(row), "selected at", "train time", title=title)
@@ -42,7 +46,7 @@ def _seeds(row: FinalTable) -> Table:
     return table
 
 
-def _comparison(rows: Sequence[FinalTable]) -> Table:
+def _comparison(rows: Sequence["FinalTable"]) -> Table:
     first, tasks = rows[0], {_task(row) for row in rows}
     title = tasks.pop() if len(tasks) == 1 else f"{len(rows)} configs, not all of one task"
     title += f", {len(first.seeds)} seed{'s'[: len(first.seeds) != 1]}, {first.config.budget.test_tasks} test tasks"
@@ -67,25 +71,25 @@ def _comparison(rows: Sequence[FinalTable]) -> Table:
     return table
 
 
-def _columns(row: FinalTable) -> tuple[str, str, str]:
+def _columns(row: "FinalTable") -> tuple[str, str, str]:
     name = row.metric.name
     return f"test {name}", f"ensemble of {row.config.budget.ensemble}", f"validation {name}"
 
 
-def _task(row: FinalTable) -> str:
+def _task(row: "FinalTable") -> str:
     return row.config.task.title
 
 
-def _norm(row: FinalTable) -> str:
+def _norm(row: "FinalTable") -> str:
     norm = str(getattr(row.config.model, "norm", "none"))
     return norm + (" (transductive)" if norm in ("batch", "per_step") else "")
 
 
-def _spread(row: FinalTable) -> str:
+def _spread(row: "FinalTable") -> str:
     return f"sd over seeds {value(row.sd_seeds, row.metric)}" if row.sd_seeds is not None else "one seed"
 
 
-def draw_curves(rows: Sequence[FinalTable], path: Path) -> None:
+def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
     """Draw validation score and validation loss over training, a line a config: the mean over its seeds, and each seed.
 
     The suffix of `path` says what kind of file it is.
@@ -110,22 +114,22 @@ def draw_curves(rows: Sequence[FinalTable], path: Path) -> None:
     save(figure, path)
 
 
-def by_step_table(rows: Sequence[FinalTable]) -> Table:
+def by_step_table(rows: Sequence["FinalTable"]) -> Table:
     """Two rows a config: training tasks and test tasks."""
-    steps = max(len(read(row, "test")) for row in rows)
+    steps = max(len(row.by_step()["test"]) for row in rows)
     table = Table("config", "tasks", "before", *(f"step {step}" for step in range(1, steps)), title="by inner step")
     for row in rows:
         for tasks in TASKS:
-            table.add_row(row.name, tasks, *(value(mean, row.metric, ci) for mean, ci in read(row, tasks)))
+            table.add_row(row.name, tasks, *(value(mean, row.metric, ci) for mean, ci in row.by_step()[tasks]))
     return table
 
 
-def draw_by_step(rows: Sequence[FinalTable], path: Path) -> None:
+def draw_by_step(rows: Sequence["FinalTable"], path: Path) -> None:
     """A panel for each kind of tasks, a line a config; the suffix of `path` says what kind of file it is."""
     figure, ((*axes,),) = panels(1, len(TASKS), 5, 4.2, share_y=True)
     for axis, tasks in zip(axes, TASKS, strict=True):
         for number, row in enumerate(rows):
-            means, intervals = zip(*read(row, tasks), strict=True)
+            means, intervals = zip(*row.by_step()[tasks], strict=True)
             axis.errorbar(
                 range(len(means)), means, intervals, color=f"C{number}", marker="o", ms=4, capsize=2, label=row.name
             )

@@ -8,7 +8,7 @@ from raymeta.study.record.record import StudyRecord
 if TYPE_CHECKING:
     import pandas
 
-    from raymeta.finals.runs import FinalTable
+    from raymeta.finals.results import FinalTable
 
 
 def trials_frame(record: StudyRecord) -> "pandas.DataFrame":

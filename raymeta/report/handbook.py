@@ -63,8 +63,7 @@ class AboutRegularizer(Entry):
 def about(name: str | None = None) -> list[About]:
     """All methods, or one."""
     found = []
-    for each in [name] if name else registry.names("method"):
-        cls = registry.find("method", each)
+    for each, cls in ({name: registry.find("method", name)} if name else registry.working("method")).items():
         found.append(About(each, *_title(cls), cls.adapts, cls.learns, vars(cls).get("cost")))
     return found
 
@@ -72,8 +71,7 @@ def about(name: str | None = None) -> list[About]:
 def about_regularizers(name: str | None = None) -> list[AboutRegularizer]:
     """All regularizers, or one."""
     found = []
-    for each in [name] if name else registry.names("regularizer"):
-        cls = registry.find("regularizer", each)
+    for each, cls in ({name: registry.find("regularizer", name)} if name else registry.working("regularizer")).items():
         found.append(AboutRegularizer(each, *_title(cls), cls.acts_on))
     return found
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
+from raymeta.schema import flatten
+from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.preview import Preview
-from raymeta.study.plan.space import Space
 from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
 
@@ -68,10 +69,10 @@ def short(found: Any) -> str:
     return f"{found:.3g}" if isinstance(found, float) else str(found)
 
 
-def space_table(space: Space) -> Table:
-    """The searched keys with their ranges, conditions and starting points."""
-    name = Column("key", no_wrap=True)  # as it is typed
-    table = Table(name, "range", "searched when", box=None, pad_edge=False)
+def space_table(plan: Plan) -> Group:
+    """The searched keys with their ranges, conditions, origins and starting points, and where the rest is from."""
+    name, space = Column("key", no_wrap=True), plan.space  # as it is typed
+    table = Table(name, "range", "searched when", Column("from", overflow="fold"), box=None, pad_edge=False)
     for label in space.labels:
         table.add_column(f"start: {label}")
     for key, param in space.params.items():
@@ -80,9 +81,13 @@ def space_table(space: Space) -> Table:
             key,
             str(param),
             when or "always",
+            space.origins.get(key, ""),
             *(short(point.get(key, "-")) for point in space.start_from),
         )
-    return table
+    values = plan.base.flat() | flatten({"study": plan.study.model_dump(mode="json")})
+    fixed = [f"{key} {short(values[key])} ({origin})" for key, origin in plan.fixed.items() if key in values]
+    others = ", ".join(dict.fromkeys(plan.origins.values()))
+    return Group(table, f"fixed: {', '.join(fixed) or 'nothing'}", f"the rest: {others}, defaults")
 
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
@@ -123,8 +128,8 @@ def predictions_table(
 
 
 def preview_table(preview: Preview) -> RenderableType:
-    """The first trials, a row each, and the size of the study in sentences."""
-    table = Table(title=f"{preview.spec}: the first {len(preview.points)} trials", box=None, pad_edge=False)
+    """The space, the first trials, a row each, and the size of the study in sentences."""
+    table = Table(title=f"{preview.plan.spec}: the first {len(preview.points)} trials", box=None, pad_edge=False)
     keys = list(dict.fromkeys(key for point in preview.points for key in point))
     for key in keys:
         table.add_column(key.removeprefix("regularizers."))
@@ -140,4 +145,4 @@ def preview_table(preview: Preview) -> RenderableType:
         f"of it {60 * preview.hours(0):.1f} min for at most {preview.finalists} finalists",
         f"disk: at most {preview.disk_bytes / 1e6:.0f} MB of checkpoints",
     ]
-    return Group(table, *lines)
+    return Group(space_table(preview.plan), "", table, *lines)

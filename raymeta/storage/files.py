@@ -90,6 +90,14 @@ def dump_yaml(data: Mapping[str, Any]) -> str:
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def yaml_line(key: str, value: Any) -> str:
+    """`key: value` as a line of YAML."""
+    text: str = yaml.dump(
+        {key: value}, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
+    return text.strip()[1:-1]
+
+
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 

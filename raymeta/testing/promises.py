@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raymeta import registry
-from raymeta.config import TrialConfig, parse_trial, trial_schema
+from raymeta.config import TrialConfig, parse_trial
 from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
@@ -81,11 +81,9 @@ def probing(trial: TrialConfig, **does: Any) -> Iterator[Trainer]:
         "Probe", (Probe,), {key: staticmethod(value) if callable(value) else value for key, value in does.items()}
     )
     with registry.planted("regularizer", PROBE, cls):
-        trial_schema.cache_clear()
         trainer = Trainer(parse_trial(merge(trial.as_dict(), {"regularizers": {PROBE: {}}})))
         trainer.learner.double()
         yield trainer
-    trial_schema.cache_clear()
 
 
 def probed(trainer: Trainer, context: Context = TRAINING) -> tuple[Tensor, Seen]:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymeta.config import TrialConfig
+from raymeta.config import TrialConfig, parse_trial
+from raymeta.config.migration import VERSION, of_another_version
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
@@ -22,7 +23,6 @@ from raymeta.inner import Context
 from raymeta.learner import Learner, build_learner, task_loss
 from raymeta.metric import Score
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
-from raymeta.schema import check
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
 from raymeta.training.device import device_of, keeps_on_device, vectorized
@@ -231,6 +231,7 @@ class Trainer:
         """Everything that the rest of the run depends on; plain data and tensors."""
         return {
             "version": CHECKPOINT_VERSION,
+            "raymeta": VERSION,
             "config": self.config.as_dict(),
             "outer_step": self.outer_step,
             "diverged": self.diverged,
@@ -240,43 +241,70 @@ class Trainer:
             "top": self.top,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, of_any_numbers: bool = False) -> None:
         """Go on from `state_dict`.
+
+        Args:
+            state: as `state_dict` gives it.
+            of_any_numbers: it may be of a config with other numbers; those of this one hold from now on.
 
         Raises:
             UserError: the state is another version's or another config's.
         """
+        other = of_another_version(state.get("raymeta"))
         if state.get("version") != CHECKPOINT_VERSION:
             raise UserError(
-                f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}"
+                f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}{other}"
             )
-        if not self._same(state["config"]):
-            raise UserError("the checkpoint belongs to another config")
-        self.learner.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if of_any_numbers:
+            self._refuse_other_structure(state["config"])
+        elif not self._same(state["config"]):
+            raise UserError(f"the checkpoint belongs to another config{other}")
+        try:
+            self.learner.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            if not other:
+                raise
+            raise UserError(f"its weights are not those of {self.config.spec}{other}") from error
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
 
     def _same(self, config: Any) -> bool:
-        """A config is this trainer's; one written before a key was there has the key's default."""
+        """A config is this trainer's, whichever version wrote it; a key that was not there yet has its default."""
         try:
-            return check(type(self.config), config, "config").as_dict() == self.config.as_dict()
+            return parse_trial(config).as_dict() == self.config.as_dict()
         except UserError:
             return False
+
+    def _refuse_other_structure(self, config: Any) -> None:
+        """A config may differ from this trainer's in numbers only."""
+        other = parse_trial(config)
+        if differing := set(other.structure()) ^ set(self.config.structure()):
+            key = min(key for key, _ in differing)
+            found, expected = (one.flat().get(key) for one in (other, self.config))
+            raise UserError(
+                f"the checkpoint belongs to a config with {key}: {found}, and here it is {expected}; only numbers may "
+                "change under way"
+            )
 
     def save(self, path: AnyPath) -> None:
         """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""
         checkpoints.write_keeping(path, self.state_dict())
 
-    def load(self, path: AnyPath) -> None:
+    def load(self, path: AnyPath, *, of_any_numbers: bool = False) -> None:
         """Go on from a checkpoint. Nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            of_any_numbers: as for `load_state_dict`.
 
         Raises:
             UserError: the file is not a checkpoint of this config, or is damaged.
         """
         state = checkpoints.read(path, self.device)
         try:
-            self.load_state_dict(state)
+            self.load_state_dict(state, of_any_numbers=of_any_numbers)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a file of tensors, but of something else

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ from study.conftest import studies  # noqa: F401
 from study.driving import WORDS, noted, rounds_noted, tiny_record, until
 
 import raymeta
-from raymeta.api.words import words_of
+from raymeta.api.words import Given
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.report.export import read_export
-from raymeta.schema import parse_overrides
-from raymeta.study.machines.interrupts import on_ctrl_c
+from raymeta.schema import merge, nest, parse_overrides
 from raymeta.study.record.folder import driver_of
 
 SPEC, TASK = "maml+dropgrad", "sinusoid-5s"
@@ -47,20 +45,21 @@ def test_importing_raymeta_imports_nothing_heavy_and_has_all_names() -> None:
     ],
 )
 def test_overrides_in_every_form_are_the_same(overrides: Any) -> None:
-    assert parse_overrides(words_of(overrides)) == {
+    given = Given.of(overrides)
+    assert merge(nest(given.values), parse_overrides(given.words)) == {
         "maml": {"inner_lr": 0.1, "order": "first"}, "model": {"hidden": [8, 8]}, "task": {"split": None},
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("word", ["1e-3", "true", "null", "a b", "é", "", "1", "[1]", "x: y", "#", 1e-30, -0.0, 2**63])
 def test_overrides_keep_their_values(word: Any) -> None:
-    assert parse_overrides(words_of({"key": word})) == {"key": word}
+    assert Given.of({"a": {"key": word}}).values == {"a.key": word}
 
 
 @pytest.mark.parametrize("overrides", ["maml.inner_lr=0.1", [1], {"a": float("nan")}, {"a": object()}, {"a": {1}}])
 def test_overrides_that_are_none(overrides: Any) -> None:
     with pytest.raises(UserError, match=r"^overrides: (a: )?found .*: (expected a mapping|not a number, a word)"):
-        words_of(overrides)
+        Given.of(overrides)
 
 
 def test_what_is_known_of_a_study(studies: Path) -> None:  # noqa: F811
@@ -117,25 +116,21 @@ def test_an_export_is_read_back(studies: Path, tmp_path: Path) -> None:  # noqa:
     assert study.draw(tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_preview_starts_nothing(studies: Path) -> None:  # noqa: F811
+def test_a_preview_starts_nothing(
+    studies: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
     shown = raymeta.preview(SPEC, TASK, trials=3, overrides=WORDS)
     assert (len(shown.points), shown.rungs) == (3, [2, 6, 18])
-    assert "maml.inner_lr" in raymeta.space(SPEC, TASK).params
-    assert "maml.inner_lr" not in raymeta.space(SPEC, TASK, overrides={"maml.inner_lr": 0.1}).params
+    assert "maml.inner_lr" in raymeta.space(SPEC, TASK).space.params
+    assert "maml.inner_lr" not in raymeta.space(SPEC, TASK, overrides={"maml.inner_lr": 0.1}).space.params
+    ranges = {"maml.inner_lr": "0.01..0.5:log", "maml.order": ["first", "second"]}
+    own = raymeta.space(SPEC, TASK, space=ranges, write="my.yaml").space
+    assert (own.params["maml.inner_lr"].float_, own.params["maml.order"].choice) == ((0.01, 0.5), ("first", "second"))
+    assert raymeta.space(SPEC, TASK, space="my.yaml").space.params == own.params
     assert not studies.exists()
-
-
-def test_ctrl_c_is_left_alone_outside_the_main_thread() -> None:
-    found = []
-
-    def work() -> None:
-        with on_ctrl_c(lambda: None):
-            found.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [True]
 
 
 def test_who_drives_a_study(studies: Path) -> None:  # noqa: F811

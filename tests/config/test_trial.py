@@ -74,6 +74,27 @@ def test_overrides_on_the_command_line_are_the_same_config(overrides: dict[str, 
     assert parse_trial(parse_overrides(words)) == config
 
 
+@settings(max_examples=60)
+@given(OVERRIDES)
+def test_numbers_and_structure_and_the_seed_are_the_config(overrides: dict[str, Any]) -> None:
+    config = parse_trial(merge({"method": "maml"}, nest(overrides)))
+    assert parse_trial(nest({**dict(config.structure()), **config.numbers(), "seed": config.seed})) == config
+    words = {"maml.inner_lr": 0.7, "outer.lr": 0.3, "seed": 5}
+    other = parse_trial(merge(config.as_dict(), nest(words)))
+    assert {other.structure()} == {config.structure()}
+    assert {**config.numbers(), "maml.inner_lr": 0.7, "outer.lr": 0.3} == other.numbers()
+
+
+def test_compositions_are_told_apart_by_their_structure() -> None:
+    """Those with a regularizer whose settings are all numbers too."""
+    specs = ("maml", "anil", *(f"maml+{name}" for name in REGULARIZERS.split(", ")))
+    configs = [
+        parse_trial({"method": method, "regularizers": {name: {} for name in names}})
+        for method, names in map(split_spec, specs)
+    ]
+    assert len({config.structure() for config in configs}) == len(specs)
+
+
 def test_a_complete_config() -> None:
     text = """
 method: maml
@@ -103,7 +124,8 @@ def test_sections_left_out_take_their_defaults() -> None:
     config = parse_trial({"method": "maml"})
     assert config.spec == "maml"
     assert config.as_dict()["regularizers"] == {}
-    assert (config.settings.inner_steps, config.model.width, config.task.ways) == (5, 64, 5)  # type: ignore[union-attr]
+    assert (config.settings.inner_steps, config.model.width, config.task.ways) == (5, 64, 5)
+    assert parse_trial({"method": "maml", "model": {"width": 8}}).as_dict()["model"]["name"] == "conv4"
 
 
 def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
@@ -114,6 +136,7 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
     assert isinstance(config, TrialConfig)
 
 
+SECTIONS = "budget, engine, maml, method, model, outer, pretraining, regularizers, seed, task"
 MAML_KEYS = "adapt_norm, eval_steps, first_order_share, inner_lr, inner_steps, order"
 CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
 
@@ -123,12 +146,11 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
     [
         (
             {"taks": {}},
-            "f.yaml: unknown key 'taks', did you mean 'task'? "
-            "(allowed: budget, engine, maml, method, model, outer, pretraining, regularizers, seed, task)",
+            f"f.yaml: unknown key 'taks', did you mean 'task'? (allowed: {SECTIONS})",
         ),
         (
             {"maml.inner_lrr": 1},
-            f"f.yaml: unknown key 'maml.inner_lrr', did you mean 'inner_lr'? (allowed: {MAML_KEYS})",
+            f"f.yaml: unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'? (allowed: {MAML_KEYS})",
         ),
         (
             {"maml.order": "secnd"},
@@ -143,8 +165,8 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ({"maml.inner_lr": -1}, "f.yaml: maml.inner_lr: found -1: input should be greater than or equal to 0"),
         (
             {"regularizers.dropgrad.rat": 0.1},
-            "f.yaml: unknown key 'regularizers.dropgrad.rat', did you mean 'rate'? "
-            "(allowed: layers, noise, ramp, rate)",
+            "f.yaml: unknown key 'regularizers.dropgrad.rat', "
+            "did you mean 'regularizers.dropgrad.rate'? (allowed: layers, noise, ramp, rate)",
         ),
         ({"regularizers.dropgrad.rate": 2}, "f.yaml: regularizers.dropgrad.rate: found 2: input should be less than 1"),
         (
@@ -154,7 +176,7 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ({"regularizers": ["dropgrad"]}, "f.yaml: 'regularizers' must map names to settings, found ['dropgrad']"),
         (
             {"model": {"name": "conv4", "widht": 3}},
-            f"f.yaml: unknown key 'model.widht', did you mean 'width'? (allowed: {CONV4_KEYS})",
+            f"f.yaml: unknown key 'model.widht', did you mean 'model.width'? (allowed: {CONV4_KEYS})",
         ),
         (
             {"model": {"name": "mlp", "widht": 3}},
@@ -164,7 +186,9 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
             {"model": {"name": "mlp", "hidden": [4, "x"]}},
             "f.yaml: model.hidden.1: found 'x': input should be a valid integer, unable to parse string as an integer",
         ),
-        ({"model": {"width": 3}}, "f.yaml: the key 'model.name' is missing"),
+        ({"inner_lr": 0.1}, f"f.yaml: unknown key 'inner_lr', did you mean 'maml.inner_lr'? (allowed: {SECTIONS})"),
+        ({"alfa.inner_lr": 0.1}, f"f.yaml: unknown key 'alfa', allowed: {SECTIONS}"),
+        ({"model": 3}, "f.yaml: model: found 3: input should be a valid dictionary or instance of Conv4Config"),
         (
             {"model.name": "conv5"},
             "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? "

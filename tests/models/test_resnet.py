@@ -13,10 +13,11 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.models.resnet import ResNet as TorchvisionResNet
 from unrolled import assert_gradient, everything, no_norm, relative_error, unrolled_loss
 
+from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.models import BACKBONES, Backbone
+from raymeta.models import Backbone
 from raymeta.models.passes import Pass
 from raymeta.problem import Task
 
@@ -35,8 +36,8 @@ def network(
 ) -> Backbone:
     """In float64, three inner steps; shaken: weights off their initial values, so that no scale is 1, no shift 0."""
     torch.manual_seed(0)
-    backbone = BACKBONES[name]
-    built = backbone(backbone.Config(**{"channels": TINY, **model}), shape, outputs, steps=3).double()
+    backbone = registry.find("backbone", name)
+    built: Backbone = backbone(backbone.Config(**{"channels": TINY, **model}), shape, outputs, steps=3).double()
     if shaken:
         with torch.no_grad():
             for parameter in built.parameters():
@@ -213,7 +214,8 @@ def test_parameters_are_as_many_as_the_formula_says(name: str, model: dict[str, 
 def test_counts_that_are_known() -> None:
     def full(name: str, outputs: int) -> Backbone:
         with torch.device("meta"):
-            return BACKBONES[name](BACKBONES[name].Config(), (3, 84, 84), outputs, steps=1)
+            cls = registry.find("backbone", name)
+            return cls(cls.Config(), (3, 84, 84), outputs, steps=1)  # type: ignore[no-any-return]
 
     assert sum(parameter.numel() for parameter in full("resnet18", 1000).parameters()) == 11_689_512  # torchvision
     resnet12 = full("resnet12", 5)
@@ -367,7 +369,7 @@ def test_a_trial_names_them(name: str, model: dict[str, Any]) -> None:
     config = parse_trial({"method": "maml", "model": {"name": name, "channels": list(TINY), **model}})
     assert parse_trial(config.as_dict()) == config
     method = build_learner(config, Random((3, 32, 32)))
-    assert type(method.model) is BACKBONES[name]
+    assert type(method.model) is registry.find("backbone", name)
     assert tuple(method.model.groups()["head"]) == ("head.weight", "head.bias")
 
 

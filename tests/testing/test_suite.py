@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from foreign import free
 from torch import Tensor, nn
 
 from raymeta import registry
@@ -170,10 +171,9 @@ class Freezes(MAML):
 def test_the_suite_finds_what_it_is_for(
     bad: type[MAML], check: Callable[..., None], glyphs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     trial = small_trial("maml", config={"maml": {"inner_lr": 0.1}})
     check(trial)
-    registry._classes.pop(("method", "maml"))
+    free(monkeypatch, "method", "maml")
     method("maml")(bad)
     with pytest.raises((AssertionError, RuntimeError)):
         check(trial)

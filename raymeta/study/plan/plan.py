@@ -1,47 +1,31 @@
-"""What a study is before it starts: the base config, the space and the settings, put together in layers.
-
-From the bottom: the schema's defaults, the data set's, its preset, `--preset`, `--task`, `key=value`.
-"""
+"""What a study is before it starts: the base config, the space and the settings, put together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
+from pathlib import Path
 from typing import Any, Self
-
-from pydantic import Field
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
-from raymeta.errors import UserError, suggest
+from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.problem import find_problem, parse_task
-from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
-from raymeta.storage.files import read_yaml
-from raymeta.study.plan.space import CHOICE, NONE, Point, Space, shipped_space, space_for, space_of_choice
-
-
-class StudyConfig(Section):
-    """The `study` section of a preset: how many trials, when the weak ones are cut, and how the best is told."""
-
-    trials: int = Field(24, ge=1)
-    first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
-    reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
-    startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
-    seed: int = Field(0, ge=0, description="Seed of the proposals.")
-    hung_after_s: float | None = Field(
-        None,
-        gt=0,
-        description="Seconds without a round after which a trial's worker is killed; it goes on from its checkpoint. "
-        "null: twenty of the longest rounds so far, and ten minutes at least.",
-    )
-    finalists: int = Field(5, ge=0, description="Top trials scored on fresh episodes at the end; 0: none.")
-    finalist_tasks: int | None = Field(
-        None, ge=2, description="Fresh validation episodes; null: four times budget.validation_tasks."
-    )
-    finalist_seeds: int = Field(
-        0, ge=0, description="Seeds with which each finalist is trained again, at its full budget."
-    )
+from raymeta.schema import check, fields, merge, nest
+from raymeta.study.plan.compose import composed, takes_list, whole
+from raymeta.study.plan.layers import Base, StudyConfig, base_of
+from raymeta.study.plan.own import Own, own_space, own_values, own_words
+from raymeta.study.plan.param import Point
+from raymeta.study.plan.space import (
+    BASELINE,
+    CHOICE,
+    NONE,
+    Space,
+    neutral_point,
+    space_for,
+    space_of_choice,
+    unsearched,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +34,8 @@ class Plan:
 
     Attributes:
         choices: of a search over the choice of regularizer: the sections of those to choose from, by name.
+        fixed: keys that the user gave one value, of the base and of `study`, and where.
+        origins: where other keys are from, but for defaults: a preset, `--task`.
     """
 
     spec: str
@@ -57,6 +43,8 @@ class Plan:
     space: Space
     study: StudyConfig
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fixed: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
 
     def trial(self, point: Point) -> TrialConfig:
         """The config of a trial: the base with the point's values."""
@@ -82,8 +70,8 @@ class Plan:
 
     def starting_from(self, points: Sequence[Point], labels: Sequence[str]) -> "Plan":
         """The same plan with more starting points, after its own; keys that they leave out take the base's values."""
-        more = Space(self.space.params, [*self.space.start_from, *points], [*self.space.labels, *labels])
-        return replace(self, space=_fits(more, flatten(self.base.as_dict())))
+        more = self.space.starting([*self.space.starts, *zip(points, labels, strict=True)])
+        return replace(self, space=whole(more, self.base.flat()))
 
     @property
     def finalist_tasks(self) -> int:
@@ -109,6 +97,8 @@ class Plan:
             "space": self.space.as_dict(),
             "study": self.study.model_dump(mode="json"),
             "choices": self.choices,
+            "fixed": self.fixed,
+            "origins": self.origins,
         }
 
     @classmethod
@@ -120,50 +110,99 @@ class Plan:
             Space.from_dict(data["space"], source),
             check(StudyConfig, data["study"], source),
             data.get("choices", {}),
+            data.get("fixed", {}),
+            data.get("origins", {}),
         )
 
 
 def make_plan(
     spec: str,
     task: str | None = None,
-    preset: str | None = None,
+    preset: str | Path | None = None,
     words: Sequence[str] = (),
     choose: str | None = None,
+    *,
+    space: Mapping[str, Any] | Path | str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """Put a plan together from what a user types.
+    """Put a plan together from what a user says.
 
     Args:
         spec: `maml+dropgrad`, or `maml+dropgrad:rate=0.2,noise=binary`.
         task: `omniglot-5w1s`, `sinusoid-10s` or a data set's name; None: the preset's, or glyphs.
-        preset: a file of `search_spaces/presets`; None: the one named like the data set.
-        words: `key=value` overrides of the trial's config and of `study.*`; a searched key is then fixed.
+        preset: a preset's name or file; None: the one named like the data set.
+        words: `key=value` overrides of the trial's config and of `study.*`, where a searched key is then fixed, and
+            ranges: `maml.inner_lr=0.01..0.5:log`, `maml.inner_steps=1..5`, `maml.order=first,second`.
         choose: `dropgrad,metadropout,none`: each trial has one of these on top of the spec's.
+        space: a file or a mapping of ranges, values and starting points, laid over the shipped space; `none`: nothing
+            is searched but the words' ranges. See raymeta/study/plan/own.py.
+        overrides: key to value, as words; words count if both say something of a key.
 
     Raises:
-        UserError: a name, a key, a value or a budget is wrong.
+        UserError: a name, a key, a value, a range or a budget is wrong.
     """
-    spec, own = split_settings(spec)
-    words, choices = [*words, *own], _choices(choose)
-
-    def without(*names: str) -> list[str]:
-        return [word for word in words if not word.startswith(tuple(f"regularizers.{name}." for name in names))]
-
+    spec, settings = split_settings(spec)
+    method, _ = split_spec(spec)
+    choices = _choices(choose)
     names = [name for name in choices if name != NONE]
-    base, study, fixed = _layers(spec, task, preset, without(*names))
-    values, sections = base.flat(), {}
+    own = own_space(space) if space is not None else Own()
+    own = own.then(own_values(overrides or {})).then(own_words([*words, *settings], method))
+
+    def base_with(chosen: str | None) -> Base:
+        others = [f"regularizers.{name}." for name in names if name != chosen]
+        return base_of(spec if chosen is None else f"{spec}+{chosen}", task, preset, own.without(others).fixed)
+
+    base = base_with(None)
+    known = fields(type(base.config))
+    lists = {key: said for key, said in own.ranges.items() if isinstance(said.value, list)}
+    if values := {key: said for key, said in lists.items() if key in known and takes_list(known[key])}:
+        own = own.then(Own(fixed=values))
+        base = base_with(None)
+    flat, origins, sections = base.config.flat(), base.origins, {}
     for name in names:
-        others = [other for other in names if other != name]
-        chosen, _, more = _layers(f"{spec}+{name}", task, preset, without(*others))
-        _accept(chosen)
-        fixed |= more
-        values = chosen.flat() | values
-        sections[name] = chosen.as_dict()["regularizers"][name]
-    space = space_of_choice(spec, choices) if choices else space_for(spec)
-    title = f"{spec}+{'|'.join(choices)}" if choices else spec
-    plan = Plan(title, base, _fits(space.without(fixed), {CHOICE: NONE, **values}), study, sections)
+        one = base_with(name)
+        _accept(one.config)
+        known, flat, origins = fields(type(one.config)) | known, one.config.flat() | flat, one.origins | origins
+        sections[name] = one.config.as_dict()["regularizers"][name]
+    for each in [f"{spec}+{name}" for name in names] or [spec]:
+        _refuse_unsearched(each, own)
+    shipped = space_of_choice(spec, choices) if choices else space_for(spec)
+    searched = composed(shipped, own, known, method, names).without(
+        {key: flat[key] for key in own.fixed if key in flat}
+    )
+    plan = Plan(
+        f"{spec}+{'|'.join(choices)}" if choices else spec,
+        base.config,
+        whole(searched, {CHOICE: NONE, **flat}, own.ranges),
+        base.study,
+        sections,
+        {key: said.origin for key, said in own.fixed.items()},
+        origins,
+    )
+    plan = replace(plan, space=_without_false_baseline(plan, spec, own))
     plan = replace(plan, space=_allowed(plan))
+    if own.replace and not set(plan.space.params) - {CHOICE}:
+        raise UserError(f"nothing is searched: name ranges, as in {method}.KEY=0.01..0.5:log")
     _check(plan)
     return plan
+
+
+def make_config(
+    spec: str,
+    task: str | None = None,
+    preset: str | Path | None = None,
+    words: Sequence[str] = (),
+    *,
+    overrides: Mapping[str, Any] | None = None,
+) -> TrialConfig:
+    """The config alone, as `make_plan` puts it together: for final runs, which have no rungs and search nothing."""
+    spec, settings = split_settings(spec)
+    own = own_values(overrides or {}).then(own_words([*words, *settings], split_spec(spec)[0]))
+    for said in own.ranges.values():
+        raise UserError(f"{said.source}: a final run searches nothing; give the key one value")
+    config = base_of(spec, task, preset, own.fixed).config
+    _accept(config)
+    return config
 
 
 def _choices(choose: str | None) -> list[str]:
@@ -176,54 +215,37 @@ def _choices(choose: str | None) -> list[str]:
     return names
 
 
-def make_config(
-    spec: str, task: str | None = None, preset: str | None = None, words: Sequence[str] = ()
-) -> TrialConfig:
-    """The config alone, as `make_plan` puts it together: for final runs, which have no rungs."""
-    spec, own = split_settings(spec)
-    config, _, _ = _layers(spec, task, preset, [*words, *own])
-    _accept(config)
-    return config
+def _refuse_unsearched(spec: str, own: Own) -> None:
+    """A method or a regularizer without a space is searched if the user says what of it."""
+    for name, section in unsearched(spec).items():
+        if not own.file and not any(key.startswith(f"{section}.") for key in own.ranges):
+            raise UserError(
+                f"{name} has no search space, which would be {name}.yaml beside its module; "
+                f"give one with --space FILE, or ranges, as in {section}.KEY=0.01..0.5:log"
+            )
 
 
-def _layers(
-    spec: str, task: str | None, preset: str | None, words: Sequence[str]
-) -> tuple[TrialConfig, StudyConfig, dict[str, Any]]:
-    """The base config, the study's settings, and the keys of the config that the user gave."""
-    method, regularizers = split_spec(spec)
-    asked = parse_task(task) if task else {}
-    chosen = _preset(preset) if preset else {}
-    where = {**chosen.get("task", {}), **asked}
-    named = where.get("dataset") or where.get("problem") or "glyphs"
-    layers = [
-        {"task": {**parse_task(named), **find_problem(named).task_defaults}},
-        _preset(named) if named in _presets() else {},
-        chosen,
-        {"task": asked},
+def _without_false_baseline(plan: Plan, spec: str, own: Own) -> Space:
+    """The space without the un-regularized start if what the user fixed or narrowed has made it a regularized one."""
+    neutral, params = neutral_point(spec), space_for(spec).params
+    used = [  # of a regularizer that is off, other settings may be as they like
+        key
+        for key in neutral
+        if key not in params or all(c.holds(neutral.get(other)) for other, c in params[key].when.items())
     ]
-    overrides = parse_overrides(words)
-    data = merge(*layers)
-    sections = {name: data.get("regularizers", {}).get(name, {}) for name in regularizers}
-    shared = {key: value for key, value in data.items() if key not in registry.names("method")}
-    data = merge(shared, _own(method, data), {"method": method})
-    data = merge({**data, "regularizers": sections}, overrides)
-    study = check(StudyConfig, data.pop("study", {}), "study")
-    base = parse_trial(data, "config")
-    fixed = {key: value for key, value in flatten(overrides).items() if not key.startswith("study.")}
-    base.task.refuse_ignored([f"task.{key}" for key in asked] + list(fixed))
-    return base, study, fixed
 
-
-def _own(method: str, preset: dict[str, Any]) -> dict[str, Any]:
-    """The method's own section of a preset, on top of what its settings share with those of the methods it builds on.
-
-    A preset serves many methods: what it says of MAML's inner loop holds for all that only change a part of it.
-    """
-    cls = registry.find("method", method)
-    lineage = [vars(base)["name"] for base in reversed(cls.__mro__) if "name" in vars(base)]
-    shared = merge(*(preset.get(name, {}) for name in lineage[:-1]))
-    known = {key: v for key, v in shared.items() if key in cls.Config.model_fields and key not in cls.own_settings}
-    return {method: merge(known, preset.get(method, {}))}
+    left = []
+    for point, label in plan.space.starts:
+        flat = plan.trial(point).flat()
+        wrong = [key for key in used if flat[key] != neutral[key]]
+        if label != BASELINE or plan.choices or not wrong:
+            left.append((point, label))
+            continue
+        for start in own.start_from:
+            if start.label == label:
+                key = wrong[0]
+                raise UserError(f"{start.source}: it is labelled {label}, but {key} is {flat[key]}, not {neutral[key]}")
+    return plan.space.starting(left)
 
 
 def _check(plan: Plan) -> None:
@@ -251,7 +273,7 @@ def _allowed(plan: Plan) -> Space:
         if param.choice is not None and point is not None:
             choice = tuple(one for one in param.choice if one == point[key] or _accepted(plan, {**point, key: one}))
             params[key] = param.model_copy(update={"choice": choice})
-    return Space(params, plan.space.start_from, plan.space.labels)
+    return replace(plan.space, params=params)
 
 
 def _accepted(plan: Plan, point: Point) -> bool:
@@ -267,37 +289,3 @@ def _accept(config: TrialConfig) -> None:
     from raymeta.problem import open_problem
 
     build_learner(config, open_problem(config.task))
-
-
-def _fits(space: Space, values: Mapping[str, Any]) -> Space:
-    """The space with its starting points made whole by the base config's values."""
-    for key in space.params:
-        if key not in values:
-            raise UserError(f"the search space names '{key}', which no trial has: {suggest(key, values)}")
-    points: list[Point] = []
-    labels: list[str] = []
-    for point, label in zip(space.start_from, space.labels, strict=True):
-        whole: Point = {}
-        for key, param in space.params.items():
-            if not all(other in whole and c.holds(whole[other]) for other, c in param.when.items()):
-                continue
-            whole[key] = point.get(key, values[key])
-            if not param.contains(whole[key]):
-                raise UserError(
-                    f"{key}: the starting point '{label}' takes {whole[key]!r} from the preset, "
-                    f"which is outside the searched range {param}"
-                )
-        if whole not in points:
-            points.append(whole)
-            labels.append(label)
-    return Space(space.params, points, labels)
-
-
-def _presets() -> list[str]:
-    return sorted(path.stem for path in shipped_space("presets").glob("*.yaml"))
-
-
-def _preset(name: str) -> dict[str, Any]:
-    if name not in _presets():
-        raise UserError(f"unknown preset '{name}': {suggest(name, _presets())}")
-    return read_yaml(shipped_space("presets", f"{name}.yaml"))

@@ -2,15 +2,16 @@
 
 import io
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import optuna
 import torch
 
 from raymeta.problem import CHUNK
+from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.plan.space import BASELINE, Point
+from raymeta.study.plan.space import BASELINE
 from raymeta.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -21,6 +22,7 @@ class Preview:
     """A study's size.
 
     Attributes:
+        plan: the study, with where all of it is from.
         points: what the first trials would be, starting points first; proposals after them are random ones here.
         step_s, validation_s: measured on this machine with the base config, for one trial alone.
         usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
@@ -28,7 +30,7 @@ class Preview:
         finalist_s: for one of them, with its trainings by `study.finalist_seeds`.
     """
 
-    spec: str
+    plan: Plan
     points: list[Point]
     labels: list[str]
     rungs: list[int]
@@ -50,7 +52,9 @@ class Preview:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         times = {"usual_hours": self.hours(self.usual_steps), "worst_case_hours": self.hours(self.most_steps)}
-        return asdict(self) | times
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "plan"}
+        from_where = {"space": self.plan.space.as_dict(), "fixed": self.plan.fixed, "others": self.plan.origins}
+        return {"spec": self.plan.spec, **own, **times, **from_where}
 
 
 def preview(plan: Plan, slots: int, trials: int = 8) -> Preview:
@@ -74,7 +78,7 @@ def preview(plan: Plan, slots: int, trials: int = 8) -> Preview:
     training_s = budget.outer_steps * (step_s + validation_s / budget.validate_every)
     fresh_s = validation_s * plan.finalist_tasks / budget.validation_tasks
     return Preview(
-        plan.spec,
+        plan,
         points,
         labels,
         plan.rungs,

@@ -11,25 +11,22 @@ Keys are relative to the section of the file's method or regularizer; those of `
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from raymeta import registry
 from raymeta.config import split_spec
 from raymeta.errors import UserError, suggest
 from raymeta.schema import Section, check
 from raymeta.storage.files import read_yaml
+from raymeta.study.plan.param import Condition, Param, Point
 
 if TYPE_CHECKING:
     import optuna
-
-Value = float | int | str | bool | None
-Point = dict[str, Value]  # dotted key to value
 
 CHOICE = "regularizer"  # the key of a search over the choice of regularizer
 NONE = "none"
@@ -37,78 +34,8 @@ AUTHORS = "authors' setting"  # labels of starting points
 BASELINE = "un-regularized"
 
 
-class Condition(Section):
-    """When a parameter is searched: another one is above or below a number, or one of some values."""
-
-    above: float | None = None
-    below: float | None = None
-    one_of: tuple[Value, ...] | None = None
-
-    def __str__(self) -> str:
-        values = " or ".join(map(str, self.one_of)) if self.one_of is not None else None
-        parts = {"above ": self.above, "below ": self.below, "": values}
-        return ", ".join(f"{word}{bound}" for word, bound in parts.items() if bound is not None)
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value of the other parameter meets it."""
-        return (
-            (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
-            and (self.one_of is None or value in self.one_of)
-        )
-
-
-class Param(Section):
-    """One searched key: exactly one of `float`, `int` and `choice`; ranges include both ends."""
-
-    float_: tuple[float, float] | None = Field(None, alias="float")
-    int_: tuple[int, int] | None = Field(None, alias="int")
-    choice: tuple[Value, ...] | None = Field(None, min_length=1)
-    log: bool = False
-    step: int = Field(1, ge=1, description="Of an int.")
-    when: dict[str, Condition] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        kinds = [kind for kind in (self.float_, self.int_, self.choice) if kind is not None]
-        if len(kinds) != 1:
-            raise ValueError("give exactly one of float: [low, high], int: [low, high] and choice: [...]")
-        if self.choice is None:
-            low, high = kinds[0]
-            if not low <= high:  # type: ignore[operator]
-                raise ValueError(f"the range [{low}, {high}] is empty: low is above high")
-            if self.log and low <= 0:  # type: ignore[operator]
-                raise ValueError(f"log: true needs a range above 0, found [{low}, {high}]")
-        elif self.log:
-            raise ValueError("log: true is for float and int, not for choice")
-        return self
-
-    def contains(self, value: Any) -> bool:
-        """Whether a value can be proposed."""
-        if self.choice is not None:
-            return any(value == option and type(value) is type(option) for option in self.choice)
-        low, high = self.float_ or self.int_ or (0, 0)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        return number and (self.int_ is None or (value - low) % self.step == 0)
-
-    def propose(self, trial: "optuna.Trial", key: str) -> Value:
-        """Ask Optuna for a value."""
-        if self.float_ is not None:
-            return trial.suggest_float(key, *self.float_, log=self.log)
-        if self.int_ is not None:
-            return trial.suggest_int(key, *self.int_, step=self.step, log=self.log)
-        assert self.choice is not None
-        return trial.suggest_categorical(key, self.choice)
-
-    def __str__(self) -> str:
-        if self.choice is not None:
-            return "{" + ", ".join(map(str, self.choice)) + "}"
-        low, high = self.float_ or self.int_ or (0, 0)
-        return f"[{low:g}, {high:g}]" + (" log" if self.log else "") + (" int" if self.int_ else "")
-
-
 class SpaceFile(Section):
-    """A YAML file of `search_spaces/`."""
+    """The search space of a method or a regularizer."""
 
     include: tuple[str, ...] = ()
     params: dict[str, Param] = Field(default_factory=dict)
@@ -123,11 +50,28 @@ class Space:
         params: dotted key of the trial's config to its range, conditions before what depends on them.
         start_from: proposals to begin with, dotted keys to values; keys left out keep the base config's value.
         labels: a word for each starting point.
+        origins: where the range of a key is from, in short.
     """
 
     params: dict[str, Param]
     start_from: list[Point] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def starting(self, starts: Iterable[tuple[Point, str]]) -> "Space":
+        """The same ranges with these starting points and their labels; of equal points the first."""
+        points: list[Point] = []
+        labels: list[str] = []
+        for point, label in starts:
+            if point not in points:
+                points.append(point)
+                labels.append(label)
+        return replace(self, start_from=points, labels=labels)
+
+    @property
+    def starts(self) -> list[tuple[Point, str]]:
+        """Starting points with their labels."""
+        return list(zip(self.start_from, self.labels, strict=True))
 
     def sample(self, trial: "optuna.Trial", before: Callable[[str], None] = lambda key: None) -> Point:
         """Values for a trial; keys whose condition fails are absent. Asking twice gives the same.
@@ -160,13 +104,9 @@ class Space:
                 continue
             left = {other: c for other, c in param.when.items() if other not in decided}
             params[key] = param.model_copy(update={"when": left})
-        points, labels = [], []
-        for point, label in zip(self.start_from, self.labels, strict=True):
-            remaining = {key: value for key, value in point.items() if key in params}
-            if remaining not in points:
-                points.append(remaining)
-                labels.append(label)
-        return Space(params, points, labels)
+        starts = [({key: v for key, v in point.items() if key in params}, label) for point, label in self.starts]
+        origins = {key: origin for key, origin in self.origins.items() if key in params}
+        return Space(params, origins=origins).starting(starts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
@@ -174,13 +114,13 @@ class Space:
             key: param.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             for key, param in self.params.items()
         }
-        return {"params": params, "start_from": self.start_from, "labels": self.labels}
+        return {"params": params, "start_from": self.start_from, "labels": self.labels, "origins": self.origins}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str) -> "Space":
         """Read a space that `as_dict` wrote."""
         file = check(SpaceFile, {"params": data["params"], "start_from": data["start_from"]}, source)
-        return cls(file.params, list(file.start_from), list(data["labels"]))
+        return cls(file.params, list(file.start_from), list(data["labels"]), dict(data.get("origins", {})))
 
     @property
     def hash(self) -> str:
@@ -189,38 +129,49 @@ class Space:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def shipped_space(*parts: str) -> Path:
-    """Where a file of the `search_spaces` package lies."""
-    return Path(str(files("search_spaces").joinpath(*parts)))
-
-
 def space_for(spec: str) -> Space:
     """The space of a composition: the method's file, then each regularizer's, with what they include.
 
     Starting points: every file's first one together (the authors' settings); the same with every regularizer at its
-    neutral value, so that a search holds its own baseline; then, a file at a time, its other ones.
+    neutral value, so that a search holds its own baseline; then, a file at a time, its other ones. What has no file
+    adds nothing (`unsearched`).
 
     Raises:
-        UserError: a file is missing or wrong; the sentence names it and the key.
+        UserError: a file is wrong; the sentence names it and the key.
     """
     method, regularizers = split_spec(spec)
-    parts = {method: _read(shipped_space(f"{method}.yaml"), f"{method}.")}
-    first = dict(parts[method].start_from[0])
-    neutral: Point = {}
+    parts = {method: _space_of("method", method, f"{method}.")}
     for name in regularizers:
-        prefix = f"regularizers.{name}."
-        parts[name] = _read(shipped_space("regularizers", f"{name}.yaml"), prefix)
-        first |= parts[name].start_from[0]
-        neutral |= {prefix + key: value for key, value in registry.find("regularizer", name).neutral.items()}
-    points, labels = [first], [AUTHORS]
-    if neutral:
-        points.append({**first, **neutral})
-        labels.append(BASELINE)
+        parts[name] = _space_of("regularizer", name, f"regularizers.{name}.")
+    first = {key: value for part in parts.values() for key, value in part.start_from[0].items()}
+    starts = [(first, AUTHORS)]
+    if neutral := neutral_point(spec):
+        starts.append(({**first, **neutral}, BASELINE))
     for name, part in parts.items():
         for other in part.start_from[1:]:
-            points.append({**{key: value for key, value in first.items() if key not in part.params}, **other})
-            labels.append(f"{name}: " + ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in other.items()))
-    return Space({key: param for part in parts.values() for key, param in part.params.items()}, points, labels)
+            rest = {key: value for key, value in first.items() if key not in part.params}
+            label = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in other.items())
+            starts.append(({**rest, **other}, f"{name}: {label}"))
+    params = {key: param for part in parts.values() for key, param in part.params.items()}
+    origins = {key: origin for part in parts.values() for key, origin in part.origins.items()}
+    return Space(params, [point for point, _ in starts], [label for _, label in starts], origins)
+
+
+def neutral_point(spec: str) -> Point:
+    """Settings at which the regularizers of a composition change nothing."""
+    found: Point = {}
+    for name in split_spec(spec)[1]:
+        neutral = registry.find("regularizer", name).neutral
+        found |= {f"regularizers.{name}.{key}": value for key, value in neutral.items()}
+    return found
+
+
+def unsearched(spec: str) -> dict[str, str]:
+    """What of a composition has no space of its own, with the section of its keys."""
+    method, regularizers = split_spec(spec)
+    found = {} if registry.space_file("method", method) else {method: method}
+    none = [name for name in regularizers if registry.space_file("regularizer", name) is None]
+    return found | {name: f"regularizers.{name}" for name in none}
 
 
 def space_of_choice(spec: str, choices: Sequence[str]) -> Space:
@@ -232,24 +183,47 @@ def space_of_choice(spec: str, choices: Sequence[str]) -> Space:
         UserError: as of `space_for`.
     """
     plain = space_for(spec)
-    params = {CHOICE: Param(choice=tuple(choices)), **plain.params}
-    points, labels = [], []
+    params, origins = {CHOICE: Param(choice=tuple(choices)), **plain.params}, {CHOICE: "--choose", **plain.origins}
+    starts: list[tuple[Point, str]] = []
     for name in choices:
         space = plain if name == NONE else space_for(f"{spec}+{name}")
-        for key, param in space.params.items():
-            if key not in params:
-                params[key] = param.model_copy(update={"when": {CHOICE: Condition(one_of=(name,)), **param.when}})
-        points.append({CHOICE: name, **space.start_from[0]})
-        labels.append(BASELINE if name == NONE else f"{name}: {AUTHORS}")
-    return Space(params, points, labels)
+        params |= {key: chosen(param, name) for key, param in space.params.items() if key not in params}
+        origins = space.origins | origins
+        starts.append(({CHOICE: name, **space.start_from[0]}, BASELINE if name == NONE else f"{name}: {AUTHORS}"))
+    return Space(params, [point for point, _ in starts], [label for _, label in starts], origins)
+
+
+def chosen(param: Param, name: str) -> Param:
+    """A key that is searched where this regularizer is chosen."""
+    return param.model_copy(update={"when": {CHOICE: Condition(one_of=(name,)), **param.when}})
+
+
+def in_order(params: Mapping[str, Param]) -> dict[str, Param]:
+    """The same with conditions before what depends on them.
+
+    Raises:
+        UserError: they go in a circle.
+    """
+    left, found = dict(params), dict[str, Param]()
+    while left:
+        ready = [key for key, param in left.items() if not any(other in left for other in param.when)]
+        if not ready:
+            raise UserError(f"the search space: the conditions (when) of {' and '.join(left)} go in a circle")
+        found |= {ready[0]: left.pop(ready[0])}
+    return found
+
+
+def _space_of(kind: Literal["method", "regularizer"], name: str, prefix: str) -> Space:
+    path = registry.space_file(kind, name)
+    return _read(path, prefix) if path else Space({}, [{}], [""])
 
 
 def _read(path: Path, prefix: str) -> Space:
     """One file and what it includes, with dotted keys of the trial's config."""
     file = check(SpaceFile, read_yaml(path), str(path))
-    params: dict[str, Param] = {}
-    for name in file.include:
-        params |= _read(path.parent / f"{name}.yaml", "").params
+    included = [_read(_included(name, path), "") for name in file.include]
+    params = {key: param for one in included for key, param in one.params.items()}
+    origins = {key: origin for one in included for key, origin in one.origins.items()}
     own: dict[str, Param] = {}
     for key, param in file.params.items():
         for other in param.when:
@@ -264,4 +238,11 @@ def _read(path: Path, prefix: str) -> Space:
             if not own[prefix + key].contains(value):
                 raise UserError(f"{path}: start_from, point {number}: {key}: {value!r} is outside {own[prefix + key]}")
     points = [{prefix + key: value for key, value in point.items()} for point in file.start_from or ({},)]
-    return Space({**params, **own}, points, [""] * len(points))
+    origins |= dict.fromkeys(own, "/".join(path.parts[-2:]))
+    return Space({**params, **own}, points, [""] * len(points), origins)
+
+
+def _included(name: str, path: Path) -> Path:
+    if (found := registry.shared_space(name, path)) is None:
+        raise UserError(f"{path}: include: there is no {name}.yaml beside it or in a folder of spaces")
+    return found

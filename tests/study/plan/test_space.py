@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import search_spaces
 from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.storage.files import read_yaml
-from raymeta.study.plan import space as module
+from raymeta.study.plan.param import Condition, Param
 from raymeta.study.plan.plan import make_plan
-from raymeta.study.plan.space import AUTHORS, BASELINE, Param, Space, shipped_space, space_for
+from raymeta.study.plan.space import AUTHORS, BASELINE, Space, space_for
 
-ROOT = shipped_space()
+ROOT = Path(search_spaces.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 METHODS, REGULARIZERS = registry.names("method"), registry.names("regularizer")
 SPECS = [*METHODS, *(f"{method}+{name}" for method in METHODS for name in REGULARIZERS)]
@@ -126,7 +127,7 @@ def test_a_condition_that_fails_leaves_its_keys_out() -> None:
     ],
 )
 def test_conditions(condition: dict[str, Any], inside: list[Any], outside: list[Any]) -> None:
-    made = module.Condition.model_validate(condition)
+    made = Condition.model_validate(condition)
     assert [made.holds(value) for value in inside] == [True] * len(inside)
     assert [made.holds(value) for value in outside] == [False] * len(outside)
 
@@ -228,7 +229,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
     """Writes a file over a copy of the shipped ones."""
     folder = tmp_path / "spaces"
     shutil.copytree(ROOT, folder)
-    monkeypatch.setattr(module, "shipped_space", lambda *parts: folder.joinpath(*parts))
+    below = {"method": folder, "regularizer": folder / "regularizers"}
+    monkeypatch.setattr(registry, "space_file", lambda kind, name: below[kind] / f"{name}.yaml")
     return lambda name, text: folder.joinpath(name).write_text(text) and None
 
 
@@ -236,13 +238,22 @@ PARAMS = "allowed: float, int, choice, log, step, when"
 FLOATS = "give exactly one of float: [low, high], int: [low, high] and choice: [...]"
 WRONG = {
     "parms: {}": "unknown key 'parms', did you mean 'params'? (allowed: include, params, start_from)",
-    "params: {a: {flot: [0, 1]}}": "unknown key 'params.a.flot'",
+    "params: {a: {flot: [0, 1]}}": (
+        "unknown key 'params.a.flot', did you mean 'params.a.float'? (allowed: choice, float, int, log, step, when)"
+    ),
     "params: {a: {float: [0.0, 1.0], int: [0, 1]}}": f"params.a: {FLOATS}",
     "params: {a: {}}": f"params.a: {FLOATS}",
     "params: {a: {float: [1.0, 0.0]}}": "params.a: the range [1.0, 0.0] is empty: low is above high",
     "params: {a: {int: [3, 2]}}": "params.a: the range [3, 2] is empty: low is above high",
-    "params: {a: {float: [0.0, 1.0], log: true}}": "params.a: log: true needs a range above 0, found [0.0, 1.0]",
-    "params: {a: {choice: [1], log: true}}": "params.a: log: true is for float and int, not for choice",
+    "params: {a: {float: [0.0, 1.0], log: true}}": "params.a: a log range must lie above 0, found [0.0, 1.0]",
+    "params: {a: {choice: [1], log: true}}": "params.a: log is for float and int, not for choice",
+    "params: {a: {choice: [x, y, x]}}": "params.a: a choice is there twice: x, y, x",
+    "params: {a: {int: [1, 9], step: 3}}": "params.a: steps of 3 from 1 do not end at 9; allowed: 7 or 10",
+    "params: {a: {int: [1, 3], step: 3}}": "params.a: steps of 3 from 1 do not end at 3; allowed: 4",
+    "params: {a: {float: [1.0, 9.0], step: 2}}": ("params.a: a step is for whole numbers that are not on a log scale"),
+    "params: {a: {int: [1, 9], step: 2, log: true}}": (
+        "params.a: a step is for whole numbers that are not on a log scale"
+    ),
     "params: {a: {choice: [1], when: {b: {above: 0}}}}": "params.a.when: 'b' is no key, allowed: a",
     "params: {a: {choice: [1], when: {c: {above: 0}}}, b: {int: [0, 1]}}": (
         "params.a.when: 'c' is no key, allowed: a, b"
@@ -279,17 +290,34 @@ def test_a_regularizers_file_is_named_too(files: Callable[[str, str], None], tmp
 
 def test_a_key_that_no_trial_has(files: Callable[[str, str], None]) -> None:
     files("maml.yaml", "params: {inner_rate: {float: [0, 1]}}")
-    with pytest.raises(
-        UserError, match=r"the search space names 'maml.inner_rate', which no trial has: did you mean 'maml"
-    ):
+    with pytest.raises(UserError) as caught:
         make_plan("maml", "sinusoid")
+    assert str(caught.value) == (
+        "spaces/maml.yaml: maml.inner_rate: unknown key 'maml.inner_rate', did you mean 'maml.inner_lr'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("range_", "sentence"),
+    [
+        ("{float: [-1.0, 0.5]}", "maml.inner_lr: found -1.0: input should be greater than or equal to 0"),
+        ("{choice: [fast]}", "maml.inner_lr: found 'fast': input should be a valid number, unable to parse string as a "
+            "number"),
+    ],
+)  # fmt: skip
+def test_a_range_that_the_schema_does_not_allow(range_: str, sentence: str, files: Callable[[str, str], None]) -> None:
+    files("maml.yaml", f"params: {{inner_lr: {range_}}}")
+    with pytest.raises(UserError) as caught:
+        make_plan("maml", "sinusoid")
+    assert str(caught.value) == f"spaces/maml.yaml: maml.inner_lr: {sentence}"
 
 
 def test_a_file_that_is_not_there(files: Callable[[str, str], None], tmp_path: Path) -> None:
     files("maml.yaml", "include: [_comon]")
     with pytest.raises(UserError) as caught:
         space_for("maml")
-    assert str(caught.value) == f"{tmp_path / 'spaces/_comon.yaml'}: no such file"
+    path = tmp_path / "spaces/maml.yaml"
+    assert str(caught.value) == f"{path}: include: there is no _comon.yaml beside it or in a folder of spaces"
 
 
 def test_a_preset_outside_the_searched_range_is_named(files: Callable[[str, str], None]) -> None:

@@ -1,0 +1,28 @@
+"""The parts of `benchmarks/gpu.py`. A new one is a function `(Here) -> None` and a line in `PARTS`."""
+
+from dataclasses import dataclass
+
+MINUTES = 6.0  # of all parts together, and what their seconds below are made for
+
+
+@dataclass(frozen=True)
+class Part:
+    """A measurement with a process of its own.
+
+    Attributes:
+        call: `module:function`; the function takes a `gpu_parts.child.Here`.
+        seconds: that it may take; what the parts before it did not take is added.
+        about: what it measures, in a phrase.
+    """
+
+    call: str
+    seconds: float
+    about: str
+
+
+PARTS = {
+    "machine": Part("gpu_parts.machine:machine", 40, "driver, clocks, versions; bandwidth, arithmetic, launches"),
+    "checks": Part("gpu_parts.checks:checks", 80, "every learner and regularizer: steps, gradients, same bits"),
+    "speed": Part("gpu_parts.speed:speed", 110, "outer steps and evaluation against learn2learn's way"),
+    "packing": Part("gpu_parts.packing:packing", 125, "processes that share the device, without and with MPS"),
+}

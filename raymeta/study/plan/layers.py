@@ -1,0 +1,158 @@
+"""The config of a study's trials but for what is searched, put together in layers.
+
+From the bottom: defaults, those of the data set, its preset (or the problem's), `--preset` on top of its own bases,
+`--task`, what the user fixes.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from raymeta import registry
+from raymeta.config import TrialConfig, parse_trial, split_spec
+from raymeta.errors import UserError, suggest
+from raymeta.problem import find_problem, parse_task
+from raymeta.schema import Section, check, flatten, merge, nest
+from raymeta.storage.files import read_yaml
+from raymeta.study.plan.own import Said
+
+
+class StudyConfig(Section):
+    """The `study` section of a preset: how many trials, when the weak ones are cut, and how the best is found."""
+
+    trials: int = Field(24, ge=1)
+    first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
+    reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
+    startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
+    seed: int = Field(0, ge=0, description="Seed of the proposals.")
+    hung_after_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds without a round after which a trial's worker is killed; it goes on from its checkpoint. "
+        "null: twenty of the longest rounds so far, and ten minutes at least.",
+    )
+    finalists: int = Field(5, ge=0, description="Top trials scored on fresh episodes at the end; 0: none.")
+    finalist_tasks: int | None = Field(
+        None, ge=2, description="Fresh validation episodes; null: four times budget.validation_tasks."
+    )
+    finalist_seeds: int = Field(
+        0, ge=0, description="Seeds with which each finalist is trained again, at its full budget."
+    )
+
+
+class Layer(NamedTuple):
+    """A part of the config, what a sentence about it begins with, and where it is from in short."""
+
+    data: dict[str, Any]
+    source: str
+    origin: str
+
+
+class Base(NamedTuple):
+    """The trials' config, the study's settings, and where their keys are from, but for defaults and fixed ones."""
+
+    config: TrialConfig
+    study: StudyConfig
+    origins: dict[str, str]
+
+
+def base_of(spec: str, task: str | None, preset: str | Path | None, fixed: Mapping[str, Said]) -> Base:
+    """Put the layers together.
+
+    Raises:
+        UserError: a name, a key or a value is wrong; the sentence names the preset's file if it is that.
+    """
+    asked = parse_task(task) if task else {}
+    chosen = preset_layers(preset) if preset else []
+    where = {**merge(*(layer.data for layer in chosen)).get("task", {}), **asked}
+    named = str(where.get("dataset") or where.get("problem") or "glyphs")
+    defaults = {"task": {**parse_task(named), **find_problem(named).task_defaults}}
+    layers = [
+        Layer(defaults, "config", f"defaults of {named}"),
+        *(preset_layers(named) if named in registry.presets() else []),
+        *chosen,
+        Layer({"task": asked}, "config", "--task"),
+    ]
+    try:
+        config, study = _parsed(spec, layers, fixed, "config")
+    except UserError:
+        for number, layer in enumerate(layers, 1):  # the first with which it goes wrong is the one to name
+            _parsed(spec, layers[:number], {}, layer.source)
+        for source in {said.source for said in fixed.values()} - {"config"}:
+            _parsed(spec, layers, {key: said for key, said in fixed.items() if said.source == source}, source)
+        raise
+    origins = {key: layer.origin for layer in layers for key in flatten(layer.data)}
+    config.task.refuse_ignored([f"task.{key}" for key in asked] + list(fixed))
+    known = {*config.flat(), *(f"study.{key}" for key in StudyConfig.model_fields)}
+    left = {key: origin for key, origin in origins.items() if key in known and key not in fixed}
+    return Base(config, study, left)
+
+
+def _parsed(
+    spec: str, layers: Sequence[Layer], fixed: Mapping[str, Said], source: str
+) -> tuple[TrialConfig, StudyConfig]:
+    """The layers of a composition: of methods and regularizers that a preset has settings of, its own."""
+    method, regularizers = split_spec(spec)
+    data = merge(*(layer.data for layer in layers))
+    added = {name: data.get("regularizers", {}).get(name, {}) for name in regularizers}
+    shared = {key: value for key, value in data.items() if key not in registry.names("method")}
+    values = nest({key: said.value for key, said in fixed.items()})
+    data = merge({**shared, **_section(method, data), "method": method, "regularizers": added}, values)
+    for name in data["regularizers"]:
+        if name not in regularizers and name in registry.names("regularizer"):
+            raise UserError(f"{source}: regularizers.{name}: {spec} has no {name}; write {spec}+{name}")
+    study = check(StudyConfig, data.pop("study", {}), "study" if source == "config" else f"{source}: study")
+    return parse_trial(data, source), study
+
+
+def _section(method: str, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The method's own section of a preset, on top of what it takes over from those of other methods.
+
+    A preset serves many methods: what it says of MAML's inner loop holds for all that only change a part of it.
+    """
+    cls = registry.find("method", method)
+    shared = merge(*(preset.get(name, {}) for name in cls.presets_of))
+    known = {key: v for key, v in shared.items() if key in cls.Config.model_fields and key not in cls.own_settings}
+    return {method: merge(known, preset.get(method, {}))}
+
+
+def preset_layers(preset: str | Path) -> list[Layer]:
+    """A preset by its name or its file, with those that it builds on (`base`) before it.
+
+    Raises:
+        UserError: there is none, or it is none.
+    """
+    named = isinstance(preset, str) and "/" not in preset and not preset.endswith((".yaml", ".yml"))
+    return _with_bases(registry.preset_file(str(preset)) if named else Path(preset).expanduser(), ())
+
+
+def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Layer]:
+    data = read_yaml(path)
+    base = data.pop("base", None)
+    for key, value in [*data.items(), *_mapping(data, "regularizers").items()]:
+        if not isinstance(value, Mapping) and key != "seed":
+            raise UserError(f"{path}: {key}: expected a section of keys, found {value!r}")
+    for name in _mapping(data, "regularizers"):
+        if name not in registry.names("regularizer"):
+            known = suggest(name, registry.names("regularizer"))
+            raise UserError(f"{path}: regularizers: unknown regularizer '{name}', {known}")
+    layers: list[Layer] = []
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: base: expected a preset's name or file, found {base!r}")
+        beside = path.parent / base
+        below = beside if beside.is_file() or base not in registry.presets() else registry.preset_file(base)
+        if below in (path, *above):
+            raise UserError(f"{path}: base: {base} builds on this file")
+        if not below.is_file():
+            known = suggest(base, [*registry.presets(), *(file.name for file in path.parent.glob("*.yaml"))])
+            raise UserError(f"{path}: base: unknown preset '{base}', {known}")
+        layers = _with_bases(below, (path, *above))
+    return [*layers, Layer(data, str(path), "/".join(path.parts[-2:]))]
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, Mapping) else {}
