@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, create_model
+from pydantic import Field
 
 from raymeta.errors import UserError, suggest
 from raymeta.schema import (
@@ -173,7 +173,7 @@ def test_which_settings_are_numbers() -> None:
     tree = Tree(rate=0, leaf=Leaf(share=0.25, sizes=[3, 4]))
     assert numbers(tree) == {"rate": 0.0, "leaf.share": 0.25}
     assert isinstance(numbers(tree)["rate"], float)
-    assert structure(tree) == (("plain", 0.5), ("kind", "one"), ("leaf.sizes", (3, 4)))
+    assert structure(tree) == (("plain", 0.5), ("kind", "one"), ("leaf", "section"), ("leaf.sizes", (3, 4)))
     assert numbers(Tree()) == {"rate": 0.1}
     assert ("leaf.share", None) in structure(Tree())
 
@@ -182,6 +182,7 @@ def test_which_settings_are_numbers() -> None:
 def test_numbers_and_structure_together_are_the_section(tree: Tree) -> None:
     found, rest = numbers(tree), dict(structure(tree))
     assert not found.keys() & rest.keys()
+    assert rest.pop("leaf") == "section"
     assert Tree.model_validate(nest({**rest, **found})) == tree
 
 
@@ -195,16 +196,3 @@ def test_sections_that_differ_in_numbers_only_have_one_structure(one: Tree, othe
     assert structure(without_numbers(one)) == structure(one)
     assert (structure(one) == structure(other)) is (without_numbers(one) == without_numbers(other))
     assert len({structure(one), structure(without_numbers(one))}) == 1  # as a key of a dict
-
-
-def test_a_section_without_structure_of_its_own_is_part_of_the_structure() -> None:
-    """A composition with a part more, one of numbers alone or without any settings, is another program."""
-
-    class Numbers(Section):
-        rate: Number = 0.5
-
-    class Nothing(Section):
-        pass
-
-    parts: list[dict[str, Any]] = [{}, {"one": (Numbers, Numbers())}, {"two": (Nothing, Nothing())}]
-    assert len({structure(create_model("Whole", __base__=Section, **part)()) for part in parts}) == 3
