@@ -40,8 +40,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Problem as TorchDataset
+from torch.utils.data import DataLoader, Dataset
 
 from raymeta import registry
 from raymeta.config import parse_trial
@@ -88,7 +87,7 @@ def prepared(task: dict[str, Any]) -> ImageDataset:
     return dataset
 
 
-class PerImage(TorchDataset[Any]):
+class PerImage(Dataset[Any]):
     """Tasks as in the documentation of learn2learn (NWays, KShots, LoadData) and torchmeta (ClassSplitter)."""
 
     def __init__(self, dataset: ImageDataset, classes: list[list[Any]], tasks: int) -> None:
@@ -156,7 +155,7 @@ def speed(options: argparse.Namespace) -> None:
 
             bank = dataset.bank("train", 0)
             runs: dict[str, Callable[[], int]] = {
-                "raymeta": lambda: sum(bank.draw(first, TASKS).tasks for first in range(0, count, TASKS)),  # noqa: B023
+                "raymeta": lambda: sum(bank.draw(first, TASKS).size for first in range(0, count, TASKS)),  # noqa: B023
                 "arrays, an image at a time": loader(arrays, 0),
                 "files, an image at a time": loader(files, 0),
                 f"the same, {options.workers} DataLoader workers": loader(files, options.workers),

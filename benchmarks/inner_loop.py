@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.problem import Tasks
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
 
@@ -87,8 +88,8 @@ def adapted(network: Plain) -> list[str]:
 def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`learner = maml.clone(); learner.adapt(loss(learner(x), y)); loss(learner(qx), qy).backward()`, for each task."""
     names = adapted(network)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = episodes.task(i)
+    for i in range(episodes.size):
+        (support_x, support_y), (query_x, query_y) = episodes.task(i)
         learner = copy.copy(network)
         _set(learner, {name: value.clone() for name, value in network.named_parameters()})
         for _ in range(STEPS):
@@ -98,7 +99,7 @@ def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> Non
                 loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
             )
             _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
-        (F.cross_entropy(learner(query_x), query_y) / episodes.tasks).backward()
+        (F.cross_entropy(learner(query_x), query_y) / episodes.size).backward()
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -125,8 +126,8 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     import higher
 
     names = adapted(network)
-    for i in range(episodes.tasks):
-        support_x, support_y, query_x, query_y = episodes.task(i)
+    for i in range(episodes.size):
+        (support_x, support_y), (query_x, query_y) = episodes.task(i)
         optimizer = torch.optim.SGD([value for name, value in network.named_parameters() if name in names], lr=INNER_LR)
         with higher.innerloop_ctx(network, optimizer, copy_initial_weights=False, track_higher_grads=second_order) as (
             learner,
@@ -134,7 +135,7 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
         ):
             for _ in range(STEPS):
                 inner.step(F.cross_entropy(learner(support_x), support_y))
-            loss = F.cross_entropy(learner(query_x), query_y) / episodes.tasks
+            loss = F.cross_entropy(learner(query_x), query_y) / episodes.size
             if second_order:
                 loss.backward()
             else:

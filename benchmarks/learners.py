@@ -79,7 +79,7 @@ def seconds(name: str, rounds: int) -> tuple[float, float]:
     taken: list[list[float]] = [[], []]
     for turn in range(rounds + 2):
         for each, times in zip(contenders, taken, strict=True):
-            each.method.zero_grad(set_to_none=True)
+            each.learner.zero_grad(set_to_none=True)
             start = time.perf_counter()
             each.outer_gradient()
             if turn > 1:  # the first ones fill the heap
@@ -134,7 +134,7 @@ def main() -> None:
     added = [f"maml+{name}" for name in registry.names("regularizer")]
     for name in added if options.regularizers else options.learners:
         maml, own = seconds(name, options.rounds)
-        count = sum(p.numel() for p in trainer(name).method.parameters() if p.requires_grad)
+        count = sum(p.numel() for p in trainer(name).learner.parameters() if p.requires_grad)
         apart = "-" if options.regularizers else f"{error(name):.0e}"
         row = (apart, f"{1 / own:.2f}", f"{own / maml:.2f}", f"{memory(name) / base:.2f}", f"{count:,}")
         print(f"| {name} | {' | '.join(row)} |", flush=True)

@@ -26,7 +26,6 @@ from pathlib import Path
 from raymeta.problem import open_problem
 from raymeta.study.plan.plan import make_plan
 from raymeta.study.record.record import StudyRecord
-from raymeta.training.evaluation import metric_of
 
 SHORTEST = (
     "task.queries=1",
@@ -97,8 +96,8 @@ def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])
-    dataset = open_problem(plan.base.task)
-    record = StudyRecord.create(folder, plan, metric_of(dataset), dataset.fingerprint)
+    problem = open_problem(plan.base.task)
+    record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint)
     watch = Watch(folder / "trials", every)
     watch.start()
     session = run(record, lambda: take_slots(slots, 1, list), quiet=True)

@@ -40,7 +40,6 @@ from raymeta.problem import open_problem
 from raymeta.storage.files import write_atomically
 from raymeta.study.plan.plan import Plan, make_plan
 from raymeta.study.plan.space import Point, Space
-from raymeta.training.evaluation import evaluate, metric_of
 
 METHODS = ("random", "stock Ray", "random+ASHA", "TPE+ASHA", "multivariate TPE+ASHA")
 STEPS, FULL_TRAININGS = 540, 12
@@ -87,10 +86,10 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
             )
 
     kind = Multivariate if method.startswith("multivariate") else StudyRecord
-    dataset = open_problem(plan.base.task)
+    problem = open_problem(plan.base.task)
     with tempfile.TemporaryDirectory(prefix="raymeta-quality-") as folder:
         os.environ["RAYMETA_STUDIES"] = folder
-        record = kind.create(Path(folder) / "study", plan, metric_of(dataset), dataset.fingerprint)
+        record = kind.create(Path(folder) / "study", plan, problem.metric, problem.fingerprint)
 
         def watch() -> None:
             while sum(trial.outer_steps for trial in record.trials()) < limit:
@@ -193,14 +192,8 @@ def train_anew(point: Point, seed: int, steps: int, path: Path) -> float:
         trainer = Trainer(config.model_copy(update={"seed": 1000 + seed}))
         while not trainer.done:
             trainer.round()
-        score = evaluate(
-            trainer.learner,
-            trainer.problem.bank("validation", FRESH_BANK),
-            FRESH_TASKS,
-            device=trainer.device,
-            vectorized=trainer.vectorized,
-            members=[trainer.best["weights"]] if trainer.best else None,
-        )
+        best = [trainer.best["weights"]] if trainer.best else []
+        score = trainer.evaluate(trainer.problem.bank("validation", FRESH_BANK), FRESH_TASKS, best)
         write_atomically(path, json.dumps({"point": point, "seed": seed, "score": score.mean}))
     return float(json.loads(path.read_text())["score"])
 

@@ -92,9 +92,8 @@ def fit(
     from ray.tune.search.optuna import OptunaSearch
 
     from raymeta.problem import open_problem
-    from raymeta.training.evaluation import metric_of
 
-    metric = metric_of(open_problem(plan.base.task))
+    metric = open_problem(plan.base.task).metric
     name = f"val_{metric.name}"
     ray.init("local", num_cpus=slots, include_dashboard=False)
     results = tune.Tuner(

@@ -1,15 +1,27 @@
-"""Sentences about bad settings, and nested data under dotted keys."""
+"""Sentences about bad settings, numbers and structure, and nested data under dotted keys."""
 
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, create_model
 
 from raymeta.errors import UserError, suggest
-from raymeta.schema import Section, check, flatten, merge, nest, parse_overrides
+from raymeta.schema import (
+    NUMBER,
+    Number,
+    Section,
+    check,
+    flatten,
+    is_number,
+    merge,
+    nest,
+    numbers,
+    parse_overrides,
+    structure,
+)
 
 KEYS = st.text("abcde", min_size=1, max_size=3)
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.lists(st.integers())
@@ -131,3 +143,68 @@ def test_suggestions() -> None:
     assert suggest("mamll", ["maml", "alfa"]) == "did you mean 'maml'? (allowed: alfa, maml)"
     assert suggest("xyz", ["maml", "alfa"]) == "allowed: alfa, maml"
     assert suggest("xyz", []) == "allowed: none"
+
+
+# Numbers and structure
+
+
+class Leaf(Section):
+    share: Annotated[float | None, NUMBER] = Field(None, ge=0, le=1)
+    sizes: list[int] = [1]
+
+
+class Tree(Section):
+    rate: Number = Field(0.1, ge=0, lt=1)
+    plain: float = 0.5
+    kind: Literal["one", "two"] = "one"
+    leaf: Leaf = Leaf()
+
+
+LEAVES = st.builds(Leaf, share=st.none() | st.floats(0, 1), sizes=st.sampled_from([[], [1], [1, 2]]))
+SECTIONS = st.builds(
+    Tree, rate=st.floats(0, 1, exclude_max=True), plain=st.sampled_from([0.0, 0.5]),
+    kind=st.sampled_from(["one", "two"]), leaf=LEAVES,
+)  # fmt: skip
+
+
+def test_which_settings_are_numbers() -> None:
+    assert [name for name in Tree.model_fields if is_number(Tree, name)] == ["rate"]
+    assert [name for name in Leaf.model_fields if is_number(Leaf, name)] == ["share"]
+    tree = Tree(rate=0, leaf=Leaf(share=0.25, sizes=[3, 4]))
+    assert numbers(tree) == {"rate": 0.0, "leaf.share": 0.25}
+    assert isinstance(numbers(tree)["rate"], float)
+    assert structure(tree) == (("plain", 0.5), ("kind", "one"), ("leaf.sizes", (3, 4)))
+    assert numbers(Tree()) == {"rate": 0.1}
+    assert ("leaf.share", None) in structure(Tree())
+
+
+@given(SECTIONS)
+def test_numbers_and_structure_together_are_the_section(tree: Tree) -> None:
+    found, rest = numbers(tree), dict(structure(tree))
+    assert not found.keys() & rest.keys()
+    assert Tree.model_validate(nest({**rest, **found})) == tree
+
+
+@settings(max_examples=300)
+@given(SECTIONS, SECTIONS)
+def test_sections_that_differ_in_numbers_only_have_one_structure(one: Tree, other: Tree) -> None:
+    def without_numbers(tree: Tree) -> Tree:
+        share = None if tree.leaf.share is None else 0.0
+        return tree.model_copy(update={"rate": 0.0, "leaf": tree.leaf.model_copy(update={"share": share})})
+
+    assert structure(without_numbers(one)) == structure(one)
+    assert (structure(one) == structure(other)) is (without_numbers(one) == without_numbers(other))
+    assert len({structure(one), structure(without_numbers(one))}) == 1  # as a key of a dict
+
+
+def test_a_section_without_structure_of_its_own_is_part_of_the_structure() -> None:
+    """A composition with a part more, one of numbers alone or without any settings, is another program."""
+
+    class Numbers(Section):
+        rate: Number = 0.5
+
+    class Nothing(Section):
+        pass
+
+    parts: list[dict[str, Any]] = [{}, {"one": (Numbers, Numbers())}, {"two": (Nothing, Nothing())}]
+    assert len({structure(create_model("Whole", __base__=Section, **part)()) for part in parts}) == 3

@@ -1,5 +1,6 @@
 """Whether what was made on CPUs is right on a GPU: every learner and regularizer, small, and the works as they are."""
 
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -13,11 +14,9 @@ from gpu_parts.child import Here
 from gpu_parts.works import EQUAL, Work, attempt, config, works
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
-from raymeta.data.episodes import Episodes
-from raymeta.data.store import open_dataset
-from raymeta.inner import Noise
+from raymeta.problem import Tasks, open_problem
 from raymeta.schema import merge
-from raymeta.trainer import Trainer
+from raymeta.training.trainer import Trainer
 
 SMALL = {
     "task": {"dataset": "glyphs", "ways": 3, "shots": 2, "queries": 3},
@@ -25,7 +24,7 @@ SMALL = {
     "outer": {"tasks_per_step": 2},
     "budget": {"outer_steps": 4, "validate_every": 2, "validation_tasks": 4},
 }
-CURVES = {"task": {"dataset": "sinusoid", "ways": 1, "shots": 5, "queries": 5}, "model": {"name": "mlp", "hidden": [8]}}
+CURVES = {"task": {"problem": "sinusoid", "shots": 5, "queries": 5}, "model": {"name": "mlp", "hidden": [8]}}
 MISSING = "torchvision"  # beside torch it need not be there; one regularizer is made of it
 
 
@@ -69,9 +68,9 @@ def small(here: Here, spec: str, changed: dict[str, Any] | None = None) -> Trial
         method: {"inner_steps": 2} if "inner_steps" in fields else {},
         "engine": {"device": here.device},
     }
-    base = {**SMALL, "model": {}} if changed and "model" in changed else SMALL
+    base = {**SMALL, **{section: {} for section in changed or {}}}
     trial = parse_trial(merge(base, own, changed or {}))
-    open_dataset(trial.task).prepare()
+    open_problem(trial.task).prepare()
     return trial
 
 
@@ -80,7 +79,7 @@ def checked(make: Callable[[], TrialConfig]) -> dict[str, Any]:
     trial = make()
     same = repeated(trial, 2)
     looped = compared(trial, vectorized=False)
-    batches = all(one.batches for one in Trainer(trial).method.regularizers)
+    batches = all(one.batches for one in Trainer(trial).learner.regularizers)
     batched = compared(trial, vectorized=True) if batches else None
     wrong = [f"{value:.0e}" for value in (looped, batched) if value is not None and not value < EQUAL]
     row = {"off_in_a_loop": looped, "off_batched": batched, "same_bits": same}
@@ -109,12 +108,12 @@ def equal(trial: TrialConfig, steps: int) -> bool:
 def trained(trial: TrialConfig, steps: int) -> tuple[list[float], dict[str, Tensor]]:
     """Losses of some outer steps and, where validations are small, of one; and the weights after them."""
     trainer = Trainer(trial)
-    losses = [trainer.outer_update() for _ in range(steps)]
-    if trainer.diverged:
+    losses = [float(trainer.outer_update()) for _ in range(steps)]
+    if not all(map(math.isfinite, losses)):
         raise ArithmeticError(f"diverged: losses {losses}")
     if trial.budget.validation_tasks < 10:
         losses += trainer.validate().values()
-    return losses, {name: tensor.detach().clone() for name, tensor in trainer.method.state_dict().items()}
+    return losses, {name: tensor.detach().clone() for name, tensor in trainer.learner.state_dict().items()}
 
 
 def suspects(trial: TrialConfig) -> list[str]:
@@ -131,49 +130,31 @@ def suspects(trial: TrialConfig) -> list[str]:
     return sorted({match[1] for match in said if match})
 
 
-class SameNoise(Trainer):
-    """Draws a task's noise on the CPU, so that it is the same on every device."""
-
-    def _generator(self, task: int, device: str | torch.device | None = None) -> torch.Generator:
-        return super()._generator(task, "cpu")
-
-
-def drawn_on_cpu(noise: Noise, draw: Callable[..., Tensor], like: Tensor) -> Tensor:
-    """`Noise._draw` of generators on the CPU for tensors elsewhere."""
-    own = noise._generators if not isinstance(noise._task, int) else [noise._generators[noise._task]]
-    drawn = torch.stack([draw(like.shape, generator=one, dtype=like.dtype) for one in own]).to(like.device)
-    return drawn[0] if isinstance(noise._task, int) else drawn.index_select(0, noise._task.reshape(1)).squeeze(0)
-
-
 def compared(trial: TrialConfig, *, vectorized: bool) -> float:
     """The largest error of a tensor of the device's outer gradient in float64, against the CPU's in a loop."""
-    tried = SameNoise(trial)
-    reference = SameNoise(parse_trial(merge(trial.as_dict(), {"engine": {"device": "cpu", "tasks": "auto"}})))
+    tried = Trainer(trial)
+    reference = Trainer(parse_trial(merge(trial.as_dict(), {"engine": {"device": "cpu", "tasks": "auto"}})))
     reference.vectorized, tried.vectorized = False, vectorized
     generator = torch.Generator().manual_seed(0)
     # Noise in place of images, and weights that are nowhere zero: ties, at which a ReLU's and a pool's gradients jump,
     # would be rounded up on one device and down on the other.
-    episodes = reference.dataset.bank("train", 0).batch(0, trial.outer.tasks_per_step)
-    episodes = Episodes(*(_like(tensor, generator) if tensor.is_floating_point() else tensor for tensor in episodes))
+    tasks = reference.problem.bank("train", 0).draw(0, trial.outer.tasks_per_step)
+    tasks = tasks.map(lambda tensor: _like(tensor, generator) if tensor.is_floating_point() else tensor)
     with torch.no_grad():
-        for parameter in reference.method.double().parameters():
+        for parameter in reference.learner.double().parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    tried.method.double().load_state_dict(reference.method.state_dict())
-    before, Noise._draw = Noise._draw, drawn_on_cpu  # type: ignore[method-assign]
-    try:
-        expected, found = (gradients(trainer, episodes) for trainer in (reference, tried))
-    finally:
-        Noise._draw = before  # type: ignore[method-assign]
+    tried.learner.double().load_state_dict(reference.learner.state_dict())
+    expected, found = (gradients(trainer, tasks) for trainer in (reference, tried))
     if found.keys() != expected.keys():
         raise AssertionError(f"gradients of other tensors: {sorted(found.keys() ^ expected.keys())}")
     scale = max(float(gradient.norm()) for gradient in expected.values())
     return max(float((gradient - found[name]).norm()) / scale for name, gradient in expected.items())
 
 
-def gradients(trainer: Trainer, episodes: Episodes) -> dict[str, Tensor]:
+def gradients(trainer: Trainer, tasks: Tasks) -> dict[str, Tensor]:
     """Of an outer step, by parameter, on the CPU."""
-    trainer.accumulate(episodes.to(trainer.device))
-    return {name: p.grad.cpu() for name, p in trainer.method.named_parameters() if p.grad is not None}
+    trainer.accumulate(tasks.to(trainer.device))
+    return {name: p.grad.cpu() for name, p in trainer.learner.named_parameters() if p.grad is not None}
 
 
 def _like(tensor: Tensor, generator: torch.Generator) -> Tensor:

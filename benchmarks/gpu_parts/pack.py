@@ -33,10 +33,11 @@ def make(folder: Path, python: str) -> str:
     command = ["uv", "pip", "install", "--quiet", "--target", str(folder / "site"), "--python-version", python]
     subprocess.run([*command, "--python-platform", PLATFORM, "--only-binary", ":all:", *wanted], check=True)
 
-    from raymeta.config import TaskConfig
-    from raymeta.data.store import ImageDataset, open_dataset
+    from raymeta.problem import open_problem
+    from raymeta.problems.images.dataset import ImageDataset
+    from raymeta.problems.images.task import ImagesTask
 
-    dataset = open_dataset(TaskConfig(dataset="glyphs"))
+    dataset = open_problem(ImagesTask(dataset="glyphs"))
     assert isinstance(dataset, ImageDataset)
     dataset.prepare()
     shutil.make_archive(str(folder / "data" / dataset.folder.name), "zip", dataset.folder)

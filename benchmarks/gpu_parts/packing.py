@@ -15,10 +15,11 @@ import torch
 
 from gpu_parts.child import Here
 from gpu_parts.works import MIB, SCRATCH, attempt, config, works
-from raymeta.evaluation import CHUNK, evaluate
+from raymeta.problem import CHUNK
 from raymeta.study.machines import mps
 from raymeta.study.machines.probe import measure
-from raymeta.trainer import CONTEXT_BYTES, Trainer
+from raymeta.training.device import CONTEXT_BYTES
+from raymeta.training.trainer import Trainer
 
 COUNTS = (1, 2, 4, 8, 16)
 SECONDS = 2.5  # that processes compute at once
@@ -196,8 +197,8 @@ def _trial(here: Here, trainers: list[Trainer]) -> None:
     trainer = Trainer(config(here, works(here)[0], seed=os.getpid()))
     for _ in range(2):
         trainer.outer_update()
-    bank = trainer.dataset.bank("validation", 0)
-    evaluate(trainer.method, bank, CHUNK, device=trainer.device, vectorized=trainer.vectorized)
+    bank = trainer.problem.bank("validation", 0)
+    trainer.evaluate(bank, CHUNK)
     trainers.append(trainer)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from gpu_parts.child import Here
 from gpu_parts.machine import smi
 from gpu_parts.works import EQUAL, Work, attempt, config, launches, medians, peak, wait, works
-from raymeta.evaluation import CHUNK, evaluate
-from raymeta.trainer import Trainer
+from raymeta.problem import CHUNK
+from raymeta.training.trainer import Trainer
 
 PEER, LOOP, BATCH, WHOLE = "learn2learn's way", "raymeta, looped", "raymeta, batched", "the same, whole outer step"
 EVALUATED = 600  # tasks
@@ -92,20 +92,20 @@ def contenders(here: Here, work: Work, dtype: torch.dtype) -> dict[str, Contende
     """Who computes the gradients of the same outer step: the module that holds them, and the call."""
     looped, batched = (Trainer(config(here, work, tasks)) for tasks in ("loop", "vmap"))
     for trainer in (looped, batched):
-        trainer.method.to(dtype)
-    episodes = looped.dataset.bank("train", 0).batch(0, work.tasks).to(looped.device)
+        trainer.learner.to(dtype)
+    episodes = looped.problem.bank("train", 0).draw(0, work.tasks).to(looped.device)
     if dtype == torch.float64:  # without ties, which are rounded up by one way and down by the other
         generator = torch.Generator().manual_seed(0)
 
         def random(x: Tensor) -> Tensor:
-            return torch.rand(x.shape, generator=generator, dtype=dtype).to(x.device)
+            return torch.rand(x.shape, generator=generator, dtype=dtype).to(x.device) if x.is_floating_point() else x
 
-        episodes = episodes._replace(support_x=random(episodes.support_x), query_x=random(episodes.query_x))
+        episodes = episodes.map(random)
     plain, second = plain_like(looped).to(dtype), work.order == "second"
     return {
         PEER: (plain, lambda: learn2learn_step(plain, episodes, second)),
-        LOOP: (looped.method.model, lambda: looped.accumulate(episodes)),
-        BATCH: (batched.method.model, lambda: batched.accumulate(episodes)),
+        LOOP: (looped.learner.model, lambda: looped.accumulate(episodes)),
+        BATCH: (batched.learner.model, lambda: batched.accumulate(episodes)),
     }
 
 
@@ -123,10 +123,10 @@ def evaluation(here: Here, work: Work, tasks: str) -> None:
     """The row of an evaluation, after a short one that is not counted."""
     trainer = Trainer(config(here, work, tasks))
     first, count = (1, 4) if here.small else (CHUNK, EVALUATED)
-    bank = trainer.dataset.bank("validation", 0)
+    bank = trainer.problem.bank("validation", 0)
 
     def scored(number: int) -> None:
-        evaluate(trainer.method, bank, number, device=trainer.device, vectorized=trainer.vectorized)
+        trainer.evaluate(bank, number)
 
     def seconds() -> float:
         scored(first)

@@ -16,8 +16,9 @@ from torch.profiler import ProfilerActivity, profile
 from gpu_parts.child import Here, reason
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
-from raymeta.data.packing import Packed, Progress
-from raymeta.data.store import ImageDataset, open_dataset
+from raymeta.problem import open_problem
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.reading.packing import Packed, Progress
 
 SCRATCH = "RAYMETA_GPU_SCRATCH"  # a folder that goes when the benchmark ends
 MIB = 2**20
@@ -95,7 +96,7 @@ def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0) -> TrialC
             "seed": seed,
         }
     )
-    open_dataset(trial.task).prepare()
+    open_problem(trial.task).prepare()
     return trial
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, Field, create_model
 
 from raymeta import registry
+from raymeta.config.migration import migrated
 from raymeta.config.sections import BudgetConfig, EngineConfig, OuterConfig, PretrainingConfig, TaskConfig
 from raymeta.errors import UserError, suggest
 from raymeta.schema import Section, check, flatten, merge, not_a_value, numbers, structure
@@ -147,12 +148,13 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
     """Check plain data against the schema that its `method`, `regularizers` and the keys of `CHOSEN` select.
 
     Args:
-        data: nested mapping as in a YAML file; sections left out take their defaults.
+        data: nested mapping as in a YAML file, of this or an older version; sections left out take their defaults.
         source: what the sentence of an error calls the data, a file name say.
 
     Raises:
         UserError: one sentence with the key, what was found, what is allowed and the nearest match.
     """
+    data = migrated(data)
     method = data.get("method")
     if not isinstance(method, str):
         raise UserError(f"{source}: the key 'method' must name a method: {suggest('', registry.names('method'))}")

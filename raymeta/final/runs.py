@@ -1,5 +1,6 @@
 """Final runs: configs at their full budget, all seeds in parallel, selected by validation, tested on the test split.
 
+    <studies>/finals/<name>-<task>-<hash>/config.yaml             see folders.py
     <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
     <studies>/finals/<name>-<task>-<hash>/seed0/by_step.json      if asked for
     <studies>/finals/<name>-<task>-<hash>/table.json
@@ -7,7 +8,6 @@
 The same command goes on from what is there; a seed that has its result is not trained again.
 """
 
-import hashlib
 import json
 import statistics
 import sys
@@ -25,10 +25,11 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import RunFailed, StorageError, UserError
 from raymeta.final import by_step as inner_steps
+from raymeta.final.folders import begin, folder_of
 from raymeta.metric import Metric, half_width
 from raymeta.problem import open_problem
 from raymeta.problems.images.reading.remote import Root
-from raymeta.storage.files import studies_folder, write_atomically
+from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath, place
 from raymeta.study.machines.failures import last_line
 from raymeta.study.machines.nodes import prepare_nodes
@@ -211,8 +212,9 @@ def final(
         open_problem(config.task).bank("test", config.task.bank_seed, final=True)
         if by_step and not registry.find("method", config.method).inner_loop:
             raise UserError(f"--by-step: {config.method} has no inner steps")
+    folders = {name: folder_of(name, config) for name, config in configs.items()}
     runs = [
-        _Run(name, seed, config.as_dict() | {"seed": seed}, _folder(name, config) / f"seed{seed}", by_step)
+        _Run(name, seed, config.as_dict() | {"seed": seed}, folders[name] / f"seed{seed}", by_step)
         for name, config in configs.items()
         for seed in seeds
     ]
@@ -220,7 +222,8 @@ def final(
     if left := [run for run in runs if not run.tested]:
         given = take_slots(slots, pack, lambda: list(configs.values()))
         try:
-            for config in configs.values():
+            for name, config in configs.items():
+                begin(folders[name], config)
                 prepare_nodes(config.task, data_root, ship=ship_data)
                 if config.task.elsewhere is not None:
                     prepare_nodes(config.task.elsewhere, ship=ship_data)
@@ -233,16 +236,10 @@ def final(
         own = [run for run in runs if run.name == name]
         if all(run.tested for run in own):
             metric = open_problem(config.task).metric
-            table = FinalTable(name, config, metric, _folder(name, config), [run.result() for run in own])
+            table = FinalTable(name, config, metric, folders[name], [run.result() for run in own])
             write_atomically(table.folder / "table.json", json.dumps(table.as_dict(), indent=1))
             tables.append(table)
     return tables, problems
-
-
-def _folder(name: str, config: TrialConfig) -> AnyPath:
-    plain = {**config.as_dict(), "seed": 0}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    return studies_folder() / "finals" / f"{name.replace(':', '-')}-{config.task.name}-{digest}"
 
 
 @dataclass(frozen=True)

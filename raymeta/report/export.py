@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.config.migration import of_another_version
 from raymeta.errors import UserError
 from raymeta.report.tables import score, value
 from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
@@ -54,7 +55,12 @@ def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
     provenance = data.pop("provenance", {})
     if not isinstance(provenance, dict):
         raise UserError(f"{path}: 'provenance' must be a mapping, found {type(provenance).__name__}")
-    return parse_trial(data, str(path)), provenance
+    versions = provenance.get("versions")
+    written_by = versions.get("raymeta") if isinstance(versions, dict) else None
+    try:
+        return parse_trial(data, str(path)), provenance
+    except UserError as error:
+        raise UserError(f"{error}{of_another_version(written_by) if written_by else ''}") from error
 
 
 def _fresh(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:

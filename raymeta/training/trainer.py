@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymeta.config import TrialConfig
+from raymeta.config import TrialConfig, parse_trial
+from raymeta.config.migration import VERSION, of_another_version
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
@@ -22,7 +23,6 @@ from raymeta.inner import Context
 from raymeta.learner import Learner, build_learner, task_loss
 from raymeta.metric import Score
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
-from raymeta.schema import check
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
 from raymeta.training.device import device_of, keeps_on_device, vectorized
@@ -231,6 +231,7 @@ class Trainer:
         """Everything that the rest of the run depends on; plain data and tensors."""
         return {
             "version": CHECKPOINT_VERSION,
+            "raymeta": VERSION,
             "config": self.config.as_dict(),
             "outer_step": self.outer_step,
             "diverged": self.diverged,
@@ -246,21 +247,27 @@ class Trainer:
         Raises:
             UserError: the state is another version's or another config's.
         """
+        other = of_another_version(state.get("raymeta"))
         if state.get("version") != CHECKPOINT_VERSION:
             raise UserError(
-                f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}"
+                f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}{other}"
             )
         if not self._same(state["config"]):
-            raise UserError("the checkpoint belongs to another config")
-        self.learner.load_state_dict(state["method"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            raise UserError(f"the checkpoint belongs to another config{other}")
+        try:
+            self.learner.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            if not other:
+                raise
+            raise UserError(f"its weights are not those of {self.config.spec}{other}") from error
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
 
     def _same(self, config: Any) -> bool:
-        """A config is this trainer's; one written before a key was there has the key's default."""
+        """A config is this trainer's, whichever version wrote it; a key that was not there yet has its default."""
         try:
-            return check(type(self.config), config, "config").as_dict() == self.config.as_dict()
+            return parse_trial(config).as_dict() == self.config.as_dict()
         except UserError:
             return False
 

@@ -74,6 +74,27 @@ def test_overrides_on_the_command_line_are_the_same_config(overrides: dict[str, 
     assert parse_trial(parse_overrides(words)) == config
 
 
+@settings(max_examples=60)
+@given(OVERRIDES)
+def test_numbers_and_structure_and_the_seed_are_the_config(overrides: dict[str, Any]) -> None:
+    config = parse_trial(merge({"method": "maml"}, nest(overrides)))
+    assert parse_trial(nest({**dict(config.structure()), **config.numbers(), "seed": config.seed})) == config
+    words = {"maml.inner_lr": 0.7, "outer.lr": 0.3, "seed": 5}
+    other = parse_trial(merge(config.as_dict(), nest(words)))
+    assert {other.structure()} == {config.structure()}
+    assert {**config.numbers(), "maml.inner_lr": 0.7, "outer.lr": 0.3} == other.numbers()
+
+
+def test_compositions_are_told_apart_by_their_structure() -> None:
+    """Those with a regularizer whose settings are all numbers too."""
+    specs = ("maml", "anil", *(f"maml+{name}" for name in REGULARIZERS.split(", ")))
+    configs = [
+        parse_trial({"method": method, "regularizers": {name: {} for name in names}})
+        for method, names in map(split_spec, specs)
+    ]
+    assert len({config.structure() for config in configs}) == len(specs)
+
+
 def test_a_complete_config() -> None:
     text = """
 method: maml
@@ -111,7 +132,7 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
     config = parse_trial({"method": "maml"})
     with pytest.raises(ValidationError, match="frozen"):
         config.seed = 3  # type: ignore[misc]
-    assert type(config) is trial_schema("maml", (), "images") is type(parse_trial({"method": "maml", "seed": 3}))
+    assert type(config) is trial_schema("maml") is type(parse_trial({"method": "maml", "seed": 3}))
     assert isinstance(config, TrialConfig)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raymeta import registry
 from raymeta.config import TrialConfig
+from raymeta.config.migration import VERSION, of_another_version
 from raymeta.errors import StorageError, UserError, suggest
 from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
@@ -136,10 +138,14 @@ class StudyRecord:
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
         path, journal = folder / "study.yaml", folder / "journal.log"
         about = read_yaml(path)
+        made_with = about.get("versions")
+        written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
         try:
             plan = Plan.from_dict(about.pop("plan"), str(path))
             own = registry.find("problem", plan.base.task.problem).metric  # 0.1.0 noted the name and the mode alone
             metric = own if about["metric"]["name"] == own.name else Metric(**about["metric"])
+        except UserError as error:
+            raise UserError(f"{error}{of_another_version(written_by)}") from error
         except (LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a study's plan, or a damaged one") from error
         try:
@@ -191,12 +197,14 @@ class StudyRecord:
         self.plan.space.sample(self._open(number), sampler_for)
 
     def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(
-            seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
-            n_startup_trials=self.plan.study.startup_trials,
-            multivariate=False,  # univariate with ASHA was best or tied in simulation
-            constant_liar=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4, of constant_liar
+            return optuna.samplers.TPESampler(
+                seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
+                n_startup_trials=self.plan.study.startup_trials,
+                multivariate=False,  # univariate with ASHA was best or tied in simulation
+                constant_liar=True,
+            )
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
@@ -325,7 +333,7 @@ _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState
 
 
 def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
-    write_atomically(folder / "study.yaml", dump_yaml({**about, "plan": plan.as_dict()}))
+    write_atomically(folder / "study.yaml", dump_yaml({**about, "written_by": VERSION, "plan": plan.as_dict()}))
 
 
 def check_name(name: str) -> None:

@@ -1,0 +1,96 @@
+"""What older versions of raymeta wrote, as this version reads it. The one place where it knows of them.
+
+A trial's config is in many files: a study's plan, an exported file, a checkpoint, the folder of a final run. They are
+all read by `parse_trial`, which comes here first. A change of the schema is a rule below; `tests/recorded` holds files
+that released versions wrote, and all of them must stay readable, or be refused in a sentence that says what to do.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from importlib.metadata import version
+from typing import Any
+
+VERSION = version("raymeta")
+FIRST = "0.1.0"  # what wrote a file that names no version
+
+Rule = Callable[[dict[str, Any]], None]  # changes a config in place; one that needs no change stays as it is
+
+
+def migrated(data: Mapping[str, Any], rules: tuple[Rule, ...] | None = None) -> dict[str, Any]:
+    """A trial's config, whole or in part, with the keys of the present schema; whether their values are right is not
+    looked at.
+
+    Args:
+        data: nested mapping as any version wrote it; it is not changed.
+        rules: None: `RULES`.
+    """
+    found = deepcopy(dict(data))
+    for rule in RULES if rules is None else rules:
+        rule(found)
+    return found
+
+
+def move(data: dict[str, Any], old: str, new: str) -> None:
+    """Give a dotted key another place. A value that is at the new place already gives way: the values that a study
+    proposed under old names are laid over a base that has the new ones.
+    """
+    section, last = _section(data, old)
+    if section is None or last not in section:
+        return
+    place, name = _section(data, new, make=True)
+    if place is not None:
+        place[name] = section.pop(last)
+
+
+def drop(data: dict[str, Any], key: str, *values: Any) -> None:
+    """Take out a dotted key that had one of these values wherever it meant nothing. Any other value stays, so that it
+    is refused by name and not ignored.
+    """
+    section, last = _section(data, key)
+    if section is not None and last in section and section[last] in values:
+        del section[last]
+
+
+def _section(data: Any, key: str, *, make: bool = False) -> tuple[dict[str, Any] | None, str]:
+    """The section of a dotted key, and the key's name in it. None: there is none, or a value where it should be, which
+    is left for the schema to refuse.
+    """
+    *path, last = key.split(".")
+    for part in path:
+        data = data.setdefault(part, {}) if make else data.get(part)
+        if not isinstance(data, dict):
+            return None, last
+    return data, last
+
+
+def _sinusoid_is_a_problem(data: dict[str, Any]) -> None:
+    """0.2.0. Before, every `task` was one of images, `sinusoid` a data set, and of its keys most had one value only."""
+    task = data.get("task")
+    if not isinstance(task, dict) or "problem" in task or task.get("dataset") != "sinusoid":
+        return
+    move(data, "task.dataset", "task.problem")
+    task.pop("metadataset", None)  # bounds of a sampler that curves never had
+    for key, *values in (
+        ("split", None, "standard"), ("source", None), ("sampler", "fixed"), ("ways", 1), ("labels", "shuffled"),
+        ("train_classes", None), ("rotations", "none"), ("test_dataset", None),
+    ):  # fmt: skip
+        drop(data, f"task.{key}", *values)
+    for key, value in (("shots", 1), ("queries", 15), ("eval_queries", None)):  # defaults, which are others now
+        task.setdefault(key, value)
+
+
+# In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
+# typed or edited names no version.
+RULES: tuple[Rule, ...] = (_sinusoid_is_a_problem,)
+
+
+def of_another_version(written_by: Any) -> str:
+    """How a sentence ends that refuses a file: what to do, if another version wrote it; "": this version did.
+
+    Args:
+        written_by: the version that the file names; None: it names none.
+    """
+    made_by = FIRST if written_by is None else str(written_by)
+    if made_by == VERSION:
+        return ""
+    return f" (raymeta {made_by} wrote it, this is {VERSION}: go on with raymeta {made_by}, or make it again)"

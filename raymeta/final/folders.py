@@ -1,0 +1,87 @@
+"""Which folder the final runs of a config are in.
+
+    <studies>/finals/<name>-<task>-<hash>/config.yaml     the config without its seed, and the version that made it
+
+The hash is of the whole config, so a folder of an older version, whose schema was another one, has another hash. It is
+found by what is in it, and the same command goes on with it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from raymeta.config import TrialConfig, parse_trial
+from raymeta.config.migration import FIRST, VERSION
+from raymeta.errors import UserError
+from raymeta.storage import checkpoints
+from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.storage.places import AnyPath
+
+FILE = "config.yaml"
+
+
+def folder_of(name: str, config: TrialConfig) -> AnyPath:
+    """Where the final runs of a config are, or will be.
+
+    Args:
+        name: what tables call the config.
+        config: its seed does not matter.
+    """
+    label, wanted = name.replace(":", "-"), _seedless(config.as_dict())
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+    finals = studies_folder() / "finals"
+    own = finals / f"{label}-{config.task.name}-{digest}"
+    if own.exists():
+        return own
+    named = sorted(folder for folder in finals.glob("*") if folder.name.startswith(f"{label}-"))
+    return next((folder for folder in named if _config_in(folder) == wanted), own)
+
+
+def begin(folder: AnyPath, config: TrialConfig) -> None:
+    """Note in a folder what it is of, unless that is noted."""
+    if not (folder / FILE).exists():
+        _note(folder, config, VERSION)
+
+
+def _note(folder: AnyPath, config: TrialConfig, written_by: str) -> None:
+    provenance = {"versions": {"raymeta": written_by}}
+    write_atomically(folder / FILE, dump_yaml({"provenance": provenance, **_seedless(config.as_dict())}))
+
+
+def _config_in(folder: AnyPath) -> dict[str, Any] | None:
+    """The config that a folder is of; None: nothing in it tells. 0.1.0 left it in the checkpoints only, which are
+    large: once read it is noted.
+    """
+    if (folder / FILE).exists():
+        data = read_yaml(folder / FILE)
+        data.pop("provenance", None)
+        return _parsed(data)
+    for data in _in_checkpoints(folder):
+        if found := _parsed(data):
+            _note(folder, parse_trial(found), FIRST)
+            return found
+    return None
+
+
+def _in_checkpoints(folder: AnyPath) -> Iterator[dict[str, Any]]:
+    for path in folder.glob("seed*/checkpoint.pt"):
+        try:
+            state = checkpoints.read(path, torch.device("cpu"))
+        except UserError:
+            continue  # a damaged one tells nothing; another seed's may
+        if isinstance(state, dict) and isinstance(state.get("config"), dict):
+            yield state["config"]
+
+
+def _parsed(data: dict[str, Any]) -> dict[str, Any] | None:
+    try:
+        return _seedless(parse_trial(data).as_dict())
+    except UserError:
+        return None
+
+
+def _seedless(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "seed": 0}

@@ -1,0 +1,109 @@
+"""How what older versions wrote is taken to the present schema. Whether all of it is: tests/recorded."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raymeta.config import migration, parse_trial
+from raymeta.config.migration import VERSION, drop, migrated, move, of_another_version
+from raymeta.errors import UserError
+
+KEYS = st.sampled_from(["method", "task", "outer", "lr", "a"])
+DATA = st.dictionaries(KEYS, st.recursive(st.integers(), lambda deeper: st.dictionaries(KEYS, deeper)), max_size=4)
+
+
+def renamed(data: dict[str, Any]) -> None:
+    """A rule as one would be: `outer.rate` became `outer.lr`, and `task.turns` was always 0."""
+    move(data, "outer.rate", "outer.lr")
+    drop(data, "task.turns", 0)
+
+
+@pytest.fixture
+def _rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "RULES", (renamed,))
+
+
+def test_a_config_of_this_version_stays_as_it_is() -> None:
+    config = parse_trial({"method": "maml", "regularizers": {"dropgrad": {}}}).as_dict()
+    assert migrated(config) == config
+
+
+@given(DATA)
+def test_nothing_that_is_given_is_changed(data: dict[str, Any]) -> None:
+    before = deepcopy(data)
+    migrated(data, (renamed, lambda found: move(found, "task", "outer.a"), lambda found: drop(found, "a", 1)))
+    assert data == before
+
+
+@pytest.mark.usefixtures("_rule")
+def test_an_old_config_is_read() -> None:
+    found = parse_trial({"method": "maml", "outer": {"rate": 0.5}, "task": {"turns": 0}})
+    assert found == parse_trial({"method": "maml", "outer": {"lr": 0.5}})
+
+
+@pytest.mark.usefixtures("_rule")
+def test_the_old_key_goes_over_the_new_one() -> None:
+    """A study's point, under the names that its journal has, is laid over a base that was migrated."""
+    assert migrated({"outer": {"lr": 0.1, "rate": 0.5}}) == {"outer": {"lr": 0.5}}
+
+
+@pytest.mark.usefixtures("_rule")
+def test_a_value_that_meant_something_is_refused_and_not_dropped() -> None:
+    with pytest.raises(UserError, match=r"^config: unknown key 'task\.turns'"):
+        parse_trial({"method": "maml", "task": {"turns": 1}})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "data", "expected"),
+    [
+        ("a", "b", {"a": 1}, {"b": 1}),
+        ("a", "b.c", {"a": 1}, {"b": {"c": 1}}),
+        ("a.b", "a.c", {"a": {"b": {"d": 1}, "e": 2}}, {"a": {"c": {"d": 1}, "e": 2}}),
+        ("a.b", "c", {"a": 1}, {"a": 1}),
+        ("a.b", "c", {}, {}),
+        ("a", "b.c", {"a": 1, "b": 2}, {"a": 1, "b": 2}),
+    ],
+)
+def test_move(old: str, new: str, data: dict[str, Any], expected: dict[str, Any]) -> None:
+    move(data, old, new)
+    assert data == expected
+
+
+def test_a_sentence_says_what_to_do_about_another_version_only() -> None:
+    assert of_another_version(VERSION) == ""
+    expected = f" (raymeta 0.1.0 wrote it, this is {VERSION}: go on with raymeta 0.1.0, or make it again)"
+    assert of_another_version("0.1.0") == of_another_version(None) == expected
+
+
+# 0.1.0 to 0.2.0
+
+CURVES = {
+    "dataset": "sinusoid", "split": None, "source": None, "sampler": "fixed", "metadataset": {"min_ways": 5}, "ways": 1,
+    "shots": 5, "queries": 10, "eval_queries": 100, "labels": "shuffled", "train_classes": None, "rotations": "none",
+    "test_dataset": None, "bank_seed": 3,
+}  # fmt: skip
+
+
+def test_sinusoid_was_a_data_set_among_images() -> None:
+    found = {"problem": "sinusoid", "shots": 5, "queries": 10, "eval_queries": 100, "bank_seed": 3}
+    assert migrated({"method": "maml", "task": CURVES}) == {"method": "maml", "task": found}
+    assert parse_trial({"method": "maml", "task": CURVES}).task.model_dump() == found
+
+
+def test_what_a_sinusoid_config_left_out_has_the_default_of_then() -> None:
+    task = migrated({"task": {"dataset": "sinusoid", "ways": 1}})["task"]
+    assert task == {"problem": "sinusoid", "shots": 1, "queries": 15, "eval_queries": None}
+
+
+@pytest.mark.parametrize(("key", "value"), [("ways", 5), ("rotations", "train"), ("test_dataset", "omniglot")])
+def test_what_never_was_a_sinusoid_config_still_is_none(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"^config: unknown key 'task\.{key}'"):
+        parse_trial({"method": "maml", "task": CURVES | {key: value}})
+
+
+def test_images_and_what_is_new_are_left_alone() -> None:
+    for task in ({"dataset": "omniglot", "ways": 1}, {"problem": "sinusoid", "shots": 2}, 7):
+        assert migrated({"task": task}) == {"task": task}
