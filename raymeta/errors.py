@@ -12,6 +12,10 @@ class RunFailed(RuntimeError):
     """A run that could not be brought to its end. One sentence; the command line exits with code 1."""
 
 
+class Interrupted(RuntimeError):
+    """The user left before the end (Ctrl-C). One sentence; the command line exits with code 130."""
+
+
 class StorageError(OSError):
     """A store of studies that cannot be reached, or does not do what it is asked; `str` is one sentence."""
 

@@ -1,11 +1,16 @@
 """`MetaTrainable`: a trial as Ray Tune sees it. The only Ray Trainable there is; methods know nothing of Ray.
 
 In a study the trial keeps its own checkpoint in the study's folder and goes on from it whenever it is set up, so that a
-worker, a driver or a node may die at any moment. With plain Ray Tune it saves and loads through Tune's own checkpoints:
+worker, a driver or a node may die at any moment. With plain Ray Tune it saves and loads through Tune's own checkpoints;
+importing this module makes every method known to Tune:
 
-    import raymeta
+    import raymeta.trainable
     from ray import tune
     tune.Tuner("raymeta/maml", param_space={"maml": {"inner_lr": tune.loguniform(1e-3, 0.5)}}).fit()
+
+Schedulers that copy one trial's checkpoint to another and change its config, as population based training does
+(Jaderberg et al. 2017), may change numbers: rates, strengths. Where anything else differs it is another training, and
+refused. What a learner has meta-learned of a number, it keeps.
 """
 
 import math
@@ -84,7 +89,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        self.trainer.load(Path(checkpoint_dir) / "checkpoint.pt")
+        self.trainer.load(Path(checkpoint_dir) / "checkpoint.pt", of_any_numbers=True)
 
 
 def register_all() -> None:

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -78,13 +79,38 @@ print([heavy for heavy in {["torch", *HEAVY]} if heavy in sys.modules])"""
     assert python(code) == "[]\n"
 
 
-@pytest.mark.parametrize("imports", ["import raymeta; from ray import tune", "from ray import tune; import raymeta"])
-def test_raymeta_and_ray_tune_know_each_other_in_any_order(imports: str) -> None:
-    code = f"""
-{imports}
+def test_importing_the_trainable_makes_every_method_known_to_tune_and_importing_raymeta_changes_nothing() -> None:
+    code = """
+import sys
+before = list(sys.meta_path)
+import raymeta
+unchanged = sys.meta_path == before
 from ray.tune.registry import _global_registry
-print(_global_registry.contains("trainable_class", "raymeta/maml"))"""
-    assert python(code) == "True\n"
+print(unchanged, _global_registry.contains("trainable_class", "raymeta/maml"))
+import raymeta.trainable
+from raymeta import registry
+print(all(_global_registry.contains("trainable_class", f"raymeta/{name}") for name in registry.names("method")))"""
+    assert python(code) == "True False\nTrue\n"
+
+
+def test_no_import_changes_the_environment() -> None:
+    """What Ray and its workers find is set when they are started, not for whoever imports something."""
+    names = [*modules("raymeta"), *modules("trainables")]
+    assert "raymeta.study.run.tuning" in names
+    code = f"""
+import importlib, os
+import matplotlib, mlflow, optuna, ray.tune, torch  # what they do is theirs
+before = dict(os.environ)
+for name in {names}:
+    importlib.import_module(name)
+print({{key: value for key, value in os.environ.items() if before.get(key) != value}})"""
+    assert python(code) == "{}\n"
+
+
+def test_no_folder_has_more_than_twelve_files() -> None:
+    counts = Counter(path.parent for path in sources("raymeta", "trainables") if path.name != "__init__.py")
+    flat = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if folder.name != "trainables"}
+    assert max(flat.values()) <= 12, flat
 
 
 @pytest.mark.parametrize(("kind", "below"), [("method", ""), ("regularizer", "regularizers/")])

@@ -150,7 +150,7 @@ def test_suggestions() -> None:
 
 class Leaf(Section):
     share: Annotated[float | None, NUMBER] = Field(None, ge=0, le=1)
-    sizes: list[int] = [1]
+    sizes: list[int] = Field([1])
 
 
 class Tree(Section):

@@ -12,7 +12,6 @@ import pytest
 import torch
 from reference import CURVES, small_trial
 
-import raymeta  # noqa: F401  (registers the methods with Tune)
 from raymeta.errors import UserError
 from raymeta.schema import merge
 from raymeta.trainable import MetaTrainable
@@ -65,6 +64,51 @@ def test_a_worker_used_again_is_as_good_as_a_new_one(whole: list[dict[str, Any]]
         fresh.round()
     assert all(torch.equal(again["method"][key], value) for key, value in fresh.state_dict()["method"].items())
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["outer_step"] == 2  # the other trial's, untouched
+
+
+def test_with_other_numbers_it_goes_on_from_the_checkpoint_of_another_trial(tmp_path: Path) -> None:
+    """As population based training does it: the other's weights and optimizer, its own numbers."""
+    other = MetaTrainable(config())
+    other.train()
+    other.save(str(tmp_path / "saved"))
+    changed = {"maml": {"inner_lr": 0.07}, "regularizers": {"dropgrad": {"rate": 0.4}}, "outer": {"lr": 0.003}}
+    exploiting = MetaTrainable(config(**changed))
+    exploiting.restore(str(tmp_path / "saved"))
+    results = train(exploiting)
+
+    expected = Trainer(small_trial(CURVES, **merge(SECTIONS, changed)))
+    expected.learner.load_state_dict(other.trainer.learner.state_dict())
+    expected.optimizer.load_state_dict(other.trainer.optimizer.state_dict())
+    expected.outer_step = other.trainer.outer_step
+    assert numbers(results) == numbers([{**expected.round(), "done": done} for done in (False, True)])
+    assert exploiting.trainer.rounds[0] == other.trainer.rounds[0]
+    assert exploiting.trainer.config.outer.lr == 0.003
+
+
+@pytest.mark.parametrize(
+    ("sections", "key", "values"),
+    [
+        ({"maml": {"inner_steps": 3}}, "maml.inner_steps", (2, 3)),
+        ({"regularizers": {"dropgrad": {"ramp": "constant"}}}, "regularizers.dropgrad.ramp", ("linear", "constant")),
+        ({"model": {"hidden": [7]}}, "model.hidden", ([6], [7])),
+        ({"outer": {"clip": 1.0}}, "outer.clip", (None, 1.0)),
+        ({"budget": {"outer_steps": 8}}, "budget.outer_steps", (6, 8)),
+    ],
+)
+def test_with_another_structure_it_does_not(
+    sections: dict[str, Any], key: str, values: tuple[Any, Any], tmp_path: Path
+) -> None:
+    other = MetaTrainable(config())
+    other.train()
+    other.save(str(tmp_path / "saved"))
+    exploiting = MetaTrainable(config(**sections))
+    with pytest.raises(UserError) as error:
+        exploiting.restore(str(tmp_path / "saved"))
+    found, here = values
+    assert str(error.value).endswith(
+        f"/checkpoint.pt: the checkpoint belongs to a config with {key}: {found}, and here it is {here}; only numbers "
+        "may change under way"
+    )
 
 
 @pytest.mark.parametrize("done", [1, 2])
@@ -181,8 +225,7 @@ def test_a_diverged_trial_is_done_and_has_the_metric_that_tune_insists_on(tmp_pa
 
 PLAIN = """
 import json, sys
-import raymeta
-assert "ray" not in sys.modules
+import raymeta.trainable
 from ray import tune
 tuner = tune.Tuner(
     "raymeta/maml",
@@ -221,3 +264,51 @@ def test_plain_tune_by_name(tmp_path: Path) -> None:
         assert metrics["training_iteration"] in (1, 2)
         assert metrics["val_mse"] == trainer.rounds[-1]["val_mse"]
     assert max(metrics["training_iteration"] for _, _, metrics in results) == 2
+
+
+POPULATION = """
+import json, sys
+import raymeta.trainable
+from ray import tune
+tuner = tune.Tuner(
+    "raymeta/alfa",
+    param_space={
+        "alfa": {"inner_steps": 1, "inner_lr": 0.05},
+        "outer": {"lr": tune.grid_search([1e-9, 1e-2]), "tasks_per_step": 2},
+        "model": {"name": "mlp", "hidden": [4]},
+        "task": {"problem": "sinusoid", "shots": 3, "queries": 4},
+        "budget": {"outer_steps": 12, "validate_every": 2, "validation_tasks": 4},
+    },
+    tune_config=tune.TuneConfig(
+        metric="val_mse",
+        mode="min",
+        reuse_actors=True,
+        scheduler=tune.schedulers.PopulationBasedTraining(
+            time_attr="outer_steps",
+            perturbation_interval=4,
+            quantile_fraction=0.5,
+            synch=True,
+            hyperparam_mutations={"outer": {"lr": tune.loguniform(1e-3, 1e-1)}, "alfa": {"inner_lr": [0.01, 0.1]}},
+        ),
+    ),
+    run_config=tune.RunConfig(storage_path=sys.argv[1], name="pbt", verbose=0),
+)
+results = tuner.fit()
+print(json.dumps([[r.error and str(r.error), r.config, r.metrics] for r in results], default=str))
+"""
+
+
+@pytest.mark.ray
+def test_population_based_training(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", POPULATION, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    exploits = (tmp_path / "pbt" / "pbt_global.txt").read_text().splitlines()
+    assert len(exploits) >= 2  # one of two is the worse whenever they are compared
+    for error, _, metrics in results:
+        assert error is None
+        assert (metrics["outer_steps"], metrics["done"]) == (12, True)
+    rates = {config["outer"]["lr"] for _, config, _ in results}
+    assert len(rates) == 2
+    assert 1e-9 not in rates  # it has learned nothing, so it took the other's weights, and a rate near the other's

@@ -1,6 +1,8 @@
 """`raymeta final`."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -20,7 +22,7 @@ from raymeta.cli.common import (
     pretrain,
     say,
 )
-from raymeta.errors import RunFailed, UserError
+from raymeta.errors import Interrupted, RunFailed, UserError
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
@@ -92,15 +94,21 @@ def final(
         dataset.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
     for trial in trials.values():
         pretrain(trial, open_problem(trial.task))
-    tables, problems = run(
-        trials,
-        list(range(seeds)),
-        slots=slots,
-        pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
-        by_step=by_step is not None,
-        data_root=data_root,
-        ship_data=ship_data,
-    )
+    try:
+        tables, problems = run(
+            trials,
+            list(range(seeds)),
+            slots=slots,
+            pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
+            by_step=by_step is not None,
+            data_root=data_root,
+            ship_data=ship_data,
+            quiet=as_json,
+        )
+    except Interrupted as left:
+        say(str(left))
+        say(f"go on with: {shlex.join(['raymeta', *sys.argv[1:]])}")
+        raise typer.Exit(130) from left
     try:
         for table in tables:
             log_final(table, provenances[table.name])

@@ -208,6 +208,8 @@ def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:
         say(f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server")
     over = record.over and settled(record)
     say(f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}")
+    if session.stopping and not over:
+        raise typer.Exit(130)
     if trials and not any(trial.best(record.metric) for trial in trials):
         raise typer.Exit(1)
 

@@ -18,7 +18,7 @@ from raymeta.storage.places import AnyPath
 from raymeta.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    from raymeta.final.runs import FinalTable
+    from raymeta.final.results import FinalTable
 
 FILE = "by_step.json"
 Tasks = Literal["training", "test"]

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow.entities import Metric as Logged
 from rich.table import Column, Table
 
-from raymeta.final.runs import FinalTable
+from raymeta.final.results import FinalTable
 from raymeta.report.tables import value
 from raymeta.study.tracking.connection import connect, experiment, log_params
 

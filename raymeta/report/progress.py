@@ -1,36 +1,39 @@
-"""The live table of a search; where there is no terminal, a line whenever a trial ends."""
+"""What is shown while slots work: a live table; where there is no terminal, a line whenever something ends."""
 
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raymeta.report.tables import score, settings
+from raymeta.report.tables import score, settings, value
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
+if TYPE_CHECKING:
+    from raymeta.study.machines.pool import Entry, Pool
+
 STYLES = {"running": "cyan", "completed": "green", "pruned": "dim", "diverged": "magenta", "failed": "red"}
+STYLES |= {"waiting": "dim", "done": "green"}
 PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in the estimate
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
 
-class Progress:
-    """Shows a study while it runs. Use as a context manager.
+class Display:
+    """Shows what the slots of a session do. Use as a context manager; a subclass has the table and its last line.
 
     Args:
         quiet: show nothing.
     """
 
-    def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
-        self.record, self.session, self.quiet = record, session, quiet
+    def __init__(self, session: Session, *, quiet: bool = False) -> None:
+        self.session, self.quiet = session, quiet
         self.console = Console(stderr=True, quiet=quiet)
         self.message = ""
         self._live: Live | None = None
-        self._steps_before = sum(trial.outer_steps for trial in record.trials())
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -41,33 +44,59 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-
-    def ended(self, trial: TrialRecord) -> None:
-        """A trial ended."""
-        if not (self._live or self.console.quiet):
-            reason = f" ({trial.reason})" if trial.reason else ""
-            self.console.print(
-                f"{self._clock()} trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: "
-                f"{score(trial, self.record.metric)}{reason} | {self._summary()}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._live = None
 
     def say(self, message: str) -> None:
         """Tell the user something; it stays in view."""
         self.message = message
         if not self._live:
-            self.console.print(f"{self._clock()} {message}", highlight=False, soft_wrap=True)
+            self.console.print(f"{self.clock} {message}", highlight=False, soft_wrap=True)
+
+    def line(self, text: str) -> None:
+        """Something ended: a line where no table shows it."""
+        if not (self._live or self.console.quiet):
+            self.console.print(f"{self.clock} {text} | {self.summary()}", highlight=False, soft_wrap=True)
 
     def render(self) -> RenderableType:
         """The table as it stands."""
+        return Group(self.table(), Text(f"{self.clock} {self.summary()}", "bold"), Text(self.message, "yellow"))
+
+    @property
+    def clock(self) -> str:
+        """The time since the command began."""
+        return f"[{span(self.session.wall_s)}]"
+
+    def table(self) -> Table:
+        """A row for each thing that is at work or was."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """How far it all is."""
+        raise NotImplementedError
+
+
+class Progress(Display):
+    """Shows a study while its trials run."""
+
+    def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
+        super().__init__(session, quiet=quiet)
+        self.record = record
+        self._steps_before = sum(trial.outer_steps for trial in record.trials())
+
+    def ended(self, trial: TrialRecord) -> None:
+        """A trial ended."""
+        reason = f" ({trial.reason})" if trial.reason else ""
+        self.line(
+            f"trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: "
+            f"{score(trial, self.record.metric)}{reason}"
+        )
+
+    def table(self) -> Table:
+        """The trials that run, and the best of those that have ended."""
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         running = [trial for trial in trials if trial.state == "running"]
         ended = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name, side in (("trial", "right"), ("state", "left"), ("steps", "right"), ("rung", "right")):
-            table.add_column(name, justify=side)  # type: ignore[arg-type]
-        table.add_column(f"validation {self.record.metric.name}", justify="right")
+        table = _table("trial", "steps", "rung", f"validation {self.record.metric.name}")
         table.add_column("settings", no_wrap=True, overflow="ellipsis")
         budget = self.record.plan.base.budget.outer_steps
         for trial in [*running, *ended]:
@@ -80,9 +109,10 @@ class Progress:
                 score(trial, self.record.metric),
                 Text(settings(trial)),  # a label in brackets is no markup
             )
-        return Group(table, Text(f"{self._clock()} {self._summary()}", "bold"), Text(self.message, "yellow"))
+        return table
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
+        """Trials ended, the best, the time that is left."""
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         ended = sum(trial.state != "running" for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
@@ -101,12 +131,73 @@ class Progress:
         mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
         left = mean * max(plan.study.trials - len(trials), 0)
         left += sum(max(mean - trial.outer_steps, mean / 2) for trial in trials if trial.state == "running")
-        return f"about {_span(left / done * self.session.wall_s)} left"
-
-    def _clock(self) -> str:
-        return f"[{_span(self.session.wall_s)}]"
+        return f"about {span(left / done * self.session.wall_s)} left"
 
 
-def _span(seconds: float) -> str:
+class Jobs(Display):
+    """Shows the jobs of a pool: finalists, or final runs.
+
+    Args:
+        what: has become of those that are done: `5 of 6 final runs tested`.
+    """
+
+    def __init__(self, pool: "Pool", session: Session, what: str, *, quiet: bool = False) -> None:
+        super().__init__(session, quiet=quiet)
+        self.pool, self.what = pool, what
+        self._began = time.monotonic()
+
+    def ended(self, entry: "Entry") -> None:
+        """A job ended."""
+        report = entry.report
+        steps = f" at {report.steps} steps" if report.steps else ""
+        self.line(f"{entry.job} {entry.state}{steps}: {_score(entry)}")
+
+    def table(self) -> Table:
+        """All jobs, in their order."""
+        metrics = {entry.job.metric.name for entry in self.pool.entries}
+        table = _table("run", "steps", *(["validation " + metrics.pop()] if len(metrics) == 1 else ["validation"]))
+        entries = self.pool.entries
+        if len(entries) > 2 * ROWS:  # those that run, then what is next
+            entries = sorted(entries, key=lambda entry: (entry.state != "running", entry.state != "waiting"))[
+                : 2 * ROWS
+            ]
+        for entry in entries:
+            table.add_row(
+                Text(str(entry.job)),
+                Text(entry.state, STYLES[entry.state]),
+                f"{entry.report.steps}/{entry.job.steps}" if entry.job.steps else "-",
+                _score(entry),
+            )
+        return table
+
+    def summary(self) -> str:
+        """Jobs done, the time that is left."""
+        entries = self.pool.entries
+        ended = sum(entry.state not in ("waiting", "running") for entry in entries)
+        weights = [entry.job.steps or 1 for entry in entries]
+        done = sum(weight * (entry.done - (entry.found or 0.0)) for entry, weight in zip(entries, weights, strict=True))
+        left = sum(weight * (1 - entry.done) for entry, weight in zip(entries, weights, strict=True))
+        took = time.monotonic() - self._began
+        eta = f"about {span(left / done * took)} left" if done > 0 else "no estimate yet"
+        return f"{ended}/{len(entries)} {self.what}" + (f", {eta}" if left else "")
+
+
+def _score(entry: "Entry") -> str:
+    report = entry.report
+    return "-" if report.score is None else value(report.score, entry.job.metric, report.ci95)
+
+
+def _table(what: str, *figures: str) -> Table:
+    """A table without lines: what it is, its state, then columns of figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(what, justify="right")
+    table.add_column("state")
+    for name in figures:
+        table.add_column(name, justify="right")
+    return table
+
+
+def span(seconds: float) -> str:
+    """`03:20`, or `1:03:20` from an hour on."""
     text = time.strftime("%H:%M:%S", time.gmtime(seconds))
     return text.removeprefix("00:")

@@ -241,8 +241,12 @@ class Trainer:
             "top": self.top,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, of_any_numbers: bool = False) -> None:
         """Go on from `state_dict`.
+
+        Args:
+            state: as `state_dict` gives it.
+            of_any_numbers: it may be of a config with other numbers; those of this one hold from now on.
 
         Raises:
             UserError: the state is another version's or another config's.
@@ -252,7 +256,9 @@ class Trainer:
             raise UserError(
                 f"the checkpoint has version {state.get('version')}, this raymeta reads {CHECKPOINT_VERSION}{other}"
             )
-        if not self._same(state["config"]):
+        if of_any_numbers:
+            self._refuse_other_structure(state["config"])
+        elif not self._same(state["config"]):
             raise UserError(f"the checkpoint belongs to another config{other}")
         try:
             self.learner.load_state_dict(state["method"])
@@ -271,19 +277,34 @@ class Trainer:
         except UserError:
             return False
 
+    def _refuse_other_structure(self, config: Any) -> None:
+        """A config may differ from this trainer's in numbers only."""
+        other = parse_trial(config)
+        if differing := set(other.structure()) ^ set(self.config.structure()):
+            key = min(key for key, _ in differing)
+            found, expected = (one.flat().get(key) for one in (other, self.config))
+            raise UserError(
+                f"the checkpoint belongs to a config with {key}: {found}, and here it is {expected}; only numbers may "
+                "change under way"
+            )
+
     def save(self, path: AnyPath) -> None:
         """Write a checkpoint whole or not at all. One that was there stays beside it, until the next."""
         checkpoints.write_keeping(path, self.state_dict())
 
-    def load(self, path: AnyPath) -> None:
+    def load(self, path: AnyPath, *, of_any_numbers: bool = False) -> None:
         """Go on from a checkpoint. Nothing in the file is executed.
+
+        Args:
+            path: of the file.
+            of_any_numbers: as for `load_state_dict`.
 
         Raises:
             UserError: the file is not a checkpoint of this config, or is damaged.
         """
         state = checkpoints.read(path, self.device)
         try:
-            self.load_state_dict(state)
+            self.load_state_dict(state, of_any_numbers=of_any_numbers)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a file of tensors, but of something else

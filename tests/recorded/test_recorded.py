@@ -25,6 +25,7 @@ from raymeta.schema import merge
 from raymeta.storage import checkpoints
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.record import StudyRecord
+from raymeta.training.pretraining import _path
 from raymeta.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -219,6 +220,14 @@ def test_a_packed_store_is_opened(recorded: Path, monkeypatch: pytest.MonkeyPatc
     red = store.images[store.starts[store.class_names.index("red")]]
     assert red[:, 83, 0].tolist() == [255, 0, 0]
     assert dataset.bank("test", 0, final=True).draw(0, 1).support.x.shape == (1, 2, 3, 84, 84)
+
+
+def test_a_pretrained_backbone_of_0_1_0_is_found_in_the_cache(glyphs: ImageDataset) -> None:
+    model, pretraining = {"name": "conv4", "width": 2}, {"epochs": 1}
+    config = parse_trial({"method": "maml", "model": model, "pretraining": pretraining})
+    labelled = glyphs.labelled()
+    assert labelled is not None
+    assert _path(config, glyphs, labelled).name == "pretrained-9f82def4ace666a7.pt"
 
 
 # Methods and regularizers

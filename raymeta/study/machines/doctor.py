@@ -21,7 +21,7 @@ from raymeta.errors import StorageError, UserError
 from raymeta.problem import open_problem, task_section
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath, place, remove_tree
-from raymeta.study.machines.resources import join_cluster, on_cluster
+from raymeta.study.machines.resources import join_cluster, on_cluster, stop_ray
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna", "mlflow")
 CLOCKS_S = 2.0  # by how much clocks may differ
@@ -136,15 +136,15 @@ def diagnose(task: TaskConfig | None) -> list[Check]:
 
         from raymeta.study.machines.nodes import on_every_node
 
-        join_cluster()
         try:
+            join_cluster()
             answers = on_every_node(examine, str(shown), plain, within_s=ANSWER_S)
             found = {answer.node: answer.value for answer in answers if answer.value is not None}
             silent = {answer.node: answer.problem for answer in answers if answer.value is None}
             clocks = _clocks() if not silent else []
             there, gpus = ray.cluster_resources(), {answer.node: answer.gpus for answer in answers}
         finally:
-            ray.shutdown()
+            stop_ray()
         size = f"{len(answers)} machines, {there.get('CPU', 0):.0f} cores and {there.get('GPU', 0):.0f} GPUs for trials"
         return [
             _check("cluster", size, silent, "install raymeta there as here, and look at Ray's logs there"),

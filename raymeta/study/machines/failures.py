@@ -1,6 +1,9 @@
-"""What went wrong with a trial's worker, in the few kinds that are answered differently."""
+"""What went wrong with a worker, in the few kinds that are answered differently, and how often it is tried again."""
 
 import errno
+import time
+from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +17,8 @@ OUT_OF_MEMORY = (
     "out of memory",
     "memory pressure",
 )  # as torch and Ray say
+MAX_FAILURES = 3  # of what runs in a slot; each time it goes on from its checkpoint
+LONGEST_ROUNDS, LEAST_PATIENCE_S = 20, 600.0  # before a worker is taken for hung
 SETTING_UP = "error raised in its creation task"  # as Ray says; the last line is then what the trial raised
 
 
@@ -31,9 +36,68 @@ class Failure(NamedTuple):
     text: str
 
 
-def failure_of(trial: Any) -> Failure:
-    """Why a trial of Ray Tune's ended in an error."""
-    error = _error_of(trial)
+class Again(NamedTuple):
+    """What failed is tried again.
+
+    Attributes:
+        alone: with nothing beside it.
+        text: what is said of it.
+    """
+
+    alone: bool
+    text: str
+
+
+class Retries:
+    """How often what failed is tried again: a trial, a finalist or a final run."""
+
+    def __init__(self) -> None:
+        self._tried: Counter[Hashable] = Counter()
+
+    def again(self, key: Hashable, failure: Failure) -> Again | None:
+        """What to do after a failure; None: it has failed often enough. Too little memory is not asked for often."""
+        alone = failure.kind == "memory"
+        allowed = 1 if alone else MAX_FAILURES
+        if self._tried[key] >= allowed:
+            return None
+        self._tried[key] += 1
+        beside = ", with nothing beside it" if alone else ""
+        tries = f"(try {self._tried[key] + 1} of {allowed + 1})"
+        return Again(alone, f"{failure.reason}; it goes on from its checkpoint{beside} {tries}")
+
+
+class Watch:
+    """Workers from which rounds are expected: which of them have been silent for too long?
+
+    Args:
+        limit_s: seconds of silence; None: twenty of the longest rounds, ten minutes at least.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
+        self._last: dict[Hashable, float] = {}  # on the monotonic clock
+        self._longest = 0.0
+
+    def reported(self, key: Hashable, seconds: float = 0.0) -> None:
+        """It has started, or ended a round that took so long; from now on the next one is expected."""
+        self._last[key] = time.monotonic()
+        self._longest = max(self._longest, seconds)
+
+    def forget(self, key: Hashable) -> None:
+        """No round is expected of it."""
+        self._last.pop(key, None)
+
+    def hung(self) -> list[tuple[Any, str]]:
+        """Those that are taken for hung, each once, with the reason to kill it."""
+        limit, now = self._limit_s or max(LONGEST_ROUNDS * self._longest, LEAST_PATIENCE_S), time.monotonic()
+        found = [(key, f"no round for {now - last:.0f} s") for key, last in self._last.items() if now - last > limit]
+        for key, _ in found:
+            self.forget(key)
+        return found
+
+
+def failure_of(error: Any) -> Failure:
+    """Why a worker ended in an error of Ray's; None: it is not known."""
     cause = getattr(error, "cause", None) or error
     last = last_line(error)
     if _is_memory(cause):
@@ -44,16 +108,6 @@ def failure_of(trial: Any) -> Failure:
     if died and SETTING_UP not in str(error):
         return Failure("other", "its worker died", str(error))
     return Failure("other", last, str(error))
-
-
-def _error_of(trial: Any) -> Any:
-    """What Tune has just written down; its own `get_pickled_error` looks where it arrives only later."""
-    path = trial.pickled_error_file
-    if path is None or not Path(path).exists():
-        return None
-    from ray import cloudpickle
-
-    return cloudpickle.loads(Path(path).read_bytes())
 
 
 def last_line(error: Any) -> str:

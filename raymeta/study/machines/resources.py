@@ -6,11 +6,13 @@ import re
 import socket
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from raymeta.errors import RunFailed, UserError
 from raymeta.study.machines import mps
+from raymeta.study.machines.ray_patches import START, patched
 
 # What a worker must find when it starts. Measured in docs/performance.md; none of it changes a number.
 WORKER_ENVIRONMENT = {
@@ -33,8 +35,7 @@ _DRIVER_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own snapshots are not used
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-# Set to 0 before Ray is imported it makes a Ray listen on loopback only, as it always does on the systems in its name.
-_LISTENS_TO_OTHERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_until_stopped = ExitStack()  # undoes what was changed in this process for Ray's sake
 _QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 CONNECT_S = 10.0
 STARTS = 3
@@ -70,10 +71,17 @@ class Slots:
         return f"{self.count} at a time, {each} each"
 
 
-def prepare_environment() -> None:
-    """Set what Ray reads when it is imported; call it before. What the user has set stays."""
-    for key, value in {**_DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT}.items():
-        os.environ.setdefault(key, value)
+def _prepare(**more: str) -> None:
+    """Set what Ray and its processes find as they start, and import it, until `stop_ray`. What the user has set stays.
+
+    Args:
+        more: variables for this start only.
+    """
+    for key, value in {**_DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT, **more}.items():
+        if key not in os.environ:
+            os.environ[key] = value
+            _until_stopped.callback(os.environ.pop, key, None)
+    _until_stopped.enter_context(patched(START))
 
 
 def on_cluster() -> bool:
@@ -95,8 +103,7 @@ def start_ray(most: int | None) -> None:
         join_cluster()
         _first_worker(most or 1)
         return
-    prepare_environment()
-    os.environ.setdefault(_LISTENS_TO_OTHERS, "0")
+    _prepare(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # it listens on loopback only, as on those systems always
     mps.prepare()
     import ray
 
@@ -120,8 +127,7 @@ def join_cluster() -> None:
         UserError: nobody is there, or it is of another version of Ray or Python, or this machine has no token for it
             and `RAY_AUTH_MODE=disabled` is not set.
     """
-    prepare_environment()
-    os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open cluster runs code for whoever reaches it: only if asked
+    _prepare(RAY_AUTH_MODE="token")  # an open cluster runs code for whoever reaches it: only if asked
     import ray
 
     address = os.environ["RAY_ADDRESS"]
@@ -172,6 +178,7 @@ def stop_ray() -> None:
     finally:
         gc.enable()
         mps.switch_off()
+        _until_stopped.close()
 
 
 def cores() -> int:

@@ -61,21 +61,22 @@ def run(
 def _search(
     record: StudyRecord, session: Session, progress: Progress, tracker: Tracker, start: Callable[[], Slots]
 ) -> None:
-    try:
-        session.slots = start()
-        if session.slots.why:
-            progress.say(session.slots.why)
-        if not record.over:
-            from raymeta.study.run.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
+    with session.interruptible(progress.say, "no new trials or finalists; the running ones finish"):
+        try:
+            session.slots = start()
+            if session.slots.why:
+                progress.say(session.slots.why)
+            if not record.over:
+                from raymeta.study.run.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
 
-            tune_study(record, session, progress, tracker)
-        if record.over and not session.leaving:
-            from raymeta.study.run.reevaluate import reevaluate
+                tune_study(record, session, progress, tracker)
+            if record.over and not session.stopping:
+                from raymeta.study.run.reevaluate import reevaluate
 
-            reevaluate(record, session, quiet=progress.quiet)
-    finally:
-        session.ended = time.time()
-        stop_ray()
+                reevaluate(record, session, quiet=progress.quiet)
+        finally:
+            session.ended = time.time()
+            stop_ray()
 
 
 def _same_data(record: StudyRecord) -> None:

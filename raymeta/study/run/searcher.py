@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raymeta.study.machines.resources import Slots
+from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
 
@@ -20,17 +20,16 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
     Attributes:
         left: trials to go on with.
         alone: trials to go on with while nothing else runs.
-        stopped: no trial is handed out from now on.
     """
 
-    def __init__(self, record: StudyRecord, left: list[TrialRecord], slots: Slots) -> None:
+    def __init__(self, record: StudyRecord, left: list[TrialRecord], session: Session) -> None:
+        assert session.slots is not None
         super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
         self.record = record
         self.left = deque(left)
         self.alone: deque[TrialRecord] = deque()
-        self.slots = slots
-        self._ahead = int(slots.count > 1)
-        self.stopped = False
+        self.session, self.slots = session, session.slots
+        self._ahead = int(self.slots.count > 1)
         self._handed_out: set[str] = set()  # by Tune's names, until they end there
         self._solo = ""
 
@@ -42,7 +41,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         return len(trials) >= self.record.plan.study.trials and running < self.slots.count
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.stopped:
+        if self.session.stopping:
             return Searcher.FINISHED  # type: ignore[no-any-return]
         if self._solo in self._handed_out:
             return None  # not now

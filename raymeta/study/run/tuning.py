@@ -4,22 +4,17 @@ import logging
 import os
 import shutil
 import tempfile
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import ray
 from ray import tune
-from ray.air._internal import usage
-from ray.tune import registry
-from ray.tune.execution.class_cache import _ActorClassCache
-from ray.tune.experiment import trial as tune_trial
-from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from raymeta.report.progress import Progress
+from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
-from raymeta.study.run.driver import Driver, Leave, interrupts
+from raymeta.study.run.driver import Driver, Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
 from raymeta.study.tracking.tracker import Tracker
 from raymeta.trainable import MetaTrainable
@@ -28,13 +23,8 @@ from raymeta.trainable import MetaTrainable
 def tune_study(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
     """Run the trials that a study lacks on the slots of a session, until they are done or the user leaves."""
     assert session.slots is not None
-    _take_warm_workers()
-    _spare_the_driver()
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # or it lists trials that have long gone on elsewhere
-    # Tune starts one actor at a time unless told how many may be on their way.
-    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", str(session.slots.count))
     left = [trial for trial in record.trials() if trial.state == "running"]
-    searcher = RecordSearcher(record, left, session.slots)
+    searcher = RecordSearcher(record, left, session)
     scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
     tuner = tune.Tuner(
         tune.with_resources(MetaTrainable, session.slots.per_trial),
@@ -55,34 +45,22 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
         ),
     )
     try:
-        with interrupts(searcher, session, progress), progress:
+        with patched(TUNE), _settings(session.slots.count), progress:
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _take_warm_workers() -> None:
-    """Let trials start in the workers that Ray starts ahead, which have imported what a trial needs.
-
-    Tune asks for an environment of its own for every actor (a setting for PyTorch Lightning), and a worker that was
-    started without it would not do.
-    """
-
-    def get(cache: Any, trainable: type) -> Any:
-        if trainable not in cache._cache:
-            cache._cache[trainable] = ray.remote(trainable)
-        return cache._cache[trainable]
-
-    _ActorClassCache.get = get
-
-
-def _spare_the_driver() -> None:
-    """Leave out what Tune does at a cost that nothing here needs.
-
-    It imports MLflow to count, for Ray's statistics, how many of its own callbacks are used; for every trial it fetches
-    the trainable's class from the cluster's store and unpickles it, several times; and it keeps running means of every
-    number of every result, of the config too: some 50 KB a trial.
-    """
-    usage.tag_callbacks = lambda callbacks: False
-    tune_trial.get_trainable_cls = cache(registry.get_trainable_cls)
-    _TrainingRunMetadata.update_metric = lambda *metric, **step: None
+@contextmanager
+def _settings(slots: int) -> Iterator[None]:
+    """What Tune takes from the environment and the log, for this study only."""
+    name, log = "TUNE_MAX_PENDING_TRIALS_PG", logging.getLogger("ray.tune.tune")
+    level, before = log.level, os.environ.get(name)
+    log.setLevel(logging.CRITICAL)  # or it lists trials that have long gone on elsewhere
+    os.environ[name] = before or str(slots)  # it starts one actor at a time unless told how many may be on their way
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        if before is None:
+            del os.environ[name]

@@ -3,8 +3,6 @@
 import errno
 import os
 from collections.abc import Callable
-from tempfile import NamedTemporaryFile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +15,8 @@ from raymeta.study.machines.failures import Failure, failure_of
 
 
 def failed(error: Exception) -> Failure:
-    """As Tune writes it down before it tells its callbacks."""
-    with NamedTemporaryFile() as file:
-        file.write(cloudpickle.dumps(error))
-        file.flush()
-        return failure_of(SimpleNamespace(pickled_error_file=file.name))
+    """As it arrives from a worker."""
+    return failure_of(cloudpickle.loads(cloudpickle.dumps(error)))
 
 
 def raised_by(code: Callable[[], object]) -> Failure:

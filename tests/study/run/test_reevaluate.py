@@ -31,9 +31,9 @@ from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
 from raymeta.study.plan.preview import Preview
-from raymeta.study.record.finalists import FILE, Standings, settled, standings, weights
+from raymeta.study.record.finalists import FILE, Standings, Weights, settled, standings, weights
 from raymeta.study.record.record import StudyRecord
-from raymeta.study.run.reevaluate import missing, reevaluate, score
+from raymeta.study.run.reevaluate import Scoring, missing, reevaluate
 from raymeta.study.tracking.connection import connect
 from raymeta.training.trainer import Trainer
 
@@ -54,9 +54,17 @@ def trained(record: StudyRecord, *, rounds: int = 3, tell: Callable[[list[float]
     return trainer
 
 
+def score(record: StudyRecord, one: Weights) -> None:
+    """As a worker does it."""
+    *_, last = Scoring(one, record.metric).work()
+    found = one.read()
+    assert found is not None
+    assert last.state == ("done" if found["values"] else "failed")
+
+
 def scored(record: StudyRecord) -> Standings:
     for one in missing(record):
-        score(one)
+        score(record, one)
     final = standings(record)
     assert final is not None
     return final
@@ -229,7 +237,7 @@ def test_a_config_that_diverges_with_another_seed_is_not_the_best(studies: Path)
     for one in weights(record, record.trial(1)):
         give(one, [5.0, 5.0])
     assert not settled(record)  # one of a finalist's scores lacks
-    score(second)
+    score(record, second)
     final, best = standings(record), record.best()
     assert final is not None
     assert best is not None

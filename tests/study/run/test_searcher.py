@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from study.driving import load, tiny_record
 
 from raymeta.study.machines.resources import Slots
+from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
 
@@ -216,7 +217,7 @@ def test_trials_left_come_first_then_new_ones_until_there_are_enough(studies: Pa
     note(record, 1, 4, 0.5)
     record.finish(0, "completed")
     record = load("tiny")
-    searcher = RecordSearcher(record, record.resume(), Slots(9, 1.0, 0.0))
+    searcher = RecordSearcher(record, record.resume(), Session(slots=Slots(9, 1.0, 0.0)))
     proposals = [searcher.suggest(name) for name in "abcd"]
     assert proposals[3] is None  # not now: the worker of a running one may die
     for number in (1, 2, 3):
@@ -232,7 +233,7 @@ def test_trials_left_come_first_then_new_ones_until_there_are_enough(studies: Pa
 
 def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=9")
-    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
+    searcher = RecordSearcher(record, [], Session(slots=Slots(2, 1.0, 0.0)))
     assert [isinstance(searcher.suggest(name), dict) for name in "abcd"] == [True, True, True, False]
     assert searcher.suggest("e") is None  # not now
     record.finish(0, "failed")
@@ -241,7 +242,7 @@ def test_one_trial_is_proposed_ahead_of_the_free_slots(studies: Path) -> None:
 
 def test_with_a_single_slot_a_trial_is_proposed_once_the_one_before_has_ended(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=9")
-    searcher = RecordSearcher(record, [], Slots(1, 1.0, 0.0))
+    searcher = RecordSearcher(record, [], Session(slots=Slots(1, 1.0, 0.0)))
     assert isinstance(searcher.suggest("a"), dict)
     assert searcher.suggest("b") is None
     searcher.on_trial_complete("a", error=True)
@@ -256,7 +257,7 @@ def test_with_a_single_slot_a_trial_is_proposed_once_the_one_before_has_ended(st
 
 def test_a_slot_is_spare_when_fewer_trials_are_left_than_slots(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=3")
-    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
+    searcher = RecordSearcher(record, [], Session(slots=Slots(2, 1.0, 0.0)))
     proposals = [searcher.suggest(name) for name in "abc"]
     assert all(isinstance(proposal, dict) for proposal in proposals)
     assert not searcher.spare
@@ -269,15 +270,15 @@ def test_a_slot_is_spare_when_fewer_trials_are_left_than_slots(studies: Path) ->
 def test_no_new_trials_once_stopped(studies: Path) -> None:
     record = tiny_record()
     record.ask()
-    searcher = RecordSearcher(record, record.resume(), Slots(2, 1.0, 0.0))
-    searcher.stopped = True
+    searcher = RecordSearcher(record, record.resume(), Session(slots=Slots(2, 1.0, 0.0)))
+    searcher.session.stopping = True
     assert searcher.suggest("a") == Searcher.FINISHED
     assert len(record.trials()) == 1
 
 
 def test_a_trial_that_is_to_be_alone_waits_for_the_others_and_they_for_it(studies: Path) -> None:
     record = tiny_record("tiny", "study.trials=4")
-    searcher = RecordSearcher(record, [], Slots(2, 1.0, 0.0))
+    searcher = RecordSearcher(record, [], Session(slots=Slots(2, 1.0, 0.0)))
     first, second = (searcher.suggest(name) for name in ("a", "b"))
     assert isinstance(first, dict)
     assert isinstance(second, dict)

@@ -1,0 +1,125 @@
+"""The results of final runs: a seed's, and a config's over all its seeds."""
+
+import json
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from raymeta.config import TrialConfig
+from raymeta.errors import UserError
+from raymeta.metric import Metric, half_width
+from raymeta.storage.places import AnyPath
+
+RESULT, TABLE = "result.json", "table.json"
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """A seed's test score.
+
+    Attributes:
+        values: the score of every test task; the same tasks for all seeds.
+        ensemble: mean score of the ensemble of the best validated weights, over the same tasks.
+        ensemble_ci95: its half-width over them.
+        selected_at: outer steps of the weights that were tested, the best on validation.
+        rounds: the metrics of every round of its training.
+    """
+
+    seed: int
+    values: list[float]
+    ensemble: float
+    ensemble_ci95: float
+    val: float
+    val_ci95: float
+    selected_at: int
+    rounds: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """Of training and validation."""
+        return float(sum(entry["seconds"] for entry in self.rounds))
+
+    @property
+    def mean(self) -> float:
+        """Mean over test tasks."""
+        return statistics.fmean(self.values)
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of the 95 % interval over test tasks."""
+        return half_width(self.values)
+
+
+@dataclass(frozen=True)
+class FinalTable:
+    """A table's row: every seed of a config, and all of them together."""
+
+    name: str
+    config: TrialConfig
+    metric: Metric
+    folder: AnyPath
+    seeds: list[SeedResult]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds and tasks."""
+        return statistics.fmean(result.mean for result in self.seeds)
+
+    @property
+    def ci95(self) -> float:
+        """Half-width over tasks, each task's score averaged over the seeds."""
+        return half_width([statistics.fmean(scores) for scores in zip(*(r.values for r in self.seeds), strict=True)])
+
+    @property
+    def ensemble(self) -> float:
+        """Mean over seeds of each seed's ensemble."""
+        return statistics.fmean(result.ensemble for result in self.seeds)
+
+    @property
+    def sd_seeds(self) -> float | None:
+        """Standard deviation of the seeds' means; None for a single seed."""
+        return statistics.stdev(result.mean for result in self.seeds) if len(self.seeds) > 1 else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what `table.json` holds and `--json` prints."""
+        return {
+            "method": self.config.spec,
+            "task": self.config.task.model_dump(),
+            "metric": f"test_{self.metric.name}",
+            "norm": getattr(self.config.model, "norm", "none"),
+            "mean": self.mean,
+            "ci95": self.ci95,
+            "sd_seeds": self.sd_seeds,
+            "ensemble": self.ensemble,
+            "ensemble_of": self.config.budget.ensemble,
+            "test_tasks": self.config.budget.test_tasks,
+            "outer_steps": self.config.budget.outer_steps,
+            "seeds": [
+                {
+                    "seed": result.seed,
+                    f"test_{self.metric.name}": result.mean,
+                    "ci95": result.ci95,
+                    "ensemble": result.ensemble,
+                    "ensemble_ci95": result.ensemble_ci95,
+                    f"val_{self.metric.name}": result.val,
+                    "val_ci95": result.val_ci95,
+                    "selected_at": result.selected_at,
+                    "seconds": result.seconds,
+                }
+                for result in self.seeds
+            ],
+            "folder": str(self.folder),
+        }
+
+
+def read_result(folder: AnyPath) -> SeedResult:
+    """What a seed's folder holds.
+
+    Raises:
+        UserError: it is not a result.
+    """
+    path = folder / RESULT
+    try:
+        return SeedResult(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not the result of a final run; without it the same command tests anew") from error

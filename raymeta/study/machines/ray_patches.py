@@ -1,0 +1,111 @@
+"""What raymeta changes inside Ray while it needs it: each change small, named, with its reason, and undone at the end.
+
+None of it is Ray's public interface, so `tests/study/machines/test_ray_patches.py` fails by a patch's name when Ray
+changes underneath.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One thing of Ray's that is replaced for a while.
+
+    Attributes:
+        where: its module, a colon, and its name there, with the class if it is a method.
+        why: what it costs or does that is not wanted.
+        replace: makes what takes its place, of what is there.
+        signature: of what is there, as `inspect.signature` writes it; "": it is a constant.
+    """
+
+    where: str
+    why: str
+    replace: Callable[[Any], Any]
+    signature: str = ""
+
+    def find(self) -> tuple[Any, str]:
+        """The module or class that holds it, and its name there."""
+        module, _, path = self.where.partition(":")
+        *outer, name = path.split(".")
+        owner = import_module(module)
+        for part in outer:
+            owner = getattr(owner, part)
+        return owner, name
+
+
+@contextmanager
+def patched(patches: Iterable[Patch]) -> Iterator[None]:
+    """Ray with these patches; what was there before is there again afterwards."""
+    with ExitStack() as undo:
+        for patch in patches:
+            owner, name = patch.find()
+            before = getattr(owner, name)
+            undo.callback(setattr, owner, name, before)
+            setattr(owner, name, patch.replace(before))
+        yield
+
+
+def _takes_warm_workers(get: Any) -> Callable[[Any, type], Any]:
+    def without_environment(self: Any, trainable_cls: type) -> Any:
+        import ray
+
+        if trainable_cls not in self._cache:
+            self._cache[trainable_cls] = ray.remote(trainable_cls)
+        return self._cache[trainable_cls]
+
+    return without_environment
+
+
+def _said_now(name: str) -> Callable[[Any], bool]:
+    """A constant of Ray's as the environment has it now; Ray has read it when it was imported."""
+    return lambda value: os.environ[name].lower() in ("1", "true") if name in os.environ else bool(value)
+
+
+# While Tune runs a study's trials.
+TUNE = (
+    Patch(
+        "ray.tune.execution.class_cache:_ActorClassCache.get",
+        "asks for an environment of its own for every actor (a setting for PyTorch Lightning), so that none starts in "
+        "a worker that Ray has started ahead and that has imported what a trial needs",
+        _takes_warm_workers,
+        "(self, trainable_cls)",
+    ),
+    Patch(
+        "ray.air._internal.usage:tag_callbacks",
+        "imports MLflow to count, for Ray's statistics, how many of its own callbacks are used",
+        lambda tag: lambda callbacks: False,
+        "(callbacks: Optional[List[ForwardRef('Callback')]]) -> bool",
+    ),
+    Patch(
+        "ray.tune.experiment.trial:get_trainable_cls",
+        "fetches the trainable's class from the cluster's store and unpickles it, several times for every trial",
+        cache,
+        "(trainable_name)",
+    ),
+    Patch(
+        "ray.tune.trainable.metadata:_TrainingRunMetadata.update_metric",
+        "keeps running means of every number of every result, of the config too: some 50 KB a trial",
+        lambda update: lambda self, metric, value, step=1: None,
+        "(self, metric: str, value: numbers.Number, step: Optional[int] = 1)",
+    ),
+)
+
+# While this process uses Ray. Both constants are made when Ray is imported, which a notebook may long have done.
+START = (
+    Patch(
+        "ray._private.ray_constants:RAY_ENABLE_UV_RUN_RUNTIME_ENV",
+        "under `uv run` uploads the folder and builds it again for every worker",
+        _said_now("RAY_ENABLE_UV_RUN_RUNTIME_ENV"),
+    ),
+    Patch(
+        "ray._private.ray_constants:ENABLE_RAY_CLUSTER",
+        "lets a Ray for one machine listen to others",
+        _said_now("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
+    ),
+)
