@@ -12,6 +12,7 @@ import yaml
 from study.driving import load, parse, raymeta
 
 from raymeta import cli
+from raymeta.api.studies import open_study
 from raymeta.config import parse_trial
 from raymeta.config.migration import VERSION
 from raymeta.errors import UserError
@@ -20,7 +21,7 @@ from raymeta.finals.runs import final
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
-from raymeta.report.export import export, read_export
+from raymeta.report.export import read_export
 from raymeta.schema import merge
 from raymeta.storage import checkpoints
 from raymeta.study.record.finalists import standings
@@ -79,7 +80,7 @@ def test_studies_are_listed_and_shown(recorded: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("name", ["glyphs", "sinusoid"])
 def test_what_is_exported_now_is_what_was_exported_then(recorded: Path, name: str) -> None:
-    export(load(name), recorded / "again.yaml")
+    open_study(name).export(recorded / "again.yaml")
     (config, provenance), (then, about) = (read_export(recorded / file) for file in ("again.yaml", f"{name}.yaml"))
     assert config == then
     assert provenance == about | {"mlflow_run": None}  # MLflow's files were not recorded
