@@ -138,8 +138,8 @@ def test_the_episodes_are_fresh(studies: Path) -> None:
     noted(record, 1.0)
     (one,) = missing(record)
     assert (one.bank_seed, one.tasks) == (7 + 2**32, 30)
-    dataset = Trainer(record.config(record.trial(0))).dataset
-    banks = [dataset.bank("validation", seed).draw(0, 40).support.x for seed in (7, one.bank_seed)]
+    problem = Trainer(record.config(record.trial(0))).problem
+    banks = [problem.bank("validation", seed).draw(0, 40).support.x for seed in (7, one.bank_seed)]
     assert not any(bool((row == other).all()) for row in banks[0] for other in banks[1])
 
 
