@@ -1,5 +1,53 @@
-"""raymeta: hyperparameter search for meta-learning and its regularizers."""
+"""raymeta: hyperparameter search for meta-learning and its regularizers.
 
+    import raymeta
+
+    study = raymeta.search("maml+dropgrad", task="omniglot-5w1s")
+    result = raymeta.final([study.export("best.yaml"), "maml"], seeds=3)
+    learner = raymeta.load(study)  # or a folder
+    learner.adapt(images, labels).predict(new_images)
+
+What these names need (torch, Ray, Optuna) is imported when one of them is first used.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from raymeta.api.catalogue import describe, doctor, methods
+    from raymeta.api.data import check_data, datasets, draw_data, prepare
+    from raymeta.api.finals import FinalRuns, final
+    from raymeta.api.learners import AdaptedLearner, LoadedLearner
+    from raymeta.api.searching import preview, search, space
+    from raymeta.api.studies import Study, open_study, studies
+    from raymeta.api.using import Predictions, load, predict
+
+__all__ = [
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "datasets", "describe",
+    "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "preview", "search",
+    "space", "studies",
+]  # fmt: skip
 __version__ = version("raymeta")
+
+_MODULES = {
+    "catalogue": ("describe", "doctor", "methods"),
+    "data": ("check_data", "datasets", "draw_data", "prepare"),
+    "finals": ("FinalRuns", "final"),
+    "learners": ("AdaptedLearner", "LoadedLearner"),
+    "searching": ("preview", "search", "space"),
+    "studies": ("Study", "open_study", "studies"),
+    "using": ("Predictions", "load", "predict"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(f"raymeta.api.{module}"), name)
+            return found
+    raise AttributeError(f"module 'raymeta' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
+from raymeta.engine.arrays import as_numbers
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.engine.tasks import for_each, of_task
 from raymeta.errors import UserError, suggest
@@ -255,6 +256,20 @@ class Problem(ABC):
                     losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
         return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+
+    def inputs(self, given: Any) -> Tensor:
+        """Examples that a user has as models see them, float32 [n, ...]: numbers [n, ...], or of one each [n].
+
+        Raises:
+            UserError: not of such a form.
+        """
+        found = as_numbers(given, "x")
+        if found.ndim == 1 and self.input_shape == (1,):
+            found = found[:, None]
+        if found.shape[1:] != self.input_shape or not len(found):
+            shape = ["n", *self.input_shape]
+            raise UserError(f"x: found shape {list(found.shape)}: expected [{', '.join(map(str, shape))}]")
+        return found
 
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""

@@ -13,6 +13,7 @@ import pytest
 from study.conftest import studies  # noqa: F401
 from study.driving import COMMAND, TINY, tiny_record
 
+import raymeta
 from raymeta import cli, registry
 from raymeta.storage.files import write_atomically
 
@@ -43,7 +44,7 @@ WRONG = {
     "method": (["search", "mamll"], "unknown method 'mamll': did you mean 'maml'?"),
     "regularizer": (["search", "maml+dropgrd"], "unknown regularizer 'dropgrd': did you mean 'dropgrad'?"),
     "twice": (["search", "maml+dropgrad+dropgrad"], "the regularizer 'dropgrad' is given twice"),
-    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?"),
+    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?"),
     "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal', did you mean 'maml'?"),
     "type": ([*SINUSOID, "maml.inner_lr=fast"], "maml.inner_lr: found 'fast'"),
     "range": ([*SINUSOID, "regularizers.dropgrad.rate=1.5"], "regularizers.dropgrad.rate: found 1.5"),
@@ -96,7 +97,13 @@ WRONG = {
         ["final", "maml", "--task", "glyphs-5w1s", "--test-data", "cub"],
         "task.test_dataset: found 'cub', whose images are colour: models of glyphs take grey ones",
     ),
-    "another's key": (["final", "maml", "anil", "l2f.order=first"], "unknown key 'l2f', allowed: budget"),
+    "another's key": (["final", "maml", "anil", "l2f.noise=first"], "unknown key 'l2f', allowed: budget"),
+    "key without its section": ([*SINUSOID, "inner_lr=0.1"], "unknown key 'inner_lr', did you mean 'maml.inner_lr'?"),
+    "regularizer's key without its section": (
+        [*SINUSOID, "drpgrad.rate=0.1"],
+        "unknown key 'drpgrad', did you mean 'regularizers.dropgrad'?",
+    ),
+    "page": (["methods", "drpgrad"], "unknown method or regularizer 'drpgrad': did you mean 'dropgrad'?"),
     "nothing in scope": (
         ["final", "cavia+dropgrad", "--task", "sinusoid-5s", "regularizers.dropgrad.layers=head"],
         "cavia+dropgrad: cavia adapts nothing in the scope of dropgrad",
@@ -141,7 +148,7 @@ FILES = {
     "method: mamm\n": "the key 'method'|unknown method 'mamm': did you mean 'maml'?",
     "[1, 2]\n": "expected a mapping of keys to values, found list",
     "method: [\n": "not valid YAML at line",
-    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?",
+    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?",
     "method: maml\nprovenance: 3\n": "'provenance' must be a mapping, found int",
     "!!python/object/apply:os.mkdir [made]\n": "not valid YAML",
 }
@@ -181,7 +188,7 @@ def test_a_study_whose_files_are_damaged(run: Run, studies: Path) -> None:  # no
 
 
 COMMANDS = [
-    "search", "resume", "extend", "ls", "status", "export", "final", "ui", "space", "methods", "doctor",
+    "search", "resume", "extend", "ls", "status", "export", "final", "predict", "ui", "space", "methods", "doctor",
     "data ls", "data prepare", "data check", "data show",
 ]  # fmt: skip
 
@@ -216,17 +223,58 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     assert done.stdout.splitlines()[-1] == "LOADED set()"
 
 
+@pytest.mark.parametrize("words", [("-h",), ("search", "-h"), ("data", "ls", "-h")])
+def test_help_in_short(words: tuple[str, ...], run: Run) -> None:
+    assert run(*words) == run(*words[:-1], "--help")
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version") == (0, f"raymeta {raymeta.__version__}\n", "")
+    done = subprocess.run([sys.executable, "-m", "raymeta", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"raymeta {raymeta.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [("--version",), ("ls", "--json"), ("--help",)])
+def test_a_pipe_that_nobody_reads_leaves_no_traceback(words: tuple[str, ...], studies: Path) -> None:  # noqa: F811
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    for environment in (buffered, buffered | {"PYTHONUNBUFFERED": "1"}):
+        closed_at_once([str(COMMAND), *words], environment)
+
+
+def closed_at_once(command: list[str], environment: dict[str, str]) -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
 # What needs no search
+
+
+def test_methods(run: Run) -> None:
+    code, out, err = run("methods")
+    assert (code, err) == (0, "")
+    (line,) = [line for line in out.splitlines() if line.startswith("+dropgrad ")]  # as grep would
+    assert "Tseng et al." in line
+    code, out, err = run("methods", "--json")
+    assert (code, err, json.loads(out)["maml"]["learns"]) == (0, "", "the weights theta")
+    code, out, err = run("methods", "dropgrad")
+    assert (code, err) == (0, "")
+    assert out.startswith("# ")
+    assert "| `regularizers.dropgrad.rate` |" in out
 
 
 def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
     code, out, err = run("search", *TINY, "--dry-run")
-    assert (code, out) == (0, "")
-    assert "rungs at [2, 6, 18] outer steps" in err
-    assert "authors' setting" in err
-    assert "un-regularized" in err
+    assert (code, err) == (0, "")
+    assert "rungs at [2, 6, 18] outer steps" in out
+    assert "authors' setting" in out
+    assert "un-regularized" in out
     for what in ("a step takes", "time with", "at worst", "6 finalists", "disk: at most"):
-        assert what in err
+        assert what in out
     code, out, _ = run("search", *TINY, "--dry-run", "--json")
     shown = json.loads(out)
     assert code == 0
@@ -240,9 +288,9 @@ def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
 
 def test_space(run: Run) -> None:
     code, out, err = run("space", "maml+dropgrad", "--task", "sinusoid")
-    assert (code, out) == (0, "")
-    assert "regularizers.dropgrad.rate" in err
-    assert "rate above 0.0" in err
+    assert (code, err) == (0, "")
+    assert "regularizers.dropgrad.rate" in out
+    assert "rate above 0.0" in out
     code, out, _ = run("space", "maml+dropgrad", "--task", "sinusoid", "regularizers.dropgrad.rate=0.3", "--json")
     shown = json.loads(out)
     assert code == 0
@@ -258,11 +306,11 @@ def test_data_sets(run: Run, glyphs: Any, tmp_path: Path) -> None:
     assert set(rows) == set(registry.names("dataset"))
     assert (rows["glyphs"]["ready"], rows["omniglot"]["ready"]) == (True, False)
     code, out, err = run("data", "ls")
-    assert (code, out) == (0, "")
-    assert all(name in err for name in rows)
+    assert (code, err) == (0, "")
+    assert all(name in out for name in rows)
     code, _, err = run("data", "show", "glyphs")
     assert (code, err) == (0, "drew glyphs.png\n")
     assert (tmp_path / "glyphs.png").read_bytes().startswith(b"\x89PNG")
-    code, _, err = run("data", "prepare", "sinusoid")
-    assert code == 0
-    assert "ready: True" in err
+    code, out, err = run("data", "prepare", "sinusoid")
+    assert (code, err) == (0, "")
+    assert "ready: True" in out

@@ -1,37 +1,66 @@
 """The `raymeta` command: a function a verb. Whatever is heavy is imported inside the verbs."""
 
+import os
 import sys
+from typing import Annotated
 
 import typer
 
-from raymeta.cli.common import say
+from raymeta.cli.common import show
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
 from raymeta.cli.final import final
 from raymeta.cli.methods import methods, space
+from raymeta.cli.predict import predict
 from raymeta.cli.search import extend, resume, search
 from raymeta.cli.studies import export, ls, status, ui
 from raymeta.errors import RunFailed, StorageError, UserError
+from raymeta.report.remarks import say
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-for verb in (search, resume, extend, ls, status, export, final, ui, space, methods, doctor):  # as `--help` lists them
+VERBS = (search, resume, extend, ls, status, export, final, predict, ui, space, methods, doctor)
+for verb in VERBS:  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from raymeta import __version__
+
+        show(f"raymeta {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
     try:
-        app()
+        try:
+            app(prog_name="raymeta")
+        finally:
+            sys.stdout.flush()
     except (UserError, StorageError) as error:
         say(f"raymeta: {error}")
         sys.exit(2)
     except RunFailed as error:
         say(f"raymeta: {error}")
+        sys.exit(1)
+    except BrokenPipeError:  # `raymeta methods | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

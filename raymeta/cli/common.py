@@ -1,19 +1,14 @@
-"""What the verbs share: how they speak, the options they have in common, and how data are made ready first."""
+"""What the verbs share: the options that they have in common, and how results are printed."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+import json
+from typing import Annotated, Any, Optional
 
 import typer
 
+from raymeta.cli import completion as complete
 from raymeta.errors import UserError
-from raymeta.problem import Problem
 
-if TYPE_CHECKING:
-    from raymeta.config import TrialConfig
-    from raymeta.problems.images.reading.remote import Root
+LEFT = 130  # exit code: the user left before the end, as a shell says of what Ctrl-C ended
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -29,15 +24,9 @@ def parse_pack(pack: str | None) -> Any:
     return int(pack)
 
 
-def parse_root(text: str | None) -> Any:
-    """What `--data-root` says: a path, or a URL as it is."""
-    return text if text is None or "://" in text else Path(text).expanduser()
-
-
 DataRoot = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        callback=parse_root,
         metavar="PATH|URL",
         help="Folder that holds the data, or URL of an archive of it; by default they are downloaded.",
     ),
@@ -50,19 +39,31 @@ ShipData = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Spec = Annotated[
-    str, typer.Argument(help="A method and its regularizers, as in maml+dropgrad, or maml+dropgrad:noise=binary.")
+    str,
+    typer.Argument(
+        help="A method and its regularizers, as in maml+dropgrad, or maml+dropgrad:noise=binary.",
+        autocompletion=complete.specs,
+    ),
 ]
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045  (typer reads the annotation)
     typer.Argument(
+        autocompletion=complete.keys,
         help="key=value of the config or of study.*, as in maml.inner_lr=0.1; a searched key is then fixed. Or what to "
-        "search of a key: maml.inner_lr=0.01..0.5:log, maml.inner_steps=1..5, maml.order=first,second."
+        "search of a key: maml.inner_lr=0.01..0.5:log, maml.inner_steps=1..5, maml.order=first,second.",
     ),
 ]
-Task = Annotated[Optional[str], typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …")]  # noqa: UP045
+Task = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="omniglot-5w1s, glyphs-20w1s, sinusoid-10s, …", autocompletion=complete.tasks),
+]
 Preset = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(metavar="NAME|FILE", help="Budget, rungs and settings; by default the data set's."),
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Budget, rungs and settings; by default the data set's.",
+        autocompletion=complete.presets,
+    ),
 ]
 OwnSpace = Annotated[
     Optional[str],  # noqa: UP045
@@ -71,11 +72,15 @@ OwnSpace = Annotated[
         metavar="FILE|none",
         help="Ranges and starting points, laid over the shipped ones (`raymeta space … --write FILE` makes one); "
         "none: only the ranges typed here.",
+        autocompletion=complete.spaces,
     ),
 ]
+Name = Annotated[str, typer.Argument(help="A study.", autocompletion=complete.studies)]
 Choose = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="Search which regularizer to add, too: dropgrad,metadropout,none."),
+    typer.Option(
+        help="Search which regularizer to add, too: dropgrad,metadropout,none.", autocompletion=complete.choices
+    ),
 ]
 Pack = Annotated[
     Optional[str],  # noqa: UP045
@@ -88,68 +93,18 @@ Pack = Annotated[
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 
 
-def prepare(dataset: "Problem", root: "Root | None", *, rebuild: bool = False) -> None:
-    """Make a data set ready with a progress bar; nothing happens if it is."""
-    if dataset.ready and not rebuild and root is None:
-        return
-    with progress_bar(f"preparing {dataset.name}") as progress:
-        dataset.prepare(root, progress, rebuild=rebuild)
-
-
-def placed(config: "TrialConfig", root: "Root | None") -> "TrialConfig":
-    """The config with `--data-root` in it where that says which data they are: workers have nothing but the config."""
-    update = source_of(config.task.data, root)
-    return config.model_copy(update={"task": config.task.model_copy(update=update)})
-
-
-def source_of(dataset: str, root: "Root | None") -> dict[str, str]:
-    """The key of `task` that `--data-root` stands for; {}: none.
-
-    Raises:
-        UserError: it would have to be a path and is a URL.
-    """
-    from raymeta.problem import find_problem
-
-    if root is None or not find_problem(dataset).has_source:
-        return {}
-    if isinstance(root, str):
-        raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
-    return {"source": str(root.resolve())}
-
-
-def pretrain(config: "TrialConfig", dataset: "Problem") -> None:
-    """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
-    if not config.pretraining.epochs:
-        return
-    import torch
-
-    from raymeta.training.device import device_of
-    from raymeta.training.pretraining import pretrained
-
-    torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
-    with progress_bar(f"pre-training {config.model.name}") as progress:
-        pretrained(config, dataset, device_of(config), progress)
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, which goes when it is over; gives what is to be called with steps done and steps in all."""
-    from rich.progress import Progress
-
-    screen = console()
-    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        bar = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
-
-
-def console() -> Any:
-    """Where tables and progress go: standard error, so that standard output is for `--json`."""
+def show(result: Any) -> None:
+    """Print a result on standard output: text, or something of Rich's; where there is no terminal in its full width."""
     from rich.console import Console
 
-    screen = Console(stderr=True)
-    return screen if screen.is_terminal else Console(stderr=True, width=max(screen.width, 120))  # a file has no edge
+    screen = Console()
+    if not screen.is_terminal:
+        from raymeta.report.shown import text
+
+        result = result if isinstance(result, str) else text(result)
+    screen.print(result, soft_wrap=isinstance(result, str), highlight=False, markup=False, emoji=False)
 
 
-def say(text: str) -> None:
-    """A line to the user."""
-    print(text, file=sys.stderr)  # noqa: T201
+def show_json(result: Any) -> None:
+    """Print a result as a line of JSON on standard output."""
+    print(json.dumps(result))  # noqa: T201

@@ -1,11 +1,10 @@
 """`raymeta doctor`."""
 
-import json
 from dataclasses import asdict
 
 import typer
 
-from raymeta.cli.common import Json, Task
+from raymeta.cli.common import Json, Task, show, show_json
 
 
 def doctor(task: Task = None, as_json: Json = False) -> None:
@@ -13,14 +12,13 @@ def doctor(task: Task = None, as_json: Json = False) -> None:
 
     Example: raymeta doctor --task omniglot-5w1s
     """
-    from raymeta.study.machines.doctor import diagnose
-    from raymeta.study.plan.plan import make_config
+    from raymeta.api import catalogue
 
-    checks = diagnose(make_config("maml", task).task if task else None)
+    checks = catalogue.doctor(task)
     if as_json:
-        print(json.dumps([asdict(check) for check in checks]))  # noqa: T201
+        show_json([asdict(check) for check in checks])
     else:
         for check in checks:
-            print(check)  # noqa: T201
+            show(str(check))
     if not all(check.ok for check in checks):
         raise typer.Exit(1)

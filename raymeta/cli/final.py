@@ -1,31 +1,16 @@
 """`raymeta final`."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import (
-    DataRoot,
-    Json,
-    Pack,
-    Preset,
-    ShipData,
-    Slots,
-    Task,
-    console,
-    placed,
-    prepare,
-    pretrain,
-    say,
-)
+from raymeta.cli import completion as complete
+from raymeta.cli.common import LEFT, DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
 from raymeta.errors import Interrupted, RunFailed, UserError
-
-if TYPE_CHECKING:
-    from raymeta.config import TrialConfig
+from raymeta.report.remarks import say
 
 
 def final(
@@ -33,7 +18,8 @@ def final(
         list[str],
         typer.Argument(
             help="Methods at the preset, as in maml+dropgrad or maml+dropgrad:rate=0.2, or .yaml files as "
-            "`raymeta export` writes; and key=value."
+            "`raymeta export` writes; and key=value.",
+            autocompletion=complete.configs,
         ),
     ],
     task: Task = None,
@@ -44,7 +30,8 @@ def final(
     test_data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Test on the test split of another data set, a prepared one: cross-domain, task.test_dataset."
+            help="Test on the test split of another data set, a prepared one: cross-domain, task.test_dataset.",
+            autocompletion=complete.datasets,
         ),
     ] = None,
     slots: Slots = None,
@@ -67,111 +54,37 @@ def final(
 
     Example: raymeta final alfa --task miniimagenet-5w5s --data-root ~/data/mini --test-data cub
     """
-    from mlflow.exceptions import MlflowException
-
-    from raymeta.final import by_step as inner_steps
-    from raymeta.final.runs import final as run
-    from raymeta.problem import open_problem
-    from raymeta.report.finals import as_table, draw, log_final
-    from raymeta.study.tracking.connection import problem_of
+    from raymeta.api import finals
+    from raymeta.report.style import PICTURES
 
     for option, path in (("--picture", picture), ("--by-step", by_step)):
-        if path is not None and path.suffix not in (".png", ".svg", ".pdf"):
+        if path is not None and path.suffix not in PICTURES:
             raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
-    if test_data is not None:
-        configs = [*configs, f"task.test_dataset={test_data}"]
-    trials, provenances = _configs_for_final(configs, task, preset)
-    trials = {name: placed(trial, data_root) for name, trial in trials.items()}
-    for name, trial in trials.items():
-        dataset = open_problem(trial.task)
-        prepare(dataset, data_root)
-        expected = provenances[name].get("data", {})
-        if expected.get("name") == dataset.name and expected["fingerprint"] != dataset.fingerprint:
-            raise UserError(
-                f"{provenances[name]['file']}: was found on {dataset.name} with fingerprint "
-                f"{expected['fingerprint'][:12]}, but {dataset.name} on this machine has {dataset.fingerprint[:12]}"
-            )
-        dataset.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
-    for trial in trials.values():
-        pretrain(trial, open_problem(trial.task))
+    words = [word for word in configs if "=" in word.split(":")[0]]
     try:
-        tables, problems = run(
-            trials,
-            list(range(seeds)),
-            slots=slots,
-            pack=pack,  # type: ignore[arg-type]  # its callback has parsed it
-            by_step=by_step is not None,
-            data_root=data_root,
-            ship_data=ship_data,
-            quiet=as_json,
-        )
+        result = finals.final(
+            [word for word in configs if word not in words], task, seeds=seeds, overrides=words, preset=preset,
+            test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data, slots=slots,
+            pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
+        )  # fmt: skip
     except Interrupted as left:
         say(str(left))
         say(f"go on with: {shlex.join(['raymeta', *sys.argv[1:]])}")
-        raise typer.Exit(130) from left
-    try:
-        for table in tables:
-            log_final(table, provenances[table.name])
-    except MlflowException as error:
-        say(f"MLflow was not reached: the same command sends it and trains nothing again ({problem_of(error)})")
+        raise typer.Exit(LEFT) from left
     if as_json:
-        rows = [table.as_dict() | (inner_steps.as_dict(table) if by_step else {}) for table in tables]
-        print(json.dumps({"rows": rows, "problems": problems}))  # noqa: T201
-    elif tables:
-        console().print(as_table(tables))
+        show_json(result.as_dict())
+    elif result.rows:
+        show(result.table())
         if by_step is not None:
-            console().print(inner_steps.as_table(tables))
-        say(f"kept in {tables[0].folder.parent} and in MLflow's experiment 'final runs' (raymeta ui)")
-    if picture is not None and tables:
-        draw(tables, picture)
-        say(f"drew {picture}")
-    if by_step is not None and tables:
-        inner_steps.draw(tables, by_step)
-        say(f"drew {by_step}")
-    if problems:
-        raise RunFailed("; ".join(problems))
-
-
-def _configs_for_final(
-    words: list[str], task: str | None, preset: str | None
-) -> tuple[dict[str, "TrialConfig"], dict[str, dict[str, Any]]]:
-    """Configs and their provenances by name, from files and from methods' presets; `key=value` words change them all.
-
-    What stands in a method's own section changes that method only.
-    """
-    from raymeta import registry
-    from raymeta.config import parse_trial
-    from raymeta.report.export import read_export
-    from raymeta.schema import merge, parse_overrides
-    from raymeta.study.plan.plan import make_config
-
-    overrides = [word for word in words if "=" in word.split(":")[0]]
-    sources = [word for word in words if word not in overrides]
-    if not sources:
-        raise UserError(f"final: found no config but {' '.join(words)}; name methods or .yaml files")
-    configs: dict[str, TrialConfig] = {}
-    provenances: dict[str, dict[str, Any]] = {}
-    methods = {_method_of(source) for source in sources} & set(registry.names("method"))
-    for source in sources:
-        path, method = Path(source), _method_of(source)
-        own = [word for word in overrides if word.split(".")[0] not in methods - {method}]
-        provenance: dict[str, Any] = {}
-        if path.suffix not in (".yaml", ".yml") and not path.exists():
-            config = make_config(source, task, preset, own)
-            name = source
-        elif task or preset:
-            raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
-        else:
-            base, provenance = read_export(path)
-            name, config = path.stem, parse_trial(merge(base.as_dict(), parse_overrides(own)), source)
-            provenance = {**provenance, "file": source}
-        if name in configs:
-            raise UserError(f"{source}: a config of the name '{name}' is given twice")
-        configs[name], provenances[name] = config, provenance
-    return configs, provenances
-
-
-def _method_of(source: str) -> str:
-    from raymeta.config import split_settings
-
-    return split_settings(source)[0].split("+")[0]
+            show(result.by_step())
+    if result.untracked:
+        say(f"MLflow was not reached: the same command sends it and trains nothing again ({result.untracked})")
+    if result.rows:
+        if not as_json:
+            say(f"kept in {result.rows[0].folder.parent} and in MLflow's experiment 'final runs' (raymeta ui)")
+        if picture is not None:
+            say(f"drew {result.draw(picture)}")
+        if by_step is not None:
+            say(f"drew {result.draw_by_step(by_step)}")
+    if result.problems:
+        raise RunFailed("; ".join(result.problems))

@@ -1,12 +1,14 @@
 """What there is to search: `space` and `methods`."""
 
-import json
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import Choose, Json, OwnSpace, Preset, Spec, Task, Words, console, say
+from raymeta.cli import completion as complete
+from raymeta.cli.common import Choose, Json, OwnSpace, Preset, Spec, Task, Words, show, show_json
+from raymeta.report.remarks import say
 
 
 def space(
@@ -28,38 +30,41 @@ def space(
 
     Example: raymeta space maml+dropgrad --write my.yaml
     """
-    from raymeta.study.plan.plan import make_plan
+    from raymeta.api import searching
 
-    plan = make_plan(spec, task, preset, words or [], choose, space=own_space)
+    plan = searching.space(
+        spec, task, space=own_space, overrides=words, preset=preset, choose=choose, write=write
+    )  # fmt: skip
     if write is not None:
-        from raymeta.study.plan.write import write_space
-
-        write_space(plan, write)
         say(f"wrote {write}; edit it, then: raymeta search {spec} --space {write}")
     if as_json:
         from_where = {"fixed": plan.fixed, "others": plan.origins}
-        print(json.dumps({**plan.space.as_dict(), "hash": plan.space.hash, **from_where}))  # noqa: T201
+        show_json({**plan.space.as_dict(), "hash": plan.space.hash, **from_where})
     elif write is None:
         from raymeta.report.tables import space_table
 
-        console().print(space_table(plan))
+        show(space_table(plan))
 
 
 def methods(
-    name: Annotated[Optional[str], typer.Argument(help="One of them; without it all are listed.")] = None,  # noqa: UP045
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="One of them; without it all are listed.", autocompletion=complete.entries),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List methods and regularizers: paper, what adapts, what is learned, what a step costs; or show one's settings.
 
     Example: raymeta methods alfa
     """
-    from raymeta.report.handbook import about, about_regularizers, listing, page
+    from raymeta.api import catalogue
 
     if name:
         from rich.markdown import Markdown
 
-        console().print(Markdown(page(name)))
+        page = catalogue.describe(name)
+        show(Markdown(page) if sys.stdout.isatty() else page)
     elif as_json:
-        print(json.dumps({one.name: one.as_dict() for one in [*about(), *about_regularizers()]}))  # noqa: T201
+        show_json(catalogue.methods().as_dict())
     else:
-        console().print(listing())
+        show(catalogue.methods())

@@ -1,6 +1,5 @@
 """What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from raymeta.cli.common import Json, console, say
+from raymeta.cli import completion as complete
+from raymeta.cli.common import Json, Name, show, show_json
+from raymeta.report.remarks import say
 
 
 def ls(as_json: Json = False) -> None:
@@ -16,53 +17,51 @@ def ls(as_json: Json = False) -> None:
 
     Example: raymeta ls
     """
-    from raymeta.report.status import ls_table, status_of
-    from raymeta.study.record.record import all_studies
+    from raymeta.api.studies import studies
+    from raymeta.report.status import ls_table
 
-    rows = [status_of(record) for record in all_studies()]
+    rows = [study.status for study in studies()]
     if as_json:
-        print(json.dumps([row.as_dict() for row in rows]))  # noqa: T201
+        show_json([row.as_dict() for row in rows])
     else:
-        console().print(ls_table(rows))
+        show(ls_table(rows))
 
 
-def status(name: Annotated[str, typer.Argument(help="A study.")], as_json: Json = False) -> None:
+def status(name: Name, as_json: Json = False) -> None:
     """Show a study: whether a process drives it, its trials, the best of them.
 
     Example: raymeta status maml+dropgrad-glyphs
     """
-    from raymeta.report.status import status_of, status_table
-    from raymeta.study.record.record import open_study
+    from raymeta.api.studies import open_study
+    from raymeta.report.status import status_table
 
-    record = open_study(name)
-    found = status_of(record)
+    study = open_study(name)
     if as_json:
-        print(json.dumps({"study": found.as_dict(), "trials": [asdict(trial) for trial in record.trials()]}))  # noqa: T201
+        show_json({"study": study.status.as_dict(), "trials": [asdict(trial) for trial in study.trials()]})
         return
-    console().print(status_table(record))
-    say(str(found))
+    show(status_table(study.record))
+    say(str(study.status))
 
 
 def export(
-    name: Annotated[str, typer.Argument(help="A study.")],
+    name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("best.yaml"),
-    trial: Annotated[Optional[int], typer.Option(min=0, help="A trial's number; by default the best.")] = None,  # noqa: UP045
+    trial: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="A trial's number; by default the best.", autocompletion=complete.trials),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a study's best config, with where it comes from, to a file that `raymeta final` reads.
 
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
-    from raymeta.report.export import export as write
-    from raymeta.study.record.record import open_study
-    from raymeta.study.tracking.connection import find_run
+    from raymeta.api.studies import open_study
+    from raymeta.storage.files import read_yaml
 
-    record = open_study(name)
-    chosen = trial if trial is not None else (best.number if (best := record.best()) else None)
-    run = find_run(record, chosen) if chosen is not None else None
-    content = write(record, out, trial, run)
+    content = read_yaml(open_study(name).export(out, trial))
     if as_json:
-        print(json.dumps(content))  # noqa: T201
+        show_json(content)
         return
     about = content["provenance"]
     say(f"wrote trial {about['trial']} of {name} to {out}")

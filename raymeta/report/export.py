@@ -1,12 +1,13 @@
 """`best.yaml`: a trial's whole config and where it comes from. `raymeta final` reads it; so does any YAML reader."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import of_another_version
 from raymeta.errors import UserError
-from raymeta.report.tables import score, value
+from raymeta.report.tables import validated, value
 from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
 from raymeta.study.record.finalists import baseline, paired, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
@@ -14,16 +15,15 @@ from raymeta.study.record.record import StudyRecord, TrialRecord
 NOTE = "# Written by `raymeta export`; run it with `raymeta final {name}`.\n"
 
 
-def export(record: StudyRecord, path: Path, number: int | None = None, mlflow_run: str | None = None) -> dict[str, Any]:
-    """Write a trial of a study, by default its best, to a file.
+def exported(record: StudyRecord, number: int, mlflow_run: str | None = None) -> dict[str, Any]:
+    """What a file has of a trial of a study: its whole config under `provenance`.
 
     Raises:
-        UserError: the study has no such trial, or none with a score yet.
+        UserError: the study has no such trial, or it was not validated yet.
     """
-    trial = record.trial(number) if number is not None else record.best()
-    if trial is None or (entry := trial.best(record.metric)) is None:
-        which = f"trial {number}" if number is not None else "any trial"
-        raise UserError(f"the study '{record.name}' has no validation of {which} yet")
+    trial = record.trial(number)
+    if (entry := trial.best(record.metric)) is None:
+        raise UserError(f"the study '{record.name}' has no validation of trial {number} yet")
     provenance = {
         "study": record.name,
         "trial": trial.number,
@@ -40,9 +40,16 @@ def export(record: StudyRecord, path: Path, number: int | None = None, mlflow_ru
         "data": record.about["data"],
         "versions": record.about["versions"],
     }
-    content = {"provenance": provenance, **record.config(trial).as_dict()}
+    return {"provenance": provenance, **record.config(trial).as_dict()}
+
+
+def write_export(content: Mapping[str, Any], path: Path) -> None:
+    """Write what `exported` gives to a file.
+
+    Raises:
+        OSError: as the file system says.
+    """
     write_atomically(path, NOTE.format(name=path.name) + dump_yaml(content))
-    return content
 
 
 def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
@@ -65,16 +72,16 @@ def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
 
 def _fresh(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
     """What the fresh episodes say of a trial; nothing if it was not scored on them."""
-    final = standings(record)
-    one = final.of(trial.number) if final else None
-    if final is None or one is None or not one.values:
+    standing = standings(record)
+    one = standing.of(trial.number) if standing else None
+    if standing is None or one is None or not one.values:
         return {}
     return {
         f"reevaluated_val_{record.metric.name}": one.mean,
         "reevaluated_val_ci95": one.ci95,
-        "reevaluated_tasks": final.tasks,
+        "reevaluated_tasks": standing.tasks,
         "reevaluated_seeds": len(one.retrained),
-        "finalists": final.verdict,
+        "finalists": standing.verdict,
     }
 
 
@@ -89,16 +96,16 @@ def against_start(record: StudyRecord, best: TrialRecord) -> str:
         return "the study has no un-regularized start to compare with"
     if start.number == best.number:
         return f"this is the un-regularized start itself (trial {start.number})"
-    final = standings(record)
-    mine, theirs = (final.of(trial.number) if final else None for trial in (best, start))
-    if final is None or mine is None or theirs is None or not (mine.values and theirs.values):
+    standing = standings(record)
+    mine, theirs = (standing.of(trial.number) if standing else None for trial in (best, start))
+    if standing is None or mine is None or theirs is None or not (mine.values and theirs.values):
         return _in_the_search(record, best, start)
     gap, common = paired(mine.values, theirs.values), _at_the_longest_both_had(record, best, start)
     unequal = not mine.retrained and best.outer_steps != start.outer_steps
     sentence = (
         f"it is {value(abs(gap.mean), record.metric, gap.ci95)} {'above' if gap.mean > 0 else 'below'} "
         f"the un-regularized start (trial {start.number}{f', {start.outer_steps} outer steps' if unequal else ''}) "
-        f"on {final.tasks} fresh episodes{'' if gap.significant else ', which is not significant'}"
+        f"on {standing.tasks} fresh episodes{'' if gap.significant else ', which is not significant'}"
     )
     if common is None or not unequal:
         return sentence
@@ -116,7 +123,7 @@ def _in_the_search(record: StudyRecord, best: TrialRecord, start: TrialRecord) -
         word = word.replace("above", "below")
     return (
         f"it is {word} the un-regularized start (trial {start.number}, {start.state}) at {steps} outer steps: "
-        f"{mine:.4f} against {theirs:.4f}; the start's best is {score(start, record.metric)}"
+        f"{mine:.4f} against {theirs:.4f}; the start's best is {validated(start, record.metric)}"
     )
 
 

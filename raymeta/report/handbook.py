@@ -7,17 +7,21 @@ import inspect
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rich.console import Group
 from rich.table import Table
 
 from raymeta import registry
 from raymeta.config import parse_trial
-from raymeta.errors import UserError
+from raymeta.errors import UserError, suggest
 from raymeta.learner import build_learner
 from raymeta.problem import open_problem, task_section
+from raymeta.report.shown import Shown
 from raymeta.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,45 @@ def about_regularizers(name: str | None = None) -> list[AboutRegularizer]:
     return found
 
 
-def listing() -> Group:
-    """A row a method, and a row a regularizer."""
-    table = Table("method", "paper", "adapts", "meta-learned", "cost", box=None, pad_edge=False)
-    for one in about():
-        cost = f"{one.cost:.1f}" if one.cost is not None else "-"
-        table.add_row(one.name, one.short, one.adapts, one.learns, cost)
-    table.caption = "cost: time of an outer step, second-order MAML's being 1"
-    added = Table("regularizer", "paper", "acts on", box=None, pad_edge=False)
-    for other in about_regularizers():
-        added.add_row(f"+{other.name}", other.short, other.acts_on)
-    return Group(table, "", added)
+@dataclass(frozen=True, repr=False)
+class Listing(Shown):
+    """All methods and regularizers."""
+
+    methods: list[About]
+    regularizers: list[AboutRegularizer]
+
+    def __rich__(self) -> Group:
+        table = Table("method", "paper", "adapts", "meta-learned", "cost", box=None, pad_edge=False)
+        for one in self.methods:
+            cost = f"{one.cost:.1f}" if one.cost is not None else "-"
+            table.add_row(one.name, one.short, one.adapts, one.learns, cost)
+        table.caption = "cost: time of an outer step, second-order MAML's being 1"
+        added = Table("regularizer", "paper", "acts on", box=None, pad_edge=False)
+        for other in self.regularizers:
+            added.add_row(f"+{other.name}", other.short, other.acts_on)
+        return Group(table, "", added)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data by name."""
+        return {one.name: one.as_dict() for one in (*self.methods, *self.regularizers)}
+
+    def frame(self) -> "pandas.DataFrame":
+        """A row a method or regularizer; index: its name."""
+        import pandas
+
+        return pandas.DataFrame(list(self.as_dict().values())).set_index("name")
+
+
+class Page(str):
+    """Markdown that a notebook shows as such."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def listing() -> Listing:
+    """All of them."""
+    return Listing(about(), about_regularizers())
 
 
 def page(name: str) -> str:
@@ -91,6 +123,9 @@ def page(name: str) -> str:
     Raises:
         UserError: there is neither of that name.
     """
+    known = registry.names("method") + registry.names("regularizer")
+    if name not in known:
+        raise UserError(f"unknown method or regularizer '{name}': {suggest(name, known)}")
     if name in registry.names("regularizer"):
         return _regularizer_page(name)
     (one,) = about(name)

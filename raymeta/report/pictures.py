@@ -1,11 +1,9 @@
 """Pictures of a search."""
 
-from io import BytesIO
 from typing import Any
 
-from raymeta.report.progress import STYLES
-from raymeta.report.tables import fresh_score, score, short
-from raymeta.storage.files import write_atomically
+from raymeta.report.style import BEST, COLOURS, EQUAL, GUIDE, REST, panels, save
+from raymeta.report.tables import fresh, short, validated
 from raymeta.storage.places import AnyPath
 from raymeta.study.record.finalists import Standings, standings
 from raymeta.study.record.record import StudyRecord
@@ -13,10 +11,6 @@ from raymeta.study.record.record import StudyRecord
 
 def search_picture(record: StudyRecord, path: AnyPath) -> None:
     """Draw validation curves of all trials with ASHA's rungs, the best score over time, and score against each key."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.collections import LineCollection
 
     trials = [trial for trial in record.trials() if trial.best(record.metric)]
@@ -24,19 +18,18 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
     searched = [name for name, param in record.plan.space.params.items() if param.choice is None] or list(
         record.plan.space.params
     )
-    colours = {state: "C0" if style == "cyan" else {"dim": "0.65"}.get(style, style) for state, style in STYLES.items()}
-    final = standings(record)
-    columns = max(3 if final else 2, min(len(searched), 3))
-    figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 7.2), layout="constrained", squeeze=False)
+    standing = standings(record)
+    columns = max(3 if standing else 2, min(len(searched), 3))
+    figure, axes = panels(2, columns, 4.2, 3.6)
     best = record.best()
     title = f"{record.name}: {record.plan.spec}, {len(record.trials())} trials"
-    fresh = f", {fresh_score(final.best, record.metric)} on fresh episodes" if final and final.best else ""
-    figure.suptitle(title + (f", best {score(best, record.metric)}{fresh} (trial {best.number})" if best else ""))
+    again = f", {fresh(standing.best, record.metric)} on fresh episodes" if standing and standing.best else ""
+    figure.suptitle(title + (f", best {validated(best, record.metric)}{again} (trial {best.number})" if best else ""))
 
     curves, pace = axes[0, 0], axes[0, 1]
     lines = [[(entry["outer_steps"], entry[key]) for entry in trial.rounds if key in entry] for trial in trials]
     top = [best is not None and trial.number == best.number for trial in trials]
-    shades = ["C3" if first else colours[trial.state] for trial, first in zip(trials, top, strict=True)]
+    shades = [BEST if first else COLOURS[trial.state] for trial, first in zip(trials, top, strict=True)]
     # Two artists for all curves: one for each takes four times as long and as much memory, and trials are thousands.
     curves.add_collection(LineCollection(lines, colors=shades, linewidths=[2 if first else 1 for first in top]))
     dots = [(*point, shade) for line, shade in zip(lines, shades, strict=True) for point in line]
@@ -44,22 +37,22 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
         steps, scores, dyes = zip(*dots, strict=True)
         curves.scatter(steps, scores, s=8, c=dyes)
     for rung in record.plan.rungs[:-1]:
-        curves.axvline(rung, color="0.8", lw=0.8, ls="--", zorder=0)
+        curves.axvline(rung, **GUIDE)
     curves.set(xlabel="outer steps (dashed: rungs)", ylabel=f"validation {record.metric.name}", title="trials")
     for state in ("completed", "pruned", "diverged", "failed"):
         count = sum(trial.state == state for trial in record.trials())
         if count:
-            curves.plot([], [], color=colours[state], label=f"{state}: {count}")
+            curves.plot([], [], color=COLOURS[state], label=f"{state}: {count}")
     curves.legend(frameon=False, fontsize=8)
 
     rounds = sorted((entry["at"], entry[key]) for trial in trials for entry in trial.rounds if key in entry)
     so_far: list[float] = []
     for _, value in rounds:
         so_far.append(value if not so_far else sign * max(sign * value, sign * so_far[-1]))
-    pace.step([(at - rounds[0][0]) / 60 for at, _ in rounds], so_far, where="post", color="C3")
+    pace.step([(at - rounds[0][0]) / 60 for at, _ in rounds], so_far, where="post", color=BEST)
     pace.set(xlabel="minutes since the first result", title="best so far")
-    if final:
-        _finalists_panel(axes[0, 2], final)
+    if standing:
+        _finalists_panel(axes[0, 2], standing)
     else:
         for empty in axes[0, 2:]:
             empty.set_axis_off()
@@ -72,7 +65,7 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
                 for trial in chosen
             ],
             [(trial.best(record.metric) or {})[key] for trial in chosen],
-            c=[colours[trial.state] for trial in chosen],
+            c=[COLOURS[trial.state] for trial in chosen],
             s=[8 + 60 * trial.outer_steps / record.plan.rungs[-1] for trial in chosen],
         )
         panel.set(xlabel=f"{name} (size: outer steps)", ylabel=record.metric.name)
@@ -80,21 +73,18 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
             panel.set_xscale("log")
     for empty in axes[1, len(searched) :]:
         empty.set_axis_off()
-    drawn = BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:], dpi=110)
-    plt.close(figure)
-    write_atomically(path, drawn.getvalue())
+    save(figure, path)
 
 
-def _finalists_panel(panel: Any, final: Standings) -> None:
+def _finalists_panel(panel: Any, standing: Standings) -> None:
     """Fresh score against the search's; what lies on the worse side of the diagonal was lucky in the search."""
-    key = f"val_{final.metric.name}"
-    for one in final.finalists:
-        entry = one.trial.best(final.metric) or {}
+    key = f"val_{standing.metric.name}"
+    for one in standing.finalists:
+        entry = one.trial.best(standing.metric) or {}
         if one.values:
-            colour = "C3" if one is final.best else "C0" if one.equal else "0.65"
+            colour = BEST if one is standing.best else EQUAL if one.equal else REST
             panel.errorbar(entry[key], one.mean, one.ci95, entry["val_ci95"], "o", color=colour, lw=0.8, ms=4)
-            place = (entry[key], one.mean)
-            panel.annotate(str(one.trial.number), place, (4, 4), textcoords="offset points", fontsize=8)
-            panel.axline((one.mean, one.mean), slope=1, color="0.8", lw=0.8, ls="--", zorder=0)
-    panel.set(xlabel="score in the search", ylabel=f"on {final.tasks} fresh episodes", title="finalists")
+            at = (entry[key], one.mean)
+            panel.annotate(str(one.trial.number), at, (4, 4), textcoords="offset points", fontsize=8)
+            panel.axline((one.mean, one.mean), slope=1, **GUIDE)
+    panel.set(xlabel="score in the search", ylabel=f"on {standing.tasks} fresh episodes", title="finalists")

@@ -9,15 +9,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raymeta.report.tables import score, settings, value
+from raymeta.report.style import STATES
+from raymeta.report.tables import settings, validated, value
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
 if TYPE_CHECKING:
     from raymeta.study.machines.pool import Entry, Pool
 
-STYLES = {"running": "cyan", "completed": "green", "pruned": "dim", "diverged": "magenta", "failed": "red"}
-STYLES |= {"waiting": "dim", "done": "green"}
 PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in the estimate
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
@@ -88,7 +87,7 @@ class Progress(Display):
         reason = f" ({trial.reason})" if trial.reason else ""
         self.line(
             f"trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: "
-            f"{score(trial, self.record.metric)}{reason}"
+            f"{validated(trial, self.record.metric)}{reason}"
         )
 
     def table(self) -> Table:
@@ -103,10 +102,10 @@ class Progress(Display):
             star = " *" if best and trial.number == best.number else ""
             table.add_row(
                 f"{trial.number}{star}",
-                Text(trial.state, STYLES[trial.state]),
+                Text(trial.state, STATES[trial.state]),
                 f"{trial.outer_steps}/{budget}",
                 str(sum(rung <= trial.outer_steps for rung in self.record.plan.rungs)),
-                score(trial, self.record.metric),
+                validated(trial, self.record.metric),
                 Text(settings(trial)),  # a label in brackets is no markup
             )
         return table
@@ -117,7 +116,7 @@ class Progress(Display):
         ended = sum(trial.state != "running" for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if best:
-            text += f", best {score(best, self.record.metric)} (trial {best.number})"
+            text += f", best {validated(best, self.record.metric)} (trial {best.number})"
         return text + f", {self._eta(trials)}"
 
     def _eta(self, trials: list[TrialRecord]) -> str:
@@ -150,7 +149,7 @@ class Jobs(Display):
         """A job ended."""
         report = entry.report
         steps = f" at {report.steps} steps" if report.steps else ""
-        self.line(f"{entry.job} {entry.state}{steps}: {_score(entry)}")
+        self.line(f"{entry.job} {entry.state}{steps}: {_best(entry)}")
 
     def table(self) -> Table:
         """All jobs, in their order."""
@@ -164,9 +163,9 @@ class Jobs(Display):
         for entry in entries:
             table.add_row(
                 Text(str(entry.job)),
-                Text(entry.state, STYLES[entry.state]),
+                Text(entry.state, STATES[entry.state]),
                 f"{entry.report.steps}/{entry.job.steps}" if entry.job.steps else "-",
-                _score(entry),
+                _best(entry),
             )
         return table
 
@@ -182,7 +181,7 @@ class Jobs(Display):
         return f"{ended}/{len(entries)} {self.what}" + (f", {eta}" if left else "")
 
 
-def _score(entry: "Entry") -> str:
+def _best(entry: "Entry") -> str:
     report = entry.report
     return "-" if report.score is None else value(report.score, entry.job.metric, report.ci95)
 

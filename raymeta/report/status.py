@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from raymeta.report.tables import score, settings
+from raymeta.report.tables import settings, validated
 from raymeta.study.record.record import StudyRecord
 
 STATES = ("completed", "pruned", "diverged", "failed", "running")
@@ -65,7 +65,7 @@ def status_of(record: StudyRecord) -> Status:
         over=record.over,
         last_round=datetime.fromtimestamp(last).astimezone().isoformat(timespec="seconds") if last else None,
         best=best.number if best else None,
-        score=score(best, record.metric) if best else "-",
+        score=validated(best, record.metric) if best else "-",
     )
 
 
@@ -91,7 +91,7 @@ def status_table(record: StudyRecord) -> Table:
             f"{trial.number}{star}",
             Text(trial.state + reason),
             steps,
-            score(trial, record.metric),
+            validated(trial, record.metric),
             Text(settings(trial)),
         )
     return table

@@ -1,9 +1,11 @@
 """How trials and scores are written in tables."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -11,8 +13,11 @@ from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
 from raymeta.schema import flatten
 from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.preview import Preview
 from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
+
+MOST_CLASSES = 8  # that have a column each
 
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
@@ -20,33 +25,33 @@ def value(number: float, metric: Metric, ci95: float | None = None) -> str:
     return metric.text(number, ci95)
 
 
-def score(trial: TrialRecord, metric: Metric) -> str:
+def validated(trial: TrialRecord, metric: Metric) -> str:
     """A trial's best validation with its 95 % interval."""
     entry = trial.best(metric)
     return value(entry[f"val_{metric.name}"], metric, entry["val_ci95"]) if entry else "-"
 
 
-def fresh_score(one: Finalist, metric: Metric) -> str:
+def fresh(one: Finalist, metric: Metric) -> str:
     """A finalist's score on the fresh episodes with its 95 % interval."""
     return value(one.mean, metric, one.ci95) if one.values else "-"
 
 
-def finalists_table(final: Standings) -> Table:
+def finalists_table(standing: Standings) -> Table:
     """A row a finalist: what the search saw, what the fresh episodes say, and how far it is from the best."""
-    metric, again = final.metric, max(len(one.retrained) for one in final.finalists)
-    names = ["trial", "outer steps", "search", f"{final.tasks} fresh episodes"]
+    metric, again = standing.metric, max(len(one.retrained) for one in standing.finalists)
+    names = ["trial", "outer steps", "search", f"{standing.tasks} fresh episodes"]
     names += [f"trained again, {again} seed{'s'[: again > 1]}"] if again else []
     columns = [Column(name, no_wrap=True) for name in [*names, "to the best"]]
     table = Table(*columns, "settings", box=None, pad_edge=False)
-    for one in final.finalists:
-        gap = final.to_best(one)
+    for one in standing.finalists:
+        gap = standing.to_best(one)
         own = value(fmean(one.own), metric, half_width(one.own)) if one.own else "-"
         table.add_row(
-            f"{one.trial.number}{' *' if one is final.best else ''}",
+            f"{one.trial.number}{' *' if one is standing.best else ''}",
             f"{one.trial.outer_steps}{'' if one.equal else ' (less)'}",
-            score(one.trial, metric),
+            validated(one.trial, metric),
             own,
-            *([fresh_score(one, metric)] if again else []),
+            *([fresh(one, metric)] if again else []),
             f"{'+' if gap.mean > 0 else ''}{value(gap.mean, metric, gap.ci95)}" if gap else Text(one.reason),
             Text(settings(one.trial)),
         )
@@ -106,3 +111,38 @@ def check_table(findings: dict[str, list[Finding]]) -> Table:
         for row in rows:
             table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
     return table
+
+
+def predictions_table(
+    images: Sequence[Path], classes: Sequence[str], probabilities: Sequence[Sequence[float]]
+) -> Table:
+    """A row a picture: its label, and the probability of each class, or of the most probable ones if they are many."""
+    few = len(classes) <= MOST_CLASSES
+    columns = [Column(Text(name), justify="right") for name in classes] if few else [Column("next")]
+    table = Table("image", "label", Column("probability", justify="right"), *columns, box=None, pad_edge=False)
+    for image, found in zip(images, probabilities, strict=True):
+        first, *others = sorted(zip(found, classes, strict=True), reverse=True)
+        rest = [f"{p:.3f}" for p in found] if few else [Text(", ".join(f"{c} {p:.3f}" for p, c in others[:3]))]
+        table.add_row(Text(str(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
+    return table
+
+
+def preview_table(preview: Preview) -> RenderableType:
+    """The space, the first trials, a row each, and the size of the study in sentences."""
+    table = Table(title=f"{preview.plan.spec}: the first {len(preview.points)} trials", box=None, pad_edge=False)
+    keys = list(dict.fromkeys(key for point in preview.points for key in point))
+    for key in keys:
+        table.add_column(key.removeprefix("regularizers."))
+    table.add_column("")
+    for point, label in zip(preview.points, preview.labels, strict=True):
+        table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
+    usual, worst = (60 * preview.hours(steps) for steps in (preview.usual_steps, preview.most_steps))
+    lines = [
+        f"rungs at {preview.rungs} outer steps",
+        f"a step takes {preview.step_s * 1000:.0f} ms and a validation {preview.validation_s:.1f} s, "
+        "for one trial alone",
+        f"time with {preview.slots} slots: about {usual:.1f} min, at worst (no trial is cut) {worst:.1f} min",
+        f"of it {60 * preview.hours(0):.1f} min for at most {preview.finalists} finalists",
+        f"disk: at most {preview.disk_bytes / 1e6:.0f} MB of checkpoints",
+    ]
+    return Group(space_table(preview.plan), "", table, *lines)

@@ -4,6 +4,8 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +67,22 @@ def read_yaml(path: AnyPath) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file{_beside(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys to values, found {type(data).__name__}")
     return data
+
+
+def _beside(path: AnyPath) -> str:
+    """The YAML file of the same folder that was probably meant."""
+    with suppress(OSError):
+        names = [other.name for other in path.parent.iterdir() if other.suffix in (".yaml", ".yml")]
+        if near := get_close_matches(path.name, names, n=1, cutoff=0.75):
+            return f", did you mean '{near[0]}'?"
+    return ""
 
 
 def dump_yaml(data: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from raymeta import cli
 from raymeta.config import parse_trial
 from raymeta.config.migration import VERSION
 from raymeta.errors import UserError
-from raymeta.final.folders import FILE, folder_of
-from raymeta.final.runs import final
+from raymeta.finals.folders import FILE, folder_of
+from raymeta.finals.runs import final
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask

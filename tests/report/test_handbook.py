@@ -50,5 +50,5 @@ def test_a_page_has_every_setting_with_its_default() -> None:
 
 
 def test_an_unknown_method_is_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"^unknown method 'malm': did you mean 'maml'\?"):
+    with pytest.raises(UserError, match=r"^unknown method or regularizer 'malm': did you mean 'maml'\?"):
         page("malm")

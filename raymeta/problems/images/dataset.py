@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from raymeta import registry
@@ -23,6 +24,7 @@ from raymeta.metric import Metric
 from raymeta.problem import SPLITS, Bank, Examples, Labelled, Problem, Split, Tasks
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
+from raymeta.problems.images.given import pixels
 from raymeta.problems.images.images import DeviceImages, HostImages
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
@@ -35,7 +37,8 @@ from raymeta.problems.images.reading.packing import (
 )
 from raymeta.problems.images.reading.remote import Root, local
 from raymeta.problems.images.reading.sources import Published
-from raymeta.problems.images.store import Rule, Store
+from raymeta.problems.images.reading.trees import squeezed
+from raymeta.problems.images.store import Rule, Store, scaled
 from raymeta.problems.images.task import ImagesTask
 from raymeta.problems.images.variable import VariableEpisodes
 from raymeta.storage.files import cache_folder
@@ -132,6 +135,14 @@ class ImageDataset(Problem):
         Raises:
             UserError: the data can't be had from `root`.
         """
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """An image file of any size and colour as `build` packs those of this data set: size and channels."""
+        return squeezed(self.input_shape[-1])(image.convert("L" if self.input_shape[0] == 1 else "RGB"))
+
+    def inputs(self, given: Any) -> Tensor:
+        """Images; see `raymeta.problems.images.given.pixels`."""
+        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), self.mean, self.std))
 
     @property
     def folder(self) -> Path:

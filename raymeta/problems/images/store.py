@@ -13,6 +13,20 @@ from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.packing import FORMAT
 
+Channels = tuple[float, ...]  # a number for each channel
+
+
+def scaled(pixels: NDArray[np.uint8], mean: Channels | None, std: Channels | None) -> NDArray[np.float32]:
+    """Images [..., C, H, W] in 0..1, and standardised if there are a mean and a deviation."""
+    # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
+    x = pixels.astype(np.float32)
+    x /= 255
+    if mean is not None and std is not None:
+        x -= np.array(mean, np.float32)[:, None, None]
+        x /= np.array(std, np.float32)[:, None, None]
+    return x
+
+
 Rule = Callable[[int], Mapping[str, Sequence[int]]]  # number of classes to indices of classes of each split
 
 
@@ -80,13 +94,7 @@ class Store:
 
     def scaled(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images [..., C, H, W] as networks see them: in 0..1, and standardised if the data set is."""
-        # In NumPy: on this little data torch's threads cost more than they save, many times more on a busy machine.
-        x = pixels.astype(np.float32)
-        x /= 255
-        if self.mean is not None and self.std is not None:
-            x -= np.array(self.mean, np.float32)[:, None, None]
-            x /= np.array(self.std, np.float32)[:, None, None]
-        return x
+        return scaled(pixels, self.mean, self.std)
 
     def pixels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Images [..., C, H, W] that were `scaled`, as they were."""

@@ -1,14 +1,18 @@
 """A study that begins where another one ended."""
 
+from typing import TYPE_CHECKING
+
 from raymeta.errors import UserError
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.record.record import StudyRecord
+
+if TYPE_CHECKING:
+    from raymeta.study.record.record import StudyRecord
 
 MOST = 5
 
 
-def warm_started(plan: Plan, other: StudyRecord) -> Plan:
+def warm_started(plan: Plan, other: "StudyRecord") -> Plan:
     """The plan with the best trials of another study, of whatever method, task or budget, as starting points.
 
     They are run again, since scores of another task or budget say nothing here. Of each trial those values are taken

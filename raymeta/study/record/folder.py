@@ -1,18 +1,22 @@
 """A study's folder on this machine or on a store: who may write to it, its journal, and how it is made."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from raymeta.errors import UserError
+from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.record.journal import Journal
-from raymeta.study.record.lease import Lease
+from raymeta.study.record.lease import Lease, this_machine
 from raymeta.study.record.stored_journal import StoredJournal
+
+DRIVER = "driver.json"  # which process it is
 
 
 def journal_in(folder: AnyPath) -> Journal | StoredJournal:
@@ -33,6 +37,18 @@ def is_driven(folder: AnyPath) -> bool:
         return True
 
 
+def driver_of(folder: AnyPath) -> int | None:
+    """The process of this machine that drives a study right now; None: another machine's does, or none."""
+    if not isinstance(folder, Path):
+        return Lease(folder / "driver.lease").driver
+    try:
+        there = json.loads((folder / DRIVER).read_bytes())
+    except (OSError, ValueError):
+        return None
+    # One that was killed left the file; then the study is not driven, or by another one, which has written it again.
+    return int(there["pid"]) if there["machine"] == this_machine() and is_driven(folder) else None
+
+
 @contextmanager
 def driving(folder: AnyPath, journal: Journal | StoredJournal) -> Iterator[None]:
     """Hold a study with the journal that is written to: one driver at a time.
@@ -50,8 +66,14 @@ def driving(folder: AnyPath, journal: Journal | StoredJournal) -> Iterator[None]
         lock.acquire(timeout=1)  # `is_driven` may be looking
     except Timeout:
         raise UserError(f"the study '{folder.name}' is being driven by another process on this machine") from None
-    with lock:
+    mine = {"machine": this_machine(), "pid": os.getpid()}
+    try:
+        with suppress(OSError):  # a full disk: it can then not be stopped from outside
+            write_atomically(folder / DRIVER, json.dumps(mine))
         yield
+    finally:
+        (folder / DRIVER).unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

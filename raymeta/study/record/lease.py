@@ -41,6 +41,12 @@ class Lease:
         there = self._read()
         return there is not None and not _dead(there) and _age(there) < STALE_S
 
+    @property
+    def driver(self) -> int | None:
+        """The process of this machine that drives the study right now; None: another machine's does, or none."""
+        there = self._read() if self.taken else None
+        return int(there["pid"]) if there is not None and there["machine"] == this_machine() else None
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be the one who drives.
@@ -97,7 +103,7 @@ class Lease:
         now = time.time()
         # Of one length always: whoever reads it while it grows or shrinks gets it cut off, or with zeros behind it.
         at = f"{now:.6f}"
-        mine = {"token": self._token, "host": platform.node(), "machine": _machine(), "pid": os.getpid(), "at": at}
+        mine = {"token": self._token, "host": platform.node(), "machine": this_machine(), "pid": os.getpid(), "at": at}
         self.path.write_bytes(json.dumps(mine).encode())
         self._renewed = now
 
@@ -137,7 +143,7 @@ def _age(there: dict[str, Any]) -> float:
 
 def _dead(there: dict[str, Any]) -> bool:
     """A process of this machine that is not there any more; of another machine's nothing can be said."""
-    if there["machine"] != _machine():
+    if there["machine"] != this_machine():
         return False
     try:
         os.kill(int(there["pid"]), 0)
@@ -148,7 +154,7 @@ def _dead(there: dict[str, Any]) -> bool:
     return False
 
 
-def _machine() -> str:
+def this_machine() -> str:
     """Where a process number means this process: this boot of this machine, in this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -97,8 +97,17 @@ class StudyRecord:
         self._ended: dict[int, TrialRecord] = {}  # they change no more
 
     @classmethod
-    def create(cls, folder: AnyPath, plan: Plan, metric: Metric, fingerprint: str) -> "StudyRecord":
+    def create(
+        cls, folder: AnyPath, plan: Plan, metric: Metric, fingerprint: str, command: str | None = None
+    ) -> "StudyRecord":
         """Make the folder whole or not at all, with the starting points queued.
+
+        Args:
+            folder: the study's; its name is the study's.
+            plan: what is to be done.
+            metric: what trials are compared by.
+            fingerprint: of the data.
+            command: what asked for it, for readers; None: the command line of this process.
 
         Raises:
             UserError: the study exists, or its name cannot be a folder's.
@@ -107,7 +116,7 @@ class StudyRecord:
         about = {
             "id": uuid.uuid4().hex,
             "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": " ".join(["raymeta", *sys.argv[1:]]),
+            "command": command or " ".join(["raymeta", *sys.argv[1:]]),
             "metric": asdict(metric),
             "space_hash": plan.space.hash,
             "data": {"name": plan.base.task.data, "fingerprint": fingerprint},

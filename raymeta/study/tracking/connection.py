@@ -36,16 +36,20 @@ def connect() -> "MlflowClient":
 
     for name in ("alembic", "mlflow"):  # the import sets them to INFO
         logging.getLogger(name).setLevel(logging.WARNING)
-    uri = tracking_uri()
-    if uri.startswith("sqlite:///"):
-        path = Path(uri.removeprefix("sqlite:///"))
+    if path := _embedded():
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):  # two searches may be started at once
             if not path.exists():
                 making = path.with_name(f".{path.name}.{os.getpid()}")
                 MlflowClient(f"sqlite:///{making}").search_experiments(max_results=1)
                 os.replace(making, path)
-    return MlflowClient(uri)
+    return MlflowClient(tracking_uri())
+
+
+def _embedded() -> Path | None:
+    """The database of this machine that is used; None: a server is."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def problem_of(error: Exception) -> str:
@@ -59,15 +63,16 @@ def experiment(client: "MlflowClient", name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
-    embedded = tracking_uri().startswith("sqlite:///")
-    place = (mlflow_folder() / "mlartifacts" / name).as_uri() if embedded else None
-    return str(client.create_experiment(name, artifact_location=place))
+    artifacts = (mlflow_folder() / "mlartifacts" / name).as_uri() if _embedded() else None
+    return str(client.create_experiment(name, artifact_location=artifacts))
 
 
 def find_run(record: "StudyRecord", trial: int) -> str | None:
     """The id of a trial's MLflow run; None if MLflow has none or is away."""
     from mlflow.exceptions import MlflowException
 
+    if (database := _embedded()) and not database.exists():
+        return None
     query = f"tags.`raymeta.study_id` = '{record.about['id']}' and tags.`raymeta.trial` = '{trial}'"
     try:
         client = connect()

@@ -8,14 +8,16 @@ import threading
 from contextlib import suppress
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
-from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import settled, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary, Trial
+
+if TYPE_CHECKING:
+    from raymeta.study.machines.session import Session
 
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing
 
@@ -71,7 +73,7 @@ class Tracker:
         for trial in self.record.trials():
             self._update(trial)
 
-    def summarise(self, session: Session) -> None:
+    def summarise(self, session: "Session") -> None:
         """The session is over: put its figures, the picture and the best trial on the parent run."""
         self._tell(_summary(self.record, session))
 
@@ -114,7 +116,7 @@ def _study(record: StudyRecord) -> Study:
     return Study(record.name, about["id"], tags, params, texts)
 
 
-def _summary(record: StudyRecord, session: Session) -> Summary:
+def _summary(record: StudyRecord, session: "Session") -> Summary:
     trials, name = record.trials(), f"val_{record.metric.name}"
     metrics: dict[str, float] = {
         f"trials_{state}": sum(trial.state == state for trial in trials)

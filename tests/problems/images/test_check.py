@@ -109,9 +109,9 @@ def test_the_verb_says_what_is_wrong_by_its_exit_code(
     (source / "test" / "eel" / "2.png").write_bytes((source / "train" / "cat" / "1.png").read_bytes())
     dataset("folder", source=str(source)).prepare()
     assert run(monkeypatch, "folder", "--data-root", str(source)) == 1
-    err = capsys.readouterr().err
-    assert "cat (train) = eel (test)" in err
-    assert "WRONG" in err
+    out = capsys.readouterr().out
+    assert "cat (train) = eel (test)" in out
+    assert "WRONG" in out
     assert run(monkeypatch) == 0
     assert "nothing to check: no data set is prepared" in capsys.readouterr().err
     assert run(monkeypatch, "sinusoid") == 0

@@ -15,7 +15,7 @@ from reference import Random, same_tasks
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.final import runs as finals
+from raymeta.finals import runs as finals
 from raymeta.problem import Split, Tasks, TestSplitClosed
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.dataset import ImageDataset

@@ -26,7 +26,7 @@ from study.driving import (
 )  # fmt: skip
 
 from raymeta.problem import predictions
-from raymeta.report.export import against_start, export
+from raymeta.report.export import against_start, exported
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
@@ -120,7 +120,7 @@ def test_a_lucky_trial_is_not_called_best(studies: Path) -> None:
     assert gap.mean == pytest.approx(expected.mean(), rel=1e-4)
     assert gap.ci95 == pytest.approx(1.96 * expected.std(ddof=1) / sqrt(40), rel=1e-4)
 
-    provenance = export(record, studies / "best.yaml")["provenance"]
+    provenance = exported(record, found.number)["provenance"]
     assert (provenance["trial"], provenance["val_mse"]) == (best, 0.04)  # as the search heard it
     assert provenance["reevaluated_val_mse"] == final.finalists[0].mean
     assert provenance["reevaluated_tasks"] == 40
@@ -326,8 +326,8 @@ def test_killed_between_two_finalists(studies: Path) -> None:
     assert {path: after[path] for path in before} == before
     final = standings(record)
     assert final is not None
-    assert final.verdict in done.stderr
-    assert "on fresh episodes" in done.stderr
+    assert final.verdict in done.stdout
+    assert "on fresh episodes" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("next: raymeta export killed")
 
 

@@ -149,7 +149,7 @@ def test_final_runs(exported: Path, found: Finished) -> None:
     done = raymeta("final", str(exported), "--seeds", "2")
     assert done.returncode == 0, done.stderr
     for word in ("maml+dropgrad", "test mse", "all", "10 test tasks"):
-        assert word in done.stderr
+        assert word in done.stdout
     results = sorted((found.studies / "finals").glob("best-*/seed*/result.json"))
     assert [path.parent.name for path in results] == ["seed0", "seed1"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in results}

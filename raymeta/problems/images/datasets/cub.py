@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from PIL import Image
+
 from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
@@ -53,7 +55,10 @@ class Cub(ImageDataset):
             classes[split][name] = sorted(listed[name])
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(tree.source, found, self.published.get(self.split))
-        return pack_files(tree, classes, SIDE, centred(SIDE), progress)
+        return pack_files(tree, classes, SIDE, self.fit, progress)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        return centred(SIDE)(image.convert("RGB"))
 
 
 def _listed(tree: Tree) -> dict[str, list[str]]:

@@ -26,7 +26,7 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts, csv_rows, reading
-from raymeta.problems.images.reading.trees import FOLDERS, Tree, pack_files, split_folders, squeezed
+from raymeta.problems.images.reading.trees import FOLDERS, Tree, pack_files, split_folders
 
 SIDE = 84
 SHARES = (0.64, 0.16)  # of training and validation classes
@@ -84,7 +84,7 @@ class Folder(ImageDataset):
         classes = _classes(tree)
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(self.source, found, None)
-        return pack_files(tree, classes, SIDE, squeezed(SIDE), progress)
+        return pack_files(tree, classes, SIDE, self.fit, progress)
 
     def describe(self) -> dict[str, Any]:
         if self.task.source is not None:

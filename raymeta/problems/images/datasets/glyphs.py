@@ -24,6 +24,7 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.trees import ink_high
 
 FACES = tuple(
     f"DejaVu{family}{style}"
@@ -67,6 +68,10 @@ class Glyphs(ImageDataset):
         }
         names = [f"U+{ord(character):04X} {unicodedata.name(character)}" for character in characters]
         return Packed(images.reshape(-1, 1, SIDE, SIDE), names, [EXAMPLES] * total, {self.splits[0]: splits})
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        """A character of one's own, dark on light as on paper."""
+        return ink_high(image, SIDE)
 
 
 class Face:

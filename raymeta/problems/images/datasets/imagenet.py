@@ -55,7 +55,7 @@ class ImageNetSubset(ImageDataset):
         tree, classes = self._files(root)
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(tree.source, found, published)
-        return pack_files(tree, classes, SIDE, squeezed(SIDE), progress)
+        return pack_files(tree, classes, SIDE, self.fit, progress)
 
     @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError
@@ -38,7 +38,7 @@ from raymeta.problem import SPLITS
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading
-from raymeta.problems.images.reading.trees import Tree
+from raymeta.problems.images.reading.trees import Tree, ink_high
 from raymeta.problems.images.store import Rule
 from raymeta.storage.files import cache_folder
 
@@ -76,6 +76,9 @@ class Omniglot(ImageDataset):
         names, images = pack(_download() if root is None else root, PARTS, progress)
         splits = {name: _split(_shuffled(len(names)), SIZES[name]) for name in PACKED}
         return Packed(images, names, [DRAWERS] * len(names), splits)
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        return ink_high(image, SIDE)
 
 
 def pack(root: Path, parts: dict[str, int], progress: Progress) -> tuple[list[str], NDArray[np.uint8]]:
@@ -135,13 +138,12 @@ def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
 
 
 def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
-    """A drawing, black on white, to 28x28 with ink high."""
+    """A drawing to 28x28 with ink high."""
     try:
         with Image.open(io.BytesIO(png)) as image:
-            grey = ImageOps.invert(image.convert("L"))
+            return np.asarray(ink_high(image, SIDE))
     except UNREADABLE as error:
         raise UserError(f"{where}: a drawing is not a readable PNG file") from error
-    return np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _shuffled(characters: int) -> list[int]:

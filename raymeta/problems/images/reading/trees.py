@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
@@ -181,6 +181,11 @@ def decode(content: bytes, where: str, fit: Fit) -> NDArray[np.uint8]:
 def squeezed(side: int) -> Fit:
     """To a square with Lanczos, as MAML's and CAVIA's scripts do; an image of that size stays as it is."""
     return lambda image: image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def ink_high(image: Image.Image, side: int) -> Image.Image:
+    """A drawing, dark on light, as a grey square with its ink high; grey before it is scaled, so edges stay soft."""
+    return ImageOps.invert(image.convert("L")).resize((side, side), Image.Resampling.LANCZOS)
 
 
 def centred(side: int) -> Fit:

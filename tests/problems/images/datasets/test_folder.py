@@ -13,7 +13,7 @@ import pytest
 from photos import class_tree, dataset, write_photo
 
 from raymeta import cli
-from raymeta.cli.common import placed
+from raymeta.api.data import with_source
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, open_problem
@@ -159,7 +159,7 @@ def test_a_full_disk_keeps_nothing_of_it(pets: Path, cache: Path) -> None:
 
 def test_a_worker_finds_it_with_the_config_alone(pets: Path) -> None:
     words = ["task.ways=2", "task.shots=1", "task.queries=1"]
-    config = placed(make_config("maml", "folder", words=words), pets)
+    config = with_source(make_config("maml", "folder", words=words), pets)
     open_problem(config.task).prepare(pets)
     code = f"""
 import json

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raymeta.errors import UserError
-from raymeta.final.results import read_result
+from raymeta.finals.results import read_result
 
 
 @pytest.mark.parametrize("text", ["", "[]", "7", "{}", '{"seed": 1, "values": [0.5]}', '{"seed": 1,'])

@@ -10,7 +10,7 @@ from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
 
-RESULT, TABLE = "result.json", "table.json"
+RESULT, BY_STEP, TABLE = "result.json", "by_step.json", "table.json"
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,20 @@ class FinalTable:
     def sd_seeds(self) -> float | None:
         """Standard deviation of the seeds' means; None for a single seed."""
         return statistics.stdev(result.mean for result in self.seeds) if len(self.seeds) > 1 else None
+
+    def by_step(self) -> dict[str, list[tuple[float, float]]]:
+        """Scores on `training` and on `test` tasks before and after every inner step, of runs that have them.
+
+        Each is the mean over the seeds, with the seeds' mean 95 % interval over tasks.
+        """
+        seeds = [json.loads((self.folder / f"seed{one.seed}" / BY_STEP).read_text()) for one in self.seeds]
+        return {
+            tasks: [
+                (statistics.fmean(mean for mean, _ in step), statistics.fmean(ci for _, ci in step))
+                for step in zip(*(found[tasks] for found in seeds), strict=True)
+            ]
+            for tasks in seeds[0]
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: what `table.json` holds and `--json` prints."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.final import by_step as inner_steps
-from raymeta.final.folders import folder_of
-from raymeta.final.results import RESULT, SeedResult
+from raymeta.finals import by_step as inner_steps
+from raymeta.finals.folders import folder_of
+from raymeta.finals.results import BY_STEP, RESULT, SeedResult
 from raymeta.metric import Metric
 from raymeta.problem import open_problem
 from raymeta.storage.files import write_atomically
@@ -49,7 +49,7 @@ class Run:
     @property
     def tested(self) -> bool:
         """Nothing is left to do."""
-        files = [RESULT, *([inner_steps.FILE] if self.by_step else [])]
+        files = [RESULT, *([BY_STEP] if self.by_step else [])]
         return all((self.folder / file).exists() for file in files)
 
     def work(self) -> "Iterator[Report]":
@@ -68,7 +68,7 @@ class Run:
         if not (self.folder / RESULT).exists():
             write_atomically(self.folder / RESULT, json.dumps(asdict(_tested(trainer))))
         if self.by_step:
-            inner_steps.score(trainer, self.folder / inner_steps.FILE)
+            inner_steps.score(trainer, self.folder / BY_STEP)
         yield replace(last, seconds=time.perf_counter() - start, note="", state="done")
 
 

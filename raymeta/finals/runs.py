@@ -16,9 +16,9 @@ from contextlib import redirect_stdout
 
 from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, RunFailed
-from raymeta.final.folders import begin
-from raymeta.final.plan import Run, plan_runs
-from raymeta.final.results import TABLE, FinalTable, read_result
+from raymeta.finals.folders import begin
+from raymeta.finals.plan import Run, plan_runs
+from raymeta.finals.results import TABLE, FinalTable, read_result
 from raymeta.problems.images.reading.remote import Root
 from raymeta.report.progress import Display, Jobs
 from raymeta.storage.files import write_atomically
@@ -45,7 +45,7 @@ def final(
         seeds: seeds of the initial weights, training episodes and noise.
         slots: runs at a time; None: what the machine has.
         pack: runs per GPU; see `raymeta.study.machines.packing`.
-        by_step: score every run by inner step too; see `raymeta.final.by_step`.
+        by_step: score every run by inner step too; see `raymeta.finals.by_step`.
         data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
         ship_data: they get this machine's packed stores instead.
         quiet: show nothing.

@@ -1,0 +1,135 @@
+"""Data sets made ready on this machine, before anything is started that needs them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raymeta import registry
+from raymeta.config import TrialConfig
+from raymeta.errors import UserError
+from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
+from raymeta.problems.images.check import Finding, check_dataset
+from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.reading.remote import Root
+from raymeta.report.remarks import progress_bar
+
+
+def datasets() -> dict[str, dict[str, Any]]:
+    """What each data set is, by name, and what of it is on this machine."""
+    return {name: _named(name, None).describe() for name in registry.working("dataset")}
+
+
+def prepare(
+    name: str, data_root: str | Path | None = None, *, rebuild: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Download or read a data set and pack it once for all trials of this machine.
+
+    Args:
+        name: of the data set.
+        data_root: folder that holds the data, or a URL of an archive of it; None: drawn or downloaded.
+        rebuild: pack it again even if it is there.
+        quiet: show no progress.
+
+    Returns:
+        What it is, as plain data.
+
+    Raises:
+        UserError: no such data set, or its data are not in `data_root` or damaged.
+    """
+    root = root_of(data_root)
+    problem = _named(name, root)
+    make_ready(problem, root, rebuild=rebuild, quiet=quiet)
+    return problem.describe()
+
+
+def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
+    """Compare packed images with what was published, and look for classes and images in two splits.
+
+    Args:
+        name: of a data set; None: all that are prepared.
+        data_root: what tells two data sets of one name apart; see `prepare`.
+
+    Returns:
+        What was looked at, by data set; nothing of those that have no images.
+    """
+    root, findings = root_of(data_root), {}
+    for one in [name] if name else registry.working("dataset"):
+        problem = _named(one, root)
+        if isinstance(problem, ImageDataset) and (name or problem.ready):
+            with progress_bar(f"checking {one}") as progress:
+                findings[one] = check_dataset(problem, progress)
+    return findings
+
+
+def draw_data(name: str, path: str | Path | None = None, data_root: str | Path | None = None) -> Path:
+    """Draw some training and validation classes of a data set, and a training task.
+
+    Args:
+        name: of the data set.
+        path: the picture; None: NAME.png in this folder.
+        data_root: see `prepare`.
+
+    Returns:
+        Where the picture is.
+    """
+    root, where = root_of(data_root), Path(path or f"{name}.png")
+    problem = _named(name, root)
+    make_ready(problem, root)
+    problem.picture(where)
+    return where
+
+
+def root_of(data_root: str | Path | None) -> Root | None:
+    """A path, or a URL as it is."""
+    return data_root if data_root is None or "://" in str(data_root) else Path(data_root).expanduser()
+
+
+def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
+    """Make a data set ready with a progress bar; nothing happens if it is."""
+    if problem.ready and not rebuild and root is None:
+        return
+    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
+        problem.prepare(root, progress, rebuild=rebuild)
+
+
+def with_source(config: TrialConfig, root: Root | None) -> TrialConfig:
+    """The config with `data_root` in it where that says which data they are: workers have nothing but the config."""
+    update = _source(config.task.data, root)
+    return config.model_copy(update={"task": config.task.model_copy(update=update)})
+
+
+def pretrain(config: TrialConfig, problem: Problem, *, quiet: bool = False) -> None:
+    """Make the pre-trained backbone ready, if the config wants one, with a progress bar; trials then find it."""
+    if not config.pretraining.epochs:
+        return
+    import torch
+
+    from raymeta.training.device import device_of
+    from raymeta.training.pretraining import pretrained
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as trials have: the same numbers wherever it is done
+    try:
+        with progress_bar(f"pre-training {config.model.name}", quiet=quiet) as progress:
+            pretrained(config, problem, device_of(config), progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
+    """The key of `task` that `data_root` stands for; {}: none.
+
+    Raises:
+        UserError: it would have to be a path and is a URL.
+    """
+    if root is None or not find_problem(dataset).has_source:
+        return {}
+    if isinstance(root, str):
+        raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
+    return {"source": str(root.resolve())}
+
+
+def _named(name: str, root: Root | None) -> Problem:
+    """A data set under its own defaults of a task."""
+    defaults = find_problem(name).task_defaults
+    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root)}))

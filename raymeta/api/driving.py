@@ -1,0 +1,121 @@
+"""A study driven: in this process, or by a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from raymeta.errors import RunFailed, UserError
+from raymeta.problems.images.reading.remote import Root
+from raymeta.study.machines.packing import Pack, largest, take_slots
+from raymeta.study.machines.resources import Slots
+from raymeta.study.machines.session import Session
+from raymeta.study.record.folder import driver_of
+from raymeta.study.record.record import StudyRecord
+from raymeta.study.run.search import run
+
+LOOK_S = 0.2  # between two looks at a study that another process drives
+APART_S = 1.0  # between two interrupts, or they may arrive as one
+STARTS_S = 60.0  # how long a driver may take until it can be interrupted
+
+
+@dataclass(frozen=True)
+class How:
+    """What a study is driven with; see `raymeta.search`."""
+
+    slots: int | None = None
+    pack: Pack = None
+    data_root: Root | None = None
+    ship_data: bool = False
+    quiet: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """As the command line takes it."""
+        given = {"--slots": self.slots, "--pack": self.pack, "--data-root": self.data_root}
+        words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+        return [*words, *(["--ship-data"] if self.ship_data else [])]
+
+
+def drive(record: StudyRecord, how: How, started: float) -> Session:
+    """Run the trials that a study lacks and score its finalists; see `raymeta.study.run.search.run`."""
+
+    def start() -> Slots:
+        """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
+        given = take_slots(how.slots, how.pack, lambda: largest(record.plan))
+        from raymeta.study.machines.nodes import prepare_nodes
+
+        try:
+            prepare_nodes(record.plan.base.task, how.data_root, ship=how.ship_data)
+        except UserError as error:
+            raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
+        return given
+
+    return run(record, start, started=started, quiet=how.quiet)
+
+
+class Background:
+    """A driver in a process of its own, which outlives this one: `raymeta resume`.
+
+    Attributes:
+        log: what it prints.
+    """
+
+    def __init__(self, record: StudyRecord, how: How) -> None:
+        self.name = record.name
+        folder = record.folder if isinstance(record.folder, Path) else Path(tempfile.mkdtemp(prefix="raymeta-"))
+        self.log = folder / "driver.log"
+        command = [sys.executable, "-P", "-m", "raymeta", "resume", record.name, *how.words]
+        with open(self.log, "ab") as log:
+            self._from = log.tell()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    @property
+    def running(self) -> bool:
+        """It has not ended."""
+        return self._process.poll() is None
+
+    def result(self) -> None:
+        """Nothing, once it has ended well.
+
+        Raises:
+            UserError, RunFailed: what it ended with.
+        """
+        code = self._process.wait()
+        if code == 0:
+            return
+        with open(self.log, "rb") as log:
+            log.seek(self._from)
+            lines = log.read().decode(errors="replace").splitlines()
+        said = [line.removeprefix("raymeta: ") for line in lines if line.startswith("raymeta: ")]
+        if code == 2 and said:
+            raise UserError(said[-1])
+        raise RunFailed(said[-1] if said else f"the driver of '{self.name}' ended with code {code}: see {self.log}")
+
+
+def interrupt(record: StudyRecord, background: Background | None, *, now: bool) -> None:
+    """Do what Ctrl-C does in the terminal of a study's driver, once or twice.
+
+    Raises:
+        UserError: the driver is not on this machine.
+    """
+    end = time.monotonic() + STARTS_S
+    while (driver := driver_of(record.folder)) is None:
+        starting = background is not None and background.running
+        if not starting and not record.driven:
+            return
+        if time.monotonic() > end:
+            raise UserError(f"the study '{record.name}' is not driven by a process of this machine: stop it there")
+        time.sleep(LOOK_S)
+    for first in (True, False)[: 1 + now]:
+        if not first:
+            time.sleep(APART_S)
+        with suppress(ProcessLookupError):
+            os.kill(driver, signal.SIGINT)

@@ -1,0 +1,221 @@
+"""Final runs: configs at their full budget with several seeds, tested once."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from raymeta import registry
+from raymeta.api.data import make_ready, pretrain, root_of, with_source
+from raymeta.api.studies import Study
+from raymeta.api.words import Given, Overrides
+from raymeta.config import TrialConfig, parse_trial, split_settings
+from raymeta.errors import UserError
+from raymeta.problem import open_problem
+from raymeta.report.export import read_export
+from raymeta.report.frames import finals_frame
+from raymeta.report.shown import Shown, View
+from raymeta.schema import merge, nest, parse_overrides
+from raymeta.study.machines.packing import Pack
+from raymeta.study.plan.plan import make_config
+
+if TYPE_CHECKING:
+    import pandas
+
+    from raymeta.finals.results import FinalTable
+
+
+@dataclass(frozen=True, repr=False)
+class FinalRuns(Shown):
+    """What final runs came to.
+
+    Attributes:
+        rows: a config each, of those of which all seeds were tested.
+        problems: a sentence for every run that was not: it diverged, or its worker kept dying.
+        untracked: why MLflow lacks them; "": it has them.
+        stepwise: they were scored by inner step, too.
+    """
+
+    rows: "list[FinalTable]"
+    problems: list[str] = field(default_factory=list)
+    untracked: str = ""
+    stepwise: bool = False
+
+    def table(self) -> View:
+        """Mean and 95 % interval over test tasks: a row a config, or a row a seed if there is only one config."""
+        from raymeta.report.finals import final_table
+
+        return View(final_table(self.rows)) if self.rows else View("nothing was tested")
+
+    def by_step(self) -> View:
+        """Scores before and after every inner step, of runs with `by_step=True`."""
+        from raymeta.report.finals import by_step_table
+
+        return View(by_step_table(self.rows))
+
+    def frame(self) -> "pandas.DataFrame":
+        """A row a seed of each config; index: config and seed."""
+        return finals_frame(self.rows)
+
+    def draw(self, path: str | Path) -> Path:
+        """Draw the validation curves to a .png, .svg or .pdf file."""
+        from raymeta.report.finals import draw_curves
+
+        draw_curves(self.rows, Path(path))
+        return Path(path)
+
+    def draw_by_step(self, path: str | Path) -> Path:
+        """Draw the scores by inner step to a .png, .svg or .pdf file."""
+        from raymeta.report.finals import draw_by_step
+
+        draw_by_step(self.rows, Path(path))
+        return Path(path)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = [row.as_dict() | ({"by_step": row.by_step()} if self.stepwise else {}) for row in self.rows]
+        return {"rows": rows, "problems": self.problems}
+
+    def __rich__(self) -> RenderableType:
+        return Group(self.table(), *map(Text, self.problems))
+
+
+def final(
+    configs: "str | Path | Study | Sequence[str | Path | Study]",
+    task: str | None = None,
+    *,
+    seeds: int | Sequence[int] = 3,
+    overrides: Overrides = None,
+    preset: str | Path | None = None,
+    test_data: str | None = None,
+    by_step: bool = False,
+    data_root: str | Path | None = None,
+    ship_data: bool = False,
+    slots: int | None = None,
+    pack: Pack = None,
+    quiet: bool = False,
+) -> FinalRuns:
+    """Train configs at their full budget with several seeds, select by validation, and test once on the test split.
+
+    The same call goes on from what is there; a seed that was tested is not trained again.
+
+    Args:
+        configs: files that `Study.export` wrote, studies (their best), or methods at the preset (`maml+dropgrad`).
+        task: of the methods, `omniglot-5w1s`; None: that of the files and studies beside them, else the preset's.
+        seeds: how many, 0, 1, …, or which.
+        overrides: keys to values, of all configs; what stands in a method's own section is that method's only.
+        preset: of the methods; None: the data set's.
+        test_data: another data set to test on, whose data are prepared: cross-domain.
+        by_step: score each run before and after every inner step, too.
+        data_root: see `raymeta.search`; so `ship_data`, `slots`, `pack`.
+        ship_data: see there.
+        slots: see there.
+        pack: see there.
+        quiet: show no progress.
+
+    Raises:
+        Interrupted: Ctrl-C, before all was done; the same call goes on.
+        UserError: a config can't be had, or can't be tested; nothing was started.
+        RunFailed: the disk is full, or the store is away; what is trained is safe.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from raymeta.finals.runs import final as run
+    from raymeta.finals.tracking import log_final
+    from raymeta.study.tracking.connection import problem_of
+
+    root, numbers = root_of(data_root), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"seeds: found {seeds}: at least one, and each once")
+    sources = [configs] if isinstance(configs, str | Path | Study) else list(configs)
+    given = Given.of(overrides)
+    if test_data is not None:
+        given = Given(given.words, {**given.values, "task.test_dataset": test_data})
+    found = {one.name: one for one in _configs(sources, given, task, preset)}
+    trials = {name: with_source(one.config, root) for name, one in found.items()}
+    for name, trial in trials.items():
+        problem, provenance = open_problem(trial.task), found[name].provenance
+        make_ready(problem, root, quiet=quiet)
+        expected = provenance.get("data", {})
+        if expected.get("name") == problem.name and expected["fingerprint"] != problem.fingerprint:
+            raise UserError(
+                f"{provenance['file']}: was found on {problem.name} with fingerprint "
+                f"{expected['fingerprint'][:12]}, but {problem.name} on this machine has {problem.fingerprint[:12]}"
+            )
+        problem.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
+    for trial in trials.values():
+        pretrain(trial, open_problem(trial.task), quiet=quiet)
+    options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
+    rows, problems = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
+    untracked = ""
+    try:
+        for row in rows:
+            log_final(row, found[row.name].provenance)
+    except MlflowException as error:
+        untracked = problem_of(error)
+    return FinalRuns(rows, problems, untracked, by_step)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A config that was asked for by its file, by its study or by its method, and what the tables call it."""
+
+    name: str
+    config: TrialConfig
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _configs(
+    sources: "Sequence[str | Path | Study]", given: Given, task: str | None, preset: str | Path | None
+) -> list[_Source]:
+    """The configs in their order; overrides change them all.
+
+    What stands in a method's own section changes that method only. Methods beside files have the files' task, if that
+    is one and no other was asked for.
+    """
+    if not sources:
+        raise UserError(f"final: found no config but {given}; name methods or .yaml files")
+    methods = [source for source in sources if _is_method(source)]
+    named = {_method(str(source)) for source in methods} & set(registry.names("method"))
+
+    def file(source: "str | Path | Study") -> _Source:
+        if task or preset:
+            raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
+        return _written(source, given.without(named))
+
+    def method(name: str) -> _Source:
+        own = given.without(named - {_method(name)})
+        return _Source(name, make_config(name, task or shared, preset, own.words, overrides=own.values))
+
+    written = [None if source in methods else file(source) for source in sources]
+    tasks = {one.config.task.name for one in written if one is not None}
+    shared = tasks.pop() if len(tasks) == 1 else None
+    found = [one or method(str(source)) for source, one in zip(sources, written, strict=True)]
+    names = [one.name for one in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{name}: a config of the name '{name}' is given twice")
+    return found
+
+
+def _written(source: "str | Path | Study", given: Given) -> _Source:
+    """The config of a file, or of a study's best trial."""
+    if isinstance(source, Study):
+        content = dict(source.exported())
+        name, where, provenance = source.name, source.name, content.pop("provenance")
+    else:
+        base, provenance = read_export(Path(source))
+        name, where, content = Path(source).stem, str(source), base.as_dict()
+    config = parse_trial(merge(content, nest(given.values), parse_overrides(given.words)), where)
+    return _Source(name, config, {**provenance, "file": where})
+
+
+def _is_method(source: "str | Path | Study") -> bool:
+    return isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml") and not Path(source).exists()
+
+
+def _method(source: str) -> str:
+    return split_settings(source)[0].split("+")[0]
