@@ -60,7 +60,7 @@ class TrialConfig(Section):
         return numbers(self)
 
     def structure(self) -> tuple[tuple[str, Any], ...]:
-        """What is composed, and all other settings, hashable; without the seed, which a program takes as it takes data."""
+        """What is composed and all other settings, hashable; without the seed, which a program takes as data."""
         return (("spec", self.spec), *(pair for pair in structure(self) if pair[0] != "seed"))
 
     def as_dict(self) -> dict[str, Any]:

@@ -46,29 +46,42 @@ BUDGET = {
 }
 
 
-def conformance(*specs: str, config: Mapping[str, Any] | None = None) -> Callable[..., None]:
-    """A test function for pytest, run for every composition and every check.
+def conformance(
+    *specs: str,
+    config: Mapping[str, Any] | None = None,
+    problems: Mapping[str, Mapping[str, Any]] = SMALL,
+) -> Callable[..., None]:
+    """A test function for pytest, run for every composition and every check, on each problem that fits.
 
     Args:
         specs: what a user types: `mine`, `mine+dropgrad`.
         config: sections on top of the suite's small trial, `{"mine": {"inner_steps": 2}}` say.
+        problems: by name the sections `task` and `model` of small tasks; the default is images and sinusoids.
     """
-    cases = [(spec, kind, check) for spec in specs for kind in _problems(spec) for check in checks(spec)]
+    cases = [(spec, kind, check) for spec in specs for kind in _problems(spec, problems) for check in checks(spec)]
     names = [f"{spec}-{kind}-{check.__name__}" for spec, kind, check in cases]
 
     @pytest.mark.parametrize(("spec", "kind", "check"), cases, ids=names)
     def test(spec: str, kind: str, check: Callable[[TrialConfig], None]) -> None:
-        trial = small_trial(spec, kind, config or {})
+        trial = small_trial(spec, problems[kind], config or {})
         open_problem(trial.task).prepare()
         check(trial)
 
     return test
 
 
-def small_trial(spec: str, problem: str = "images", config: Mapping[str, Any] | None = None) -> TrialConfig:
-    """A trial of a second: two rounds of two outer steps, with few inner steps."""
+def small_trial(
+    spec: str, problem: str | Mapping[str, Any] = "images", config: Mapping[str, Any] | None = None
+) -> TrialConfig:
+    """A trial of a second: two rounds of two outer steps, with few inner steps.
+
+    Args:
+        spec: the composition.
+        problem: one of the suite's small problems, or sections of one's own.
+        config: sections on top of it.
+    """
     method, regularizers = split_spec(spec)
-    data = SMALL[problem]
+    data = SMALL[problem] if isinstance(problem, str) else problem
     own = {"method": method, "regularizers": {name: {} for name in regularizers}}
     adapts = "inner_steps" in type(parse_trial({"method": method}).settings).model_fields
     steps = {method: {"inner_steps": INNER_STEPS}} if adapts else {}
@@ -287,13 +300,13 @@ def checks(spec: str) -> list[Callable[[TrialConfig], None]]:
     return CHECKS + (CHECKS_OF_REGULARIZERS if "+" in spec else []) + _of_a_learner(spec)
 
 
-def _problems(spec: str) -> list[str]:
+def _problems(spec: str, problems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The small problems on which a composition has a meaning."""
     method, regularizers = split_spec(spec)
     needs = registry.find("method", method).needs.union(
         *(registry.find("regularizer", name).needs for name in regularizers)
     )
-    offers = {name: open_problem(small_trial("maml", name).task).offers for name in SMALL}
+    offers = {name: open_problem(small_trial("maml", data).task).offers for name, data in problems.items()}
     return [name for name, offered in offers.items() if needs & {"images", "labels"} <= offered]
 
 
