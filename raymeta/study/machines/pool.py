@@ -24,7 +24,7 @@ from raymeta.study.machines.session import Session
 from raymeta.training.device import cap_memory
 from raymeta.training.trainer import Trainer
 
-LISTEN_S = 0.5  # how long Ctrl-C may wait to be heard
+LISTEN_S = 0.1  # how long Ctrl-C may wait to be heard
 
 State = Literal["waiting", "running", "done", "diverged", "failed"]
 
