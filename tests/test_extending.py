@@ -1,16 +1,13 @@
 """The example of docs/extending.md, taken from the page and run as it stands there."""
 
 import re
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from foreign import found, install
 
-from raymeta import registry
-from raymeta.study.plan import space
 from raymeta.study.plan.plan import make_plan
 from raymeta.testing import CHECKS, small_trial
 
@@ -18,41 +15,47 @@ PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 
 
 @pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The page's files by their names, its method installed like one from outside."""
+def files(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The page's files by their names, its learner and its regularizer installed as a package from outside."""
     blocks = re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    found = dict(blocks)
-    (tmp_path / "shrinking.py").write_text(found["trainables/shrinking.py"])
-    about = tmp_path / "theirs-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[raymeta.methods]\nshrinking = shrinking\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry._modules.cache_clear()
-    yield found
-    registry._modules.cache_clear()
-    registry._classes.pop(("method", "shrinking"), None)
-    sys.modules.pop("shrinking", None)
+    on_page = dict(blocks)
+    inside = {
+        "theirs/methods/__init__.py": "",
+        "theirs/methods/shrinking.py": on_page["trainables/shrinking.py"],
+        "theirs/methods/shrinking.yaml": on_page["search_spaces/shrinking.yaml"],
+        "theirs/regularizers/__init__.py": "",
+        "theirs/regularizers/centred.py": on_page["trainables/regularizers/centred.py"],
+    }
+    points = {"methods": {"theirs": "theirs.methods"}, "regularizers": {"theirs": "theirs.regularizers"}}
+    with found(install(tmp_path, "theirs", points, inside)):
+        yield on_page
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_example_conforms(check: Any, files: dict[str, str], glyphs: Any) -> None:
+@pytest.mark.parametrize("spec", ["shrinking+dropgrad", "maml+centred"])
+def test_the_example_conforms(check: Any, spec: str, files: dict[str, str], glyphs: Any) -> None:
     from raymeta.trainable import register_all
 
     register_all()
-    check(small_trial("shrinking+dropgrad", config={"shrinking": {"inner_lr": 0.1}}))
+    check(small_trial(spec, config={spec.split("+")[0]: {"inner_lr": 0.1}}))
 
 
-def test_its_search_space_makes_a_plan(
-    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, glyphs: Any
-) -> None:
-    folder = tmp_path / "spaces"
-    shutil.copytree(space.shipped_space(), folder)
-    (folder / "shrinking.yaml").write_text(files["search_spaces/shrinking.yaml"])
-    monkeypatch.setattr(space, "shipped_space", folder.joinpath)
+def test_its_search_space_makes_a_plan(files: dict[str, str], glyphs: Any) -> None:
     plan = make_plan("shrinking+dropgrad")
     assert {"shrinking.inner_lr", "shrinking.shrink", "outer.lr"} < set(plan.space.params)
+    assert plan.space.origins["shrinking.shrink"] == "methods/shrinking.yaml"
     assert plan.base.settings.inner_steps == make_plan("maml").base.settings.inner_steps
+    assert plan.base.settings.order == make_plan("maml").base.settings.order == "first"  # of the preset
+
+
+def test_a_regularizer_without_a_space_is_searched_by_ranges(files: dict[str, str], glyphs: Any) -> None:
+    plan = make_plan("shrinking+centred", words=["regularizers.centred.share=0..1"])
+    assert str(plan.space.params["regularizers.centred.share"]) == "[0, 1]"
+    assert plan.space.labels == ["authors' setting", "un-regularized"]
+    with pytest.raises(
+        ValueError, match=r"^centred has no search space, which would be centred.yaml beside its module; "
+    ):
+        make_plan("shrinking+centred")
 
 
 def test_its_test_is_the_conformance_suite(files: dict[str, str]) -> None:

@@ -179,7 +179,9 @@ def _dry_run(plan: "Plan", as_json: bool) -> None:
     if as_json:
         print(json.dumps(shown.as_dict()))  # noqa: T201
     else:
-        console().print(shown)
+        from raymeta.report.tables import preview_table
+
+        console().print(preview_table(shown))
 
 
 def _report(record: "StudyRecord", session: "Session", as_json: bool) -> None:

@@ -7,11 +7,8 @@ from typing import Any
 
 import optuna
 import torch
-from rich.console import Group, RenderableType
-from rich.table import Table
 
 from raymeta.problem import CHUNK
-from raymeta.report.tables import short, space_table
 from raymeta.study.machines.resources import cores
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
@@ -59,24 +56,6 @@ class Preview:
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "plan"}
         from_where = {"space": self.plan.space.as_dict(), "fixed": self.plan.fixed, "others": self.plan.origins}
         return {"spec": self.plan.spec, **own, **times, **from_where}
-
-    def __rich__(self) -> RenderableType:
-        table = Table(title=f"{self.plan.spec}: the first {len(self.points)} trials", box=None, pad_edge=False)
-        keys = list(dict.fromkeys(key for point in self.points for key in point))
-        for key in keys:
-            table.add_column(key.removeprefix("regularizers."))
-        table.add_column("")
-        for point, label in zip(self.points, self.labels, strict=True):
-            table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
-        lines = [
-            f"rungs at {self.rungs} outer steps",
-            f"a step takes {self.step_s * 1000:.0f} ms and a validation {self.validation_s:.1f} s, for one trial alone",
-            f"time with {self.slots} slots: about {60 * self.hours(self.usual_steps):.1f} min, "
-            f"at worst (no trial is cut) {60 * self.hours(self.most_steps):.1f} min",
-            f"of it {60 * self.hours(0):.1f} min for at most {self.finalists} finalists",
-            f"disk: at most {self.disk_bytes / 1e6:.0f} MB of checkpoints",
-        ]
-        return Group(space_table(self.plan), "", table, *lines)
 
 
 def preview(plan: Plan, trials: int = 8) -> Preview:
