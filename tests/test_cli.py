@@ -43,7 +43,7 @@ WRONG = {
     "method": (["search", "mamll"], "unknown method 'mamll': did you mean 'maml'?"),
     "regularizer": (["search", "maml+dropgrd"], "unknown regularizer 'dropgrd': did you mean 'dropgrad'?"),
     "twice": (["search", "maml+dropgrad+dropgrad"], "the regularizer 'dropgrad' is given twice"),
-    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?"),
+    "key": ([*SINUSOID, "maml.inner_lrr=1"], "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?"),
     "section": ([*SINUSOID, "mmal.inner_lr=1"], "unknown key 'mmal', did you mean 'maml'?"),
     "type": ([*SINUSOID, "maml.inner_lr=fast"], "maml.inner_lr: found 'fast'"),
     "range": ([*SINUSOID, "regularizers.dropgrad.rate=1.5"], "regularizers.dropgrad.rate: found 1.5"),
@@ -141,7 +141,7 @@ FILES = {
     "method: mamm\n": "the key 'method'|unknown method 'mamm': did you mean 'maml'?",
     "[1, 2]\n": "expected a mapping of keys to values, found list",
     "method: [\n": "not valid YAML at line",
-    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'inner_lr'?",
+    "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?",
     "method: maml\nprovenance: 3\n": "'provenance' must be a mapping, found int",
     "!!python/object/apply:os.mkdir [made]\n": "not valid YAML",
 }

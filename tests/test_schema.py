@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import Field, create_model
+from pydantic import Field
 
 from raymeta.errors import UserError, suggest
 from raymeta.schema import (
@@ -195,16 +195,3 @@ def test_sections_that_differ_in_numbers_only_have_one_structure(one: Tree, othe
     assert structure(without_numbers(one)) == structure(one)
     assert (structure(one) == structure(other)) is (without_numbers(one) == without_numbers(other))
     assert len({structure(one), structure(without_numbers(one))}) == 1  # as a key of a dict
-
-
-def test_a_section_without_structure_of_its_own_is_part_of_the_structure() -> None:
-    """A composition with a part more, one of numbers alone or without any settings, is another program."""
-
-    class Numbers(Section):
-        rate: Number = 0.5
-
-    class Nothing(Section):
-        pass
-
-    parts: list[dict[str, Any]] = [{}, {"one": (Numbers, Numbers())}, {"two": (Nothing, Nothing())}]
-    assert len({structure(create_model("Whole", __base__=Section, **part)()) for part in parts}) == 3

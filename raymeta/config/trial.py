@@ -60,8 +60,8 @@ class TrialConfig(Section):
         return numbers(self)
 
     def structure(self) -> tuple[tuple[str, Any], ...]:
-        """All other settings, hashable; without the seed, which a program takes as it takes data."""
-        return tuple(pair for pair in structure(self) if pair[0] != "seed")
+        """What is composed, and all other settings, hashable; without the seed, which a program takes as it takes data."""
+        return (("spec", self.spec), *(pair for pair in structure(self) if pair[0] != "seed"))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: nested dicts, lists, strings, numbers, booleans and nulls."""
