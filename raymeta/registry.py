@@ -133,12 +133,13 @@ def preset_file(name: str) -> Path:
 
 
 def _presets() -> list[tuple[installed.Place, Path]]:
-    """Those of folders of presets, and one beside the module of a data set that has its name."""
+    """Those of folders of presets, and one beside the module of a data set or problem that has its name."""
     folders = [place for _, place in installed.places("raymeta.presets")]
     found = [(place, path) for place in folders for path in place.path.glob("*.yaml")]
-    for name, places in installed.modules("raymeta.datasets").items():
-        beside = [(place, place.path.with_name(f"{name}.yaml")) for place in places]
-        found += [(place, path) for place, path in beside if path.is_file()]
+    for group in ("raymeta.datasets", "raymeta.problems"):
+        for name, places in installed.modules(group).items():
+            beside = [(place, place.path.with_name(f"{name}.yaml")) for place in places]
+            found += [(place, path) for place, path in beside if path.is_file()]
     return found
 
 

@@ -110,6 +110,14 @@ WRONG = {
     ),
     "unknown data set": (["data", "prepare", "nosuch"], "unknown data set 'nosuch'"),
     "unknown data set to show": (["data", "show", "glyhps"], "unknown data set 'glyhps': did you mean 'glyphs'?"),
+    "full key": ([*SINUSOID, "inner_lr=0.1"], "unknown key 'inner_lr', did you mean 'maml.inner_lr'?"),
+    "log at 0": ([*SINUSOID, "maml.inner_lr=0..1:log"], "a log range must lie above 0, found [0.0, 1.0]"),
+    "own space": ([*SINUSOID, "--space", "nosuch.yaml"], "nosuch.yaml: no such file"),
+    "own preset": (["search", "maml", "--preset", "nosuch.yaml"], "nosuch.yaml: no such file"),
+    "range of a final run": (
+        ["final", "maml", "maml.inner_lr=0.1..1", "--task", "sinusoid-5s"],
+        "a final run searches nothing",
+    ),
     "space": (["space", "maml+dropgra"], "unknown regularizer 'dropgra': did you mean 'dropgrad'?"),
 }
 
@@ -297,6 +305,25 @@ def test_space(run: Run) -> None:
     assert len(shown["hash"]) == 12
     assert "regularizers.dropgrad.rate" not in shown["params"]
     assert "regularizers.dropgrad.noise" in shown["params"]
+
+
+def test_a_space_to_edit(run: Run, tmp_path: Path) -> None:
+    words = ["maml+dropgrad", "--task", "sinusoid", "maml.inner_lr=0.05..0.5", "maml.order=first"]
+    code, out, err = run("space", *words, "--write", "my.yaml")
+    assert (code, out) == (0, "")
+    assert err == "wrote my.yaml; edit it, then: raymeta search maml+dropgrad --space my.yaml\n"
+    _, before, _ = run("space", *words, "--json")
+    _, after, _ = run("space", *words[:3], "--space", "my.yaml", "--json")
+    one, other = json.loads(before), json.loads(after)
+    assert all(one[key] == other[key] for key in ("params", "start_from", "labels", "hash"))
+    assert (one["fixed"], other["fixed"]) == ({"maml.order": "command line"}, {"maml.order": "my.yaml"})
+    assert (one["origins"]["maml.inner_lr"], other["origins"]["maml.inner_lr"]) == ("command line", "my.yaml")
+    code, _, err = run("space", *words[:3], "--space", "my.yaml")
+    assert code == 0
+    assert "fixed: maml.order first (my.yaml)" in err
+    assert "the rest: --task, presets/sinusoid.yaml, defaults" in err
+    code, _, err = run("space", *words, "--write", "my.yaml")
+    assert (code, err) == (2, "raymeta: my.yaml is there already; name another file\n")
 
 
 def test_data_sets(run: Run, glyphs: Any, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from foreign import found, install
 from reference import Random, learner
 
 from raymeta.config import parse_trial
+from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.problem import Examples, Tasks
 from raymeta.schema import merge
@@ -127,6 +128,18 @@ def test_its_search_space_makes_a_plan(files: dict[str, str], glyphs: Any) -> No
     assert {"shrinking.inner_lr", "shrinking.shrink", "outer.lr"} < set(plan.space.params)
     assert plan.base.settings.inner_steps == make_plan("maml").base.settings.inner_steps
     assert plan.base.settings.order == make_plan("maml").base.settings.order == "first"  # the preset's
+
+
+def test_a_regularizer_without_a_space_is_searched_by_ranges(files: dict[str, str], glyphs: Any) -> None:
+    plan = make_plan("shrinking+centred", words=["regularizers.centred.share=0..1"])
+    assert str(plan.space.params["regularizers.centred.share"]) == "[0, 1]"
+    assert plan.space.labels == ["authors' setting", "un-regularized"]
+    with pytest.raises(UserError) as caught:
+        make_plan("shrinking+centred")
+    assert str(caught.value) == (
+        "centred has no search space, which would be centred.yaml beside its module; give one with --space FILE, or "
+        "ranges, as in regularizers.centred.KEY=0.01..0.5:log"
+    )
 
 
 def test_trials_that_differ_in_the_examples_own_settings_can_share_a_program(files: dict[str, str]) -> None:

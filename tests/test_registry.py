@@ -334,9 +334,7 @@ def test_metadata_that_are_wrong_are_named_and_the_rest_works(
         registry.names("regularizer")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
-    for name, reason in [
-        ("garbled", "TypeError"), ("nameless", "AttributeError"), ("unreadable", "UnicodeDecodeError"),
-    ]:  # fmt: skip
+    for name in ("garbled", "nameless", "unreadable"):
         (line,) = [line for line in lines if f"{name}-1.0.dist-info" in line]
         assert line.startswith(
             f"raymeta: {site / f'{name}-1.0.dist-info'}: its entry points cannot be read ({reason}: "
