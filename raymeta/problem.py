@@ -172,8 +172,8 @@ class Problem(ABC):
     @property
     def offers(self) -> frozenset[str]:
         """What learners and regularizers may need of it: `labels`, `images`."""
-        found = {"labels": self.labels is not None, "images": len(self.input_shape) == 3}
-        return frozenset(name for name, there in found.items() if there)
+        labels, images = {"labels"} if self.labels else set(), {"images"} if len(self.input_shape) == 3 else set()
+        return frozenset(labels | images)
 
     def outputs_of(self, tasks: Tasks) -> int | None:
         """Outputs that tasks use where tasks differ in them; None: all."""
@@ -332,8 +332,10 @@ def find_problem(name: str) -> "type[Problem]":
     Raises:
         UserError: there is neither.
     """
-    kind: registry.Kind = "problem" if name in registry.names("problem") else "dataset"
-    cls: type[Problem] = registry.find(kind, name)
+    problems = registry.names("problem")
+    if name not in (known := [*problems, *registry.names("dataset")]):
+        raise UserError(f"unknown data set '{name}': {suggest(name, known)}")
+    cls: type[Problem] = registry.find("problem" if name in problems else "dataset", name)
     return cls
 
 

@@ -156,7 +156,7 @@ def shaky(here):
         def outer_update(self):
             loss = super().outer_update()
             noise = torch.zeros(1).put_(torch.tensor([0]), torch.rand(1))
-            next(self.method.parameters()).data += noise
+            next(self.learner.parameters()).data += noise
             return loss
 
     checks.Trainer = Shaky
@@ -164,11 +164,12 @@ def shaky(here):
 
 def off(here):
     from gpu_parts import checks
-    checks.SameNoise.accumulate = lambda self, *given: _off(self, super(checks.SameNoise, self).accumulate(*given))
+    real = checks.Trainer.accumulate
+    checks.Trainer.accumulate = lambda self, *given: _off(self, real(self, *given))
     here.report("t", what=checks.checked(partial(checks.small, here, "protonet"))["note"])
 
 def _off(trainer, loss):
-    for parameter in trainer.method.parameters():
+    for parameter in trainer.learner.parameters():
         parameter.grad *= 1 + trainer.vectorized * 1e-6
     return loss
 """

@@ -157,7 +157,7 @@ def test_packed_images_are_no_pickle(here: Path, glyphs: ImageDataset) -> None:
 def test_a_pretrained_backbone_in_the_cache_is_no_pickle(glyphs: ImageDataset) -> None:
     data = {"method": "maml", "task": {"dataset": "glyphs"}, "pretraining": {"epochs": 1, "seed": 77}}
     config = parse_trial(data)
-    path = _path(config, glyphs)
+    path = _path(config, glyphs, glyphs.labelled())
     torch_zip(path)
     with pytest.raises(UserError, match="not a checkpoint, or a damaged one"):
         pretrained(config, glyphs, CPU)

@@ -83,13 +83,13 @@ class Background:
         return self._process.poll() is None
 
     def result(self) -> None:
-        """Nothing, once it has ended well.
+        """Nothing, once it has ended well or was stopped.
 
         Raises:
             UserError, RunFailed: what it ended with.
         """
         code = self._process.wait()
-        if code == 0:
+        if code in (0, 130):  # 130: it was stopped, as with Ctrl-C; the study says how far it is
             return
         with open(self.log, "rb") as log:
             log.seek(self._from)

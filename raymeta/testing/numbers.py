@@ -53,7 +53,8 @@ def _check(trial: TrialConfig, key: str, value: float) -> None:
     if not all(one.batches for one in learner.regularizers):
         return  # the registry says of it that tasks are computed one by one
     inputs, expected = zip(*map(_step, trainers), strict=True)
-    context = replace(trainers[0].context, vectorized=True)
+    outputs = trainers[0].problem.outputs_of(inputs[0][2])
+    context = replace(trainers[0].context, vectorized=True, outputs=outputs)
     program = Program(learner, context)
 
     def loss(learned: Mapping[str, Tensor], rest: Mapping[str, Tensor], *arguments: Any) -> Tensor:

@@ -160,9 +160,9 @@ def honours_steps(trial: TrialConfig) -> None:
             found, seen = probed(trainer, replace(TRAINING, steps=steps))
             assert len(seen.moved) == steps, f"{len(seen.moved)} steps were made, and {steps} asked for"
             if not steps:
-                task = _first(trainer)
+                task, there = _first(trainer), replace(TRAINING, outputs=_outputs(trainer))
                 with torch.no_grad():
-                    initial = learner.predict(learner.unadapted(task.support, TRAINING), task.query.x)  # type: ignore[operator]
+                    initial = learner.predict(learner.unadapted(task.support, there), task.query.x)  # type: ignore[operator]
                 torch.testing.assert_close(found, initial, rtol=1e-10, atol=1e-12, msg="`unadapted` is another learner")
 
 
@@ -175,7 +175,7 @@ def honours_the_norm(trial: TrialConfig) -> None:
     trainer.learner.double()
     task = _first(trainer)
     with torch.no_grad():
-        adapted = trainer.learner.adapt(task.support, Context(False))
+        adapted = trainer.learner.adapt(task.support, Context(False, outputs=_outputs(trainer)))
         whole, alone = (trainer.learner.predict(adapted, task.query.x[:count]) for count in (len(task.query.x), 1))
     torch.testing.assert_close(
         whole[:1],
@@ -189,6 +189,10 @@ def honours_the_norm(trial: TrialConfig) -> None:
 def _first(trainer: Trainer) -> Task:
     tasks = trainer.problem.bank("train", 0).draw(0, 1)
     return tasks.map(lambda t: t.double() if t.is_floating_point() else t).task(0)
+
+
+def _outputs(trainer: Trainer) -> int | None:
+    return trainer.problem.outputs_of(trainer.problem.bank("train", 0).draw(0, 1))
 
 
 CHECKS_OF_PROMISES: list[Callable[[TrialConfig], None]] = [

@@ -45,7 +45,7 @@ class MetaDropoutConfig(Section):
     noise: Literal["learned", "fixed", "weight", "independent", "none"] = "learned"
     head: bool = Field(True, description="Noise on the logits too.")
     init_std: Number = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
-    lr_factor: Number = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
+    lr_factor: float = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
     eval_samples: int = Field(30, ge=1, description="Passes per inner step in evaluation.")
 
 

@@ -19,7 +19,7 @@ from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.run.reevaluate import missing
 
 ROUNDS = ["budget.validate_every=6", "study.first_rung=6"]  # at 6, 12 and 18 outer steps; rungs at 6 and 18
-ACCURACY = Metric("accuracy", "max")
+ACCURACY = Metric("accuracy", "max", "%", 100.0, 2)
 ALONE = "trial 0 has no rival on fresh episodes: the other trials were cut earlier or have no score"
 
 

@@ -61,11 +61,11 @@ def test_it_is_renewed(path: RemotePath) -> None:
 def test_a_dead_process_of_this_machine_has_none(path: RemotePath) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    leave(path, machine=module._machine(), pid=gone.pid)
+    leave(path, machine=module.this_machine(), pid=gone.pid)
     assert not Lease(path).taken
     with Lease(path).held():
         assert Lease(path).taken
-    leave(path, machine=module._machine(), pid=os.getpid())
+    leave(path, machine=module.this_machine(), pid=os.getpid())
     assert Lease(path).taken
 
 
