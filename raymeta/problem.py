@@ -227,8 +227,7 @@ class Problem(ABC):
             learner: with its present weights, which it has again afterwards.
             bank: whose tasks.
             tasks: how many of them.
-            device: where to compute.
-            vectorized: batch the tasks with vmap.
+            device, vectorized: where to compute, and whether tasks are batched with vmap.
             members: state dicts of an ensemble, which predicts the mean of its members' outputs; none: the present
                 weights.
             steps: inner steps; None: the learner's own.
@@ -288,8 +287,7 @@ class Problem(ABC):
         """Draw some tasks of the training and the validation split; the suffix says the format.
 
         Raises:
-            UserError: the data are not prepared, or it draws none.
-            OSError: `path` can't be written.
+            UserError, OSError: the data are not prepared, or it draws none; `path` can't be written.
         """
         raise UserError(f"{self.name} draws no pictures of its tasks")
 
