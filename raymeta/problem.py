@@ -108,7 +108,7 @@ class Bank(Protocol):
 class TestSplitClosed(RuntimeError):
     """The test split was asked for by something that is not a final run."""
 
-    __test__ = False  # not a test case, whatever pytest thinks of the name
+    __test__ = False  # for pytest: no test case
 
 
 class Problem(ABC):
@@ -227,7 +227,8 @@ class Problem(ABC):
             learner: with its present weights, which it has again afterwards.
             bank: whose tasks.
             tasks: how many of them.
-            device, vectorized: where to compute, and whether tasks are batched with vmap.
+            device: where to compute.
+            vectorized: batch the tasks with vmap.
             members: state dicts of an ensemble, which predicts the mean of its members' outputs; none: the present
                 weights.
             steps: inner steps; None: the learner's own.
@@ -284,7 +285,7 @@ class Problem(ABC):
         raise RuntimeError(f"{self.name} has nothing to keep on {device}")
 
     def picture(self, path: Path) -> None:
-        """Draw some tasks of the training and the validation split; the suffix says the format.
+        """Draw tasks of the training and the validation split; the suffix says the format.
 
         Raises:
             UserError, OSError: the data are not prepared, or it draws none; `path` can't be written.
@@ -301,7 +302,7 @@ class Problem(ABC):
             rebuild: do it again even if they are ready.
 
         Raises:
-            UserError: a `root` was given to a problem that reads none.
+            UserError: it has a `root` and reads no data.
         """
         if root is not None:
             raise UserError(f"{root}: {self.name} is computed and reads no data: leave out --data-root")
@@ -318,10 +319,8 @@ class Problem(ABC):
 
     def describe(self) -> dict[str, Any]:
         """What it is, as plain data for `raymeta data`; more of it once it is ready."""
-        return {
-            "name": self.name, "input_shape": list(self.input_shape), "splits": [], "ready": self.ready,
-            "fingerprint": self.fingerprint,
-        }  # fmt: skip
+        about = {"name": self.name, "input_shape": list(self.input_shape), "splits": [], "ready": self.ready}
+        return about | {"fingerprint": self.fingerprint}
 
 
 def find_problem(name: str) -> "type[Problem]":
