@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Callable
 from math import isnan, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
