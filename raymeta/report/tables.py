@@ -90,26 +90,6 @@ def space_table(plan: Plan) -> Group:
     return Group(table, f"fixed: {', '.join(fixed) or 'nothing'}", f"the rest: {others}, defaults")
 
 
-def preview_table(shown: Preview) -> Group:
-    """What a search would do: its space, its first trials, rungs, time and disk."""
-    table = Table(title=f"{shown.plan.spec}: the first {len(shown.points)} trials", box=None, pad_edge=False)
-    keys = list(dict.fromkeys(key for point in shown.points for key in point))
-    for key in keys:
-        table.add_column(key.removeprefix("regularizers."))
-    table.add_column("")
-    for point, label in zip(shown.points, shown.labels, strict=True):
-        table.add_row(*(short(point[key]) if key in point else "-" for key in keys), label)
-    lines = [
-        f"rungs at {shown.rungs} outer steps",
-        f"a step takes {shown.step_s * 1000:.0f} ms and a validation {shown.validation_s:.1f} s, for one trial alone",
-        f"time with {shown.slots} slots: about {60 * shown.hours(shown.usual_steps):.1f} min, "
-        f"at worst (no trial is cut) {60 * shown.hours(shown.most_steps):.1f} min",
-        f"of it {60 * shown.hours(0):.1f} min for at most {shown.finalists} finalists",
-        f"disk: at most {shown.disk_bytes / 1e6:.0f} MB of checkpoints",
-    ]
-    return Group(space_table(shown.plan), "", table, *lines)
-
-
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
     """Data sets, which class splits they have, and what of them is on this machine."""
     columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint")

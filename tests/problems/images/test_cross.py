@@ -16,6 +16,7 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
 from raymeta.finals import runs as finals
+from raymeta.finals.folders import folder_of
 from raymeta.problem import Split, Tasks, TestSplitClosed
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.dataset import ImageDataset
@@ -211,4 +212,4 @@ def test_a_whole_final_run(stores: None, tmp_path: Path, monkeypatch: pytest.Mon
     assert table.seeds[0].values == pytest.approx(alone.test()[0].values.tolist())
     kept = json.loads((table.folder / "table.json").read_text())
     assert kept["task"]["test_dataset"] == "omniglot"
-    assert finals._folder("maml", config) != finals._folder("maml", trial(None, queries=2))
+    assert folder_of("maml", config) != folder_of("maml", trial(None, queries=2))
