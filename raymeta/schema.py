@@ -190,7 +190,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """`["maml.inner_lr=0.1", "task.shots=5"]` to nested data; values are read as YAML.
+    """`["maml.inner_lr=0.1", "outer.lr=1e-3"]` to nested data; values are read as YAML.
 
     Raises:
         UserError: a word has no `=`, or its value is not YAML.

@@ -42,7 +42,7 @@ class Place(Section):
 class MetaTrainable(tune.Trainable):  # type: ignore[misc]
     """Trains a config of the one schema; an iteration is a round.
 
-    Every result has `outer_steps`, `train_loss`, `val_accuracy` or `val_mse` with `val_ci95`, `diverged` and `seconds`.
+    Every result has `outer_steps`, `train_loss`, `val_<metric>` with `val_ci95`, `diverged` and `seconds`.
     """
 
     defaults: dict[str, Any] = {}  # noqa: RUF012  (a subclass sets it, as `register_all` does)

@@ -5,6 +5,7 @@ functions count; those for type checkers alone don't.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_no_rooms_import_each_other_in_a_circle() -> None:
 
 def test_a_circle_is_found() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})[0] in "abc"
+
+
+def test_only_problems_know_what_their_tasks_are_made_of() -> None:
+    """But for what older versions wrote, and the small tasks of the conformance suite."""
+    allowed = ["raymeta/problems/", "raymeta/config/migration.py", "raymeta/testing/suite.py"]
+    words = re.compile(r"\b(ways|shots|accuracy|mse)\b")
+    for path in (ROOT / "raymeta").rglob("*.py"):
+        place = path.relative_to(ROOT).as_posix()
+        if not place.startswith(tuple(allowed)):
+            assert not words.search(path.read_text(encoding="utf-8")), place
 
 
 def test_no_folder_is_crowded() -> None:

@@ -318,10 +318,10 @@ def test_a_space_to_edit(run: Run, tmp_path: Path) -> None:
     assert all(one[key] == other[key] for key in ("params", "start_from", "labels", "hash"))
     assert (one["fixed"], other["fixed"]) == ({"maml.order": "command line"}, {"maml.order": "my.yaml"})
     assert (one["origins"]["maml.inner_lr"], other["origins"]["maml.inner_lr"]) == ("command line", "my.yaml")
-    code, _, err = run("space", *words[:3], "--space", "my.yaml")
+    code, out, _ = run("space", *words[:3], "--space", "my.yaml")
     assert code == 0
-    assert "fixed: maml.order first (my.yaml)" in err
-    assert "the rest: --task, presets/sinusoid.yaml, defaults" in err
+    assert "fixed: maml.order first (my.yaml)" in out
+    assert "the rest: --task, presets/sinusoid.yaml, defaults" in out
     code, _, err = run("space", *words, "--write", "my.yaml")
     assert (code, err) == (2, "raymeta: my.yaml is there already; name another file\n")
 

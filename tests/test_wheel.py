@@ -154,7 +154,7 @@ def test_in_an_empty_environment_the_wheel_does_what_the_readme_says(wheel: Path
     done = parse(run(commands / "raymeta", "search", "maml+dropgrad", "--json", cwd=tmp_path / "home", **places))
     assert sum(done["trials"].values()) == 18
     assert done["trials"]["completed"] >= 1
-    assert done["best"]["val_accuracy"] > 0.9  # of characters of scripts that it never saw; chance is 0.2
+    assert done["best"]["val_accuracy"] > 0.8  # of characters of scripts that it never saw; chance is 0.2
     assert done["finalists"]["best"] == done["best"]["trial"]
 
     (tmp_path / "home" / "test_mine.py").write_text(

@@ -189,7 +189,7 @@ def _values(annotation: Any) -> str:
 
 
 DATA: dict[str, dict[str, Any]] = {
-    "images": {"task": {"dataset": "glyphs", "ways": 3}, "model": {"name": "conv4", "width": 4}},
+    "images": {"task": {"dataset": "glyphs"}, "model": {"name": "conv4", "width": 4}},
     "curves": {"task": {"problem": "sinusoid"}, "model": {"name": "mlp", "hidden": [8]}},
 }
 
