@@ -1,4 +1,4 @@
-"""Results of final runs as they are read back. Whole runs: tests/final/test_runs.py, tests/study/run/test_search.py."""
+"""Results of final runs as they are read back. Whole runs: test_runs.py, tests/study/run/test_search.py."""
 
 from pathlib import Path
 

@@ -1,11 +1,13 @@
 """Scoring the finalists: real weights on fresh episodes, the same however often it was interrupted."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from math import isnan, sqrt
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from study.driving import (
     load,
     noted,
     parse,
+    processes,
     raymeta,
     runs_of,
     start,
@@ -299,22 +302,21 @@ def test_a_search_ends_with_them(tmp_path_factory: pytest.TempPathFactory, monke
 LONG = ["maml+dropgrad", "--task", "sinusoid-5s", "--preset", "smoke", "study.trials=2", "study.finalist_tasks=6000"]
 
 
-def interrupted(name: str, how: Callable[[Any], object], record: Callable[[], StudyRecord]) -> dict[Path, Any]:
-    """Start a search, end it between two finalists; what is scored by then."""
-    driver = start("search", *LONG, "--slots", "1", "--name", name)
+def between_finalists(name: str, *words: str) -> "subprocess.Popen[str]":
+    """A search that has scored one finalist and scores the next."""
+    driver = start("search", *LONG, *words, "--slots", "1", "--name", name)
     folder = studies_folder() / name
     until(lambda: list(folder.glob(f"trials/*/{FILE}")), driver, seconds=240)
-    how(driver)
-    driver.communicate(timeout=120)
-    assert not settled(record())
-    return files(record())
+    return driver
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 def test_killed_between_two_finalists(studies: Path) -> None:
-    before = interrupted("killed", kill, lambda: load("killed"))
+    kill(between_finalists("killed"))
     record = load("killed")
+    assert not settled(record)
+    before = files(record)
     best = record.best()
     assert best is not None
     assert best.number == record.ranking()[0].number
@@ -334,11 +336,36 @@ def test_killed_between_two_finalists(studies: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ctrl_c_between_two_finalists(studies: Path) -> None:
-    before = interrupted("left", ctrl_c, lambda: load("left"))
+    """The one that is being scored is finished, and no other is begun: here a training with a fresh seed."""
+    driver = between_finalists("left", "study.finalist_seeds=1")
+    ctrl_c(driver)
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 130, err
+    assert "no new trials or finalists; the running ones finish" in err
+    assert err.splitlines()[-1] == "go on with: raymeta resume left"
+    record = load("left")
+    before = files(record)
+    assert [path.parent.name for path in sorted(before)] == ["0000", "0001"]
+    assert not settled(record)
     (parent,), _ = runs_of("left")
     assert parent.info.status == "KILLED"
     done = raymeta("resume", "left", "--slots", "1")
     assert done.returncode == 0, done.stderr
-    assert before.items() <= files(load("left")).items()
+    assert before.items() <= files(record).items()
+    assert settled(load("left"))
     (parent,), _ = runs_of("left")
     assert parent.info.status == "FINISHED"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_finalists_worker_is_killed(studies: Path) -> None:
+    driver = between_finalists("worker")
+    (worker,) = processes(studies, b"ray::_Worker")
+    os.kill(worker, signal.SIGKILL)
+    _, err = driver.communicate(timeout=240)
+    assert driver.returncode == 0, err
+    assert "its worker died; it goes on from its checkpoint (try 2 of 4)" in err
+    assert "Traceback" not in err
+    assert settled(load("worker"))
+    assert len(files(load("worker"))) == 2
