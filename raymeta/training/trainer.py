@@ -282,7 +282,7 @@ class Trainer:
         other = parse_trial(config)
         if differing := set(other.structure()) ^ set(self.config.structure()):
             key = min(key for key, _ in differing)
-            found, expected = (dict(one.structure()).get(key) for one in (other, self.config))
+            found, expected = ((one.flat() | {"spec": one.spec}).get(key) for one in (other, self.config))
             raise UserError(
                 f"the checkpoint belongs to a config with {key}: {found}, and here it is {expected}; only numbers may "
                 "change under way"

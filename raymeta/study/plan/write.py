@@ -11,7 +11,7 @@ from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import CHOICE
 
 HEAD = """\
-# What `raymeta search {spec} --space FILE` searches. A key is said in one of these ways:
+# What `raymeta search {spec} --space FILE` searches. A key is said in one of these forms:
 #   maml.inner_lr: 0.01..0.5:log      a range, here on a log scale; 1..9:2 is every second whole number
 #   maml.order: first,second          choices
 #   maml.order: first                 one value for all trials

@@ -158,7 +158,7 @@ def test_a_full_disk_ends_the_session(slots: Slots, tmp_path: Path) -> None:
 
 def test_stopping_ends_the_rounds_that_run_and_starts_nothing(slots: Slots, tmp_path: Path) -> None:
     jobs = [
-        Counting(tmp_path / "short", steps=2),
+        Counting(tmp_path / "short", steps=2, round_s=3.0),  # long enough for the other worker to start
         *(Counting(tmp_path / f"long {i}", 100, round_s=0.2) for i in range(3)),
     ]
     one, session, heard = pool(slots, *jobs)
@@ -169,7 +169,7 @@ def test_stopping_ends_the_rounds_that_run_and_starts_nothing(slots: Slots, tmp_
     assert not (tmp_path / "long 2").exists()
     done = [entry.report.steps for entry in one.entries[1:]]
     assert done == [len(spans(job)) for job in jobs[1:]]  # nothing was cut off
-    assert 0 < sum(done) < 20
+    assert 0 < sum(done) < 60
 
     left = [replace(job, steps=3, round_s=0.0) if job.steps == 100 else job for job in jobs[1:]]
     again, session, heard = pool(slots, *left)

@@ -15,7 +15,7 @@ from raymeta.errors import UserError
 from raymeta.study.plan.layers import StudyConfig
 from raymeta.study.plan.plan import Plan, make_config, make_plan
 
-METHODS, REGULARIZERS, DATASETS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer", "dataset"))
+METHODS, REGULARIZERS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer"))
 
 PRESETS = (
     "allowed: cifarfs, dropgrad-table1, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, "
@@ -204,7 +204,11 @@ WRONG = [
     (("mam",), f"unknown method 'mam': did you mean 'maml'? (allowed: {METHODS})"),
     (("maml+dropgrd",), f"unknown regularizer 'dropgrd': did you mean 'dropgrad'? (allowed: {REGULARIZERS})"),
     (("maml+dropgrad+dropgrad",), "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
-    (("maml", "glyps-5w1s"), f"unknown data set 'glyps': did you mean 'glyphs'? (allowed: {DATASETS})"),
+    (
+        ("maml", "glyps-5w1s"),
+        "unknown data set 'glyps': did you mean 'glyphs'? (allowed: cifarfs, cub, fc100, folder, glyphs, "
+        "images, miniimagenet, omniglot, sinusoid, tieredimagenet)",
+    ),
     (("maml", None, "smok"), f"unknown preset 'smok': did you mean 'smoke'? ({PRESETS})"),
     (("maml", None, "../maml"), "../maml: no such file"),
     (
