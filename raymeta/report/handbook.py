@@ -164,9 +164,9 @@ def _settings(cls: Any, section: str) -> list[str]:
 
 
 def _title(cls: type) -> tuple[str, str]:
-    """Title and paper."""
-    title, paper, *_ = [" ".join(part.split()) for part in _docstring(cls).split("\n\n")]
-    return title, paper
+    """Title and paper; a foreign module may have written neither."""
+    title, paper, *_ = [*(" ".join(part.split()) for part in _docstring(cls).split("\n\n")), "", ""]
+    return title or cls.__name__, paper
 
 
 def _docstring(cls: type) -> str:

@@ -1,11 +1,14 @@
 """The list of methods and their pages, which are never written by hand."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from raymeta import registry
 from raymeta.errors import UserError
+from raymeta.report import handbook
 from raymeta.report.handbook import about, about_regularizers, page
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
@@ -52,3 +55,17 @@ def test_a_page_has_every_setting_with_its_default() -> None:
 def test_an_unknown_method_is_a_sentence() -> None:
     with pytest.raises(UserError, match=r"^unknown method or regularizer 'malm': did you mean 'maml'\?"):
         page("malm")
+
+
+@pytest.mark.parametrize(
+    ("doc", "expected"), [(None, ("Bare", "")), ("", ("Bare", "")), ("A title.", ("A title.", ""))]
+)
+def test_a_module_that_says_little_of_itself(
+    doc: str | None, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bare:
+        pass
+
+    monkeypatch.setitem(sys.modules, "bare", ModuleType("bare", doc))
+    monkeypatch.setattr(Bare, "__module__", "bare")
+    assert handbook._title(Bare) == expected

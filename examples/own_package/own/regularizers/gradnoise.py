@@ -1,4 +1,7 @@
-"""Noise that is added to the gradients of the inner loop: g' = g + sigma * z, z ~ N(0, 1). Off in evaluation."""
+"""GradNoise: noise that is added to the gradients of the inner loop.
+
+g' = g + sigma * z,  z ~ N(0, 1);  off in evaluation
+"""
 
 from typing import Any, ClassVar
 
