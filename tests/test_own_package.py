@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_from_methods_to_final_runs(tmp_path: Path) -> None:
     raymeta("export", "own", "-o", "best.yaml")
     final = json.loads(raymeta("final", "best.yaml", "--seeds", "2", "--json"))
     assert "angle" in json.dumps(final)
-    suite = [commands / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLE / "test_own.py"]
+    shutil.copy(EXAMPLE / "test_own.py", home)  # away from this repository's own settings of pytest
+    suite = [commands / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", home / "test_own.py"]
     done = subprocess.run(suite, cwd=home, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
