@@ -27,7 +27,6 @@ FLOOR = 1e-6  # of a case's largest gradient: a bias before a batch norm has one
 
 TARGETS = {
     "mgaug": "catfish pruning scores by the gradient accumulated in theta so far, earlier tasks of the step included",
-    "modgrad": "ModGrad as its authors wrote it: blocks 3 and 4 only, always from theta, each modulation replacing nu",
 }
 
 pytestmark = pytest.mark.skipif(not ORACLE.is_dir(), reason="there is no shared/oracle beside the checkout")

@@ -103,6 +103,7 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     keep(data, "protonet", (), passes="separate")
     keep(data, "matchingnet", ("scale",), passes="separate")
     keep(data, "relationnet", ("loss", "hidden"), passes="separate")
+    keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
 
 
 # In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
