@@ -141,6 +141,10 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
     "protonet": {"then": {}, "now": {"passes": "separate"}},
     "matchingnet": {"then": {"scale": 100.0}, "now": {"passes": "separate"}},
     "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate"}},
+    "regularizers.metamix": {
+        "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
+        "now": {"draws": "independent"},
+    },
     "regularizers.mgaug": {
         "then": {
             "pruning": "catfish",
