@@ -221,9 +221,9 @@ class ImageDataset(Problem):
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
-            "ready": self.ready, "folder": str(self.folder),
+            "ready": self._store is not None or self.ready, "folder": str(self.folder),
         }  # fmt: skip
-        if not self.ready:
+        if not about["ready"]:
             return about
         store = self.store
         return about | {

@@ -14,10 +14,8 @@ import json
 import os
 import random
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar
-
-from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError, suggest
@@ -25,7 +23,7 @@ from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.reading.sources import check_counts, csv_rows, reading
+from raymeta.problems.images.reading.sources import check_counts, csv_rows
 from raymeta.problems.images.reading.trees import FOLDERS, Tree, pack_files, split_folders
 
 SIDE = 84
@@ -44,6 +42,7 @@ class Folder(ImageDataset):
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
     has_source: ClassVar[bool] = True
+    _listed: Tree | None = None
 
     @property
     def source(self) -> Path:
@@ -61,7 +60,7 @@ class Folder(ImageDataset):
         """Packed, and the source is as it was or gone."""
         if self.task.source is None or not super().ready:
             return False
-        return not self.source.exists() or self._packed_listing() in (None, self._listing())
+        return not self.source.exists() or self._packed_listing() in (None, self._tree().listing)
 
     def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
         if root is not None and Path(root).resolve() != self.source.resolve():
@@ -71,7 +70,11 @@ class Folder(ImageDataset):
                 raise UserError(f"{self.source}: no such folder")
             _ = self.store  # says so if it is damaged
             return
-        super().prepare(root, progress, rebuild=rebuild or (super().ready and not self.ready))
+        self._listed = Tree(self.source)
+        try:
+            super().prepare(root, progress, rebuild=rebuild or (super().ready and not self.ready))
+        finally:
+            self._listed = None
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images of the source.
@@ -80,7 +83,7 @@ class Folder(ImageDataset):
             root: not used: the source is the task's.
             progress: called per image.
         """
-        tree = Tree(self.source)
+        tree = self._tree()
         classes = _classes(tree)
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(self.source, found, None)
@@ -103,17 +106,11 @@ class Folder(ImageDataset):
         return f"raymeta data prepare {self.name} --data-root {self.source}"
 
     def _about(self) -> dict[str, Any]:
-        return super()._about() | {"listing": self._listing()}
+        return super()._about() | {"listing": self._tree().listing}
 
-    def _listing(self) -> str:
-        """A sum over names, sizes and times of the files of the source."""
-        paths = [self.source / path for path in Tree(self.source).paths] if self.source.is_dir() else [self.source]
-        digest = sha256()
-        with reading(self.source):
-            for path in paths:
-                about = path.stat()
-                digest.update(json.dumps([os.fspath(path), about.st_size, about.st_mtime_ns]).encode())
-        return digest.hexdigest()
+    def _tree(self) -> Tree:
+        """The files of the source, as they are now or, while they are packed, as they were at the start."""
+        return self._listed or Tree(self.source)
 
     def _packed_listing(self) -> Any:
         """The sum at the time of packing; None: the store is damaged, which opening it says."""
@@ -145,8 +142,7 @@ def _classes(tree: Tree) -> dict[Split, ByClass]:
 
 def _class_folders(tree: Tree) -> tuple[str, ByClass]:
     """What stands before each class in the paths, one folder of an archive at most, and the images of each class."""
-    known = Image.registered_extensions()
-    images = [path.split("/") for path in tree.paths if PurePosixPath(path).suffix.lower() in known]
+    images = [path.split("/") for path in tree.pictures]
     down = 1 if len({parts[0] for parts in images}) == 1 and all(len(parts) > 2 for parts in images) else 0
     classes: ByClass = {}
     for parts in images:
