@@ -111,8 +111,8 @@ def class_folders(top: Branch) -> Layout:
     found = classes_in(top)
     if len(found.classes) < len(SPLITS):
         raise Unclear(
-            f"it has {len(found.classes)} classes, {told(sorted(found.classes))}, and three at least are needed, one for "
-            "each of train, validation and test"
+            f"it has {len(found.classes)} classes, {told(sorted(found.classes))}, and three at least are needed, one "
+            "for each of train, validation and test"
         )
     names = sorted(found.classes)
     random.Random(SHUFFLE_SEED).shuffle(names)
@@ -144,8 +144,8 @@ def classes_in(top: Branch) -> Found:
     deeper = {name: one for name, one in base.below.items() if not one.pictures}
     if own and deeper:
         raise Unclear(
-            f"folders of pictures are at two levels: {folders(own.values())}, but {folders(one.leaves()[0] for one in deeper.values())}"
-            ": name the folder of the class folders itself"
+            f"folders of pictures are at two levels: {folders(own.values())}, but "
+            f"{folders(one.leaves()[0] for one in deeper.values())}: name the folder of the class folders itself"
         )
     if own:
         left[BELOW] = [path for one in own.values() for inner in one.below.values() for path in inner.all()]
@@ -270,7 +270,7 @@ def _two_levels(base: Branch, before: tuple[str, ...], left: dict[str, list[str]
         return Found(classes, before, (), f", the folders within {some(tops)} are the classes", left)
     leaves = [leaf for one in tops.values() for leaf in one.leaves()]
     raise Unclear(
-        f"folders of pictures are in folders: {some(one.name for one in tops.values())} have {len(leaves):,} of them, as "
+        f"{some(one.name for one in tops.values())} have {len(leaves):,} folders of pictures in them, as "
         f"{folders(leaves)}, and either may be the classes: name the folder of the class folders itself, or put the "
         "pictures of each class into one folder"
     )

@@ -50,9 +50,8 @@ class Index:
         parts = _parts(cell)
         found = self._folders.get(parts[-1].casefold(), []) if parts else []
         exact = [one for one in found if one.path[-1] == parts[-1]]
-        outer = [
-            one for one in exact or found if not any(one.path[: len(o.path)] == o.path for o in found if o is not one)
-        ]
+        among = exact or found
+        outer = [one for one in among if not any(one is not o and one.path[: len(o.path)] == o.path for o in among)]
         return _nearest(outer, parts[:-1], lambda one: list(one.path[:-1]))
 
 

@@ -152,9 +152,7 @@ class Lists:
             if best is not None and (best.columns.fits or said(stem) or names_splits(stem)):
                 yield best
             elif self._strict and (said(stem) or names_splits(stem)):
-                raise Unclear(
-                    problem or f"{path} says splits by its name, but it names neither pictures nor classes here"
-                )
+                raise Unclear(problem or f"{path} says splits by its name, but names no pictures and no classes here")
             else:
                 self.unused.append(path)
 
@@ -218,17 +216,16 @@ class Lists:
         Raises:
             Unclear: a list says another class than a picture's folder, or no class.
         """
+        who = told([one.path for one in lists])
         pairs = {(label, self._folder_of[path]) for path, label in named.items() if path in self._folder_of}
         labels, names = {label for label, _ in pairs}, {name for _, name in pairs}
         if named and (len(pairs) > max(len(labels), len(names)) or len(labels) != len(names) or not pairs):
             for path, label in named.items():
                 if label in self._folder_of.values() and self._folder_of.get(path, label) != label:
-                    raise Unclear(
-                        f"{told([one.path for one in lists])}: {path} is of class '{label}' there, but lies in another"
-                    )
+                    raise Unclear(f"{who}: {path} is of class '{label}' there, but in the folder of another")
             homes = {path: (split, named.get(path, label)) for path, (split, label) in homes.items()}
         if nameless := [path for path, (_, label) in homes.items() if not label]:
-            raise Unclear(f"{told([one.path for one in lists])} says no class of {some(nameless)}, and no folder does")
+            raise Unclear(f"{who} says no class of {some(nameless)}, and no folder does")
         return homes
 
 

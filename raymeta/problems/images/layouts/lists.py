@@ -14,7 +14,8 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".lst", ".list")
 OTHERS = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".parquet", ".feather", ".mat", ".xml", ".toml", ".jsonl")
 FILE = frozenset({
     "file", "filename", "filenames", "filepath", "filepaths", "files", "image", "imagefile", "imagefilename", "imageid",
-    "imagename", "imagenames", "imagepath", "images", "img", "imgfile", "imgname", "imgpath", "path", "paths", "picture",
+    "imagename", "imagenames", "imagepath", "images", "img", "imgfile", "imgname", "imgpath", "path", "paths",
+    "picture", "pictures",
 })  # fmt: skip
 LABEL = frozenset({
     "categories", "category", "categoryname", "class", "classes", "classid", "classlabel", "classname", "classnames",

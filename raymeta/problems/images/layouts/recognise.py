@@ -33,6 +33,7 @@ def recognise(
         others: paths of the other files; lists among them.
         read: gives the contents of lists.
         share: of the training classes that is held out for validation if nothing says which are for validation.
+        drawn: split classes at random if nothing says their splits.
 
     Raises:
         UserError: it is not clear what is meant; the sentence says what was found and what is read.
