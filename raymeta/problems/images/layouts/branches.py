@@ -11,12 +11,6 @@ READ = (
 )
 NAMED = 3  # folders or files that a sentence names
 
-NO_CLASS = "picture of no class"
-NO_SPLIT = "picture of a folder that is no split"
-BELOW = "picture of a folder within a class"
-UNLISTED = "picture that no list names"
-UNUSED = "list that is not used"
-
 
 class Unclear(Exception):
     """A tree that can't be read; the text says why, without the tree's name."""
@@ -28,12 +22,14 @@ class Layout(NamedTuple):
     Attributes:
         classes: split -> class -> its pictures, sorted.
         words: how the classes and the splits were recognised.
-        left: why, in one of the words above -> paths of what is left out.
+        left: why, in one of the words of `reading.files` -> paths of what is left out.
+        held_out: some training classes are those for validation.
     """
 
     classes: Mapping[Split, Mapping[str, Sequence[str]]]
     words: str
     left: Mapping[str, Sequence[str]]
+    held_out: bool = False
 
 
 class Branch:

@@ -5,18 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.layouts.branches import (
-    BELOW,
-    NO_CLASS,
-    NO_SPLIT,
-    Branch,
-    Layout,
-    Unclear,
-    folders,
-    some,
-    told,
-)
+from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, folders, some, told
 from raymeta.problems.images.layouts.words import plain, said, splits_of
+from raymeta.problems.images.reading.files import BELOW, NO_CLASS, NO_SPLIT
 
 SHARES = (0.64, 0.16)  # of training and validation classes, where nothing says the split
 SHUFFLE_SEED = 1
@@ -157,20 +148,25 @@ def held_out(layout: Layout, share: float) -> Layout:
     """A share of the training classes as those for validation, drawn, always the same.
 
     Raises:
-        Unclear: there is no other class left.
+        Unclear: it is no share, or leaves no class.
     """
+    if not 0 < share < 1:
+        raise Unclear(f"--validation-share {share:g}: a share of the training classes is between 0 and 1")
     names = sorted(layout.classes["train"])
     random.Random(SHUFFLE_SEED).shuffle(names)
     count = max(1, round(share * len(names)))
     if count >= len(names):
         raise Unclear(f"--validation-share {share:g} of {len(names)} training classes leaves none to train on")
     held = sorted(names[:count])
-    train = {name: paths for name, paths in layout.classes["train"].items() if name not in held}
+    train = {name: paths for name, paths in layout.classes["train"].items() if name not in set(held)}
     validation = {name: layout.classes["train"][name] for name in held}
     words = f"{layout.words}, and {count} of the {len(names)} training classes held out for validation ({some(held)})"
-    return layout._replace(
-        classes={"train": train, "validation": validation, "test": layout.classes["test"]}, words=words
-    )
+    classes: dict[Split, Mapping[str, Sequence[str]]] = {
+        "train": train,
+        "validation": validation,
+        "test": layout.classes["test"],
+    }
+    return Layout(classes, words, layout.left, held_out=True)
 
 
 def refuse_shared(by_split: Mapping[Split, Mapping[str, Sequence[str]]], called: Mapping[Split, str]) -> None:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from raymeta.errors import suggest
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.layouts.branches import UNLISTED, UNUSED, Branch, Layout, Unclear, some, told
+from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, some, told
 from raymeta.problems.images.layouts.columns import Columns, columns_of
 from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared, remedy
 from raymeta.problems.images.layouts.index import Index
 from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, tables
 from raymeta.problems.images.layouts.words import ALLOWED, names_splits, resolved, said
+from raymeta.problems.images.reading.files import UNLISTED, UNUSED
 
 Read = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
 Home = tuple[Split, str]  # of a picture: its split and its class

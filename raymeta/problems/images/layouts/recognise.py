@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS
-from raymeta.problems.images.layouts.branches import READ, UNUSED, Layout, Unclear, grown
+from raymeta.problems.images.layouts.branches import READ, Layout, Unclear, grown
 from raymeta.problems.images.layouts.folders import class_folders, split_folders
 from raymeta.problems.images.layouts.listed import Lists, Read
+from raymeta.problems.images.reading.files import UNUSED
 
 
 def recognise(
