@@ -10,8 +10,9 @@ from raymeta.errors import UserError
 from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
-from raymeta.report.remarks import progress_bar
+from raymeta.report.remarks import progress_bar, say
 
 
 def datasets() -> dict[str, dict[str, Any]]:
@@ -20,7 +21,12 @@ def datasets() -> dict[str, dict[str, Any]]:
 
 
 def prepare(
-    name: str, data_root: str | Path | None = None, *, rebuild: bool = False, quiet: bool = False
+    name: str,
+    data_root: str | Path | None = None,
+    *,
+    rebuild: bool = False,
+    quiet: bool = False,
+    **how: Any,
 ) -> dict[str, Any]:
     """Download or read a data set and pack it once for all trials of this machine.
 
@@ -29,6 +35,8 @@ def prepare(
         data_root: folder that holds the data, or a URL of an archive of it; None: drawn or downloaded.
         rebuild: pack it again even if it is there.
         quiet: show no progress.
+        how: keys of the `task` section that say how pictures of one's own are packed: size, grey, background,
+            skip_broken.
 
     Returns:
         What it is, as plain data.
@@ -37,8 +45,8 @@ def prepare(
         UserError: no such data set, or its data are not in `data_root` or damaged.
     """
     root = root_of(data_root)
-    problem = _named(name, root)
-    make_ready(problem, root, rebuild=rebuild, quiet=quiet)
+    problem = _named(name, root, how)
+    make_ready(problem, root, rebuild=rebuild, quiet=quiet, remarks=False)
     return problem.describe()
 
 
@@ -80,16 +88,65 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
 
 
 def root_of(data_root: str | Path | None) -> Root | None:
-    """A path, or a URL as it is."""
-    return data_root if data_root is None or "://" in str(data_root) else Path(data_root).expanduser()
+    """A path, or a URL as it is.
+
+    Raises:
+        UserError: `~name` of a user that there is not.
+    """
+    if data_root is None or "://" in str(data_root):
+        return data_root
+    try:
+        return Path(data_root).expanduser()
+    except RuntimeError:
+        raise UserError(f"--data-root {shown(data_root)}: there is no user of that name") from None
 
 
-def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
-    """Make a data set ready with a progress bar; nothing happens if it is."""
-    if problem.ready and not rebuild and root is None:
+def make_ready(
+    problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False, remarks: bool = True
+) -> None:
+    """Make a data set ready with a progress bar; nothing happens if it is.
+
+    Args:
+        problem: whose data it is.
+        root: where they are.
+        rebuild: make it again.
+        quiet: show no progress.
+        remarks: say what is to be said of what was packed.
+
+    Raises:
+        UserError: there is nothing at `root`, or not what there should be.
+    """
+    if root is not None and not problem.has_source:
+        look_at(problem, root, rebuild=rebuild)
+    if root is None and not rebuild and problem.ready:
         return
+    before = _made(problem)
     with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
         problem.prepare(root, progress, rebuild=rebuild)
+    if remarks and isinstance(problem, ImageDataset) and _made(problem) != before:
+        for key, line in problem.remarks.items():
+            say(f"{problem.name}: {key}: {line}")
+
+
+def _made(problem: Problem) -> float | None:
+    """When a store was made."""
+    if isinstance(problem, ImageDataset) and problem.folder.exists():
+        return problem.folder.stat().st_ctime
+    return None
+
+
+def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
+    """Say that a root is not used, if it is not.
+
+    Raises:
+        UserError: there is no such path.
+    """
+    if isinstance(root, Path) and not root.exists():
+        raise UserError(f"--data-root {shown(root)}: no such folder")
+    if not isinstance(problem, ImageDataset):
+        say(f"--data-root {shown(root)} is not used: {problem.name} is computed")
+    elif problem.ready and not rebuild:
+        say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
 
 
 def with_source(config: TrialConfig, root: Root | None) -> TrialConfig:
@@ -120,16 +177,22 @@ def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     """The key of `task` that `data_root` stands for; {}: none.
 
     Raises:
-        UserError: it would have to be a path and is a URL.
+        UserError: it would have to be a path that a config can hold, and is none.
     """
     if root is None or not find_problem(dataset).has_source:
         return {}
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
-    return {"source": str(root.resolve())}
+    source = str(root.resolve())
+    if not source.isprintable():
+        raise UserError(
+            f"--data-root {shown(source)}: this name can't be written into a config; name it by a link to it"
+        )
+    return {"source": source}
 
 
-def _named(name: str, root: Root | None) -> Problem:
+def _named(name: str, root: Root | None, how: Mapping[str, Any] | None = None) -> Problem:
     """A data set under its own defaults of a task."""
     defaults = find_problem(name).task_defaults
-    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root)}))
+    given = {key: value for key, value in (how or {}).items() if value is not None}
+    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root), **given}))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -12,6 +12,12 @@ from raymeta.report.remarks import say
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
 DataSet = Annotated[str, typer.Argument(help="A data set.", autocompletion=complete.datasets)]
+
+Size = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Side of the packed images of your own pictures, in pixels; by default 84."),
+]
+Grey = Annotated[bool, typer.Option("--grey", help="Pack your own pictures as grey.")]
 
 
 @data_app.command("ls")
@@ -33,6 +39,16 @@ def data_prepare(
     name: DataSet,
     data_root: DataRoot = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
+    size: Size = None,
+    grey: Grey = False,
+    background: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Colour behind what is transparent in your own pictures; by default white."),
+    ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option("--skip-broken", help="Leave out your own pictures that can't be read; a list is written."),
+    ] = False,
 ) -> None:
     """Download or read a data set and pack it once for all trials of this machine.
 
@@ -40,7 +56,10 @@ def data_prepare(
     """
     from raymeta.api import data
 
-    for key, value in data.prepare(name, data_root, rebuild=rebuild).items():
+    how: dict[str, Any] = {"size": size, "grey": grey or None, "background": background}
+    if skip_broken:
+        how["skip_broken"] = True
+    for key, value in data.prepare(name, data_root, rebuild=rebuild, **how).items():
         show(f"{key}: {value}")
 
 

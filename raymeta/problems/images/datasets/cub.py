@@ -17,8 +17,9 @@ from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import centred, plain
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import Tree, centred, find, pack_files
+from raymeta.problems.images.reading.trees import Tree, find, pack_files
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
@@ -32,6 +33,7 @@ class Cub(ImageDataset):
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
+    fitted: ClassVar[str] = "made 96x96, bilinear, and cropped to the centre"
     published: ClassVar[Mapping[str, Published]] = {
         "standard": Published({"train": 100, "validation": 50, "test": 50}, (41, 60), 11_788)
     }
@@ -55,10 +57,10 @@ class Cub(ImageDataset):
             classes[split][name] = sorted(listed[name])
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(tree.source, found, self.published.get(self.split))
-        return pack_files(tree, classes, SIDE, self.fit, progress)
+        return pack_files(tree, classes, self.input_shape, self.fit, progress)
 
     def fit(self, image: Image.Image) -> Image.Image:
-        return centred(SIDE)(image.convert("RGB"))
+        return centred(SIDE)(plain(image))
 
 
 def _listed(tree: Tree) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import Published, check_counts, csv_rows, reading
-from raymeta.problems.images.reading.trees import Tree, find, pack_files, split_folders, squeezed
+from raymeta.problems.images.reading.trees import Tree, find, pack_files, split_folders
 
 SIDE = 84
 PARTS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}  # as the published files say
@@ -55,7 +55,7 @@ class ImageNetSubset(ImageDataset):
         tree, classes = self._files(root)
         found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
         check_counts(tree.source, found, published)
-        return pack_files(tree, classes, SIDE, self.fit, progress)
+        return pack_files(tree, classes, self.input_shape, self.fit, progress)
 
     @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:
@@ -113,7 +113,7 @@ class TieredImageNet(ImageNetSubset):
             for kind in ("images_png.pkl", "images.npz"):
                 if (base / f"train_{kind}").exists():
                     return {
-                        split: tiered_cache(base / f"{part}_{kind}", base / f"{part}_labels.pkl", SIDE, squeezed(SIDE))
+                        split: tiered_cache(base / f"{part}_{kind}", base / f"{part}_labels.pkl", SIDE, self.fit)
                         for split, part in PARTS.items()
                     }
         return {}

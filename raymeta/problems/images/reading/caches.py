@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Stream
+from raymeta.problems.images.reading.pictures import Fit, decode
 from raymeta.problems.images.reading.sources import reading, reason
-from raymeta.problems.images.reading.trees import Fit, decode, in_order
+from raymeta.problems.images.reading.trees import in_order
 
 Pixels = NDArray[np.uint8]
 
