@@ -10,8 +10,10 @@ from raymeta.errors import UserError
 from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.datasets.folder import Folder
 from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
+from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
 
 
@@ -24,6 +26,7 @@ def prepare(
     name: str,
     data_root: str | Path | None = None,
     *,
+    validation_share: float | None = None,
     rebuild: bool = False,
     quiet: bool = False,
     **how: Any,
@@ -33,6 +36,8 @@ def prepare(
     Args:
         name: of the data set.
         data_root: folder that holds the data, or a URL of an archive of it; None: drawn or downloaded.
+        validation_share: of the training classes of a `folder`, to hold out where nothing says which are for
+            validation; the store keeps it.
         rebuild: pack it again even if it is there.
         quiet: show no progress.
         how: keys of the `task` section that say how pictures of one's own are packed: size, grey, background,
@@ -45,9 +50,32 @@ def prepare(
         UserError: no such data set, or its data are not in `data_root` or damaged.
     """
     root = root_of(data_root)
-    problem = _named(name, root, how)
-    make_ready(problem, root, rebuild=rebuild, quiet=quiet, remarks=False)
+    problem = _shared_out(_named(name, root, how), validation_share)
+    _pack(problem, root, rebuild=rebuild, quiet=quiet)
     return problem.describe()
+
+
+def preview(
+    name: str, data_root: str | Path | None = None, *, validation_share: float | None = None, **how: Any
+) -> dict[str, Any]:
+    """Say what `prepare` would pack, without packing it; arguments and errors are as there.
+
+    Returns:
+        Where it comes from, classes and images of each split, some examples, what is left out and why, and, if
+        `prepare` would refuse it because other counts were published, why, as plain data.
+    """
+    root = root_of(data_root)
+    problem = _shared_out(_named(name, root, how), validation_share)
+    if isinstance(root, str):
+        raise UserError(f"--data-root {root}: what is behind a URL is not looked at; fetch the archive and name it")
+    if not isinstance(problem, ImageDataset) or (plan := problem.plan(root)) is None:
+        return {"name": name, "source": "drawn or downloaded: nothing is read from files"}
+    found = {"name": name, **plan.shown(problem.input_shape)}
+    try:
+        check_counts(plan.source, plan.counts, problem.published.get(problem.split))
+    except UserError as error:
+        found["refused"] = str(error)
+    return found
 
 
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
@@ -101,38 +129,22 @@ def root_of(data_root: str | Path | None) -> Root | None:
         raise UserError(f"--data-root {shown(data_root)}: there is no user of that name") from None
 
 
-def make_ready(
-    problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False, remarks: bool = True
-) -> None:
-    """Make a data set ready with a progress bar; nothing happens if it is.
-
-    Args:
-        problem: whose data it is.
-        root: where they are.
-        rebuild: make it again.
-        quiet: show no progress.
-        remarks: say what is to be said of what was packed.
+def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
+    """Make a data set ready with a progress bar, and say what was found if it was packed; nothing happens if it is.
 
     Raises:
         UserError: there is nothing at `root`, or not what there should be.
     """
-    if root is not None and not problem.has_source:
-        look_at(problem, root, rebuild=rebuild)
-    if root is None and not rebuild and problem.ready:
-        return
-    before = _made(problem)
-    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
-        problem.prepare(root, progress, rebuild=rebuild)
-    if remarks and isinstance(problem, ImageDataset) and _made(problem) != before:
+    before = _packed_at(problem)
+    _pack(problem, root, rebuild=rebuild, quiet=quiet)
+    if not quiet and isinstance(problem, ImageDataset) and _packed_at(problem) != before:
         for key, line in problem.remarks.items():
-            say(f"{problem.name}: {key}: {line}")
+            say(f"{problem.name}: {'' if key == 'layout' else f'{spaced(key)}: '}{line}")
 
 
-def _made(problem: Problem) -> float | None:
-    """When a store was made."""
-    if isinstance(problem, ImageDataset) and problem.folder.exists():
-        return problem.folder.stat().st_ctime
-    return None
+def spaced(key: str) -> str:
+    """A key as a sentence has it: `left out`."""
+    return key.replace("_", " ")
 
 
 def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
@@ -173,6 +185,25 @@ def pretrain(config: TrialConfig, problem: Problem, *, quiet: bool = False) -> N
         torch.set_num_threads(threads)
 
 
+def _pack(problem: Problem, root: Root | None, *, rebuild: bool, quiet: bool) -> None:
+    if root is not None and not problem.has_source:
+        look_at(problem, root, rebuild=rebuild)
+    if root is None and not rebuild and problem.ready:
+        return
+    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
+        problem.prepare(root, progress, rebuild=rebuild)
+
+
+def _packed_at(problem: Problem) -> int | None:
+    """When its store was made; None: it has none."""
+    meta = problem.folder / "meta.json" if isinstance(problem, ImageDataset) and _is_named(problem) else None
+    return meta.stat().st_mtime_ns if meta is not None and meta.exists() else None
+
+
+def _is_named(problem: Problem) -> bool:
+    return not problem.has_source or problem.task.source is not None
+
+
 def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     """The key of `task` that `data_root` stands for; {}: none.
 
@@ -189,6 +220,16 @@ def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
             f"--data-root {shown(source)}: this name can't be written into a config; name it by a link to it"
         )
     return {"source": source}
+
+
+def _shared_out(problem: Problem, share: float | None) -> Problem:
+    if share is not None:
+        if not isinstance(problem, Folder):
+            raise UserError(
+                f"--validation-share: {problem.name} has a class split of its own; it is an option of folder"
+            )
+        problem.validation_share = share
+    return problem
 
 
 def _named(name: str, root: Root | None, how: Mapping[str, Any] | None = None) -> Problem:

@@ -38,6 +38,12 @@ def data_ls(as_json: Json = False) -> None:
 def data_prepare(
     name: DataSet,
     data_root: DataRoot = None,
+    validation_share: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Of the training classes of a folder, to hold out where nothing says which are for validation."
+        ),
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
     size: Size = None,
     grey: Grey = False,
@@ -49,6 +55,9 @@ def data_prepare(
         bool,
         typer.Option("--skip-broken", help="Leave out your own pictures that can't be read; a list is written."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be packed and what is left out; pack nothing.")
+    ] = False,
 ) -> None:
     """Download or read a data set and pack it once for all trials of this machine.
 
@@ -57,10 +66,15 @@ def data_prepare(
     from raymeta.api import data
 
     how: dict[str, Any] = {"size": size, "grey": grey or None, "background": background}
-    if skip_broken:
-        how["skip_broken"] = True
-    for key, value in data.prepare(name, data_root, rebuild=rebuild, **how).items():
-        show(f"{key}: {value}")
+    how |= {"skip_broken": skip_broken or None, "validation_share": validation_share}
+    if dry_run:
+        found = data.preview(name, data_root, **how)
+    else:
+        found = data.prepare(name, data_root, rebuild=rebuild, **how)
+    for key, value in found.items():
+        show(f"{data.spaced(key)}: {value}")
+    if "refused" in found:
+        raise typer.Exit(2)
 
 
 @data_app.command("check")

@@ -26,6 +26,7 @@ from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
 from raymeta.problems.images.given import pixels
 from raymeta.problems.images.images import DeviceImages, HostImages
+from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
     LEFT_OUT,
@@ -136,6 +137,14 @@ class ImageDataset(Problem):
         Raises:
             UserError: the data can't be had from `root`.
         """
+
+    def plan(self, root: Path | None) -> Plan | None:
+        """What `build` would pack, before an image is read; None: it is drawn or downloaded.
+
+        Raises:
+            UserError: the data can't be had from `root`.
+        """
+        return None
 
     def fit(self, image: Image.Image) -> Image.Image:
         """An image file of any size and kind as `build` packs those of this data set: size and channels."""
@@ -248,11 +257,12 @@ class ImageDataset(Problem):
 
     @property
     def remarks(self) -> dict[str, str]:
-        """What is to be said of how the store was packed: key -> a line."""
-        lines = dict(self.store.meta.get("remarks", {}))
+        """What is to be said of how the store was packed: how classes were recognised, what was left out, and more."""
+        meta = self.store.meta
+        lines: dict[str, str] = {key: meta[key] for key in ("layout", "left_out") if meta.get(key)}
         if (listed := self.folder / LEFT_OUT).exists():
-            lines["left out"] += f"; all of it: {listed}"
-        return lines
+            lines["left_out"] += f"; all of it: {listed}"
+        return {**lines, **meta.get("notes", {})}
 
     def _bank(self, split: Split, seed: int) -> Bank:
         bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes

@@ -18,11 +18,17 @@ FIFO = "FIFO"
 SOCKET = "socket"
 DEVICE = "device"
 NO_CLASS = "picture of no class"
+NO_SPLIT = "picture of a folder that is no split"
+BELOW = "picture in a folder within a class"
+UNLISTED = "picture that no list names"
+UNUSED = "list that is not used"
 BROKEN = "broken picture"
 _MANY = {
     NOWHERE: "links that lead nowhere", AGAIN: "links to folders that are read by their own names",
     FOLDER_LINK: "links to folders of the archive", FIFO: "FIFOs", SOCKET: "sockets", DEVICE: "devices",
-    NO_CLASS: "pictures of no class", BROKEN: "broken pictures",
+    NO_CLASS: "pictures of no class", NO_SPLIT: "pictures of folders that are no splits",
+    BELOW: "pictures in folders within classes", UNLISTED: "pictures that no list names",
+    UNUSED: "lists that are not used", BROKEN: "broken pictures",
 }  # fmt: skip
 NAMED = 3  # paths that a sentence names
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ from raymeta.problems.images.reading.files import shown
 
 FORMAT = 1
 CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`
-REMARKS = ("remarks", "left_out")  # lines by what they are about; why -> paths of what was not packed
-LEFT_OUT = "left_out.txt"  # the same, all of them, a line each
+REMARKS = ("layout", "left_out", "left_out_paths", "notes")  # keys of `meta.json` on how a store came about
+LEFT_OUT = "left_out.txt"  # all paths that were not packed, a line each
 MOST_LISTED = 1000  # of a kind in `meta.json`, which everyone reads who opens the store
 BLOCK = 1024  # images hashed at a time
 SETTLE_S = 2.0  # what a killed builder of many files loses at most
@@ -72,7 +73,8 @@ class Packed(NamedTuple):
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
         expected: the fingerprint that all this must have; None: whatever it has.
-        remarks: what `meta.json` says of how it came about; it is there when all images are read.
+        about: what else `meta.json` says: how the classes were recognised, and what was left out; it is there when all
+            images are read.
     """
 
     images: NDArray[np.uint8] | Stream | Files
@@ -80,7 +82,7 @@ class Packed(NamedTuple):
     sizes: Sequence[int]
     splits: Mapping[str, Mapping[str, Sequence[int]]]
     expected: str | None = None
-    remarks: Mapping[str, Any] = {}
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
 def fingerprint(packed: Packed) -> str:
@@ -140,8 +142,8 @@ def packed_at(folder: Path) -> Path | None:
 
 def packed_from(meta: Mapping[str, Any], images: NDArray[np.uint8] | Stream) -> Packed:
     """The contents of a store that was packed elsewhere, from its `meta.json` and its images."""
-    remarks = {key: meta[key] for key in REMARKS if key in meta}
-    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"], remarks)
+    about = {key: meta[key] for key in REMARKS if key in meta}
+    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"], about)
 
 
 def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -> None:
@@ -163,18 +165,18 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -
     meta = {
         "format": FORMAT,
         **about,
+        **packed.about,
         "fingerprint": fingerprint(packed),
         **_labels(packed),
-        **packed.remarks,
     }
     if packed.expected not in (None, meta["fingerprint"]):
         raise UserError(
             f"{about['name']}: what came has fingerprint {meta['fingerprint'][:12]} and should have "
             f"{str(packed.expected)[:12]}"
         )
-    if left_out := meta.get("left_out"):
-        meta["left_out"] = {why: paths[:MOST_LISTED] for why, paths in left_out.items()}
-        lines = [f"{shown(why)}\t{shown(path)}\n" for why, paths in left_out.items() for path in paths]
+    if unread := meta.get("left_out_paths"):
+        meta["left_out_paths"] = {why: paths[:MOST_LISTED] for why, paths in unread.items()}
+        lines = [f"{shown(why)}\t{shown(path)}\n" for why, paths in unread.items() for path in paths]
         (folder / LEFT_OUT).write_text("".join(lines), encoding="utf-8")
     with open(folder / "meta.json", "w", encoding="utf-8") as text:
         json.dump(meta, text)  # in ASCII: a name may have bytes that are no UTF-8

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from hashlib import blake2b, sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,6 @@ from raymeta.problems.images.reading.sources import reading
 from raymeta.problems.images.reading.walking import special, walk
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
-FOLDERS: dict[str, Split] = {
-    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
-}  # fmt: skip
 
 Classes = Mapping[Split, Mapping[str, Sequence[str]]]
 
@@ -171,39 +169,6 @@ class Tree:
             return file.read(HEAD)
 
 
-def find(root: Path, names: Sequence[str], layout: str) -> Path:
-    """The folder or archive of one of some names in `root`, or `root` itself if it is a file.
-
-    Args:
-        root: what the user gave.
-        names: without an archive's suffix.
-        layout: what the sentence says should have been there.
-
-    Raises:
-        UserError: nothing of that name is there.
-    """
-    if root.exists() and not root.is_dir():
-        return root  # an archive, or `Tree` says what it is
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    for name in names:
-        for found in (root / name, *(root / f"{name}{ending}" for ending in ARCHIVES)):
-            if found.exists():
-                return found
-    raise UserError(f"{root}: {layout}")
-
-
-def split_folders(tree: Tree) -> dict[Split, dict[str, list[str]]]:
-    """Classes of a tree `train/CLASS/...`, `val/CLASS/...`, `test/CLASS/...`, at its top or one folder down."""
-    found: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
-    parts = [path.split("/") for path in tree.pictures]
-    down = 0 if any(part[0] in FOLDERS for part in parts) else 1
-    for part in parts:
-        if len(part) > down + 2 and part[down] in FOLDERS:
-            found[FOLDERS[part[down]]].setdefault(part[down + 1], []).append("/".join(part))
-    return found
-
-
 def pack_files(
     tree: Tree,
     classes: Classes,
@@ -211,6 +176,8 @@ def pack_files(
     fit: Fit,
     progress: Progress,
     *,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    left: Mapping[str, Sequence[str]] = MappingProxyType({}),
     skip: bool = False,
     remedy: str = "",
 ) -> Packed:
@@ -222,15 +189,15 @@ def pack_files(
         shape: of a packed image, (C, H, W).
         fit: makes an image of that size and colour of a picture.
         progress: called per image.
-        skip: leave out pictures that can't be read, with a list.
+        about: what the store is to say of itself.
+        left: why -> paths of what is left out.
+        skip: leave out pictures that can't be read, too.
         remedy: what ends the sentence that names them, if they are not left out.
     """
     names, sizes, splits = in_order({s: {c: len(paths) for c, paths in classes[s].items()} for s in SPLITS})
     paths = [path for split in SPLITS for name in sorted(classes[split]) for path in classes[split][name]]
     rows = {path: row for row, path in enumerate(paths)}
-    remarks: dict[str, Any] = {}
-    lost: set[int] = set()
-
+    lost, said = set[int](), dict(about)
     notes: dict[str, list[str]] = {}
 
     def note(path: str, kind: str) -> None:
@@ -250,14 +217,12 @@ def pack_files(
         if broken and not skip:
             raise UserError(f"{shown(tree.source)}: {_unreadable(broken)}{remedy and f'; {remedy}'}")
         lost.update(rows[path] for path in broken)
-        left = tree.left_out(paths) | ({BROKEN_PICTURE: sorted(broken)} if broken else {})
-        lines = {"left out": sentence(left).removeprefix("left out: ")}
-        lines |= {kind: f"{len(noted):,} ({some(sorted(noted))})" for kind, noted in sorted(notes.items())}
-        remarks["remarks"] = {key: line for key, line in lines.items() if line}
-        remarks["left_out"] = left
+        every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
+        said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every
+        said["notes"] = {kind: f"{len(noted):,} ({some(sorted(noted))})" for kind, noted in sorted(notes.items())}
 
     files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost)
-    return Packed(files, list(map(shown, names)), sizes, splits, remarks=remarks)
+    return Packed(files, list(map(shown, names)), sizes, splits, about=said)
 
 
 def _unreadable(broken: Mapping[str, Why]) -> str:

@@ -253,7 +253,7 @@ def test_broken_pictures_are_named_at_once_or_left_out_with_a_list(pets: Path) -
     assert dict(zip(found.store.class_names, found.store.sizes, strict=True))["pet03"] == 1
     listed = (found.folder / "left_out.txt").read_text().splitlines()
     assert sorted(listed) == [".htm\tnotes.HTM", *(f"broken picture\t{name}/1.png" for name in PETS[:4])]
-    assert found.describe()["left out"].startswith(
+    assert found.describe()["left_out"].startswith(
         "1 .htm, 4 broken pictures (pet00/1.png, pet01/1.png, pet02/1.png and"
     )
     for name in PETS[:4]:
