@@ -35,9 +35,6 @@ from raymeta.problems.images.reading.sources import UNREADABLE, reading
 from raymeta.problems.images.reading.walking import special, walk
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
-FOLDERS: dict[str, Split] = {
-    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
-}  # fmt: skip
 
 Classes = Mapping[Split, Mapping[str, Sequence[str]]]
 Fit = Callable[[Image.Image], Image.Image]
@@ -166,39 +163,6 @@ class Tree:
     def _head(self, path: str) -> bytes:
         with open(self.source / path, "rb") as file:
             return file.read(HEAD)
-
-
-def find(root: Path, names: Sequence[str], layout: str) -> Path:
-    """The folder or archive of one of some names in `root`, or `root` itself if it is a file.
-
-    Args:
-        root: what the user gave.
-        names: without an archive's suffix.
-        layout: what the sentence says should have been there.
-
-    Raises:
-        UserError: nothing of that name is there.
-    """
-    if root.exists() and not root.is_dir():
-        return root  # an archive, or `Tree` says what it is
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    for name in names:
-        for found in (root / name, *(root / f"{name}{ending}" for ending in ARCHIVES)):
-            if found.exists():
-                return found
-    raise UserError(f"{root}: {layout}")
-
-
-def split_folders(tree: Tree) -> dict[Split, dict[str, list[str]]]:
-    """Classes of a tree `train/CLASS/...`, `val/CLASS/...`, `test/CLASS/...`, at its top or one folder down."""
-    found: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
-    parts = [path.split("/") for path in tree.pictures]
-    down = 0 if any(part[0] in FOLDERS for part in parts) else 1
-    for part in parts:
-        if len(part) > down + 2 and part[down] in FOLDERS:
-            found[FOLDERS[part[down]]].setdefault(part[down + 1], []).append("/".join(part))
-    return found
 
 
 def pack_files(tree: Tree, classes: Classes, side: int, fit: Fit, progress: Progress) -> Packed:
