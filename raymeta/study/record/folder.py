@@ -84,7 +84,7 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
         UserError: the study exists, or another process makes it right now.
     """
     if isinstance(folder, Path):
-        _refuse(folder, folder.exists())
+        refuse_taken(folder)
         unfinished = folder.parent / f".{folder.name}.{os.getpid()}"
         unfinished.mkdir(parents=True)
         try:
@@ -94,13 +94,22 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         return
-    _refuse(folder, (folder / "study.yaml").exists())
+    refuse_taken(folder)
     with Lease(folder / "driver.lease").held():
         _refuse(folder, (folder / "study.yaml").exists())  # another process may just have made it
         if (folder / "trials").exists():
             raise UserError(f"{folder}: has trials, but no study.yaml: delete it, or give another --name")
         (folder / "journal").rmtree()  # of one that was killed in here
         yield folder
+
+
+def refuse_taken(folder: AnyPath) -> None:
+    """Say that a study of that name is there, before anything is done for a new one.
+
+    Raises:
+        UserError: it is there.
+    """
+    _refuse(folder, folder.exists() if isinstance(folder, Path) else (folder / "study.yaml").exists())
 
 
 def _refuse(folder: AnyPath, there: bool) -> None:
