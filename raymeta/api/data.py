@@ -11,6 +11,7 @@ from raymeta.problem import Problem, find_problem, open_problem, parse_task, tas
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
+from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
@@ -28,6 +29,7 @@ def prepare(
     validation_share: float | None = None,
     rebuild: bool = False,
     quiet: bool = False,
+    **how: Any,
 ) -> dict[str, Any]:
     """Download or read a data set and pack it once for all trials of this machine.
 
@@ -38,6 +40,8 @@ def prepare(
             validation; the store keeps it.
         rebuild: pack it again even if it is there.
         quiet: show no progress.
+        how: keys of the `task` section that say how pictures of one's own are packed: size, grey, background,
+            skip_broken.
 
     Returns:
         What it is, as plain data.
@@ -46,12 +50,14 @@ def prepare(
         UserError: no such data set, or its data are not in `data_root` or damaged.
     """
     root = root_of(data_root)
-    problem = _shared_out(_named(name, root), validation_share)
+    problem = _shared_out(_named(name, root, how), validation_share)
     _pack(problem, root, rebuild=rebuild, quiet=quiet)
     return problem.describe()
 
 
-def preview(name: str, data_root: str | Path | None = None, *, validation_share: float | None = None) -> dict[str, Any]:
+def preview(
+    name: str, data_root: str | Path | None = None, *, validation_share: float | None = None, **how: Any
+) -> dict[str, Any]:
     """Say what `prepare` would pack, without packing it; arguments and errors are as there.
 
     Returns:
@@ -59,7 +65,7 @@ def preview(name: str, data_root: str | Path | None = None, *, validation_share:
         `prepare` would refuse it because other counts were published, why, as plain data.
     """
     root = root_of(data_root)
-    problem = _shared_out(_named(name, root), validation_share)
+    problem = _shared_out(_named(name, root, how), validation_share)
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: what is behind a URL is not looked at; fetch the archive and name it")
     if not isinstance(problem, ImageDataset) or (plan := problem.plan(root)) is None:
@@ -110,19 +116,49 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
 
 
 def root_of(data_root: str | Path | None) -> Root | None:
-    """A path, or a URL as it is."""
-    return data_root if data_root is None or "://" in str(data_root) else Path(data_root).expanduser()
+    """A path, or a URL as it is.
+
+    Raises:
+        UserError: `~name` of a user that there is not.
+    """
+    if data_root is None or "://" in str(data_root):
+        return data_root
+    try:
+        return Path(data_root).expanduser()
+    except RuntimeError:
+        raise UserError(f"--data-root {shown(data_root)}: there is no user of that name") from None
 
 
 def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
-    """Make a data set ready with a progress bar, and say what was found if it was packed; nothing happens if it is."""
+    """Make a data set ready with a progress bar, and say what was found if it was packed; nothing happens if it is.
+
+    Raises:
+        UserError: there is nothing at `root`, or not what there should be.
+    """
     before = _packed_at(problem)
     _pack(problem, root, rebuild=rebuild, quiet=quiet)
-    if not quiet and _packed_at(problem) != before:
-        found = problem.describe()
-        for line in (found.get("layout"), found.get("left_out") and f"left out: {found['left_out']}"):
-            if line:
-                say(f"{problem.name}: {line}")
+    if not quiet and isinstance(problem, ImageDataset) and _packed_at(problem) != before:
+        for key, line in problem.remarks.items():
+            say(f"{problem.name}: {'' if key == 'layout' else f'{spaced(key)}: '}{line}")
+
+
+def spaced(key: str) -> str:
+    """A key as a sentence has it: `left out`."""
+    return key.replace("_", " ")
+
+
+def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
+    """Say that a root is not used, if it is not.
+
+    Raises:
+        UserError: there is no such path.
+    """
+    if isinstance(root, Path) and not root.exists():
+        raise UserError(f"--data-root {shown(root)}: no such folder")
+    if not isinstance(problem, ImageDataset):
+        say(f"--data-root {shown(root)} is not used: {problem.name} is computed")
+    elif problem.ready and not rebuild:
+        say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
 
 
 def with_source(config: TrialConfig, root: Root | None) -> TrialConfig:
@@ -150,7 +186,9 @@ def pretrain(config: TrialConfig, problem: Problem, *, quiet: bool = False) -> N
 
 
 def _pack(problem: Problem, root: Root | None, *, rebuild: bool, quiet: bool) -> None:
-    if problem.ready and not rebuild and root is None:
+    if root is not None and not problem.has_source:
+        look_at(problem, root, rebuild=rebuild)
+    if root is None and not rebuild and problem.ready:
         return
     with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
         problem.prepare(root, progress, rebuild=rebuild)
@@ -170,13 +208,18 @@ def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     """The key of `task` that `data_root` stands for; {}: none.
 
     Raises:
-        UserError: it would have to be a path and is a URL.
+        UserError: it would have to be a path that a config can hold, and is none.
     """
     if root is None or not find_problem(dataset).has_source:
         return {}
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
-    return {"source": str(root.resolve())}
+    source = str(root.resolve())
+    if not source.isprintable():
+        raise UserError(
+            f"--data-root {shown(source)}: this name can't be written into a config; name it by a link to it"
+        )
+    return {"source": source}
 
 
 def _shared_out(problem: Problem, share: float | None) -> Problem:
@@ -189,7 +232,8 @@ def _shared_out(problem: Problem, share: float | None) -> Problem:
     return problem
 
 
-def _named(name: str, root: Root | None) -> Problem:
+def _named(name: str, root: Root | None, how: Mapping[str, Any] | None = None) -> Problem:
     """A data set under its own defaults of a task."""
     defaults = find_problem(name).task_defaults
-    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root)}))
+    given = {key: value for key, value in (how or {}).items() if value is not None}
+    return open_problem(task_section({**parse_task(name), **defaults, **_source(name, root), **given}))

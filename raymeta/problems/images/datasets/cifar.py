@@ -27,6 +27,7 @@ from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.layouts.words import said
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import plain
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import UNREADABLE, Published, check_counts, downloading, reason
 from raymeta.problems.images.reading.trees import Tree
@@ -84,6 +85,7 @@ class Cifar100(ImageDataset):
     mean: ClassVar[tuple[float, ...] | None] = (0.5071, 0.4847, 0.4408)
     std: ClassVar[tuple[float, ...] | None] = (0.2675, 0.2565, 0.2761)
     store_name: ClassVar[str | None] = "cifar100"
+    fitted: ClassVar[str] = "as published"
 
     pickles: ClassVar[tuple[str, ...]]
     _own: bool = False
@@ -221,7 +223,7 @@ def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIDE, SIDE):
                     raise UserError(f"{where}: {name} is {image.width}x{image.height}, {SIDE}x{SIDE} is expected")
-                pixels[row] = np.asarray(image.convert("RGB"))
+                pixels[row] = np.asarray(plain(image))
         except UNREADABLE as error:
             raise UserError(f"{where}: {name} is not an image that can be read") from error
     return pixels.transpose(0, 3, 1, 2)

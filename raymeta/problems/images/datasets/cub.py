@@ -19,8 +19,9 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import centred, plain
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import ARCHIVES, Tree, centred, pack_files
+from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
@@ -34,6 +35,7 @@ class Cub(ImageDataset):
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
+    fitted: ClassVar[str] = "made 96x96, bilinear, and cropped to the centre"
     published: ClassVar[Mapping[str, Published]] = {
         "standard": Published({"train": 100, "validation": 50, "test": 50}, (41, 60), 11_788)
     }
@@ -48,7 +50,7 @@ class Cub(ImageDataset):
         """
         tree, plan = _planned(self._given(root))
         check_counts(tree.source, plan.counts, self.published.get(self.split))
-        return pack_files(tree, plan.layout.classes, SIDE, self.fit, progress)
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, left=plan.left())
 
     def plan(self, root: Path | None) -> Plan:
         return _planned(self._given(root))[1]
@@ -61,7 +63,7 @@ class Cub(ImageDataset):
         return root
 
     def fit(self, image: Image.Image) -> Image.Image:
-        return centred(SIDE)(image.convert("RGB"))
+        return centred(SIDE)(plain(image))
 
 
 def _planned(root: Path) -> tuple[Tree, Plan]:

@@ -24,7 +24,7 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.trees import ink_high
+from raymeta.problems.images.reading.pictures import ink_high
 
 FACES = tuple(
     f"DejaVu{family}{style}"

@@ -21,7 +21,7 @@ from raymeta.problems.images.layouts.plan import Plan, planned
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files, squeezed
+from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files
 from raymeta.problems.images.reading.trios import trio
 
 SIDE = 84
@@ -51,7 +51,8 @@ class ImageNetSubset(ImageDataset):
             return pack_caches(caches, SIDE, progress)._replace(about=plan.about())
         tree, plan = self._files(place)
         check_counts(plan.source, plan.counts, self.published.get("standard"))
-        return pack_files(tree, plan.layout.classes, SIDE, self.fit, progress)._replace(about=plan.about())
+        about, left = plan.about(), plan.left()
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, about=about, left=left)
 
     def plan(self, root: Path | None) -> Plan:
         place = self._given(root)
@@ -116,5 +117,5 @@ class TieredImageNet(ImageNetSubset):
         for kind in ("images_png.pkl", "images.npz"):
             images, labels = trio(root, [f"{{}}_{kind}"]), trio(root, ["{}_labels.pkl"])
             if images and labels:
-                return {split: tiered_cache(images[split], labels[split], SIDE, squeezed(SIDE)) for split in SPLITS}
+                return {split: tiered_cache(images[split], labels[split], SIDE, self.fit) for split in SPLITS}
         return {}

@@ -40,8 +40,9 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import ink_high
 from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading
-from raymeta.problems.images.reading.trees import Tree, ink_high
+from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.store import Rule
 from raymeta.storage.files import cache_folder
 

@@ -21,8 +21,9 @@ from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Stream
+from raymeta.problems.images.reading.pictures import Fit, decode
 from raymeta.problems.images.reading.sources import reading, reason
-from raymeta.problems.images.reading.trees import Fit, decode, in_order
+from raymeta.problems.images.reading.trees import in_order
 
 Pixels = NDArray[np.uint8]
 

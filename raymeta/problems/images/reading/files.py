@@ -1,6 +1,7 @@
 """What a file is by its name or its first bytes, how a name is written in a sentence, and what was left out and why."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import PurePosixPath
@@ -84,6 +85,12 @@ def _letter(letter: str) -> str:
     return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter, other)
 
 
+def typed(word: object) -> str:
+    """A word of a command line, as it is to be typed."""
+    text = str(word)
+    return shlex.quote(text) if text.isprintable() else shown(text)
+
+
 def some(paths: Iterable[str], count: int | None = None) -> str:
     """The first names, and how many more there are: `a.png, b.png, c.png and 4 more`.
 
@@ -103,7 +110,7 @@ def counted(kind: str, count: int) -> str:
 
 def sentence(left: Mapping[str, Iterable[str]]) -> str:
     """`left out: 1 .h5, 30 .heic, 1 FIFO (cat/pipe.png)`; '': nothing was."""
-    parts = []
+    parts = list[str]()
     for kind in sorted(left, key=lambda kind: (kind in _MANY, kind == HIDDEN, kind)):
         paths = sorted(left[kind])
         parts.append(counted(kind, len(paths)) + (f" ({some(paths)})" if kind in _MANY else ""))
