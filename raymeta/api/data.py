@@ -11,7 +11,9 @@ from raymeta.problem import Problem, find_problem, open_problem, parse_task, tas
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.remote import Root
-from raymeta.report.remarks import progress_bar
+from raymeta.report.remarks import progress_bar, say
+from raymeta.storage.files import missing
+from raymeta.storage.places import expanded
 
 
 def datasets() -> dict[str, dict[str, Any]]:
@@ -81,7 +83,7 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
 
 def root_of(data_root: str | Path | None) -> Root | None:
     """A path, or a URL as it is."""
-    return data_root if data_root is None or "://" in str(data_root) else Path(data_root).expanduser()
+    return data_root if data_root is None or "://" in str(data_root) else expanded(data_root)
 
 
 def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
@@ -90,6 +92,20 @@ def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, qu
         return
     with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
         problem.prepare(root, progress, rebuild=rebuild)
+
+
+def use_root(problem: Problem, root: Root | None, *, quiet: bool = False) -> None:
+    """Make a data set ready for a search, and say where `data_root` is not looked at: what is packed is what is used.
+
+    Raises:
+        UserError: there is no such path; and see `prepare`.
+    """
+    if isinstance(root, Path) and not root.exists() and not (problem.has_source and problem.ready):
+        raise missing(root, "folder")
+    ready = problem.ready
+    make_ready(problem, root, quiet=quiet)
+    if root is not None and ready and not problem.has_source and not quiet:
+        say(f"{problem.name} is packed already: --data-root {root} was not looked at")
 
 
 def with_source(config: TrialConfig, root: Root | None) -> TrialConfig:

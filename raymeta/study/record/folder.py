@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from raymeta.study.record.lease import Lease, this_machine
 from raymeta.study.record.stored_journal import StoredJournal
 
 DRIVER = "driver.json"  # which process it is
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 
 def journal_in(folder: AnyPath) -> Journal | StoredJournal:
@@ -84,7 +87,7 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
         UserError: the study exists, or another process makes it right now.
     """
     if isinstance(folder, Path):
-        _refuse(folder, folder.exists())
+        refuse_taken(folder)
         unfinished = folder.parent / f".{folder.name}.{os.getpid()}"
         unfinished.mkdir(parents=True)
         try:
@@ -94,16 +97,35 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         return
-    _refuse(folder, (folder / "study.yaml").exists())
+    refuse_taken(folder)
     with Lease(folder / "driver.lease").held():
-        _refuse(folder, (folder / "study.yaml").exists())  # another process may just have made it
+        refuse_taken(folder)  # another process may just have made it
         if (folder / "trials").exists():
             raise UserError(f"{folder}: has trials, but no study.yaml: delete it, or give another --name")
         (folder / "journal").rmtree()  # of one that was killed in here
         yield folder
 
 
-def _refuse(folder: AnyPath, there: bool) -> None:
-    if there:
-        name = folder.name
+def check_name(name: str) -> None:
+    """Refuse a name that no folder should have, or that is a path.
+
+    Raises:
+        UserError: it cannot name a study.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+    if name in RESERVED:
+        raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
+
+
+def refuse_taken(folder: AnyPath) -> None:
+    """Say that there is a study of this name, or something else.
+
+    Raises:
+        UserError: there is.
+    """
+    name = folder.name
+    if (folder / "study.yaml").exists():
         raise UserError(f"the study '{name}' exists: go on with `raymeta resume {name}`, or give another --name")
+    if isinstance(folder, Path) and os.path.lexists(folder):
+        raise UserError(f"{folder} is there already, and is no study: give another --name, or move it away")
