@@ -13,7 +13,15 @@ class RunFailed(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """The user left before the end (Ctrl-C). One sentence; the command line exits with code 130."""
+    """The user left before the end. One sentence.
+
+    Attributes:
+        exit_code: of the command line: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class StorageError(OSError):

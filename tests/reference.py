@@ -58,6 +58,15 @@ def maps(
     return h[-len(x) :]
 
 
+def both(x: Tensor, query_x: Tensor, weights: Weights, way: str, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Maps of support and query: `joint`, `separate`, or the query normalised with the `support`'s statistics."""
+    if way == "joint":
+        found = maps(torch.cat([x, query_x]), weights, **settings)
+        return found[: len(x)], found[len(x) :]
+    normaliser = x if way == "support" else None
+    return maps(x, weights, **settings), maps(query_x, weights, normaliser=normaliser, **settings)
+
+
 def conv4(**settings: Any) -> Network:
     """Four blocks and a linear head; the settings are those of `maps`."""
 

@@ -14,10 +14,11 @@ import torch
 from reference import Random
 from torch import Tensor
 
-from raymeta.config import parse_trial
+from raymeta.config import TrialConfig, parse_trial
 from raymeta.inner import Context
 from raymeta.learner import build_learner, task_loss
 from raymeta.problem import Examples, Tasks
+from raymeta.schema import merge
 
 ORACLE = Path(__file__).parents[1].parent / "shared" / "oracle"
 CASES = sorted(path.stem for path in ORACLE.glob("*.npz"))
@@ -26,9 +27,6 @@ FLOOR = 1e-6  # of a case's largest gradient: a bias before a batch norm has one
 
 TARGETS = {
     "mgaug": "catfish pruning scores by the gradient accumulated in theta so far, earlier tasks of the step included",
-    "modgrad": "ModGrad as its authors wrote it: blocks 3 and 4 only, always from theta, each modulation replacing nu",
-    "protonet_one_pass": "support and query normalised in one pass, which no setting says yet",
-    "relationnet_one_pass": "support and query normalised in one pass, which no setting says yet",
 }
 
 pytestmark = pytest.mark.skipif(not ORACLE.is_dir(), reason="there is no shared/oracle beside the checkout")
@@ -55,11 +53,20 @@ class Outcome(NamedTuple):
     gradient: dict[str, Tensor]
 
 
-def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
-    """What raymeta makes of a case. All that this file knows of raymeta is here."""
-    sections = json.loads(str(case["config"]))
+def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
+    """The config of a case, with what it left unsaid when there were no keys for it."""
+    sections, settings = json.loads(str(case["config"])), json.loads(str(case["about"]))["settings"]
     del sections["task"]  # what a problem's section said when the file was written; the tasks themselves are in it
-    config = parse_trial(sections)
+    method = sections["method"]
+    unsaid: dict[str, Any] = {}
+    if method in ("protonet", "matchingnet", "relationnet"):
+        unsaid["passes"] = "joint" if "ONE pass" in settings else "separate"
+    return parse_trial(merge({method: unsaid}, sections))
+
+
+def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
+    """What raymeta makes of a case. All that this file knows of raymeta is here, and in `config_of`."""
+    config = config_of(case)
     kind, ways = "values" if case["query_y"].dtype.kind == "f" else "labels", int(case["query_y"].max()) + 1
     method = build_learner(config, Random(case["support_x"].shape[2:], kind, ways)).double()
     parameters = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}

@@ -22,7 +22,7 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.reading import caches, trees
+from raymeta.problems.images.reading import archives, caches
 from raymeta.problems.images.reading.trees import Tree, decode, squeezed
 from raymeta.problems.images.store import Store
 from raymeta.storage import checkpoints
@@ -127,8 +127,8 @@ FILES: dict[str, tuple[Callable[[Path], None], tuple[str, Callable[[Path], Any]]
     "data, npz": (object_npz, ("its images are object", lambda path: list(caches._npz(path, 84)))),
     "image, pickle": (bare_pickle, READ_IMAGE),
     "image, bomb": (huge_image, READ_IMAGE),
-    "archive, pickle for a zip": (bare_pickle, ("not a zip file", lambda path: Tree(path.rename(f"{path}.zip")))),
-    "archive, pickle for a tar": (bare_pickle, ("not a tar file", lambda path: Tree(path.rename(f"{path}.tar")))),
+    "archive, pickle for a zip": (bare_pickle, ("not a zip file", lambda path: Tree(path.rename(f"{path}.zip")).paths)),
+    "archive, pickle for a tar": (bare_pickle, ("not a tar file", lambda path: Tree(path.rename(f"{path}.tar")).paths)),
 }
 
 
@@ -235,7 +235,7 @@ def test_an_archive_writes_nowhere(suffix: str, here: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tgz"])
 def test_an_archive_is_no_bomb(suffix: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "LARGEST", 10_000)
+    monkeypatch.setattr(archives, "LARGEST", 10_000)
     members(path := here / f"data{suffix}", {"train/a/1.png": bytes(1_000_000)}, {})
     assert path.stat().st_size < 10_000
     tree = Tree(path)

@@ -10,6 +10,7 @@ As in CloserLookFewShot's code a class is the mean of its support maps (the pape
 the cross entropy of g without its sigmoid. Convolutions are padded throughout, also where theirs are not.
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -19,17 +20,16 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.inner import Context
 from raymeta.learner import probabilities
 from raymeta.models.conv4 import Block, Conv4Config
 from raymeta.models.passes import Pass
-from raymeta.problem import Examples, Problem
+from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Section
-from trainables.protonet import ProtoNet, Prototypes, class_means
+from trainables.protonet import Memory, MetricConfig, ProtoNet, class_means
 
 
-class RelationNetConfig(Section):
+class RelationNetConfig(MetricConfig):
     """Defaults: CloserLookFewShot's code."""
 
     loss: Literal["mse", "softmax"] = "mse"
@@ -81,17 +81,13 @@ class RelationNet(ProtoNet):
             return super().loss(outputs, y)
         return F.mse_loss(outputs, probabilities(y, outputs.shape[1], outputs.dtype))
 
-    def adapt(self, support: Examples, context: Context) -> Any:
-        now, classes = context.at(), context.outputs or self.problem.outputs
-        return Prototypes(class_means(self.features(support.x, now), support.y, classes), now)
-
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """Maps, [n, C, h, w]."""
         return self.model.maps(self.model.prepare(x), self.model.weights(), now)
 
-    def predict(self, adapted: Prototypes, x: Tensor) -> Tensor:
-        query = self.features(x, adapted.query)
-        shape = (len(query), len(adapted.classes), *query.shape[1:])
-        pairs = torch.cat([adapted.classes.expand(shape), query[:, None].expand(shape)], 2)
-        scores: Tensor = self.relation(pairs.flatten(0, 1), adapted.query).reshape(shape[:2])
+    def compare(self, adapted: Memory, support: Tensor, query: Tensor) -> Tensor:
+        classes = class_means(support, adapted.support.y, adapted.classes)
+        shape = (len(query), len(classes), *query.shape[1:])
+        pairs = torch.cat([classes.expand(shape), query[:, None].expand(shape)], 2)
+        scores: Tensor = self.relation(pairs.flatten(0, 1), replace(adapted.query, support=0)).reshape(shape[:2])
         return scores.sigmoid() if self.settings.loss == "mse" else scores

@@ -10,7 +10,9 @@ from raymeta.errors import UserError
 from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.datasets.folder import Folder
 from raymeta.problems.images.reading.remote import Root
+from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
 from raymeta.storage.files import missing
 from raymeta.storage.places import expanded
@@ -22,13 +24,20 @@ def datasets() -> dict[str, dict[str, Any]]:
 
 
 def prepare(
-    name: str, data_root: str | Path | None = None, *, rebuild: bool = False, quiet: bool = False
+    name: str,
+    data_root: str | Path | None = None,
+    *,
+    validation_share: float | None = None,
+    rebuild: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Download or read a data set and pack it once for all trials of this machine.
 
     Args:
         name: of the data set.
         data_root: folder that holds the data, or a URL of an archive of it; None: drawn or downloaded.
+        validation_share: of the training classes of a `folder`, to hold out where nothing says which are for
+            validation; the store keeps it.
         rebuild: pack it again even if it is there.
         quiet: show no progress.
 
@@ -39,9 +48,30 @@ def prepare(
         UserError: no such data set, or its data are not in `data_root` or damaged.
     """
     root = root_of(data_root)
-    problem = _named(name, root)
-    make_ready(problem, root, rebuild=rebuild, quiet=quiet)
+    problem = _shared_out(_named(name, root), validation_share)
+    _pack(problem, root, rebuild=rebuild, quiet=quiet)
     return problem.describe()
+
+
+def preview(name: str, data_root: str | Path | None = None, *, validation_share: float | None = None) -> dict[str, Any]:
+    """Say what `prepare` would pack, without packing it; arguments and errors are as there.
+
+    Returns:
+        Where it comes from, classes and images of each split, some examples, what is left out and why, and, if
+        `prepare` would refuse it because other counts were published, why, as plain data.
+    """
+    root = root_of(data_root)
+    problem = _shared_out(_named(name, root), validation_share)
+    if isinstance(root, str):
+        raise UserError(f"--data-root {root}: what is behind a URL is not looked at; fetch the archive and name it")
+    if not isinstance(problem, ImageDataset) or (plan := problem.plan(root)) is None:
+        return {"name": name, "source": "drawn or downloaded: nothing is read from files"}
+    found = {"name": name, **plan.shown(problem.input_shape)}
+    try:
+        check_counts(plan.source, plan.counts, problem.published.get(problem.split))
+    except UserError as error:
+        found["refused"] = str(error)
+    return found
 
 
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
@@ -87,11 +117,14 @@ def root_of(data_root: str | Path | None) -> Root | None:
 
 
 def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
-    """Make a data set ready with a progress bar; nothing happens if it is."""
-    if problem.ready and not rebuild and root is None:
-        return
-    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
-        problem.prepare(root, progress, rebuild=rebuild)
+    """Make a data set ready with a progress bar, and say what was found if it was packed; nothing happens if it is."""
+    before = _packed_at(problem)
+    _pack(problem, root, rebuild=rebuild, quiet=quiet)
+    if not quiet and _packed_at(problem) != before:
+        found = problem.describe()
+        for line in (found.get("layout"), found.get("left_out") and f"left out: {found['left_out']}"):
+            if line:
+                say(f"{problem.name}: {line}")
 
 
 def use_root(problem: Problem, root: Root | None, *, quiet: bool = False) -> None:
@@ -132,6 +165,23 @@ def pretrain(config: TrialConfig, problem: Problem, *, quiet: bool = False) -> N
         torch.set_num_threads(threads)
 
 
+def _pack(problem: Problem, root: Root | None, *, rebuild: bool, quiet: bool) -> None:
+    if problem.ready and not rebuild and root is None:
+        return
+    with progress_bar(f"preparing {problem.name}", quiet=quiet) as progress:
+        problem.prepare(root, progress, rebuild=rebuild)
+
+
+def _packed_at(problem: Problem) -> int | None:
+    """When its store was made; None: it has none."""
+    meta = problem.folder / "meta.json" if isinstance(problem, ImageDataset) and _is_named(problem) else None
+    return meta.stat().st_mtime_ns if meta is not None and meta.exists() else None
+
+
+def _is_named(problem: Problem) -> bool:
+    return not problem.has_source or problem.task.source is not None
+
+
 def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     """The key of `task` that `data_root` stands for; {}: none.
 
@@ -143,6 +193,16 @@ def _source(dataset: str, root: Root | None) -> Mapping[str, str]:
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: {dataset} is named by its path on this machine; fetch the archive first")
     return {"source": str(root.resolve())}
+
+
+def _shared_out(problem: Problem, share: float | None) -> Problem:
+    if share is not None:
+        if not isinstance(problem, Folder):
+            raise UserError(
+                f"--validation-share: {problem.name} has a class split of its own; it is an option of folder"
+            )
+        problem.validation_share = share
+    return problem
 
 
 def _named(name: str, root: Root | None) -> Problem:

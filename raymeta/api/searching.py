@@ -66,14 +66,16 @@ def search(
     Raises:
         UserError: a name, a key, a value or a budget is wrong, or the data can't be had; nothing was started.
         RunFailed: the disk is full, or the store of studies is away; what is there is good.
+        Interrupted: Ctrl-C, or SIGTERM, before the study had begun.
     """
     started = time.time()
     from raymeta.api.data import pretrain, root_of
-    from raymeta.api.driving import How
+    from raymeta.api.driving import How, begin
     from raymeta.api.studies import Study
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
     from raymeta.study.machines.resources import beyond
+    from raymeta.study.record.folder import refuse_taken
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
     from raymeta.training.trainer import refuse_unfit
@@ -89,10 +91,18 @@ def search(
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.data}"))
     given = {"task": task, "trials": trials, "space": space, "overrides": overrides, "preset": preset, "choose": choose}
     origin = command or _call(spec, given | {"name": name, "warm_start": getattr(warm_start, "name", warm_start)})
-    record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
-    if not quiet:
-        say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    return Study(record).driven(How(slots, pack, root, ship_data, quiet), started, background=background)
+    how = How(slots, pack, root, ship_data, quiet)
+
+    def create() -> StudyRecord:
+        record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
+        if not quiet:
+            say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
+        return record
+
+    if background:
+        return Study(create()).driven(how, started, background=True)
+    refuse_taken(folder)
+    return Study(*begin(plan, create, how, started))
 
 
 def preview(

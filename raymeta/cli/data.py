@@ -32,7 +32,16 @@ def data_ls(as_json: Json = False) -> None:
 def data_prepare(
     name: DataSet,
     data_root: DataRoot = None,
+    validation_share: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Of the training classes of a folder, to hold out where nothing says which are for validation."
+        ),
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be packed and what is left out; pack nothing.")
+    ] = False,
 ) -> None:
     """Download or read a data set and pack it once for all trials of this machine.
 
@@ -40,8 +49,14 @@ def data_prepare(
     """
     from raymeta.api import data
 
-    for key, value in data.prepare(name, data_root, rebuild=rebuild).items():
+    if dry_run:
+        found = data.preview(name, data_root, validation_share=validation_share)
+    else:
+        found = data.prepare(name, data_root, validation_share=validation_share, rebuild=rebuild)
+    for key, value in found.items():
         show(f"{key}: {value}")
+    if "refused" in found:
+        raise typer.Exit(2)
 
 
 @data_app.command("check")

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from raymeta.cli import completion as complete
-from raymeta.cli.common import LEFT, DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
+from raymeta.cli.common import DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
 from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.report.remarks import say
 
@@ -70,7 +70,7 @@ def final(
     except Interrupted as left:
         say(str(left))
         say(f"go on with: {shlex.join(['raymeta', *sys.argv[1:]])}")
-        raise typer.Exit(LEFT) from left
+        raise typer.Exit(left.exit_code) from left
     if as_json:
         show_json(result.as_dict())
     elif result.rows:

@@ -5,13 +5,14 @@ all read by `parse_trial`, which comes here first. A change of the schema is a r
 that released versions wrote, and all of them must stay readable, or be refused in a sentence that says what to do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from importlib.metadata import version
 from typing import Any
 
 VERSION = version("raymeta")
 FIRST = "0.1.0"  # what wrote a file that names no version
+WHOLE = frozenset({"method", "regularizers", "model", "task", "outer", "pretraining", "budget", "engine", "seed"})
 
 Rule = Callable[[dict[str, Any]], None]  # changes a config in place; one that needs no change stays as it is
 
@@ -51,6 +52,24 @@ def drop(data: dict[str, Any], key: str, *values: Any) -> None:
         del section[last]
 
 
+def keep(data: dict[str, Any], section: str, then: Iterable[str], **added: Any) -> None:
+    """Let a section compute what it did before it had some of its keys, where their defaults are others now.
+
+    That goes for configs that were written down whole, as all files are that a version writes. One that a user typed
+    leaves sections and keys out, and for it the defaults of now hold.
+
+    Args:
+        data: a trial's config.
+        section: dotted; a config without it stays as it is.
+        then: the keys that the section had.
+        added: those that it got, with the values that say what it did.
+    """
+    place, last = _section(data, section)
+    found = None if place is None else place.get(last)
+    if data.keys() >= WHOLE and isinstance(found, dict) and found.keys() >= set(then):
+        place[last] = {**added, **found}  # type: ignore[index]
+
+
 def _section(data: Any, key: str, *, make: bool = False) -> tuple[dict[str, Any] | None, str]:
     """The section of a dotted key, and the key's name in it. None: there is none, or a value where it should be, which
     is left for the schema to refuse.
@@ -79,9 +98,17 @@ def _sinusoid_is_a_problem(data: dict[str, Any]) -> None:
         task.setdefault(key, value)
 
 
+def _methods_became_their_authors(data: dict[str, Any]) -> None:
+    """0.2.0. Before, some methods were computed in one way only, which is not that of their authors' code."""
+    keep(data, "protonet", (), passes="separate")
+    keep(data, "matchingnet", ("scale",), passes="separate")
+    keep(data, "relationnet", ("loss", "hidden"), passes="separate")
+    keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
+
+
 # In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
 # typed or edited names no version.
-RULES: tuple[Rule, ...] = (_sinusoid_is_a_problem,)
+RULES: tuple[Rule, ...] = (_sinusoid_is_a_problem, _methods_became_their_authors)
 
 
 def of_another_version(written_by: Any) -> str:

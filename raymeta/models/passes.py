@@ -23,6 +23,8 @@ class Pass:
         recorded: where a `support` pass leaves its statistics, by layer.
         penalties: where hooks leave terms of the task's outer loss.
         query: the examples are a task's query set.
+        support: of the examples so many, the first, are a task's support set, and the others its query set, seen in one
+            pass; 0: they are of one set.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         outputs: of the head that the task uses, its first ones; None: all.
         noise: where hooks draw random numbers; None if they have none to draw.
@@ -37,6 +39,7 @@ class Pass:
     recorded: Moments = field(default_factory=dict)
     penalties: list[Tensor] = field(default_factory=list)
     query: bool = False
+    support: int = 0
     task: int | Tensor = 0
     outputs: int | None = None
     noise: Any = None

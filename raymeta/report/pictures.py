@@ -1,5 +1,6 @@
 """Pictures of a search."""
 
+from collections import Counter
 from typing import Any
 
 from raymeta.report.style import BEST, COLOURS, EQUAL, GUIDE, REST, panels, save
@@ -39,11 +40,11 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
     for rung in record.plan.rungs[:-1]:
         curves.axvline(rung, **GUIDE)
     curves.set(xlabel="outer steps (dashed: rungs)", ylabel=f"validation {record.metric.name}", title="trials")
-    for state in ("completed", "pruned", "diverged", "failed"):
-        count = sum(trial.state == state for trial in record.trials())
-        if count:
-            curves.plot([], [], color=COLOURS[state], label=f"{state}: {count}")
-    curves.legend(frameon=False, fontsize=8)
+    counts = Counter(trial.state for trial in record.trials() if trial.state != "running")
+    for state, count in counts.items():
+        curves.plot([], [], color=COLOURS[state], label=f"{state}: {count}")
+    if counts:
+        curves.legend(frameon=False, fontsize=8)
 
     rounds = sorted((entry["at"], entry[key]) for trial in trials for entry in trial.rounds if key in entry)
     so_far: list[float] = []

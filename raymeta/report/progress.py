@@ -1,6 +1,7 @@
 """What is shown while slots work: a live table; where there is no terminal, a line whenever something ends."""
 
 import time
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -21,20 +22,17 @@ PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in 
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
 
-class Display:
-    """Shows what the slots of a session do. Use as a context manager; a subclass has the table and its last line.
+class Display(ABC):
+    """Shows what the slots of a session do, as a context manager inside which the session speaks through it."""
 
-    Args:
-        quiet: show nothing.
-    """
-
-    def __init__(self, session: Session, *, quiet: bool = False) -> None:
-        self.session, self.quiet = session, quiet
-        self.console = Console(stderr=True, quiet=quiet)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.console = Console(stderr=True, quiet=session.quiet)
         self.message = ""
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
+        self._said_by, self.session.say = self.session.say, self.say
         if self.console.is_terminal:
             self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=2)
             self._live.start()
@@ -44,6 +42,7 @@ class Display:
         if self._live:
             self._live.stop()
             self._live = None
+        self.session.say = self._said_by
 
     def say(self, message: str) -> None:
         """Tell the user something; it stays in view."""
@@ -65,20 +64,20 @@ class Display:
         """The time since the command began."""
         return f"[{span(self.session.wall_s)}]"
 
+    @abstractmethod
     def table(self) -> Table:
         """A row for each thing that is at work or was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self) -> str:
         """How far it all is."""
-        raise NotImplementedError
 
 
 class Progress(Display):
     """Shows a study while its trials run."""
 
-    def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
-        super().__init__(session, quiet=quiet)
+    def __init__(self, record: StudyRecord, session: Session) -> None:
+        super().__init__(session)
         self.record = record
         self._steps_before = sum(trial.outer_steps for trial in record.trials())
 
@@ -140,8 +139,8 @@ class Jobs(Display):
         what: has become of those that are done: `5 of 6 final runs tested`.
     """
 
-    def __init__(self, pool: "Pool", session: Session, what: str, *, quiet: bool = False) -> None:
-        super().__init__(session, quiet=quiet)
+    def __init__(self, pool: "Pool", session: Session, what: str) -> None:
+        super().__init__(session)
         self.pool, self.what = pool, what
         self._began = time.monotonic()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymeta.config import migration, parse_trial
-from raymeta.config.migration import VERSION, drop, migrated, move, of_another_version
+from raymeta.config.migration import VERSION, WHOLE, drop, keep, migrated, move, of_another_version
 from raymeta.errors import UserError
 
 KEYS = st.sampled_from(["method", "task", "outer", "lr", "a"])
@@ -107,3 +107,59 @@ def test_what_never_was_a_sinusoid_config_still_is_none(key: str, value: Any) ->
 def test_images_and_what_is_new_are_left_alone() -> None:
     for task in ({"dataset": "omniglot", "ways": 1}, {"problem": "sinusoid", "shots": 2}, 7):
         assert migrated({"task": task}) == {"task": task}
+
+
+WRITTEN: dict[str, Any] = {key: {} for key in WHOLE}  # whole, as versions write a config
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({**WRITTEN, "a": {"b": 1}}, {"b": 1, "c": 2}),
+        ({**WRITTEN, "a": {"b": 1, "d": 3}}, {"b": 1, "d": 3, "c": 2}),
+        ({**WRITTEN, "a": {"b": 1, "c": 5}}, {"b": 1, "c": 5}),
+        ({**WRITTEN, "a": {}}, {}),
+        ({"a": {"b": 1}}, {"b": 1}),
+        ({**WRITTEN, "a": 7}, 7),
+    ],
+)
+def test_keep(data: dict[str, Any], expected: Any) -> None:
+    keep(data, "a", ("b",), c=2)
+    assert data["a"] == expected
+
+
+@pytest.mark.parametrize("section", ["a", "a.b", "a.b.c"])
+def test_keep_makes_no_section(section: str) -> None:
+    data = {**WRITTEN, "a": {}} if section == "a.b.c" else dict(WRITTEN)
+    before = deepcopy(data)
+    keep(data, section, (), c=2)
+    assert data == before
+
+
+THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
+    "protonet": {"then": {}, "now": {"passes": "separate"}},
+    "matchingnet": {"then": {"scale": 100.0}, "now": {"passes": "separate"}},
+    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate"}},
+    "modgrad": {
+        "then": {
+            "order": "second",
+            "first_order_share": 0.0,
+            "inner_steps": 5,
+            "eval_steps": None,
+            "inner_lr": 0.01,
+            "adapt_norm": False,
+            "context_lr": 1.0,
+            "context_size": 100,
+        },
+        "now": {"variant": "paper", "factors": 5},
+    },
+}
+
+
+@pytest.mark.parametrize("name", THEN)
+def test_methods_that_became_their_authors_compute_in_old_configs_what_they_did(name: str) -> None:
+    config = parse_trial({"method": name}).as_dict()
+    old = {**config, name: THEN[name]["then"]}
+    assert parse_trial(old).as_dict() == {**config, name: THEN[name]["then"] | THEN[name]["now"]}
+    typed = parse_trial({"method": name, name: THEN[name]["then"]}).as_dict()[name]
+    assert typed == config[name] | THEN[name]["then"], "what is typed is of now"

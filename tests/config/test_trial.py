@@ -189,7 +189,11 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ),
         ({"inner_lr": 0.1}, f"f.yaml: unknown key 'inner_lr', did you mean 'maml.inner_lr'? (allowed: {SECTIONS})"),
         ({"alfa.inner_lr": 0.1}, f"f.yaml: unknown key 'alfa', allowed: {SECTIONS}"),
-        ({"model": 3}, "f.yaml: model: found 3: expected a section of keys, allowed: activation, conv_bias, init, name, norm, norm_eps, pools, width"),
+        (
+            {"model": 3},
+            "f.yaml: model: found 3: expected a section of keys, allowed: activation, conv_bias, init, name, norm, "
+            "norm_eps, pools, width",
+        ),
         (
             {"model.name": "conv5"},
             "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? "

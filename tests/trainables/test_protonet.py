@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Random, Weights, learner, maps, means
+from reference import Random, Weights, both, learner, maps, means
 from torch import Tensor
 from unrolled import (
     EVALUATION,
@@ -22,25 +22,30 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import Learner, build_learner
 from raymeta.problem import Examples, Task
+from trainables.protonet import class_means
 
 IMAGES = Random((1, 16, 16))
 
 
-def protonet(problem: Random = IMAGES, *, norm: str = "batch", **model: Any) -> Learner:
+WAYS = pytest.mark.parametrize("way", ["joint", "separate", "support"])  # which statistics a query sees
+
+
+def protonet(problem: Random = IMAGES, *, way: str = "separate", norm: str = "batch", **model: Any) -> Learner:
+    norm, own = ("support", {}) if way == "support" else (norm, {"passes": way})
     network = {"name": "conv4", "width": 6, "norm": norm} if problem is IMAGES else {"name": "mlp", "hidden": [5]}
-    return learner(problem, method="protonet", model={**network, **model})
+    return learner(problem, method="protonet", model={**network, **model}, protonet=own)
 
 
-@pytest.mark.parametrize("norm", ["batch", "support"])
-def test_outer_gradient_is_the_references(norm: str) -> None:
+@WAYS
+def test_outer_gradient_is_the_references(way: str) -> None:
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         (x, y), (query_x, query_y) = task
-        classes = means(maps(x, theta).flatten(1), y)
-        features = maps(query_x, theta, normaliser=x if norm == "support" else None).flatten(1)
+        support, features = (found.flatten(1) for found in both(x, query_x, theta, way))
+        classes = means(support, y)
         distances = [((feature - c) ** 2).sum() for feature in features for c in classes]
         return F.cross_entropy(-torch.stack(distances).reshape(len(features), len(classes)), query_y)
 
-    method = protonet(norm=norm)
+    method = protonet(way=way)
     assert_gradient(method, IMAGES.tasks(2), loss)
     assert len(learned(method)) == 16, "four blocks, no head"
 
@@ -64,9 +69,37 @@ def test_logits_are_those_of_a_linear_classifier() -> None:
     assert (logits <= 0).all()
 
 
+def test_support_and_query_share_their_statistics_by_default_and_evaluation_is_as_training() -> None:
+    """But for running averages, with which the images of a pass don't see each other."""
+    (task,) = IMAGES.tasks(1)
+    ways = [protonet(way=way) for way in ("joint", "separate")]
+    assert parse_trial({"method": "protonet"}).settings.passes == "joint"
+    joint, separate = (predict(method, task, EVALUATION) for method in ways)
+    assert float((joint - separate).detach().abs().max()) > 0.1
+    torch.testing.assert_close(predict(ways[0], task, TRAINING), joint)
+    alike = [predict(protonet(way=way, norm="running"), task, EVALUATION) for way in ("joint", "separate")]
+    torch.testing.assert_close(*alike, rtol=1e-10, atol=1e-10)
+
+
+def test_one_pass_updates_the_running_averages_once_with_all_images() -> None:
+    (task,), momentum = IMAGES.tasks(1), 0.1
+    for way, passes in (
+        ("joint", [torch.cat([task.support.x, task.query.x])]),
+        ("separate", [task.support.x, task.query.x]),
+    ):
+        method = protonet(way=way, norm="running")
+        weights = method.model.weights()
+        expected = torch.zeros(6, dtype=torch.float64)
+        for x in passes:
+            h = F.conv2d(x, weights["block1.weight"], weights["block1.bias"], padding=1)
+            expected = (1 - momentum) * expected + momentum * h.mean((0, 2, 3))
+        predict(method, task, TRAINING)
+        torch.testing.assert_close(method.model.block1.norm.running_mean, expected.detach())  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_proto_maml_without_steps_predicts_alike(norm: str) -> None:
-    method, (task,) = protonet(norm=norm), IMAGES.tasks(1)
+    method, (task,) = protonet(way="support" if norm == "support" else "separate"), IMAGES.tasks(1)
     other = learner(
         IMAGES, method="protomaml", model={"name": "conv4", "width": 6, "norm": norm}, protomaml={"inner_steps": 0}
     )
@@ -82,7 +115,8 @@ def test_prototypes_do_not_depend_on_the_order_of_the_support() -> None:
     x, y = task.support
 
     def adapted(x: Tensor, y: Tensor) -> Tensor:
-        return method.adapt(Examples(x, y), TRAINING).classes  # type: ignore[no-any-return]
+        adapted = method.adapt(Examples(x, y), TRAINING)
+        return class_means(adapted.features, y, adapted.classes)
 
     classes = adapted(x, y)
     torch.testing.assert_close(classes, means(maps(x, method.model.weights()).flatten(1), y))
@@ -95,8 +129,9 @@ def test_prototypes_do_not_depend_on_the_order_of_the_support() -> None:
     torch.testing.assert_close(adapted(x, uneven), expected)
 
 
-def test_gradient_reaches_the_support_images() -> None:
-    method, (task,) = protonet(), IMAGES.tasks(1)
+@WAYS
+def test_gradient_reaches_the_support_images(way: str) -> None:
+    method, (task,) = protonet(way=way), IMAGES.tasks(1)
     support_x = task.support.x.requires_grad_()
     method.query_loss(method.adapt(task.support, TRAINING), task.query).backward()
     assert support_x.grad is not None
@@ -124,11 +159,16 @@ def test_what_it_cannot_do_is_refused(data: dict[str, Any], problem: Random, sen
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("norm", ["batch", "support", "running"])
-def test_evaluation_only_predicts(norm: str) -> None:
-    assert_evaluation_only_predicts(protonet(norm=norm), IMAGES.tasks(3))
+@WAYS
+def test_evaluation_only_predicts(way: str) -> None:
+    assert_evaluation_only_predicts(protonet(way=way), IMAGES.tasks(3))
 
 
-@pytest.mark.parametrize("norm", ["batch", "support"])
-def test_tasks_batched_are_tasks_looped_over(norm: str) -> None:
-    assert_batched_is_looped(protonet(norm=norm), IMAGES.tasks(3))
+@pytest.mark.parametrize("way", ["joint", "separate"])
+def test_evaluation_with_running_averages_only_predicts(way: str) -> None:
+    assert_evaluation_only_predicts(protonet(way=way, norm="running"), IMAGES.tasks(3))
+
+
+@WAYS
+def test_tasks_batched_are_tasks_looped_over(way: str) -> None:
+    assert_batched_is_looped(protonet(way=way), IMAGES.tasks(3))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import Random, Weights, learner, maps, means
+from reference import Random, Weights, both, learner, maps, means
 from torch import Tensor
 from unrolled import (
     TRAINING,
@@ -22,37 +22,41 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import Learner, build_learner
 from raymeta.problem import Examples, Task
+from trainables.protonet import class_means
 
 IMAGES = Random((1, 16, 16))
+PASSES = pytest.mark.parametrize("passes", ["joint", "separate"])
 
 
-def relationnet(*, loss: str = "mse", hidden: int = 5, **model: Any) -> Learner:
-    settings = {"loss": loss, "hidden": hidden}
+def relationnet(*, loss: str = "mse", hidden: int = 5, passes: str = "separate", **model: Any) -> Learner:
+    settings = {"loss": loss, "hidden": hidden, "passes": passes}
     return learner(IMAGES, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
 
 
-def relations(theta: Weights, own: Weights, task: Task) -> Tensor:
+def relations(theta: Weights, own: Weights, task: Task, passes: str = "separate") -> Tensor:
     """Before the sigmoid, [n, N]; the pairs are normalised together."""
     (x, y), (query_x, _) = task
-    classes = means(maps(x, theta, pools=2), y)
-    pairs = [torch.cat([c, query]) for query in maps(query_x, theta, pools=2) for c in classes]
+    support, queries = both(x, query_x, theta, passes, pools=2)
+    classes = means(support, y)
+    pairs = [torch.cat([c, query]) for query in queries for c in classes]
     h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.relation").flatten(1)
     h = F.relu(h @ own["relation.hidden.weight"].T + own["relation.hidden.bias"])
     scores = h @ own["relation.score.weight"].T + own["relation.score.bias"]
     return scores.reshape(len(query_x), len(classes))
 
 
+@PASSES
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_outer_gradient_is_the_references(kind: str) -> None:
+def test_outer_gradient_is_the_references(kind: str, passes: str) -> None:
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
-        scores, y = relations(theta, own, task), task.query.y
+        scores, y = relations(theta, own, task, passes), task.query.y
         if kind == "softmax":
             return -scores.log_softmax(1)[torch.arange(len(y)), y].mean()
         target = torch.zeros_like(scores)
         target[torch.arange(len(y)), y] = 1.0
         return ((torch.sigmoid(scores) - target) ** 2).mean()
 
-    method = relationnet(loss=kind)
+    method = relationnet(loss=kind, passes=passes)
     assert_gradient(method, IMAGES.tasks(2), loss)
     parts = {name.split(".")[1] for name in filter(beside_theta, learned(method))}
     assert parts == {"relation1", "relation2", "hidden", "score"}
@@ -83,12 +87,17 @@ def test_the_loss_of_predictions_is_what_evaluation_reports() -> None:
 
 def test_a_class_is_the_mean_of_its_maps() -> None:
     method, (task,) = relationnet(), IMAGES.tasks(1)
-    classes = method.adapt(task.support, TRAINING).classes
+
+    def means_of(support: Examples) -> Tensor:
+        adapted = method.adapt(support, TRAINING)
+        return class_means(adapted.features, support.y, adapted.classes)
+
+    classes = means_of(task.support)
     expected = means(maps(task.support.x, method.model.weights(), pools=2), task.support.y)
     assert classes.shape == (3, 4, 4, 4)
     torch.testing.assert_close(classes, expected, rtol=1e-10, atol=1e-10)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
-    permuted = method.adapt(Examples(task.support.x[order], task.support.y[order]), TRAINING).classes
+    permuted = means_of(Examples(task.support.x[order], task.support.y[order]))
     torch.testing.assert_close(permuted, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -137,12 +146,14 @@ def test_what_it_cannot_do_is_refused(data: dict[str, Any], problem: Random, sen
     assert str(caught.value) == sentence
 
 
+@PASSES
 @pytest.mark.parametrize("norm", ["batch", "running"])
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_evaluation_only_predicts(kind: str, norm: str) -> None:
-    assert_evaluation_only_predicts(relationnet(loss=kind, norm=norm), IMAGES.tasks(3))
+def test_evaluation_only_predicts(kind: str, norm: str, passes: str) -> None:
+    assert_evaluation_only_predicts(relationnet(loss=kind, norm=norm, passes=passes), IMAGES.tasks(3))
 
 
+@PASSES
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
-def test_tasks_batched_are_tasks_looped_over(kind: str) -> None:
-    assert_batched_is_looped(relationnet(loss=kind), IMAGES.tasks(3))
+def test_tasks_batched_are_tasks_looped_over(kind: str, passes: str) -> None:
+    assert_batched_is_looped(relationnet(loss=kind, passes=passes), IMAGES.tasks(3))

@@ -6,9 +6,9 @@ via Task Augmentation (ICML 2021).
     a layer (pixels, or the end of a block but the last) and lambda ~ Beta(a, a) are drawn for a task; there
     h = lambda h_query + (1 - lambda) h_support,    y = lambda y_query + (1 - lambda) y_support
 
-with the weights adapted to the plain support set, both in passes of their own up to that layer. Each query image has a
-support image as its partner, drawn without replacement as often as there are enough: with as many queries as shots, as
-the authors have it, that is a permutation. In evaluation nothing is mixed.
+with the weights adapted to the plain support set, both in passes of their own up to that layer, or in one (see
+`protonet.passes`). Each query image has a support image as its partner, drawn without replacement as often as there are
+enough: with as many queries as shots, as the authors have it, that is a permutation. In evaluation nothing is mixed.
 
 Channel shuffle (`shuffle`, from `shuffle_start` of the budget on): with this probability a layer between blocks, one of
 six groups of its channels and a cyclic order of the classes are drawn for a task; in the inner loop and in the query
@@ -132,13 +132,18 @@ class Mixing:
         def mix(h: Tensor, layer: str, now: Pass) -> Tensor:
             if layer not in self.places:
                 return h
-            return between(h, next(rest).index_select(0, partner), self.places.index(layer) + 1)
+            place = self.places.index(layer) + 1
+            if now.support:
+                own, asked = h[: now.support], h[now.support :]
+                return torch.cat([own, between(asked, own.index_select(0, partner), place)])
+            return between(h, next(rest).index_select(0, partner), place)
 
         def between(query: Tensor, support: Tensor, place: int) -> Tensor:
             here = torch.where(draws.layer == place, share, 1.0)
             return here * query + (1 - here) * support
 
-        learner.query_loss(learner.with_hook(adapted, record), task.support)
+        if not adapted.query.support:  # else the query's pass has the support in it
+            learner.query_loss(learner.with_hook(adapted, record), task.support)
         rest = iter(support)
         classes = draws.following.shape[0]
         labels = [probabilities(y, classes, task.query.x.dtype) for y in (task.query.y, task.support.y)]
@@ -156,9 +161,14 @@ class Mixing:
         numbers = self.metamix.numbers
         on = (draws.shuffled < numbers.shuffle) & (self.progress >= numbers.shuffle_start)
         here = on & (draws.block == self.places.index(layer) + 1) & (channel >= low) & (channel < high)
-        each = len(h) // len(draws.following)  # images of a class, one after the other
-        rows = (draws.following[:, None] * each + torch.arange(each, device=h.device)).flatten()
-        return torch.where(here.view(-1, *[1] * (h.ndim - 2)), h[rows], h)  # by indexing: it keeps channels last
+        sets = (now.support, len(h) - now.support) if now.support else (len(h),)
+        rows, first = [], 0
+        for count in sets:  # each has the images of a class one after the other
+            each = torch.arange(count // len(draws.following), device=h.device)
+            rows.append((first + draws.following[:, None] * len(each) + each).flatten())
+            first += count
+        # By indexing: it keeps channels last.
+        return torch.where(here.view(-1, *[1] * (h.ndim - 2)), h[torch.cat(rows)], h)
 
     def _of(self, task: int | Tensor) -> Draws:
         return Draws(*(of_task(values, task) for values in self.draws))

@@ -26,6 +26,7 @@ from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
 from raymeta.problems.images.given import pixels
 from raymeta.problems.images.images import DeviceImages, HostImages
+from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
     Packed,
@@ -136,6 +137,14 @@ class ImageDataset(Problem):
             UserError: the data can't be had from `root`.
         """
 
+    def plan(self, root: Path | None) -> Plan | None:
+        """What `build` would pack, before an image is read; None: it is drawn or downloaded.
+
+        Raises:
+            UserError: the data can't be had from `root`.
+        """
+        return None
+
     def fit(self, image: Image.Image) -> Image.Image:
         """An image file of any size and colour as `build` packs those of this data set: size and channels."""
         return squeezed(self.input_shape[-1])(image.convert("L" if self.input_shape[0] == 1 else "RGB"))
@@ -221,9 +230,9 @@ class ImageDataset(Problem):
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
-            "ready": self.ready, "folder": str(self.folder),
+            "ready": self._store is not None or self.ready, "folder": str(self.folder),
         }  # fmt: skip
-        if not self.ready:
+        if not about["ready"]:
             return about
         store = self.store
         return about | {
@@ -231,6 +240,7 @@ class ImageDataset(Problem):
             "images": len(store.images),
             "bytes": sum(file.stat().st_size for file in self.folder.iterdir()),
             "fingerprint": store.fingerprint,
+            **{key: store.meta[key] for key in ("layout", "left_out") if store.meta.get(key)},
         }
 
     def _bank(self, split: Split, seed: int) -> Bank:

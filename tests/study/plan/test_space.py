@@ -42,7 +42,7 @@ def test_every_file_is_a_method_a_regularizer_a_preset_or_common() -> None:
     }
 
 
-NOTHING_TO_ADAPT = ("boil+mr", "cxgrad+mr")  # MR-MAML's encoder is by default all that these two adapt
+NOTHING_TO_ADAPT = ("boil+mr", "cxgrad+mr", "modgrad+mr")  # MR-MAML's encoder is by default all that these adapt
 
 
 def fits(spec: str, dataset: str) -> bool:

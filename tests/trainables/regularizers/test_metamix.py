@@ -107,7 +107,21 @@ def ends(x: Tensor, weights: Weights, step: int, draw: Draws, support: list[Tens
     return found
 
 
-def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
+def together_to_the_end(task: Task, weights: Weights, draw: Draws) -> tuple[Tensor, Tensor]:
+    """What the blocks make of support and query in one pass, the query mixed on the way."""
+    support, query = task.support.x, task.query.x
+    for number in range(5):
+        if number:
+            both = block(torch.cat([support, query]), weights, number, 0)
+            support, query = both[: len(support)], both[len(support) :]
+        if number and number == draw.block:
+            support, query = shuffled(support, draw), shuffled(query, draw)
+        if number == draw.layer:
+            query = draw.share * query + (1 - draw.share) * support[draw.partner]
+    return support, query
+
+
+def slow(method: str, draws: Draws, order: str, adapted: list[str], passes: str = "separate") -> Loss:
     """The outer loss of one task after the other, all mixed, and shuffled in a block that there is."""
     tasks = iter(each(draws))
 
@@ -124,8 +138,9 @@ def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
             support = ends(task.support.x, weights, step, draw)
             query = ends(task.query.x, weights, step, draw, support)
             if method == "protonet":
-                prototypes = means(support[-1].flatten(1), task.support.y, WAYS)
-                logits = -(query[-1].flatten(1)[:, None] - prototypes).square().sum(-1)
+                last = (support[-1], query[-1]) if passes == "separate" else together_to_the_end(task, weights, draw)
+                prototypes = means(last[0].flatten(1), task.support.y, WAYS)
+                logits = -(last[1].flatten(1)[:, None] - prototypes).square().sum(-1)
             else:
                 logits = head(query, weights)
             hard = F.cross_entropy(logits, task.query.y), F.cross_entropy(logits, task.support.y[draw.partner])
@@ -145,17 +160,17 @@ def slow(method: str, draws: Draws, order: str, adapted: list[str]) -> Loss:
 
 @pytest.mark.parametrize("shuffle", [0.0, 1.0])
 @pytest.mark.parametrize(("method", "order"), [
-    ("maml", "first"), ("maml", "second"), ("protonet", ""),
+    ("maml", "first"), ("maml", "second"), ("protonet", "joint"), ("protonet", "separate"),
     ("mamlpp", "second"),
 ])  # fmt: skip
 def test_the_outer_gradient_is_the_references_in_every_layer(method: str, order: str, shuffle: float) -> None:
-    own = {method: {"order": order}} if order else {}
+    own = {method: {"passes" if method == "protonet" else "order": order}}
     made, batch = trainer(method, {"shuffle": shuffle, "shuffle_start": 0.0}, **own), episodes(4)
     seen = watch(made, layer=LAYERS, block=torch.tensor([1, 1, 3, 2]))  # after, at, after and before the mixing
     for vectorized in (False, True):
         found = outer_gradient(made, batch, vectorized=vectorized)
         draws = seen[-1] if shuffle else seen[-1]._replace(block=torch.zeros(4))
-        loss = slow(method, draws, order, getattr(made.learner, "adapted", []))
+        loss = slow(method, draws, order, getattr(made.learner, "adapted", []), passes=order)
         assert_same(found, expected_gradient(made.learner, [batch.task(i) for i in range(4)], loss))
     assert ((seen[0].share > 0.02) & (seen[0].share < 0.98)).all()
 

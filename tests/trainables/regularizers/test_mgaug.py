@@ -51,7 +51,7 @@ NETS: dict[str, dict[str, Any]] = {
 
 
 def sections(kind: str = "second", net: str = "conv4", **mgaug: Any) -> dict[str, Any]:
-    own: dict[str, Any] = {"method": "protonet"}
+    own: dict[str, Any] = {"method": "protonet", "protonet": {"passes": "separate"}}
     if kind != "protonet":
         own = {"method": "maml", "maml": {"inner_lr": ALPHA, "inner_steps": STEPS, "order": kind}}
     settings = {"networks": NETWORKS, "keep": KEEP, "weight": WEIGHT, "sizes": SIZES, **mgaug}

@@ -15,6 +15,7 @@ from contextlib import suppress
 from hashlib import sha256
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ class Packed(NamedTuple):
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
         expected: the fingerprint that all this must have; None: whatever it has.
+        about: what else `meta.json` says: how the classes were recognised, and what was left out.
     """
 
     images: NDArray[np.uint8] | Stream | Files
@@ -72,6 +74,7 @@ class Packed(NamedTuple):
     sizes: Sequence[int]
     splits: Mapping[str, Mapping[str, Sequence[int]]]
     expected: str | None = None
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
 def fingerprint(packed: Packed) -> str:
@@ -150,6 +153,7 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -
     meta = {
         "format": FORMAT,
         **about,
+        **packed.about,
         "fingerprint": fingerprint(packed),
         **_labels(packed),
     }

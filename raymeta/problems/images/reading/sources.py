@@ -2,6 +2,8 @@
 
 import csv
 import io
+import lzma
+import os
 import tarfile
 import urllib.error
 import zipfile
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.reading.files import shown
 
 # of an image; Pillow says SyntaxError of a broken PNG
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
@@ -39,13 +42,15 @@ def reading(source: Path) -> Iterator[None]:
     """Turn what a folder or an archive can do wrong into a UserError that names it."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        kind = "zip" if source.suffix in (".zip", ".npz") else "tar"
-        raise UserError(f"{source}: not a {kind} file, or one that is cut off or damaged ({error})") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        is_zip = isinstance(error, zipfile.BadZipFile) or source.suffix.lower() in (".zip", ".npz")
+        kind = "zip" if is_zip else "tar"
+        raise UserError(f"{shown(source)}: not a {kind} file, or one that is cut off or damaged ({error})") from error
     except RuntimeError as error:  # zipfile: encrypted, or an unknown compression
-        raise UserError(f"{source}: cannot be read: {error}") from error
+        raise UserError(f"{shown(source)}: cannot be read: {error}") from error
     except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
+        where = source if error.filename is None else os.fsdecode(error.filename)
+        raise UserError(f"{shown(where)}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
