@@ -151,9 +151,7 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
     """
     if isinstance(root, Path) and not root.exists():
         raise UserError(f"--data-root {shown(root)}: no such folder")
-    if not isinstance(problem, ImageDataset):
-        say(f"--data-root {shown(root)} is not used: {problem.name} is computed")
-    elif problem.ready and not rebuild:
+    if isinstance(problem, ImageDataset) and problem.ready and not rebuild:
         say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
 
 
