@@ -15,6 +15,8 @@ from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
+from raymeta.report.style import PICTURES
+from raymeta.storage.outputs import output
 from raymeta.storage.places import expanded
 
 
@@ -109,7 +111,7 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
     Returns:
         Where the picture is.
     """
-    root, where = root_of(data_root), Path(path or f"{name}.png")
+    root, where = root_of(data_root), output(f"{name}.png" if path is None else path, PICTURES)
     problem = _named(name, root)
     make_ready(problem, root)
     problem.picture(where)

@@ -44,9 +44,12 @@ def status(name: Name, as_json: Json = False) -> None:
     say(str(study.status))
 
 
+BEST = Path("best.yaml")
+
+
 def export(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("best.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write; - is the standard output.")] = BEST,
     trial: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="A trial's number; by default the best.", autocompletion=complete.trials),
@@ -58,10 +61,16 @@ def export(
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
     from raymeta.api.studies import open_study
-    from raymeta.storage.files import read_yaml
+    from raymeta.report.export import write_export
+    from raymeta.storage.files import dump_yaml
+    from raymeta.storage.outputs import output
 
     study = open_study(name)
-    content = read_yaml(study.export(out, trial))
+    if str(out) == "-":
+        print(dump_yaml(study.exported(trial)), end="")  # noqa: T201
+        return
+    file = output(out)
+    write_export(content := study.exported(trial), file)
     if as_json:
         show_json(content)
         return

@@ -1,6 +1,7 @@
 """Pictures of a data set, for the documentation and `raymeta data show`. The test split is never drawn."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from raymeta.problem import Split
 from raymeta.problems.images.episodes import ImageEpisodes
 from raymeta.problems.images.store import Store
+from raymeta.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from raymeta.problems.images.dataset import ImageDataset
@@ -29,7 +31,7 @@ def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples
 
     Raises:
         UserError: the data are not prepared.
-        OSError: `path` can't be written.
+        UserError: `path` can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,8 +43,9 @@ def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples
         _draw_images(axis, dataset.store, split, classes, examples)
     _draw_task(axes[-1], dataset, examples)
     figure.set_size_inches(0.36 * examples * len(axes) + 0.6, max(0.36 * classes + 0.6, 1.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
+    content, suffix = BytesIO(), path.suffix.lower()
+    figure.savefig(content, format=suffix[1:], dpi=150, metadata={"Software": None} if suffix == ".png" else None)
+    write_output(path, content.getvalue())
 
 
 def _draw_images(axis: Any, store: Store, split: Split, classes: int, examples: int) -> None:
