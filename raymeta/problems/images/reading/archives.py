@@ -46,6 +46,8 @@ class Zip:
         self.source, self.left = source, LeftOut()
         with zipfile.ZipFile(source) as archive:
             infos = archive.infolist()
+            if any(info.flag_bits & 1 for info in infos):
+                raise UserError(f"{shown(source)}: a zip archive with a password: unpack it and name the folder")
             slashed = any("/" in info.filename for info in infos)
             found: dict[str, zipfile.ZipInfo | str] = {}
             for info in infos:
