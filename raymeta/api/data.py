@@ -15,6 +15,7 @@ from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
+from raymeta.storage.places import expanded
 
 PICTURES = (".png", ".svg", ".pdf")
 NAMELESS = "a store of raymeta 0.1.0, or a damaged one, which does not say its folder: name it by --data-root"
@@ -150,7 +151,7 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
     Raises:
         UserError: see `prepare`; or `path` can't be written, or its suffix is of no kind of picture.
     """
-    root, where = root_of(data_root), _picture(_user_path(path or f"{name}.png", "--out"))
+    root, where = root_of(data_root), _picture(expanded(path or f"{name}.png"))
     problem = _named(name, root, how)
     if isinstance(problem, Folder) and not any(value is not None for value in how.values()):
         stored = _stored(problem, root)
@@ -184,16 +185,7 @@ def root_of(data_root: str | Path | None) -> Root | None:
     Raises:
         UserError: `~name` of a user that there is not.
     """
-    if data_root is None or "://" in str(data_root):
-        return data_root
-    return _user_path(data_root, "--data-root")
-
-
-def _user_path(path: str | Path, option: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(f"{option} {shown(path)}: there is no user of that name") from None
+    return data_root if data_root is None or "://" in str(data_root) else expanded(data_root)
 
 
 def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:

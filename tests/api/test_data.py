@@ -114,7 +114,7 @@ def test_a_folder_is_shown_with_names_and_a_drawn_sample(tmp_path: Path, cache: 
     ("x", r"^x: a picture's name ends in"),
     ("made.png", "^made.png: there is something else than a file of that name$"),
     ("pipe.png", "^pipe.png: there is something else than a file of that name$"),
-    ("~nosuchuser/x.png", "^--out ~nosuchuser/x.png: there is no user of that name$"),
+    ("~nosuchuser/x.png", "^~nosuchuser/x.png: there is no user 'nosuchuser'$"),
     ("file.png/x.png", r"^file.png/x.png: cannot be written: (File exists|Not a directory)$"),
 ])  # fmt: skip
 def test_a_picture_that_can_not_be_written_is_refused(tmp_path: Path, path: str, sentence: str) -> None:
@@ -135,7 +135,7 @@ def test_a_root_that_is_not_used_is_refused_or_said(
         assert (
             f"--data-root {tmp_path}: sinusoid is computed and reads no data: leave it out" in capsys.readouterr().err
         )
-    with pytest.raises(UserError, match=r"^--data-root ~nosuchuser/x: there is no user of that name$"):
+    with pytest.raises(UserError, match=r"^~nosuchuser/x: there is no user 'nosuchuser'$"):
         data.prepare("folder", "~nosuchuser/x")
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     with pytest.raises(

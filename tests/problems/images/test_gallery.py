@@ -65,8 +65,8 @@ def test_a_task_that_the_data_are_too_few_for_is_drawn_smaller(traced: type[Trac
     assert (tmp_path / "x.png").exists()
 
 
-def test_classes_without_a_query_are_drawn_without_a_task(cache: Path, tmp_path: Path) -> None:
-    class_tree(tmp_path / "few", ["cat", "dog", "eel"], 1)  # 1 / 1 / 1 classes of one image
+def test_classes_without_a_query_are_drawn_empty(cache: Path, tmp_path: Path) -> None:
+    class_tree(tmp_path / "few", ["cat", "dog", "eel"], 1)
     found = open_problem(ImagesTask(dataset="folder", source=str(tmp_path / "few")))
     assert isinstance(found, ImageDataset)
     found.prepare()

@@ -53,13 +53,9 @@ def split_folders(top: Branch, share: float | None) -> Layout | None:
         Unclear: folders say splits, but not all of them, or there are no class folders in one.
     """
     *wraps, base = top.trunk()
-    exact, loose = splits_of(base.below), splits_of(base.below, loosely=True)
-    mostly = len(set(loose.values())) > 1 and 2 * len(loose) >= len(base.below)
-    words = exact if not mostly or len(set(exact.values())) > 1 else loose
+    words = _split_words(base) or splits_of(base.below)
     homes = {name: split for name, split in words.items() if base.below[name].below}
     flat = [name for name in words if name not in homes]
-    if not homes and (len(set(exact.values())) > 1 or mostly):
-        raise Unclear(_flat(base, flat))
     if not homes or len(base.below) == 1:
         return None
     for split in SPLITS:
@@ -99,6 +95,8 @@ def class_folders(top: Branch) -> Layout:
         raise Unclear(
             f"all its pictures lie in {folders(leaves)}: there are no class folders, of which three at least are needed"
         )
+    if flat := _split_words(top.trunk()[-1]):
+        raise Unclear(_flat(top.trunk()[-1], list(flat)))
     found = classes_in(top)
     if len(found.classes) < len(SPLITS):
         raise Unclear(
@@ -270,6 +268,14 @@ def _two_levels(base: Branch, before: tuple[str, ...], left: dict[str, list[str]
         f"{folders(leaves)}, and either may be the classes: name the folder of the class folders itself, or put the "
         "pictures of each class into one folder"
     )
+
+
+def _split_words(base: Branch) -> dict[str, Split]:
+    """The splits that names of folders say together: two at least; of most folders, if other words are in the names."""
+    exact, loose = splits_of(base.below), splits_of(base.below, loosely=True)
+    if len(set(exact.values())) > 1:
+        return exact
+    return loose if len(set(loose.values())) > 1 and 2 * len(loose) >= len(base.below) else {}
 
 
 def _flat(base: Branch, names: Sequence[str]) -> str:

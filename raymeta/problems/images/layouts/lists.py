@@ -62,7 +62,7 @@ def tables(path: str, content: bytes) -> list[Table]:
         return [_from_json(path, text)]
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
-        raise Unclear(f"{path} is empty")
+        raise Unclear("it is empty")
     found = [_separated(path, lines, mark) for mark in ",;\t|" if mark in lines[0][1]]
     found.append(_table([Row(number, [line.strip()]) for number, line in lines]))
     for words in ([line.split() for _, line in lines], [line.rsplit(None, 1) for _, line in lines]):
@@ -90,7 +90,7 @@ def _text(path: str, content: bytes) -> str:
             continue
         if "\0" not in text:
             return text
-    raise Unclear(f"{path} is no text")
+    raise Unclear("it is no text")
 
 
 def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
@@ -99,7 +99,7 @@ def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
         reader = csv.reader(io.StringIO("\n".join(line for _, line in lines)), delimiter=mark, skipinitialspace=True)
         rows = [Row(numbers[reader.line_num - 1], [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except csv.Error as error:
-        raise Unclear(f"{path} cannot be read: {error}") from error
+        raise Unclear(f"it cannot be read: {error}") from error
     return _table(rows)
 
 
@@ -117,7 +117,7 @@ def _from_json(path: str, text: str) -> Table:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise Unclear(f"{path} cannot be read as JSON: {error}") from error
+        raise Unclear(f"it is no JSON: {error}") from error
     header, cells = _cells(content)
     width = max((len(row) for row in cells), default=0)
     rows = [Row(n, [str(cell).strip() for cell in row] + [""] * (width - len(row))) for n, row in enumerate(cells, 1)]

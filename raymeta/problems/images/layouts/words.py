@@ -64,6 +64,11 @@ def names_splits(stem: str) -> bool:
     return bool(_LISTS & set(words)) and set(words) <= _LISTS | _FILLERS | {"few", "shot", "fewshot", "my"}
 
 
+def rest(name: str) -> str:
+    """What a name says beside a split: `mini` of `mini_train`."""
+    return "-".join(word for word in tokens(name) if word not in _SPLITS and word not in EITHER)
+
+
 def _bare(word: str) -> str:
     """`metatrain` and `trainset` without what is stuck to them."""
     for one in (word.removeprefix("meta"), word.removesuffix("set"), word.removesuffix("split")):

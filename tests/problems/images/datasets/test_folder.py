@@ -218,15 +218,15 @@ def _unreadable(few: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (_no_images, ": no class folders with images are in it"),
-    (_no_validation, ": it has a folder train, but no images in folders of a validation split"),
-    (_in_two, ": class 'cat' is in the train and in the validation split"),
+    (_no_images, ": no pictures are in it, but 8 other files; read are CLASS/PICTURE"),
+    (_no_validation, ": it is split by train, and there is no folder of a validation or of a test split: say"),
+    (_in_two, ": all 1 classes are in each of train/, val/ and test/: a split for few-shot"),
     (_unreadable, ": eel/1.png is not an image that can be read"),
-    (_list("class,split\ncat,train\n"), ": splits.csv: it names no split of the class 'dog'"),
+    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: say which"),
     (_list("class,split\ncow,train\n"), ": splits.csv: line 2: there is no folder of the class 'cow'"),
     (_list("class,split\ncat,tarin\n"), ": splits.csv: line 2: unknown split 'tarin': did you mean 'train'? "),
     (_list("class,split\ncat,train\ncat,test\n"), ": splits.csv: line 3: the class 'cat' is named a second time"),
-    (_list("name,split\ncat,train\n"), ": splits.csv: line 2: columns class,split are expected, each with a value"),
+    (_list("cat\ndog\n"), ": splits.csv says splits by its name, but it has no column of splits"),
     (shutil.rmtree, ": no such folder"),
 ])  # fmt: skip
 def test_damage_is_one_sentence(few: Path, damage: Callable[[Path], None], message: str) -> None:
