@@ -3,15 +3,15 @@
 import errno
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath, expanded
 
 
-def output(path: str | Path, endings: Collection[str] = ()) -> Path:
+def output(path: str | Path, endings: Sequence[str] = ()) -> Path:
     """A path to write to later, looked at now: before there is anything to lose. Folders on its way are made later.
 
     Args:
@@ -25,19 +25,21 @@ def output(path: str | Path, endings: Collection[str] = ()) -> Path:
         raise UserError(f"'{path}' is not the name of a file to write")
     given = expanded(path)
     if endings and given.suffix.lower() not in endings:
-        raise UserError(f"{given}: expected a {', '.join(sorted(endings))} file")
+        raise UserError(f"{shown(given)}: its name is to end in {', '.join(endings[:-1])} or {endings[-1]}")
     try:
         target = given.resolve()
         if target.is_dir():
-            raise UserError(f"{given}: is a folder, and a file is to be written")
+            raise UserError(f"{shown(given)}: is a folder, and a file is to be written")
         if target.is_socket() or target.is_block_device():
-            raise UserError(f"{given}: is a {'socket' if target.is_socket() else 'disk'}, and a file is to be written")
+            raise UserError(
+                f"{shown(given)}: is a {'socket' if target.is_socket() else 'disk'}, and a file is to be written"
+            )
         around = next(folder for folder in target.parents if folder.exists())
         if not around.is_dir():
-            raise UserError(f"{given}: cannot be written: {around} is a file")
+            raise UserError(f"{shown(given)}: cannot be written: {around} is a file")
         writable = os.access(target if target.exists() else around, os.W_OK)
         if not writable or (target.is_file() and not os.access(around, os.W_OK)):
-            raise UserError(f"{given}: cannot be written: no permission")
+            raise UserError(f"{shown(given)}: cannot be written: no permission")
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that is too long, a NUL in it
         if isinstance(error, UserError):
             raise
@@ -79,5 +81,5 @@ def _is_plain(path: Path) -> bool:
 
 def _unwritable(path: Path, error: Exception) -> UserError:
     if isinstance(error, OSError) and error.errno == errno.ENXIO:
-        return UserError(f"{path}: is a pipe that nothing reads")
-    return UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}")
+        return UserError(f"{shown(path)}: is a pipe that nothing reads")
+    return UserError(f"{shown(path)}: cannot be written: {getattr(error, 'strerror', None) or error}")

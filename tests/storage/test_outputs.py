@@ -93,7 +93,7 @@ def test_what_cannot_be_written(path: str, said: str) -> None:
 
 def test_an_ending(tmp_path: Path) -> None:
     assert output(tmp_path / "x.PNG", (".png", ".svg")) == tmp_path / "x.PNG"
-    with pytest.raises(UserError, match=r"x.bmp2: expected a .png, .svg file"):
+    with pytest.raises(UserError, match=r"x.bmp2: its name is to end in .svg or .png"):
         output(tmp_path / "x.bmp2", (".svg", ".png"))
 
 
