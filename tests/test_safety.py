@@ -29,7 +29,9 @@ from raymeta.problems.images.store import Store
 from raymeta.storage import checkpoints
 from raymeta.storage.files import read_yaml
 from raymeta.study.record import finalists
-from raymeta.study.record.record import StudyRecord, all_studies, check_name, open_study
+from raymeta.study.record.folder import check_name
+from raymeta.study.record.home import all_studies, open_study
+from raymeta.study.record.record import StudyRecord
 from raymeta.training.pretraining import _path, pretrained
 
 CPU = torch.device("cpu")

@@ -8,6 +8,7 @@ The log of p is what is returned as logits. Similarities are cosines of the plai
 recurrent ones over the whole support set. The paper does not scale the cosines; CloserLookFewShot's code does, by 100.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.models.passes import Pass
 from raymeta.registry import method
 from raymeta.schema import Number, Section
 from trainables.protonet import Memory, MetricConfig, ProtoNet
@@ -37,6 +39,9 @@ class MatchingNet(ProtoNet):
     learns: ClassVar[str] = "the features"
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.4
+
+    def features(self, x: Tensor, now: Pass) -> Tensor:
+        return super().features(x, replace(now, cuts_head=False))
 
     def compare(self, adapted: Memory, support: Tensor, query: Tensor) -> Tensor:
         attention = self.numbers.scale * F.normalize(query, dim=1) @ F.normalize(support, dim=1).t()

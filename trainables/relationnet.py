@@ -83,7 +83,7 @@ class RelationNet(ProtoNet):
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """Maps, [n, C, h, w]."""
-        return self.model.maps(self.model.prepare(x), self.model.weights(), now)
+        return self.model.maps(self.model.prepare(x), self.model.weights(), replace(now, cuts_head=False))
 
     def compare(self, adapted: Memory, support: Tensor, query: Tensor) -> Tensor:
         classes = class_means(support, adapted.support.y, adapted.classes)

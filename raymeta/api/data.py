@@ -15,6 +15,7 @@ from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
+from raymeta.storage.places import expanded
 
 
 def datasets() -> dict[str, dict[str, Any]]:
@@ -121,12 +122,7 @@ def root_of(data_root: str | Path | None) -> Root | None:
     Raises:
         UserError: `~name` of a user that there is not.
     """
-    if data_root is None or "://" in str(data_root):
-        return data_root
-    try:
-        return Path(data_root).expanduser()
-    except RuntimeError:
-        raise UserError(f"--data-root {shown(data_root)}: there is no user of that name") from None
+    return data_root if data_root is None or "://" in str(data_root) else expanded(data_root)
 
 
 def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, quiet: bool = False) -> None:
@@ -155,9 +151,7 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
     """
     if isinstance(root, Path) and not root.exists():
         raise UserError(f"--data-root {shown(root)}: no such folder")
-    if not isinstance(problem, ImageDataset):
-        say(f"--data-root {shown(root)} is not used: {problem.name} is computed")
-    elif problem.ready and not rebuild:
+    if isinstance(problem, ImageDataset) and problem.ready and not rebuild:
         say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
 
 

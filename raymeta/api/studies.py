@@ -20,8 +20,9 @@ from raymeta.storage.places import AnyPath
 from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import Standings, settled, standings
-from raymeta.study.record.record import StudyRecord, TrialRecord, all_studies
-from raymeta.study.record.record import open_study as open_record
+from raymeta.study.record.home import all_studies
+from raymeta.study.record.home import open_study as open_record
+from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.tracking.connection import find_run
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def search(
     if dry_run:
         preview = searching.preview(
             spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose,
-            warm_start=warm_start, data_root=data_root,
+            name=name, warm_start=warm_start, data_root=data_root, slots=slots,
         )  # fmt: skip
         if as_json:
             show_json(preview.as_dict())

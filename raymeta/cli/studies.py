@@ -1,5 +1,6 @@
 """What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -59,14 +60,17 @@ def export(
     from raymeta.api.studies import open_study
     from raymeta.storage.files import read_yaml
 
-    content = read_yaml(open_study(name).export(out, trial))
+    study = open_study(name)
+    content = read_yaml(study.export(out, trial))
     if as_json:
         show_json(content)
         return
     about = content["provenance"]
     say(f"wrote trial {about['trial']} of {name} to {out}")
     say(about["against_start"])
-    say(f"next: raymeta final {out} --seeds 3")
+    if unscored := study.status.unscored:
+        say(f"{unscored}: it is the best by the search's scores; raymeta resume {name} scores the others")
+    say(f"next: {shlex.join(['raymeta', 'final', str(out), '--seeds', '3'])}")
 
 
 def ui(

@@ -104,6 +104,9 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     keep(data, "matchingnet", ("scale",), passes="separate")
     keep(data, "relationnet", ("loss", "hidden"), passes="separate")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
+    keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
+    mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
+    keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")
 
 
 # In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has

@@ -58,7 +58,7 @@ class ImagesTask(TaskConfig):
         description="fixed: all episodes have `ways`, `shots`, `queries`; metadataset: drawn within bounds.",
     )
     metadataset: MetaDatasetConfig = MetaDatasetConfig()
-    ways: int = Field(5, ge=1, description="Classes in an episode.")
+    ways: int = Field(5, ge=2, description="Classes in an episode.")
     shots: int = Field(1, ge=1, description="Support examples per class.")
     queries: int = Field(15, ge=1, description="Query examples per class in training.")
     eval_queries: int | None = Field(
@@ -104,7 +104,7 @@ class ImagesTask(TaskConfig):
         """What a user types: `omniglot-20w1s`, `omniglot-metadataset`."""
         if self.sampler != "fixed":
             return f"{self.dataset}-{self.sampler}"
-        return f"{self.dataset}-{f'{self.ways}w' if self.ways > 1 else ''}{self.shots}s"
+        return f"{self.dataset}-{self.ways}w{self.shots}s"
 
     @property
     def data(self) -> str:

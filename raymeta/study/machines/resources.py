@@ -39,6 +39,7 @@ _until_stopped = ExitStack()  # undoes what was changed in this process for Ray'
 _QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 CONNECT_S = 10.0
 STARTS = 3
+SLOTS_PER_CORE = 16  # at most: each slot is a process of some 300 MB
 FIRST_WORKER_S = 1800.0  # how long a cluster without workers is waited for
 
 
@@ -179,6 +180,19 @@ def stop_ray() -> None:
         gc.enable()
         mps.switch_off()
         _until_stopped.close()
+
+
+def beyond(slots: int | None) -> str:
+    """What it means that more slots are asked for than this machine has cores; "": nothing, or a cluster has others.
+
+    Raises:
+        UserError: so many that starting their workers would bring the machine down.
+    """
+    if not slots or on_cluster() or slots <= cores():
+        return ""
+    if slots > SLOTS_PER_CORE * cores():
+        raise UserError(f"--slots {slots}: this machine has {cores()} cores; allowed: 1 to {SLOTS_PER_CORE * cores()}")
+    return f"--slots {slots}: this machine has {cores()} cores, which the trials share, so that each is slower"
 
 
 def cores() -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,8 @@ from raymeta.study.record.lease import Lease, this_machine
 from raymeta.study.record.stored_journal import StoredJournal
 
 DRIVER = "driver.json"  # which process it is
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 
 def journal_in(folder: AnyPath) -> Journal | StoredJournal:
@@ -96,23 +99,33 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
         return
     refuse_taken(folder)
     with Lease(folder / "driver.lease").held():
-        _refuse(folder, (folder / "study.yaml").exists())  # another process may just have made it
+        refuse_taken(folder)  # another process may just have made it
         if (folder / "trials").exists():
             raise UserError(f"{folder}: has trials, but no study.yaml: delete it, or give another --name")
         (folder / "journal").rmtree()  # of one that was killed in here
         yield folder
 
 
-def refuse_taken(folder: AnyPath) -> None:
-    """Say that a study of that name is there, before anything is done for a new one.
+def check_name(name: str) -> None:
+    """Refuse a name that no folder should have, or that is a path.
 
     Raises:
-        UserError: it is there.
+        UserError: it cannot name a study.
     """
-    _refuse(folder, folder.exists() if isinstance(folder, Path) else (folder / "study.yaml").exists())
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
+    if name in RESERVED:
+        raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
 
 
-def _refuse(folder: AnyPath, there: bool) -> None:
-    if there:
-        name = folder.name
+def refuse_taken(folder: AnyPath) -> None:
+    """Say that there is a study of this name, or something else.
+
+    Raises:
+        UserError: there is.
+    """
+    name = folder.name
+    if (folder / "study.yaml").exists():
         raise UserError(f"the study '{name}' exists: go on with `raymeta resume {name}`, or give another --name")
+    if isinstance(folder, Path) and os.path.lexists(folder):
+        raise UserError(f"{folder} is there already, and is no study: give another --name, or move it away")
