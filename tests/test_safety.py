@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from study.conftest import studies  # noqa: F401
-from study.driving import CLOSED, tiny_record
+from study.driving import tiny_record
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError

@@ -1,5 +1,10 @@
 """The `raymeta` command: a function a verb. Whatever is heavy is imported inside the verbs."""
 
+from raymeta.installed import current_folder_last
+
+current_folder_last()  # ahead of all imports that a file of the user's could stand in the way of
+
+# ruff: noqa: E402
 import os
 import signal
 import sys

@@ -91,11 +91,12 @@ def ui(
     """
     import subprocess
 
+    from raymeta.installed import child_environment
     from raymeta.study.tracking.connection import to_be_served
 
     if (uri := to_be_served()) is None:
         say(f"MLflow is a server of its own: {os.environ['MLFLOW_TRACKING_URI']}")
         return
     say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    raise typer.Exit(subprocess.run([*command, "--port", str(port)], check=False).returncode)
+    command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    raise typer.Exit(subprocess.run([*command, "--port", str(port)], env=child_environment(), check=False).returncode)

@@ -43,7 +43,7 @@ def connect() -> "MlflowClient":
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):  # the import sets them to INFO
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is a line of ours
     if embedded.used():
         embedded.make_ready()
     return MlflowClient(tracking_uri())
@@ -53,7 +53,9 @@ def problem_of(error: BaseException) -> str:
     """What went wrong with MLflow and what helps, short and without a password that an address may hold."""
     if isinstance(error, Untracked):
         return str(error)
-    lines = str(error).strip().splitlines() or [""]
+    # SQLAlchemy has what the database said anywhere in what it says.
+    match = re.search(r"\((?:sqlite3|psycopg2?|MySQLdb|pymysql|pyodbc)\.[^)]*\) (.*)", str(error))
+    lines = [match[1]] if match else str(error).strip().splitlines() or [""]
     said = re.sub("//[^/@ ]*@", "//", lines[0])[:200]
     if isinstance(error, ModuleNotFoundError) and error.name in DRIVERS:
         scheme = urlsplit(tracking_uri()).scheme

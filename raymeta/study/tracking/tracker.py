@@ -11,6 +11,7 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from raymeta.installed import child_environment
 from raymeta.report.remarks import say
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
@@ -48,6 +49,7 @@ class Tracker:
             [sys.executable, "-P", "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=child_environment(),
             process_group=0,  # Ctrl-C of a terminal is not for it
         )
         self._listener = threading.Thread(target=self._listen, name="mlflow", daemon=True)
