@@ -10,10 +10,12 @@ from rich.console import Group, RenderableType
 from raymeta.api.data import root_of
 from raymeta.api.driving import LOOK_S, Background, How, drive, interrupt
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
+from raymeta.errors import RunFailed, UserError
+from raymeta.installed import remark
 from raymeta.report.export import exported, write_export
 from raymeta.report.frames import rounds_frame, trials_frame
 from raymeta.report.pictures import search_picture
+from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.status import Status, status_of, status_table
 from raymeta.report.style import PICTURES
@@ -26,6 +28,7 @@ from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.tracking.connection import find_run
+from raymeta.study.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import pandas
@@ -121,7 +124,10 @@ class Study(Shown):
     def exported(self, trial: int | None = None) -> Mapping[str, Any]:
         """What `export` writes."""
         number = self._chosen(trial)
-        return exported(self.record, number, find_run(self.record, number))
+        run, problem = find_run(self.record, number)
+        if problem:
+            say(f"the MLflow run of trial {number} can't be looked up, so `mlflow_run` is null: {problem}")
+        return exported(self.record, number, run)
 
     def load(self, trial: int | None = None, *, ensemble: bool = False) -> "LoadedLearner":
         """The learner that a trial has trained, by default the best; see `raymeta.load`."""
@@ -202,6 +208,21 @@ class Study(Shown):
             self.session = drive(self.record, how, started)
         return self
 
+    def sync(self) -> None:
+        """Copy to MLflow what it lacks of the study, as driving it does; the study itself is only read.
+
+        Raises:
+            UserError: a process drives it, which copies it.
+            RunFailed: MLflow can't be used.
+        """
+        if self.record.driven:
+            raise UserError(f"the study '{self.name}' is being driven: its driver copies it to MLflow")
+        with Tracker(self.record, lambda text: None) as tracker:
+            tracker.update_all()
+            tracker.summarise()
+        if tracker.problem:
+            raise RunFailed(f"MLflow can't be used: {tracker.problem}; the study itself is whole")
+
     @property
     def running(self) -> bool:
         """A process drives it, or has been started to."""
@@ -249,5 +270,12 @@ def open_study(name: str) -> Study:
 
 
 def studies() -> list[Study]:
-    """The studies of `$RAYMETA_STUDIES` or of `studies` in this folder, by name."""
-    return [Study(record) for record in all_studies()]
+    """The studies of `$RAYMETA_STUDIES` or of `studies` in this folder, by name.
+
+    What is wrong with one that cannot be read is said on standard error; the others are there.
+    """
+    found = all_studies()
+    for one in found:
+        if isinstance(one, UserError):
+            remark(str(one))
+    return [Study(one) for one in found if not isinstance(one, UserError)]

@@ -35,7 +35,7 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
         _same_data(record)
         try:
             record.resume()
-            with Tracker(record) as tracker:
+            with Tracker(record, lambda text: session.say(text)) as tracker:
                 tracker.update_all()
                 if not record.over or missing(record):
                     with session.left_at_once():
