@@ -9,6 +9,7 @@ works.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -58,7 +59,7 @@ def find(kind: Kind, name: str) -> Any:
     if len(places) > 1:
         raise _doubled(f"{what}s", name, places)
     if known is None and not places:
-        raise UserError(f"unknown {what} '{name}': {suggest(name, names(kind))}")
+        raise UserError(f"unknown {what} '{name}': {_meant(kind, name)}")
     if places and (known is None or known.__module__ == places[0].module):
         installed.load(places[0])
         if (kind, name) not in _classes:
@@ -152,6 +153,17 @@ def _only(what: str, name: str, candidates: Sequence[tuple[installed.Place, Path
 
 def _doubled(what: str, name: str, places: Sequence[installed.Place]) -> UserError:
     return UserError(f"two {what} are named '{name}': {places[0]} and {places[1]}; remove one of them")
+
+
+def _meant(kind: Kind, name: str) -> str:
+    """What was probably meant by an unknown name: one of its kind, or a method's in place of a regularizer's."""
+    other: Kind | None = {"method": "regularizer", "regularizer": "method"}.get(kind)  # type: ignore[assignment]
+    elsewhere = names(other) if other else []
+    near = get_close_matches(name, [*names(kind), *elsewhere], n=1, cutoff=0.5)
+    if not near or near[0] in names(kind):
+        return suggest(name, names(kind))
+    how = f"maml+{near[0]}" if other == "regularizer" else f"it stands first, as in {near[0]}+dropgrad"
+    return f"{near[0]} is a {other}: {how} ({_in_words(kind)}s: {', '.join(names(kind))})"
 
 
 def _in_words(kind: Kind) -> str:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from raymeta.errors import UserError, meant, suggest
@@ -26,9 +26,28 @@ in it alone can share a program. All other settings are structure. Where it may 
 
 
 class Section(BaseModel):
-    """A part of a schema: frozen, unknown keys refused, infinities refused."""
+    """A part of a schema: frozen; unknown keys, infinities and truth values in place of numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `yes` as true, which pydantic takes for 1."""
+        field = cls.model_fields[info.field_name] if info.field_name else None
+        given = value if isinstance(value, list | tuple) else [value]
+        if field and any(isinstance(one, bool) for one in given) and not _takes(field.annotation, bool):
+            word = "a number" if _takes(field.annotation, int) or _takes(field.annotation, float) else "another value"
+            raise ValueError(f"found {str(value).lower()}: a truth value, where {word} is expected")
+        return value
+
+
+def _takes(annotation: Any, kind: type) -> bool:
+    """Whether values of a kind, or named values that are of it, stand anywhere in an annotation."""
+    if annotation is Any or annotation is kind:
+        return True
+    parts = get_args(annotation)
+    return any(isinstance(part, kind) if get_origin(annotation) is Literal else _takes(part, kind) for part in parts)
 
 
 def is_number(section: type[BaseModel], field: str) -> bool:
@@ -63,8 +82,14 @@ def structure(section: BaseModel) -> tuple[tuple[str, Any], ...]:
     return tuple(found)
 
 
-def check(schema: type[M], data: Any, source: str) -> M:
+def check(schema: type[M], data: Any, source: str, others: Iterable[str] = ()) -> M:
     """Validate, and turn the first complaint into one sentence.
+
+    Args:
+        schema: what the data are to be.
+        data: plain ones.
+        source: what the sentence calls them.
+        others: keys that are not of this schema, but that a user may have meant.
 
     Raises:
         UserError: one sentence with the key, what was found, what is allowed and the nearest match.
@@ -72,20 +97,25 @@ def check(schema: type[M], data: Any, source: str) -> M:
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{source}: {_sentence(error, schema)}") from error
+        raise UserError(f"{source}: {_sentence(error, schema, others)}") from error
 
 
-def _sentence(error: ValidationError, schema: type[BaseModel]) -> str:
+def _sentence(error: ValidationError, schema: type[BaseModel], others: Iterable[str] = ()) -> str:
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        within, (*above, last) = _allowed(schema, path), path
-        beside = get_close_matches(last, within, n=1)
-        near = ".".join([*above, beside[0]]) if beside else nearest_key(key, _sections_and(fields(schema)))
+        within, known = _allowed(schema, path), [*_sections_and(fields(schema)), *others]
+        beside = get_close_matches(path[-1], within, n=1, cutoff=0.7)
+        elsewhere = any(other.endswith(f".{key}") for other in known)  # to the letter, but for its sections
+        near = ".".join([*path[:-1], beside[0]]) if beside and not elsewhere else nearest_key(key, known)
         return f"unknown key '{key}', {meant(near, within)}"
     if first["type"] == "missing":
         return f"the key '{key}' is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        within = _allowed(schema, [*path, ""])
+        listed = f", {meant(None, within)}" if within else ""
+        return f"{key}: found {first['input']!r}: expected a section of keys{listed}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if first["type"] == "value_error":
@@ -134,7 +164,9 @@ def fields(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
 
 
 def nearest_key(found: str, keys: Iterable[str]) -> str | None:
-    """The key that was probably meant, by the whole of it or by what follows one of its dots: `inner_lr`."""
+    """The key that was probably meant, by the whole of it or by what follows one of its dots: `inner_lr`. Of equally
+    near ones the first.
+    """
     tails: dict[str, str] = {}
     for key in keys:
         parts = key.split(".")

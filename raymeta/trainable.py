@@ -24,8 +24,9 @@ from ray import tune
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
-from raymeta.storage.places import AnyPath, place
+from raymeta.storage.places import place
 from raymeta.training.device import cap_memory
+from raymeta.training.saving import Saving
 from raymeta.training.trainer import Trainer, resumed
 
 
@@ -52,7 +53,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         config = dict(config)
         study = config.pop("study", None)
         trial = parse_trial(merge(self.defaults, config), "the trial's config")
-        self._checkpoint: AnyPath | None = None
+        self._saving: Saving | None = None
         self._unheard: list[dict[str, Any]] = []
         self._note = ""
         if study is None:
@@ -64,8 +65,9 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
 
     def _go_on(self, trial: TrialConfig, where: Place) -> None:
         """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""
-        self._checkpoint = place(where.folder) / "checkpoint.pt"
-        self.trainer, self._note = resumed(trial, self._checkpoint)
+        checkpoint = place(where.folder) / "checkpoint.pt"
+        self.trainer, self._note = resumed(trial, checkpoint)
+        self._saving = Saving(self.trainer, checkpoint)
         self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > where.known]
         if self.trainer.done and not self._unheard:
             self._unheard = self.trainer.rounds[-1:]
@@ -78,9 +80,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         if self._unheard:
             metrics = self._unheard.pop(0)
         else:
-            metrics = self.trainer.round()
-            if self._checkpoint is not None:
-                self.trainer.save(self._checkpoint)
+            metrics = (self._saving or self.trainer).round()
         note, self._note = self._note, ""
         missing = {f"val_{self.trainer.metric.name}": math.nan}  # of a diverged round; Tune insists on the metric
         return {**missing, **metrics, "note": note, "done": self.trainer.done and not self._unheard}

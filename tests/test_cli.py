@@ -157,7 +157,7 @@ FILES = {
     "[1, 2]\n": "expected a mapping of keys to values, found list",
     "method: [\n": "not valid YAML at line",
     "method: maml\nmaml: {inner_lrr: 1}\n": "unknown key 'maml.inner_lrr', did you mean 'maml.inner_lr'?",
-    "method: maml\nprovenance: 3\n": "'provenance' must be a mapping, found int",
+    "method: maml\nprovenance: 3\n": "provenance: found 3: expected a section of keys",
     "!!python/object/apply:os.mkdir [made]\n": "not valid YAML",
 }
 

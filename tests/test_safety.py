@@ -16,19 +16,22 @@ import numpy as np
 import pytest
 import torch
 from study.conftest import studies  # noqa: F401
-from study.driving import CLOSED, tiny_record
+from study.driving import tiny_record
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.reading import caches, trees
-from raymeta.problems.images.reading.trees import Tree, decode, squeezed
+from raymeta.problems.images.reading import archives, caches
+from raymeta.problems.images.reading.pictures import decode, squeezed
+from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.store import Store
 from raymeta.storage import checkpoints
 from raymeta.storage.files import read_yaml
 from raymeta.study.record import finalists
-from raymeta.study.record.record import StudyRecord, all_studies, check_name, open_study
+from raymeta.study.record.folder import check_name
+from raymeta.study.record.home import all_studies, open_study
+from raymeta.study.record.record import StudyRecord
 from raymeta.training.pretraining import _path, pretrained
 
 CPU = torch.device("cpu")
@@ -125,8 +128,8 @@ FILES: dict[str, tuple[Callable[[Path], None], tuple[str, Callable[[Path], Any]]
     "data, npz": (object_npz, ("its images are object", lambda path: list(caches._npz(path, 84)))),
     "image, pickle": (bare_pickle, READ_IMAGE),
     "image, bomb": (huge_image, READ_IMAGE),
-    "archive, pickle for a zip": (bare_pickle, ("not a zip file", lambda path: Tree(path.rename(f"{path}.zip")))),
-    "archive, pickle for a tar": (bare_pickle, ("not a tar file", lambda path: Tree(path.rename(f"{path}.tar")))),
+    "archive, pickle for a zip": (bare_pickle, ("not a zip file", lambda path: Tree(path.rename(f"{path}.zip")).paths)),
+    "archive, pickle for a tar": (bare_pickle, ("not a tar file", lambda path: Tree(path.rename(f"{path}.tar")).paths)),
 }
 
 
@@ -233,7 +236,7 @@ def test_an_archive_writes_nowhere(suffix: str, here: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".zip", ".tgz"])
 def test_an_archive_is_no_bomb(suffix: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trees, "LARGEST", 10_000)
+    monkeypatch.setattr(archives, "LARGEST", 10_000)
     members(path := here / f"data{suffix}", {"train/a/1.png": bytes(1_000_000)}, {})
     assert path.stat().st_size < 10_000
     tree = Tree(path)
@@ -287,7 +290,6 @@ def test_mlflow_is_opened_on_loopback_only(studies: Path, monkeypatch: pytest.Mo
     from raymeta.cli.studies import ui
     from raymeta.study.tracking.connection import connect
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", CLOSED)
     connect()  # imports MLflow, which runs `uname`
 
     asked: list[list[str]] = []

@@ -6,18 +6,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from raymeta.errors import RunFailed, UserError
+from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.problems.images.reading.remote import Root
 from raymeta.study.machines.packing import Pack, largest, take_slots
 from raymeta.study.machines.resources import Slots
-from raymeta.study.machines.session import Session
+from raymeta.study.machines.session import INTERRUPTED, TERMINATED, Session
+from raymeta.study.plan.plan import Plan
 from raymeta.study.record.folder import driver_of
 from raymeta.study.record.record import StudyRecord
-from raymeta.study.run.search import run
+from raymeta.study.run.search import on_slots, run
 
 LOOK_S = 0.2  # between two looks at a study that another process drives
 APART_S = 1.0  # between two interrupts, or they may arrive as one
@@ -34,6 +36,14 @@ class How:
     ship_data: bool = False
     quiet: bool = False
 
+    def start(self, plan: Plan) -> Slots:
+        """Ray, and the machines of its cluster if it is one, made ready for the trials of a plan."""
+        given = take_slots(self.slots, self.pack, lambda: largest(plan))
+        from raymeta.study.machines.nodes import prepare_nodes
+
+        prepare_nodes(plan.base.task, self.data_root, ship=self.ship_data)
+        return given
+
     @property
     def words(self) -> list[str]:
         """As the command line takes it."""
@@ -46,17 +56,38 @@ def drive(record: StudyRecord, how: How, started: float) -> Session:
     """Run the trials that a study lacks and score its finalists; see `raymeta.study.run.search.run`."""
 
     def start() -> Slots:
-        """Ray, and the machines of its cluster if it is one, made ready for the trials of the study."""
-        given = take_slots(how.slots, how.pack, lambda: largest(record.plan))
-        from raymeta.study.machines.nodes import prepare_nodes
-
         try:
-            prepare_nodes(record.plan.base.task, how.data_root, ship=how.ship_data)
+            return how.start(record.plan)
         except UserError as error:
             raise UserError(f"{error}; then go on with `raymeta resume {record.name}`") from error
-        return given
 
-    return run(record, start, started=started, quiet=how.quiet)
+    session = Session(started, quiet=how.quiet, go_on=f"raymeta resume {record.name}")
+    with on_slots(session):
+        run(record, session, start)
+    return session
+
+
+def begin(plan: Plan, record: Callable[[], StudyRecord], how: How, started: float) -> tuple[StudyRecord, Session]:
+    """The same of a study that is not there yet: it is made once Ray has started, so that what can't start leaves none.
+
+    Args:
+        plan: of the study.
+        record: makes it.
+        how: it is driven.
+        started: when the command began, in seconds since the epoch.
+
+    Raises:
+        Interrupted: the user left before there was a study.
+    """
+    session, made = Session(started, quiet=how.quiet), None
+    with on_slots(session):
+        session.slots = how.start(plan)
+        made = record()
+        session.go_on = f"raymeta resume {made.name}"
+        run(made, session, lambda: how.start(plan))
+    if made is None:
+        raise Interrupted("left before the study had begun: nothing is kept of it", session.exit_code)
+    return made, session
 
 
 class Background:
@@ -89,7 +120,7 @@ class Background:
             UserError, RunFailed: what it ended with.
         """
         code = self._process.wait()
-        if code in (0, 130):  # 130: it was stopped, as with Ctrl-C; the study says how far it is
+        if code in (0, INTERRUPTED, TERMINATED):  # it was asked to leave; the study says how far it is
             return
         with open(self.log, "rb") as log:
             log.seek(self._from)

@@ -19,6 +19,7 @@ from raymeta.report.export import read_export
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import Shown, View
 from raymeta.schema import merge, nest, parse_overrides
+from raymeta.storage.places import expanded
 from raymeta.study.machines.packing import Pack
 from raymeta.study.plan.plan import make_config
 
@@ -121,15 +122,13 @@ def final(
         UserError: a config can't be had, or can't be tested; nothing was started.
         RunFailed: the disk is full, or the store is away; what is trained is safe.
     """
-    from mlflow.exceptions import MlflowException
-
     from raymeta.finals.runs import final as run
-    from raymeta.finals.tracking import log_final
     from raymeta.study.tracking.connection import problem_of
 
     root, numbers = root_of(data_root), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise UserError(f"seeds: found {seeds}: at least one, and each once")
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise UserError(f"seeds: found {seeds}: at least one, and each once, from 0 to 2^32 - 1")
     sources = [configs] if isinstance(configs, str | Path | Study) else list(configs)
     given = Given.of(overrides)
     if test_data is not None:
@@ -139,7 +138,7 @@ def final(
     for name, trial in trials.items():
         problem, provenance = open_problem(trial.task), found[name].provenance
         make_ready(problem, root, quiet=quiet)
-        expected = provenance.get("data", {})
+        expected = provenance.get("data") or {}
         if expected.get("name") == problem.name and expected["fingerprint"] != problem.fingerprint:
             raise UserError(
                 f"{provenance['file']}: was found on {problem.name} with fingerprint "
@@ -152,9 +151,11 @@ def final(
     rows, problems = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     untracked = ""
     try:
+        from raymeta.finals.tracking import log_final
+
         for row in rows:
             log_final(row, found[row.name].provenance)
-    except MlflowException as error:
+    except Exception as error:  # MLflow is a copy: whatever is wrong with it, the runs are whole
         untracked = problem_of(error)
     return FinalRuns(rows, problems, untracked, by_step)
 
@@ -187,6 +188,8 @@ def _configs(
         return _written(source, given.without(named))
 
     def method(name: str) -> _Source:
+        if _method(name) not in registry.names("method") and Path(f"{name}.yaml").is_file():
+            raise UserError(f"unknown method '{name}': did you mean the file '{name}.yaml'?")
         own = given.without(named - {_method(name)})
         return _Source(name, make_config(name, task or shared, preset, own.words, overrides=own.values))
 
@@ -207,14 +210,17 @@ def _written(source: "str | Path | Study", given: Given) -> _Source:
         content = dict(source.exported())
         name, where, provenance = source.name, source.name, content.pop("provenance")
     else:
-        base, provenance = read_export(Path(source))
+        base, provenance = read_export(expanded(source))
         name, where, content = Path(source).stem, str(source), base.as_dict()
     config = parse_trial(merge(content, nest(given.values), parse_overrides(given.words)), where)
     return _Source(name, config, {**provenance, "file": where})
 
 
 def _is_method(source: "str | Path | Study") -> bool:
-    return isinstance(source, str) and Path(source).suffix not in (".yaml", ".yml") and not Path(source).exists()
+    """A name, which is neither that of a file nor a path."""
+    if not isinstance(source, str) or source.endswith((".yaml", ".yml")):
+        return False
+    return Path(source).name == source and not Path(source).exists()
 
 
 def _method(source: str) -> str:

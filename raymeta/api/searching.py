@@ -66,18 +66,23 @@ def search(
     Raises:
         UserError: a name, a key, a value or a budget is wrong, or the data can't be had; nothing was started.
         RunFailed: the disk is full, or the store of studies is away; what is there is good.
+        Interrupted: Ctrl-C, or SIGTERM, before the study had begun.
     """
     started = time.time()
     from raymeta.api.data import pretrain, root_of
-    from raymeta.api.driving import How
+    from raymeta.api.driving import How, begin
     from raymeta.api.studies import Study
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
-    from raymeta.study.record.record import StudyRecord, check_name
+    from raymeta.study.machines.resources import beyond
+    from raymeta.study.record.folder import refuse_taken
+    from raymeta.study.record.home import new_study
+    from raymeta.study.record.record import StudyRecord
     from raymeta.training.trainer import refuse_unfit
 
+    beyond(slots)  # what can't be is refused before anything is made; the rest is said when the trials start
     if name is not None:
-        check_name(name)
+        new_study(name)
     root = root_of(data_root)
     plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
     pretrain(plan.base, problem, quiet=quiet)
@@ -86,10 +91,18 @@ def search(
     folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.data}"))
     given = {"task": task, "trials": trials, "space": space, "overrides": overrides, "preset": preset, "choose": choose}
     origin = command or _call(spec, given | {"name": name, "warm_start": getattr(warm_start, "name", warm_start)})
-    record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
-    if not quiet:
-        say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
-    return Study(record).driven(How(slots, pack, root, ship_data, quiet), started, background=background)
+    how = How(slots, pack, root, ship_data, quiet)
+
+    def create() -> StudyRecord:
+        record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
+        if not quiet:
+            say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
+        return record
+
+    if background:
+        return Study(create()).driven(how, started, background=True)
+    refuse_taken(folder)
+    return Study(*begin(plan, create, how, started))
 
 
 def preview(
@@ -101,16 +114,28 @@ def preview(
     overrides: "Overrides" = None,
     preset: str | Path | None = None,
     choose: str | Sequence[str] | None = None,
+    name: str | None = None,
     warm_start: "str | Study | None" = None,
     data_root: str | Path | None = None,
+    slots: int | None = None,
 ) -> "Preview":
-    """What `search` with these arguments would do: its first trials, its rungs, time on this machine and disk."""
-    from raymeta.api.data import root_of
-    from raymeta.study.machines.resources import cores
-    from raymeta.study.plan.preview import preview as previewed
+    """What `search` with these arguments would do: its first trials, its rungs, time on this machine and disk.
 
+    Raises:
+        UserError: what `search` would refuse, a name that is taken, too.
+    """
+    from raymeta.api.data import root_of
+    from raymeta.report.remarks import say
+    from raymeta.study.machines.resources import beyond, cores
+    from raymeta.study.plan.preview import preview as previewed
+    from raymeta.study.record.home import new_study
+
+    if name is not None:
+        new_study(name)
+    if remark := beyond(slots):
+        say(remark)
     plan, _ = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root_of(data_root))
-    return previewed(plan, cores())
+    return previewed(plan, min(slots or cores(), cores()))
 
 
 def space(
@@ -183,7 +208,7 @@ def _planned(
     plan = _plan(spec, task, trials, space, overrides, preset, choose)
     if warm_start is not None:
         from raymeta.study.plan.warm_start import warm_started
-        from raymeta.study.record.record import open_study
+        from raymeta.study.record.home import open_study
 
         plan = warm_started(plan, open_study(warm_start) if isinstance(warm_start, str) else warm_start.record)
     plan = replace(plan, base=with_source(plan.base, root))

@@ -18,8 +18,8 @@ from raymeta.errors import UserError, suggest
 from raymeta.problem import open_problem
 from raymeta.report.shown import Shown
 from raymeta.report.tables import predictions_table
-from raymeta.storage.files import studies_folder
-from raymeta.storage.places import AnyPath, place
+from raymeta.storage.files import missing, studies_folder
+from raymeta.storage.places import AnyPath, expanded, place
 from raymeta.study.record.record import StudyRecord
 
 FINALS = "finals"
@@ -123,11 +123,14 @@ def predict(
     learner = load(run, ensemble=ensemble)
     if "images" not in learner.problem.offers:
         raise UserError(f"{run}: was trained on {learner.problem.name}, which is not made of images")
-    known = {folder.name: _pictures(folder) for folder in _below(Path(support)) if folder.is_dir()}
+    known = {folder.name: _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
     known = {name: files for name, files in known.items() if files}
     if not known:
         raise UserError(f"{support}: no folders with pictures are in it, one for each class")
-    new = [file for one in map(Path, images) for file in (_pictures(one) if one.is_dir() else [one])]
+    new = [file for one in map(expanded, images) for file in (_pictures(one) if one.is_dir() else [one])]
+    for file in new:
+        if not file.exists():
+            raise missing(file)
     files, labels = zip(*((file, name) for name, files in known.items() for file in files), strict=True)
     probabilities = learner.adapt(files, labels).predict(new)
     together = getattr(learner.config.model, "norm", "none") in ("batch", "per_step")
@@ -142,5 +145,5 @@ def _pictures(folder: Path) -> list[Path]:
 def _below(folder: Path) -> list[Path]:
     """What is in a folder, by name, but hidden files."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise missing(folder, "folder")
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

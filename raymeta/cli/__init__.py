@@ -1,8 +1,15 @@
 """The `raymeta` command: a function a verb. Whatever is heavy is imported inside the verbs."""
 
+from raymeta.installed import current_folder_last
+
+current_folder_last()  # ahead of all imports that a file of the user's could stand in the way of
+
+# ruff: noqa: E402
 import os
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,8 +20,8 @@ from raymeta.cli.final import final
 from raymeta.cli.methods import methods, space
 from raymeta.cli.predict import predict
 from raymeta.cli.search import extend, resume, search
-from raymeta.cli.studies import export, ls, status, ui
-from raymeta.errors import RunFailed, StorageError, UserError
+from raymeta.cli.studies import export, ls, status, sync, ui
+from raymeta.errors import Interrupted, RunFailed, StorageError, UserError
 from raymeta.report.remarks import say
 
 app = typer.Typer(
@@ -25,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-VERBS = (search, resume, extend, ls, status, export, final, predict, ui, space, methods, doctor)
+VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, doctor)
 for verb in VERBS:  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")
@@ -48,8 +55,16 @@ def _root(
     pass
 
 
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)
+
+
 def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
+    for name in ("SIGTERM", "SIGHUP"):  # what has begun is put in order; a study's driver has handlers of its own
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminated)
     try:
         try:
             app(prog_name="raymeta")
@@ -58,6 +73,9 @@ def main() -> None:
     except (UserError, StorageError) as error:
         say(f"raymeta: {error}")
         sys.exit(2)
+    except Interrupted as left:
+        say(str(left))
+        sys.exit(left.exit_code)
     except RunFailed as error:
         say(f"raymeta: {error}")
         sys.exit(1)

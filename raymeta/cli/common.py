@@ -8,8 +8,6 @@ import typer
 from raymeta.cli import completion as complete
 from raymeta.errors import UserError
 
-LEFT = 130  # exit code: the user left before the end, as a shell says of what Ctrl-C ended
-
 
 def parse_pack(pack: str | None) -> Any:
     """What `--pack` says.

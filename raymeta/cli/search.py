@@ -7,7 +7,6 @@ import typer
 
 from raymeta.cli import completion as complete
 from raymeta.cli.common import (
-    LEFT,
     Choose,
     DataRoot,
     Json,
@@ -65,7 +64,7 @@ def search(
     if dry_run:
         preview = searching.preview(
             spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose,
-            warm_start=warm_start, data_root=data_root,
+            name=name, warm_start=warm_start, data_root=data_root, slots=slots,
         )  # fmt: skip
         if as_json:
             show_json(preview.as_dict())
@@ -126,7 +125,7 @@ def extend(
 def _report(study: "Study", as_json: bool) -> None:
     """The results of a session on standard output, remarks on standard error.
 
-    Exit code 130: the user left before the end. 1: no trial has a score.
+    Exit code 130 or 143: it was asked to leave, by Ctrl-C or by SIGTERM. 1: no trial has a score.
     """
     from raymeta.report.ending import figures, remarks, results
     from raymeta.report.remarks import say
@@ -139,8 +138,8 @@ def _report(study: "Study", as_json: bool) -> None:
             show(result)
     for remark in remarks(study.record, study.session, efficiency=not as_json):
         say(remark)
-    if study.session.stopping and not study.settled:
-        raise typer.Exit(LEFT)
+    if study.session.exit_code:
+        raise typer.Exit(study.session.exit_code)
     trials = study.trials()
     if trials and not any(trial.best(study.record.metric) for trial in trials):
         raise typer.Exit(1)

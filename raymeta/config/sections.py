@@ -12,7 +12,9 @@ class TaskConfig(Section):
     """What every problem's `task` section has; a problem adds its own keys."""
 
     problem: str = Field("images", description="Which problem the tasks are of.")
-    bank_seed: int = Field(0, ge=0, description="Seed of the validation and test tasks, the same for all trials.")
+    bank_seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the validation and test tasks, the same for all trials."
+    )
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class PretrainingConfig(Section):
     )
     batch_size: int = Field(64, ge=2)
     lr: float = Field(1e-3, gt=0, description="Adam's step size.")
-    seed: int = Field(0, ge=0, description="Of its initial weights and batches, the same for all trials.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Of its initial weights and batches, the same for all trials.")
 
 
 class BudgetConfig(Section):

@@ -5,7 +5,7 @@ what `raymeta export` writes and what `raymeta final` reads. The sections of a m
 own `Config` classes, and so is that of the backbone; `trial_schema` puts them together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -144,12 +144,13 @@ def _schema(
     return create_model("TrialConfig", __base__=TrialConfig, **fields)
 
 
-def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
+def parse_trial(data: Mapping[str, Any], source: str = "config", others: Iterable[str] = ()) -> TrialConfig:
     """Check plain data against the schema that its `method`, `regularizers` and the keys of `CHOSEN` select.
 
     Args:
         data: nested mapping as in a YAML file, of this or an older version; sections left out take their defaults.
         source: what the sentence of an error calls the data, a file name say.
+        others: keys of other schemas that a user may have meant.
 
     Raises:
         UserError: one sentence with the key, what was found, what is allowed and the nearest match.
@@ -165,7 +166,7 @@ def parse_trial(data: Mapping[str, Any], source: str = "config") -> TrialConfig:
     method, regularizers = split_spec("+".join([method, *map(str, sections)]))
     schema = trial_schema(method, regularizers, **chosen)
     defaults = _defaults(method, schema, {section: {CHOSEN[section].key: name} for section, name in chosen.items()})
-    config = check(schema, merge(defaults, data), source)
+    config = check(schema, merge(defaults, data), source, others)
     registry.find("problem", config.task.problem).check(config.task)
     return config
 

@@ -2,7 +2,7 @@
 
     <studies>/finals/<name>-<task>-<hash>/config.yaml             see folders.py
     <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
-    <studies>/finals/<name>-<task>-<hash>/seed0/by_step.json      if asked for
+    <studies>/finals/<name>-<task>-<hash>/seed0/steps.json        if asked for
     <studies>/finals/<name>-<task>-<hash>/table.json
 
 The same command goes on from what is there; a seed that has its result is not trained again.
@@ -20,7 +20,7 @@ from raymeta.finals.folders import begin
 from raymeta.finals.plan import Run, plan_runs
 from raymeta.finals.results import TABLE, FinalTable, read_result
 from raymeta.problems.images.reading.remote import Root
-from raymeta.report.progress import Display, Jobs
+from raymeta.report.progress import Jobs
 from raymeta.storage.files import write_atomically
 from raymeta.study.machines.packing import Pack, take_slots
 from raymeta.study.machines.resources import Slots, stop_ray
@@ -59,7 +59,7 @@ def final(
         RunFailed: the disk is full, or the store is away. What is there is good.
         Interrupted: the user left (Ctrl-C) before all was done.
     """
-    runs, session = plan_runs(configs, seeds, by_step), Session(time.time())
+    runs, session = plan_runs(configs, seeds, by_step), Session(time.time(), quiet=quiet)
 
     def start() -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the runs."""
@@ -75,27 +75,28 @@ def final(
 
     if left := [run for run in runs if not run.tested]:
         with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
-            unfinished = _work(left, session, start, quiet)
+            unfinished = _work(left, session, start)
         if session.broken:
             raise RunFailed(f"{session.broken}; what is trained is safe: the same command goes on")
         if session.stopping and unfinished:
-            raise Interrupted(f"{unfinished} of {len(runs)} final runs are not finished; what is trained is saved")
+            raise Interrupted(
+                f"{unfinished} of {len(runs)} final runs are not finished; what is trained is saved", session.exit_code
+            )
     tables = [_table(name, config, runs) for name, config in configs.items()]
     return [table for table in tables if table is not None], session.problems
 
 
-def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots], quiet: bool) -> int:
+def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots]) -> int:
     """Do the runs on the machine's slots; returns how many are still to be gone on with."""
-    display = Display(session, quiet=quiet)
-    with session.interruptible(display.say, "no new rounds; the running ones finish and are saved"):
+    with session.interruptible("no new rounds; the running ones finish and are saved"):
         try:
             session.slots = start()
             from raymeta.study.machines.pool import Pool  # imported here: Ray's workers warm up meanwhile
 
             if session.slots.why:
-                display.say(session.slots.why)
+                session.say(session.slots.why)
             pool = Pool(runs, session)
-            with Jobs(pool, session, "final runs tested", quiet=quiet) as jobs:
+            with Jobs(pool, session, "final runs tested") as jobs:
                 pool.run(jobs)
             return len(pool.unfinished)
         finally:

@@ -4,13 +4,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import of_another_version
 from raymeta.errors import UserError
 from raymeta.report.tables import validated, value
-from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
+from raymeta.schema import Section, check
+from raymeta.storage.files import dump_yaml, read_yaml
+from raymeta.storage.outputs import write_output
 from raymeta.study.record.finalists import baseline, paired, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
+
+
+class Data(Section):
+    """Which data a config was found on."""
+
+    name: str
+    fingerprint: str = Field(min_length=12)
+
+
+class Provenance(Section):
+    """Of what `exported` notes that which is read again."""
+
+    model_config = ConfigDict(extra="allow")
+
+    study: str = ""
+    data: Data | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class Exported(Section):
+    """The part of an exported file that is no config."""
+
+    provenance: Provenance
+
 
 NOTE = "# Written by `raymeta export`; run it with `raymeta final {name}`.\n"
 
@@ -47,9 +75,9 @@ def write_export(content: Mapping[str, Any], path: Path) -> None:
     """Write what `exported` gives to a file.
 
     Raises:
-        OSError: as the file system says.
+        UserError: it can't be written.
     """
-    write_atomically(path, NOTE.format(name=path.name) + dump_yaml(content))
+    write_output(path, NOTE.format(name=path.name) + dump_yaml(content))
 
 
 def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
@@ -59,11 +87,13 @@ def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:
         UserError: the file is not there or not a config.
     """
     data = read_yaml(path)
-    provenance = data.pop("provenance", {})
-    if not isinstance(provenance, dict):
-        raise UserError(f"{path}: 'provenance' must be a mapping, found {type(provenance).__name__}")
-    versions = provenance.get("versions")
-    written_by = versions.get("raymeta") if isinstance(versions, dict) else None
+    provenance = data.pop("provenance", None)
+    provenance = {} if provenance is None else provenance
+    try:
+        versions = check(Exported, {"provenance": provenance}, str(path)).provenance.versions
+    except UserError as error:
+        raise UserError(f"{error}; export the study again, or delete the section provenance") from error
+    written_by = versions.get("raymeta")
     try:
         return parse_trial(data, str(path)), provenance
     except UserError as error:

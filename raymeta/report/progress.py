@@ -1,16 +1,18 @@
 """What is shown while slots work: a live table; where there is no terminal, a line whenever something ends."""
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from raymeta.report.style import STATES
-from raymeta.report.tables import settings, validated, value
+from raymeta.report.tables import PLAIN, rest, settings, validated, value, varying
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
@@ -21,20 +23,17 @@ PRIOR_TRIALS = 6  # how many ended trials the planned mean length counts for in 
 ROWS = 12  # the best of the finished trials; running ones are always shown
 
 
-class Display:
-    """Shows what the slots of a session do. Use as a context manager; a subclass has the table and its last line.
+class Display(ABC):
+    """Shows what the slots of a session do, as a context manager inside which the session speaks through it."""
 
-    Args:
-        quiet: show nothing.
-    """
-
-    def __init__(self, session: Session, *, quiet: bool = False) -> None:
-        self.session, self.quiet = session, quiet
-        self.console = Console(stderr=True, quiet=quiet)
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.console = Console(stderr=True, quiet=session.quiet)
         self.message = ""
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
+        self._said_by, self.session.say = self.session.say, self.say
         if self.console.is_terminal:
             self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=2)
             self._live.start()
@@ -44,6 +43,7 @@ class Display:
         if self._live:
             self._live.stop()
             self._live = None
+        self.session.say = self._said_by
 
     def say(self, message: str) -> None:
         """Tell the user something; it stays in view."""
@@ -65,20 +65,20 @@ class Display:
         """The time since the command began."""
         return f"[{span(self.session.wall_s)}]"
 
+    @abstractmethod
     def table(self) -> Table:
         """A row for each thing that is at work or was."""
-        raise NotImplementedError
 
+    @abstractmethod
     def summary(self) -> str:
         """How far it all is."""
-        raise NotImplementedError
 
 
 class Progress(Display):
     """Shows a study while its trials run."""
 
-    def __init__(self, record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
-        super().__init__(session, quiet=quiet)
+    def __init__(self, record: StudyRecord, session: Session) -> None:
+        super().__init__(session)
         self.record = record
         self._steps_before = sum(trial.outer_steps for trial in record.trials())
 
@@ -95,18 +95,17 @@ class Progress(Display):
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         running = [trial for trial in trials if trial.state == "running"]
         ended = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
-        table = _table("trial", "steps", "rung", f"validation {self.record.metric.name}")
-        table.add_column("settings", no_wrap=True, overflow="ellipsis")
-        budget = self.record.plan.base.budget.outer_steps
-        for trial in [*running, *ended]:
+        budget, shown = self.record.plan.base.budget.outer_steps, [*running, *ended]
+        figures = [f"steps of {budget}", f"validation {self.record.metric.name}"]
+        table, differing = _table("trial", *figures, last=rest("settings")), varying(shown)
+        for trial in shown:
             star = " *" if best and trial.number == best.number else ""
             table.add_row(
                 f"{trial.number}{star}",
                 Text(trial.state, STATES[trial.state]),
-                f"{trial.outer_steps}/{budget}",
-                str(sum(rung <= trial.outer_steps for rung in self.record.plan.rungs)),
+                str(trial.outer_steps),
                 validated(trial, self.record.metric),
-                Text(settings(trial)),  # a label in brackets is no markup
+                Text(settings(trial, differing)),  # a label in brackets is no markup
             )
         return table
 
@@ -117,20 +116,26 @@ class Progress(Display):
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if best:
             text += f", best {validated(best, self.record.metric)} (trial {best.number})"
-        return text + f", {self._eta(trials)}"
+        left = self.left_s(trials)
+        return text + (", no estimate yet" if left is None else f", about {span(left)} left")
 
-    def _eta(self, trials: list[TrialRecord]) -> str:
-        """From the pace of this session and the length of trials: as planned, corrected by those that ended."""
+    def left_s(self, trials: Sequence[TrialRecord]) -> float | None:
+        """Seconds that are left by the pace of this session; None: nothing is known yet.
+
+        A trial that runs is expected to pass each rung before it as one in `reduction` does. One that is to come is as
+        long as planned, corrected by those that ended.
+        """
         plan = self.record.plan
-        ended = [trial.outer_steps for trial in trials if trial.state != "running"]
         done = sum(trial.outer_steps for trial in trials) - self._steps_before
         if done <= 0:
-            return "no estimate yet"
+            return None
+        ended = [trial.outer_steps for trial in trials if trial.state != "running"]
         planned = plan.usual_steps() / plan.study.trials
         mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
-        left = mean * max(plan.study.trials - len(trials), 0)
-        left += sum(max(mean - trial.outer_steps, mean / 2) for trial in trials if trial.state == "running")
-        return f"about {span(left / done * self.session.wall_s)} left"
+        running = [plan.expected_steps(trial.outer_steps) for trial in trials if trial.state == "running"]
+        slots = self.session.slots.count if self.session.slots else 1
+        left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
+        return max([left / slots, *running]) * slots * self.session.wall_s / done
 
 
 class Jobs(Display):
@@ -140,8 +145,8 @@ class Jobs(Display):
         what: has become of those that are done: `5 of 6 final runs tested`.
     """
 
-    def __init__(self, pool: "Pool", session: Session, what: str, *, quiet: bool = False) -> None:
-        super().__init__(session, quiet=quiet)
+    def __init__(self, pool: "Pool", session: Session, what: str) -> None:
+        super().__init__(session)
         self.pool, self.what = pool, what
         self._began = time.monotonic()
 
@@ -186,14 +191,12 @@ def _best(entry: "Entry") -> str:
     return "-" if report.score is None else value(report.score, entry.job.metric, report.ci95)
 
 
-def _table(what: str, *figures: str) -> Table:
+def _table(what: str, *figures: str, last: Column | None = None) -> Table:
     """A table without lines: what it is, its state, then columns of figures."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(what, justify="right")
-    table.add_column("state")
-    for name in figures:
-        table.add_column(name, justify="right")
-    return table
+    columns = [Column(name, justify="right", no_wrap=True) for name in figures]
+    ends = [last] if last is not None else []
+    first = Column(what, justify="right", no_wrap=True)
+    return Table(first, Column("state", no_wrap=True), *columns, *ends, **PLAIN | {"expand": last is not None})
 
 
 def span(seconds: float) -> str:

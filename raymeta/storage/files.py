@@ -6,17 +6,19 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
 from raymeta.errors import UserError
-from raymeta.storage.places import AnyPath, RemotePath, place
+from raymeta.storage.places import AnyPath, RemotePath, expanded, place
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which `1e-3` is a number (YAML 1.2) and a key said twice is an error."""
+    """Safe YAML in which a key said twice is an error, and numbers are those of YAML 1.2: `1e-3` is one, `010` is ten
+    and `1:30` is a word.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -30,12 +32,22 @@ class _Dumper(yaml.SafeDumper):
     """Puts quotes round what `_Loader` would take for a number."""
 
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_NUMBERS = {
+    _INT: r"^(?:[-+]?\d+|0x[0-9a-fA-F]+|0o[0-7]+)$",
+    _FLOAT: r"^(?:[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\d+[eE][-+]?\d+"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+}
+
 for _kind in (_Loader, _Dumper):
-    # Copied per class: PyYAML keeps implicit resolvers in a class attribute shared with SafeLoader and SafeDumper.
-    _kind.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
+    # Made anew per class: PyYAML keeps implicit resolvers in a class attribute shared with SafeLoader and SafeDumper.
+    _kind.yaml_implicit_resolvers = {
+        first: [one for one in known if one[0] not in _NUMBERS]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for _tag, _form in _NUMBERS.items():
+        _kind.add_implicit_resolver(_tag, re.compile(_form), list("-+.0123456789"))
+_Loader.add_constructor(_INT, lambda loader, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10))
 
 
 def parse_yaml(text: str, source: str) -> Any:
@@ -67,7 +79,7 @@ def read_yaml(path: AnyPath) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file{_beside(path)}") from None
+        raise missing(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     data = parse_yaml(text, str(path))
@@ -76,12 +88,43 @@ def read_yaml(path: AnyPath) -> dict[str, Any]:
     return data
 
 
-def _beside(path: AnyPath) -> str:
-    """The YAML file of the same folder that was probably meant."""
+def missing(path: AnyPath, what: str = "file") -> UserError:
+    """The error for a path of a user's that is not there: which part of it is missing, and what was probably meant.
+
+    Args:
+        path: as it is to be shown.
+        what: that was expected there: "file" or "folder".
+    """
+    if not isinstance(path, Path):
+        return UserError(f"{path}: no such {what}{_near(path, path.parent, what)}")
+    if path.exists():
+        return UserError(f"{path}: is a {'folder' if path.is_dir() else 'file'}, where a {what} is expected")
+    gone, below = path, Path()
+    try:
+        while not gone.parent.is_dir() and gone.parent != gone:
+            gone, below = gone.parent, gone.name / below
+    except OSError:  # a name that is too long, say
+        pass
+    if gone.parent.exists() and not gone.parent.is_dir():
+        return UserError(f"{path}: no such {what}: {gone.parent} is a file")
+    where = f": there is no folder {gone}" if gone != path else ""
+    return UserError(
+        f"{path}: no such {what}{where}{_near(gone, gone.parent, what if gone == path else 'folder', below)}"
+    )
+
+
+def _near(gone: AnyPath, folder: AnyPath, what: str, below: Path | None = None) -> str:
+    """What lies in the folder under a name that is near, and has the same ending if it is a file."""
     with suppress(OSError):
-        names = [other.name for other in path.parent.iterdir() if other.suffix in (".yaml", ".yml")]
-        if near := get_close_matches(path.name, names, n=1, cutoff=0.75):
-            return f", did you mean '{near[0]}'?"
+        there = [other for other in folder.iterdir() if not other.name.startswith(".")]
+        if what == "folder":
+            names = [other.name for other in there if not isinstance(other, Path) or other.is_dir()]
+        else:
+            alike = (".yaml", ".yml") if gone.name.endswith((".yaml", ".yml")) else (PurePath(gone.name).suffix,)
+            names = [other.name for other in there if other.name.endswith(alike)]
+        if near := get_close_matches(gone.name, names, n=1, cutoff=0.7):
+            meant = gone.with_name(near[0])
+            return f", did you mean '{meant / below if below and isinstance(meant, Path) else meant}'?"
     return ""
 
 
@@ -129,7 +172,7 @@ def write_atomically(path: AnyPath, content: bytes | str) -> None:
 def cache_folder() -> Path:
     """Where packed data sets are kept: `$RAYMETA_CACHE`, or the system's cache folder for raymeta."""
     if named := os.environ.get("RAYMETA_CACHE"):
-        return Path(named).expanduser().resolve()
+        return expanded(named).resolve()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("raymeta"))

@@ -176,6 +176,18 @@ class RemotePath:
 AnyPath: TypeAlias = Path | RemotePath
 
 
+def expanded(path: str | Path) -> Path:
+    """A path of a user's with `~` and `~user` as the shell takes them.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no user '{Path(path).parts[0].removeprefix('~')}'") from None
+
+
 def place(text: str) -> AnyPath:
     """The folder or file that a text names: a path, `file://…`, or the URI of a store.
 
@@ -183,7 +195,7 @@ def place(text: str) -> AnyPath:
         UserError: it is a URI that holds a secret, or that pyarrow knows no file system for.
     """
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text):
-        return Path(text).expanduser().resolve()
+        return expanded(text).resolve()
     parts = urlsplit(text)
     if parts.scheme == "file":
         return Path(unquote(parts.path)).resolve()

@@ -6,7 +6,7 @@ the weights, the optimizer and t.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,7 @@ class Trainer:
         self.diverged = False
         self.rounds: list[dict[str, Any]] = []
         self.top: list[dict[str, Any]] = []
+        self._losses: list[Tensor] = []  # of the round that has begun
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -73,14 +74,17 @@ class Trainer:
         """The budget is used up, or the trial diverged."""
         return self.diverged or self.outer_step >= self.config.budget.outer_steps
 
-    def round(self) -> dict[str, Any]:
-        """`validate_every` outer steps and a validation.
+    def round(self, after_step: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """`validate_every` outer steps and a validation; what was saved in the middle of a round ends that one.
+
+        Args:
+            after_step: called after every outer step, as a moment to save.
 
         Returns:
             outer_steps, train_loss, diverged, seconds; unless it diverged also val_<metric>, val_ci95 and val_loss.
         """
         start = time.perf_counter()
-        losses = self._updates()
+        losses = self._updates(after_step)
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
             validation = self.validate()
@@ -89,17 +93,18 @@ class Trainer:
         self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
         return self.rounds[-1]
 
-    def _updates(self) -> list[float]:
+    def _updates(self, after_step: Callable[[], None]) -> list[float]:
         """The outer steps of a round; their losses up to the first that is not finite, after which nothing counts.
 
         Losses are read once, at the end: a GPU is not waited for in between. On a CPU there is nothing to wait for.
         """
-        first, losses = self.outer_step, []
-        for _ in range(self.config.budget.validate_every):
-            losses.append(self.outer_update())
-            if self.device.type == "cpu" and not losses[-1].isfinite():
+        while len(self._losses) < self.config.budget.validate_every:
+            self._losses.append(self.outer_update())
+            if self.device.type == "cpu" and not self._losses[-1].isfinite():
                 break
-        values: list[float] = torch.stack(losses).tolist()
+            after_step()
+        values: list[float] = torch.stack(self._losses).tolist()
+        first, self._losses = self.outer_step - len(values), []
         for done, value in enumerate(values):
             if not math.isfinite(value):
                 self.diverged, self.outer_step = True, first + done
@@ -236,6 +241,7 @@ class Trainer:
             "outer_step": self.outer_step,
             "diverged": self.diverged,
             "rounds": self.rounds,
+            "losses": [float(loss) for loss in self._losses],
             "method": self.learner.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "top": self.top,
@@ -269,6 +275,8 @@ class Trainer:
             raise UserError(f"its weights are not those of {self.config.spec}{other}") from error
         self.outer_step, self.diverged = state["outer_step"], state["diverged"]
         self.rounds, self.top = list(state["rounds"]), list(state["top"])
+        losses = state.get("losses", [])  # there are none in a checkpoint of 0.1.0
+        self._losses = [torch.tensor(loss, dtype=torch.float64, device=self.device) for loss in losses]
 
     def _same(self, config: Any) -> bool:
         """A config is this trainer's, whichever version wrote it; a key that was not there yet has its default."""

@@ -31,7 +31,7 @@ ONE_OF: dict[str, st.SearchStrategy[Any]] = {
     "regularizers.dropgrad.layers": st.sampled_from(["all", "last", "head", "first"]),
     "task.dataset": st.sampled_from(registry.names("dataset")),
     "task.split": st.none() | st.sampled_from(["standard", "1e3", "null", "yes", "0x1", "2024-01-01", "", "é: #"]),
-    "task.ways": COUNTS,
+    "task.ways": st.integers(2, 50),
     "task.eval_queries": st.none() | COUNTS,
     "task.labels": st.sampled_from(["shuffled", "fixed"]),
     "task.bank_seed": SEEDS,
@@ -189,7 +189,11 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ),
         ({"inner_lr": 0.1}, f"f.yaml: unknown key 'inner_lr', did you mean 'maml.inner_lr'? (allowed: {SECTIONS})"),
         ({"alfa.inner_lr": 0.1}, f"f.yaml: unknown key 'alfa', allowed: {SECTIONS}"),
-        ({"model": 3}, "f.yaml: model: found 3: input should be a valid dictionary or instance of Conv4Config"),
+        (
+            {"model": 3},
+            "f.yaml: model: found 3: expected a section of keys, allowed: activation, conv_bias, init, name, norm, "
+            "norm_eps, pools, width",
+        ),
         (
             {"model.name": "conv5"},
             "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? "
@@ -232,7 +236,15 @@ def test_specs() -> None:
         ("malm", f"unknown method 'malm': did you mean 'maml'? (allowed: {METHODS})"),
         ("maml+", f"unknown regularizer '': allowed: {REGULARIZERS}"),
         ("", f"unknown method '': allowed: {METHODS}"),
-        ("dropgrad+maml", f"unknown method 'dropgrad': did you mean 'modgrad'? (allowed: {METHODS})"),
+        (
+            "dropgrad+maml",
+            f"unknown method 'dropgrad': dropgrad is a regularizer: maml+dropgrad (methods: {METHODS})",
+        ),
+        (
+            "maml+alfs",
+            "unknown regularizer 'alfs': alfa is a method: it stands first, as in alfa+dropgrad "
+            f"(regularizers: {REGULARIZERS})",
+        ),
     ):
         with pytest.raises(UserError) as caught:
             split_spec(spec)

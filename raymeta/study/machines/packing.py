@@ -14,7 +14,7 @@ from raymeta.errors import UserError
 from raymeta.study.machines import mps
 from raymeta.study.machines.failures import last_line
 from raymeta.study.machines.probe import Peak, measure
-from raymeta.study.machines.resources import Slots, on_cluster, start_ray
+from raymeta.study.machines.resources import Slots, beyond, on_cluster, start_ray
 from raymeta.study.plan.plan import Plan
 
 ROOM = 1.1  # a trial may need so much more than its probe
@@ -44,8 +44,10 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
         configs: the largest of those that will run; called if something is measured.
 
     Raises:
-        UserError: there is no core to run a trial on, or a measurement failed.
+        UserError: there is no core to run a trial on, more slots are asked for than any machine of this size could
+            have, or a measurement failed.
     """
+    remark = beyond(most)
     start_ray(most)
     machines = _machines()
     gpus = sum(machine.gpus for machine in machines)
@@ -58,7 +60,10 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
     else:
         slots = Slots(sum(machine.cores for machine in machines), 1.0, 0.0)
     grows = on_cluster()  # a cluster does, up to what is asked of it
-    return replace(slots, count=most if most and grows else min(most or slots.count, slots.count))
+    count = most if most and grows else min(most or slots.count, slots.count)
+    if most and count < most:
+        remark = f"--slots {most}: there is room for {count}"
+    return replace(slots, count=count, why="; ".join(filter(None, (remark, slots.why))))
 
 
 def _machines() -> list[Machine]:

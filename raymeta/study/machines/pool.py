@@ -22,6 +22,7 @@ from raymeta.study.machines.failures import Failure, Retries, Watch, failure_of
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
 from raymeta.training.device import cap_memory
+from raymeta.training.saving import Saving, ask_to_save
 from raymeta.training.trainer import Trainer
 
 LISTEN_S = 0.1  # how long Ctrl-C may wait to be heard
@@ -57,6 +58,10 @@ class Job(Protocol):
     @property
     def metric(self) -> Metric:
         """Of its scores."""
+
+    @property
+    def folder(self) -> AnyPath:
+        """Where its checkpoint lies."""
 
     @property
     def steps(self) -> int:
@@ -132,6 +137,10 @@ class Pool:
                     self._empty()
                 else:
                     self._fill()
+                if session.saving:
+                    session.saving = False
+                    for slot in self._slots.values():
+                        ask_to_save(slot.entry.job.folder)
                 if not self._slots:
                     break
                 answered, _ = ray.wait(list(self._slots), num_returns=1, timeout=LISTEN_S)
@@ -209,6 +218,8 @@ class Pool:
         ray.kill(slot.worker)  # it may live, with who knows what in its memory
         if failure.kind == "disk":
             self._session.break_off(failure.reason)
+        elif self._session.closing:  # its worker may have heard the same signal
+            self._put_back(entry)
         elif again := self._retries.again(entry, failure):
             entry.alone = entry.alone or again.alone
             self._put_back(entry)
@@ -263,10 +274,9 @@ def _import(module: str) -> None:
 def rounds(trainer: Trainer, checkpoint: AnyPath, note: str = "") -> Iterator[Report]:
     """In a worker: a report of what a trainer has done, then one of each round more, saved, until it is done."""
     yield _report(trainer, 0.0, note)
+    saving = Saving(trainer, checkpoint)
     while not trainer.done:
-        seconds = trainer.round()["seconds"]
-        trainer.save(checkpoint)
-        yield _report(trainer, seconds)
+        yield _report(trainer, saving.round()["seconds"])
 
 
 def _report(trainer: Trainer, seconds: float, note: str = "") -> Report:

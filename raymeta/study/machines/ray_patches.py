@@ -5,12 +5,17 @@ changes underneath.
 """
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial, wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from raymeta.installed import import_path
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Patch:
         where: its module, a colon, and its name there, with the class if it is a method.
         why: what it costs or does that is not wanted.
         replace: makes what takes its place, of what is there.
-        signature: of what is there, as `inspect.signature` writes it; "": it is a constant.
+        signature: of what is there, as `inspect.signature` writes it; "...": any, it gets what it is called with; "":
+            it is a constant.
     """
 
     where: str
@@ -67,8 +73,45 @@ def _said_now(name: str) -> Callable[[Any], bool]:
     return lambda value: os.environ[name].lower() in ("1", "true") if name in os.environ else bool(value)
 
 
+def _keeps_handlers(connect: Any) -> Callable[..., Any]:
+    @wraps(connect)
+    def connected(*arguments: Any, **named: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
+            return connect(*arguments, **named)
+        handler = signal.getsignal(signal.SIGTERM)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return connect(*arguments, **named)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return connected
+
+
+def _imports_as_here(serialize: Any) -> Callable[[Any], Any]:
+    def serialized(self: Any) -> Any:
+        if not os.environ.get("RAY_ADDRESS"):  # workers are on this machine; each entry is put before the others
+            self._py_driver_sys_path = [str(Path(entry).absolute()) for entry in reversed(import_path())]
+        return serialize(self)
+
+    return serialized
+
+
 # While Tune runs a study's trials.
 TUNE = (
+    Patch(
+        "ray.tune.execution.tune_controller:TuneController._cleanup_trials",
+        "waits ten seconds at the end for workers in the middle of a round, whose trials go on from their checkpoints",
+        lambda cleanup: lambda self: self._actor_manager.cleanup(),
+        "(self)",
+    ),
+    Patch(
+        "ray.tune.tune:_setup_signal_catching",
+        "takes SIGUSR1 for itself, at which a study is to save",
+        lambda setup: lambda: threading.Event(),
+        "() -> threading.Event",
+    ),
     Patch(
         "ray.tune.execution.class_cache:_ActorClassCache.get",
         "asks for an environment of its own for every actor (a setting for PyTorch Lightning), so that none starts in "
@@ -98,6 +141,30 @@ TUNE = (
 
 # While this process uses Ray. Both constants are made when Ray is imported, which a notebook may long have done.
 START = (
+    Patch(
+        "ray._private.utils:set_sigterm_handler",
+        "ends the process at SIGTERM on the spot, with exit code 0, 1 or 15",
+        lambda set_handler: lambda sigterm_handler: None,
+        "(sigterm_handler)",
+    ),
+    Patch(
+        "ray._private.services:ConsolePopen",
+        "starts Ray's own processes where signals for the command's group end them, before it has left",
+        lambda popen: partial(popen, start_new_session=True),
+        "...",
+    ),
+    Patch(
+        "ray._private.worker:connect",
+        "has SIGTERM write addresses of machine code and abort, below Python",
+        _keeps_handlers,
+        "...",
+    ),
+    Patch(
+        "ray.job_config:JobConfig._serialize",
+        "puts the current folder first on the import path of workers, where a file may have the name of a library",
+        _imports_as_here,
+        "(self) -> str",
+    ),
     Patch(
         "ray._private.ray_constants:RAY_ENABLE_UV_RUN_RUNTIME_ENV",
         "under `uv run` uploads the folder and builds it again for every worker",

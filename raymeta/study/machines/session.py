@@ -1,16 +1,28 @@
-"""One run of a command on its slots: how well it used them, what went wrong, and how Ctrl-C ends it."""
+"""One run of a command on its slots: how well it used them, what went wrong, and how it is asked to leave."""
 
+import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+from rich.console import Console
+
 from raymeta.study.machines.resources import Slots
 
-LEAVING = "leaving; every finished round is saved"
+LEAVING = "leaving; what runs is saved first"
+SAVING = "what runs is asked to save now; every finished round is saved anyway"
+# How long the running rounds may still take, and then Ray, which waits a minute for what is dead, if all that it has
+# started heard the same signal. Schedulers kill ten seconds after they have asked, or later.
+GRACE_S, RAY_GRACE_S = 3.0, 6.0
+HANGUP, SAVE = getattr(signal, "SIGHUP", None), getattr(signal, "SIGUSR1", None)  # Windows has neither
+ENDING = [number for number in (signal.SIGTERM, HANGUP) if number is not None]
+INTERRUPTED, TERMINATED = 130, 143  # exit codes: as a shell says of what Ctrl-C, and of what SIGTERM has ended
 
 
 @dataclass
@@ -18,27 +30,42 @@ class Session:
     """One run of a command, from its start to its end.
 
     Attributes:
+        quiet: nothing is shown.
+        go_on: what goes on with it when it was left.
+        say: tells the user something; a display takes it over for as long as it shows the session.
         slots: None: nothing was left to run.
         started: when the command began, seconds since the epoch.
         busy_s: seconds that slots computed (training, validation, tests), summed over them.
         first_result_s: seconds from the start to the first round.
         stopping: the user wants nothing new to be started.
-        leaving: the user wants to leave before what runs is done, or nothing can be written any more.
+        saving: the user wants what runs to be saved now; whoever has asked it to, takes this back.
+        exit_code: of the command, because it was asked to leave; 0: it was not.
         broken: why nothing can be written any more; "": it can.
         untracked: why MLflow lacks something of it; "": it has everything.
         problems: what came to nothing, a sentence each.
     """
 
     started: float = field(default_factory=time.time)
+    quiet: bool = False
+    go_on: str = "the same command"
     slots: Slots | None = None
     busy_s: float = 0.0
     first_result_s: float | None = None
     ended: float | None = None
     stopping: bool = False
-    leaving: bool = False
+    saving: bool = False
+    exit_code: int = 0
     broken: str = ""
     untracked: str = ""
     problems: list[str] = field(default_factory=list)
+    _leave_at: float = math.inf  # on the monotonic clock
+
+    def __post_init__(self) -> None:
+        self.say: Callable[[str], None] = self._line
+
+    def _line(self, message: str) -> None:
+        if not self.quiet:
+            print(message, file=sys.stderr)  # noqa: T201
 
     @property
     def wall_s(self) -> float:
@@ -50,45 +77,109 @@ class Session:
         """Slot efficiency: seconds computed over slots times wall time; None: there were no slots."""
         return self.busy_s / (self.slots.count * self.wall_s) if self.slots else None
 
+    @property
+    def closing(self) -> bool:
+        """Rounds that run now are the last: the user wants to leave, or nothing can be written any more."""
+        return self._leave_at < math.inf
+
+    @property
+    def leaving(self) -> bool:
+        """Rounds that run now are not waited for any longer."""
+        return time.monotonic() >= self._leave_at
+
     def worked(self, seconds: float) -> None:
         """A slot has computed a round."""
         self.busy_s += seconds
         self.first_result_s = self.first_result_s or self.wall_s
 
+    def leave(self, within_s: float = 0.0) -> None:
+        """Start nothing more, and wait so long for the rounds that run."""
+        self.stopping = self.saving = True
+        self._leave_at = min(self._leave_at, time.monotonic() + within_s)
+
     def break_off(self, reason: str) -> None:
         """Leave, and write nothing more."""
-        self.broken, self.stopping, self.leaving = reason, True, True
+        self.broken = reason
+        self.leave()
 
     @contextmanager
-    def interruptible(self, say: Callable[[str], None], first: str) -> Iterator[None]:
-        """Ctrl-C inside is heard instead of raised. Once: nothing new is started. Twice: leave now.
+    def interruptible(self, first: str) -> Iterator[None]:
+        """Signals inside are heard instead of raised.
 
-        A third one ends at once what is inside, and so does the second while Ray is still being started. Python hears
-        of Ctrl-C in its main thread only, so in another one nothing is changed.
+        Ctrl-C once: nothing new is started. Twice, or SIGTERM or SIGHUP, as schedulers and closed terminals send
+        them: what runs is saved, and left. Once more, or while Ray is still being started: what is inside ends at once.
+        SIGUSR1: what runs is saved, and goes on. Python hears signals in its main thread only, so in another one
+        nothing is changed.
 
         Args:
-            say: tells the user.
-            first: what happens at the first one.
+            first: what happens at the first Ctrl-C.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def handle(number: int, frame: FrameType | None) -> None:
-            if not self.stopping:
-                self.stopping = True
-                say(f"{first} (Ctrl-C again: leave now and go on later)")
-                return
-            again, self.leaving = self.leaving, True
-            if again or self.slots is None:
-                raise KeyboardInterrupt
-            say(LEAVING)
+        def told(message: str) -> None:
+            with suppress(OSError, RuntimeError):  # the terminal is gone, or was being written to just now
+                self.say(message)
 
-        before = signal.signal(signal.SIGINT, handle)
+        def handle(number: int, frame: FrameType | None) -> None:
+            if number == SAVE:
+                self.saving = True
+                told(SAVING)
+                return
+            if number == HANGUP:
+                _forget_terminal()
+            self.exit_code = self.exit_code or (TERMINATED if number in ENDING else INTERRUPTED)
+            if number == signal.SIGINT and not self.stopping:
+                self.stopping = True
+                told(f"{first} (Ctrl-C again: leave now and go on later)")
+                return
+            again = self.closing
+            self.leave(GRACE_S)
+            if not again:
+                watchdog.start()
+            if again or self.slots is None:
+                self.leave()
+                raise KeyboardInterrupt
+            told(LEAVING)
+
+        watchdog = threading.Timer(GRACE_S + RAY_GRACE_S, self._end)
+        watchdog.daemon = True
+        heard = [signal.SIGINT, *ENDING, *([SAVE] if SAVE is not None else [])]
+        before = {number: signal.getsignal(number) for number in heard}
+        if before.get(HANGUP) == signal.SIG_IGN:  # as `nohup` has it
+            del before[HANGUP]
+        for number in before:
+            signal.signal(number, handle)
+        try:
+            with self.left_at_once():
+                yield
+        finally:
+            watchdog.cancel()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end(self) -> None:
+        """End the process, whatever it waits for; what is on the disk is good, as after `kill -9`."""
+        with suppress(Exception):
+            Console(stderr=True).show_cursor()  # a live table hides it
+            self._line(f"go on with: {self.go_on}")
+            sys.stderr.flush()
+        os._exit(self.exit_code)
+
+    @contextmanager
+    def left_at_once(self) -> Iterator[None]:
+        """What is inside ends where it is, without an error, if the user does not want to wait for it."""
         try:
             yield
         except KeyboardInterrupt:
-            if not self.leaving:
+            if not self.closing:
                 raise
-        finally:
-            signal.signal(signal.SIGINT, before)
+
+
+def _forget_terminal() -> None:
+    """Write nothing more to a terminal that is closed: each line would be an error."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            if os.isatty(stream.fileno()):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

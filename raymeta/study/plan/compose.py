@@ -44,6 +44,9 @@ def composed(space: Space, own: Own, fields: Fields, method: str, choices: Seque
             raise UserError(f"{said.source}: '{key}' is the same for all trials of a study; give it one value")
         form = as_param(said, whole=int in _kinds(fields[key]) and float not in _kinds(fields[key]))
         param = _compare(key, check(Param, form, said.source), fields, said.source)
+        if param.one_value:
+            low, _ = param.float_ or param.int_ or (None, None)
+            raise UserError(f"{said.source}: the range {param} is one value; say {key}={low}, the same for all trials")
         if "when" not in form and key in space.params:
             param = param.model_copy(update={"when": space.params[key].when})
         _compare_conditions(param, fields, said.source)

@@ -16,6 +16,7 @@ from raymeta.errors import UserError, suggest
 from raymeta.problem import find_problem, parse_task
 from raymeta.schema import Section, check, flatten, merge, nest
 from raymeta.storage.files import read_yaml
+from raymeta.storage.places import expanded
 from raymeta.study.plan.own import Said
 
 
@@ -26,7 +27,7 @@ class StudyConfig(Section):
     first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
     reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
     startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
-    seed: int = Field(0, ge=0, description="Seed of the proposals.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals.")
     hung_after_s: float | None = Field(
         None,
         gt=0,
@@ -104,7 +105,7 @@ def _parsed(
         if name not in regularizers and name in registry.names("regularizer"):
             raise UserError(f"{source}: regularizers.{name}: {spec} has no {name}; write {spec}+{name}")
     study = check(StudyConfig, data.pop("study", {}), "study" if source == "config" else f"{source}: study")
-    return parse_trial(data, source), study
+    return parse_trial(data, source, ["study", *(f"study.{key}" for key in StudyConfig.model_fields)]), study
 
 
 def _section(method: str, preset: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def preset_layers(preset: str | Path) -> list[Layer]:
         UserError: there is none, or it is none.
     """
     named = isinstance(preset, str) and "/" not in preset and not preset.endswith((".yaml", ".yml"))
-    return _with_bases(registry.preset_file(str(preset)) if named else Path(preset).expanduser(), ())
+    return _with_bases(registry.preset_file(str(preset)) if named else expanded(preset), ())
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Layer]:

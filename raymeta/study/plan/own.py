@@ -23,6 +23,7 @@ from pydantic import Field
 from raymeta.errors import UserError
 from raymeta.schema import Section, check, flatten, parse_overrides
 from raymeta.storage.files import parse_yaml, read_yaml
+from raymeta.storage.places import expanded
 
 SEARCHED = ("regularizers", "model", "outer", "pretraining")  # sections whose keys can be searched, with the method's
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -123,7 +124,7 @@ def own_space(space: Mapping[str, Any] | Path | str) -> Own:
     """
     if space == "none":
         return Own(replace=True, file=True)
-    given = space if isinstance(space, Mapping) else read_yaml(Path(space).expanduser())
+    given = space if isinstance(space, Mapping) else read_yaml(expanded(space))
     origin = "space" if isinstance(space, Mapping) else Path(space).name
     source = "space" if isinstance(space, Mapping) else str(space)
     whole = any(get_close_matches(str(key), OwnFile.model_fields) for key in given)

@@ -1,5 +1,6 @@
 """One searched key: its range or choices, and when it is searched."""
 
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -54,6 +55,8 @@ class Param(Section):
             low, high = kinds[0]
             if not low <= high:  # type: ignore[operator]
                 raise ValueError(f"the range [{low}, {high}] is empty: low is above high")
+            if not isfinite(high - low):  # type: ignore[operator]
+                raise ValueError(f"the range [{low:g}, {high:g}] is too wide to draw numbers from")
             if self.log and low <= 0:  # type: ignore[operator]
                 raise ValueError(f"a log range must lie above 0, found [{low}, {high}]")
         elif self.log:
@@ -73,6 +76,12 @@ class Param(Section):
             raise ValueError(
                 f"steps of {self.step} from {low} do not end at {high}; allowed: {' or '.join(map(str, ends))}"
             )
+
+    @property
+    def one_value(self) -> bool:
+        """It is a range of one number, which searches nothing."""
+        low, high = self.float_ or self.int_ or (0, 1)
+        return low == high
 
     def contains(self, value: Any) -> bool:
         """Whether a value can be proposed."""

@@ -1,6 +1,6 @@
 """What a study is before it starts: the base config, the space and the settings, put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil
@@ -11,7 +11,7 @@ from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.schema import check, fields, merge, nest
+from raymeta.schema import check, fields, flatten, merge, nest
 from raymeta.study.plan.compose import composed, takes_list, whole
 from raymeta.study.plan.layers import Base, StudyConfig, base_of
 from raymeta.study.plan.own import Own, own_space, own_values, own_words
@@ -71,7 +71,16 @@ class Plan:
     def starting_from(self, points: Sequence[Point], labels: Sequence[str]) -> "Plan":
         """The same plan with more starting points, after its own; keys that they leave out take the base's values."""
         more = self.space.starting([*self.space.starts, *zip(points, labels, strict=True)])
-        return replace(self, space=whole(more, self.base.flat()))
+        chosen = flatten({"regularizers": self.choices})
+        return replace(self, space=whole(more, {CHOICE: NONE, **chosen, **self.base.flat()}))
+
+    def choice_of(self, regularizers: Collection[str]) -> str | None:
+        """Of a search over the regularizer the choice that a trial with these had; None: it is none of them."""
+        if (param := self.space.params.get(CHOICE)) is None:
+            return None
+        added = [name for name in self.choices if name in regularizers]
+        choice = added[0] if len(added) == 1 else None if added else NONE
+        return choice if param.contains(choice) else None
 
     @property
     def finalist_tasks(self) -> int:
@@ -87,6 +96,15 @@ class Plan:
         for rung in self.rungs:
             total += alive * (rung - before)
             alive, before = max(1, ceil(alive / self.study.reduction)), rung
+        return total
+
+    def expected_steps(self, done: int) -> float:
+        """Outer steps still before a trial that has done some, if it passes each rung as one in `reduction` does."""
+        total, share, at = 0.0, 1.0, done
+        for rung in self.rungs:
+            if rung > done:
+                total += share * (rung - at)
+                share, at = share / self.study.reduction, rung
         return total
 
     def as_dict(self) -> dict[str, Any]:

@@ -230,6 +230,8 @@ def _read(path: Path, prefix: str) -> Space:
             if f"{prefix}{other}" not in own:
                 problem = "must stand above it" if other in file.params else f"is no key, {suggest(other, file.params)}"
                 raise UserError(f"{path}: params.{key}.when: '{other}' {problem}")
+        if param.one_value:
+            raise UserError(f"{path}: params.{key}: the range {param} is one value, so nothing of it is searched")
         own[prefix + key] = param.model_copy(update={"when": {prefix + k: c for k, c in param.when.items()}})
     for number, point in enumerate(file.start_from, 1):
         for key, value in point.items():

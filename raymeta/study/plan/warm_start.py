@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from raymeta.errors import UserError
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import CHOICE
 
 if TYPE_CHECKING:
     from raymeta.study.record.record import StudyRecord
@@ -16,7 +17,8 @@ def warm_started(plan: Plan, other: "StudyRecord") -> Plan:
     """The plan with the best trials of another study, of whatever method, task or budget, as starting points.
 
     They are run again, since scores of another task or budget say nothing here. Of each trial those values are taken
-    that both spaces have and this one allows.
+    that both spaces have and this one allows. Where this one chooses a regularizer, a trial is of the choice that it
+    had; one that had none of them says nothing here.
 
     Raises:
         UserError: nothing of the other study fits.
@@ -24,9 +26,15 @@ def warm_started(plan: Plan, other: "StudyRecord") -> Plan:
     points: list[Point] = []
     labels = []
     for trial in other.ranking():
+        given = dict(trial.point)
+        if CHOICE in plan.space.params:
+            had = other.config(trial).regularizers
+            if (choice := plan.choice_of(type(had).model_fields)) is None:
+                continue
+            given[CHOICE] = choice
         point = {
             key: value
-            for key, value in trial.point.items()
+            for key, value in given.items()
             if key in plan.space.params and plan.space.params[key].contains(value)
         }
         if point and point not in points:

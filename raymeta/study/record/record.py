@@ -10,7 +10,6 @@ forgets the rungs, and what happened since its last snapshot).
 """
 
 import os
-import re
 import sys
 import uuid
 import warnings
@@ -34,16 +33,14 @@ from raymeta.config import TrialConfig
 from raymeta.config.migration import VERSION, of_another_version
 from raymeta.errors import StorageError, UserError, suggest
 from raymeta.metric import Metric
-from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import standings
-from raymeta.study.record.folder import driving, is_driven, journal_in, made_whole
+from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, refuse_renamed
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -137,15 +134,19 @@ class StudyRecord:
 
     @classmethod
     def load(cls, folder: AnyPath) -> "StudyRecord":
-        """Open a study that exists.
+        """Open a study that exists. Nothing is written.
 
         Raises:
-            UserError: there is none of that name, or its files are not a study's.
+            UserError: there is none of that name, or its files are not a study's, or of one of another name.
         """
         if not (folder / "study.yaml").is_file():
             known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
         path, journal = folder / "study.yaml", folder / "journal.log"
+        if isinstance(folder, Path) and not journal.is_file():
+            raise UserError(
+                f"{journal}: is not there, and without it {folder.name} is no study: restore it from a copy"
+            )
         about = read_yaml(path)
         made_with = about.get("versions")
         written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
@@ -156,7 +157,7 @@ class StudyRecord:
         except UserError as error:
             raise UserError(f"{error}{of_another_version(written_by)}") from error
         except (LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a study's plan, or a damaged one") from error
+            raise UserError(f"{path}: not a study's plan, or a damaged one: {_mend(folder)}") from error
         try:
             return cls(folder, plan, about, metric)
         except StorageError:
@@ -164,7 +165,8 @@ class StudyRecord:
         except OSError as error:
             raise UserError(f"{journal}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # there is no end to what Optuna raises at damaged or foreign lines
-            raise UserError(f"{journal}: not a study's journal, or a damaged one") from error
+            refuse_renamed(folder)
+            raise UserError(f"{journal}: not a study's journal, or a damaged one: {_mend(folder)}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StudyRecord.load, (self.folder,)
@@ -341,42 +343,12 @@ class StudyRecord:
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
+def _mend(folder: AnyPath) -> str:
+    return f"restore it from a copy, or move {folder} away"
+
+
 def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
     write_atomically(folder / "study.yaml", dump_yaml({**about, "written_by": VERSION, "plan": plan.as_dict()}))
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no folder should have, or that is a path.
-
-    Raises:
-        UserError: it cannot name a study.
-    """
-    if not NAME.fullmatch(name):
-        raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
-    if name in RESERVED:
-        raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
-
-
-def open_study(name: str) -> StudyRecord:
-    """A study by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name != os.path.basename(name) or name in ("", ".", ".."):
-        raise UserError(f"'{name}' is not a study's name: a name, not a path")
-    return StudyRecord.load(studies_folder() / name)
-
-
-def all_studies() -> list[StudyRecord]:
-    """The studies of this folder, by name.
-
-    Raises:
-        UserError: the files of one are not a study's.
-    """
-    folder = studies_folder()
-    names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
-    return [StudyRecord.load(folder / name) for name in names]
 
 
 def mend_journal(folder: AnyPath) -> None:

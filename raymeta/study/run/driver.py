@@ -19,6 +19,7 @@ from raymeta.study.machines.session import Session
 from raymeta.study.record.record import State, StudyRecord
 from raymeta.study.run.searcher import RecordSearcher
 from raymeta.study.tracking.tracker import Tracker
+from raymeta.training.saving import ask_to_save
 
 ROUND_KEYS = ("outer_steps", "train_loss", "val_ci95", "val_loss", "diverged", "seconds", "hostname")
 
@@ -83,14 +84,14 @@ class Driver(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._watch.forget(trial)
         last = trial.last_result or {}
-        if last.get("done") or not self.session.leaving:
+        if last.get("done") or not self.session.closing:
             self._end(_number(trial))
 
     @_leaves_when_full
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._watch.forget(trial)
         number = _number(trial)
-        if self.session.leaving:
+        if self.session.closing:  # its worker may have heard the same signal; the trial goes on with `resume`
             return
         failure = failure_of(_error_of(trial))
         if reason := self._killed.pop(number, None):
@@ -107,6 +108,11 @@ class Driver(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers that have been silent for too long; their trials are then handed out again."""
+        if self.session.saving:
+            self.session.saving = False
+            for trial in trials:
+                if trial.status == Trial.RUNNING:
+                    ask_to_save(self.record.trial_folder(_number(trial)))
         for trial, reason in self._watch.hung():
             if (actor := trial.temporary_state.ray_actor) is None:
                 self._watch.reported(trial)
@@ -125,13 +131,16 @@ class Driver(tune.Callback):  # type: ignore[misc]
 
 
 class Leave(tune.Stopper):  # type: ignore[misc]
-    """Ends all trials once the user leaves."""
+    """Ends every trial after its round once the user wants to leave, and all of them when they are not waited for."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the driver
+
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
+        return self.session.closing
 
     def stop_all(self) -> bool:
         return self.session.leaving

@@ -12,6 +12,7 @@ from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
 from raymeta.report.progress import Jobs
 from raymeta.storage.files import write_atomically
+from raymeta.storage.places import AnyPath
 from raymeta.study.machines.pool import Pool, Report, rounds
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import FILE, Weights, missing
@@ -19,17 +20,16 @@ from raymeta.study.record.record import StudyRecord
 from raymeta.training.trainer import Trainer, resumed
 
 
-def reevaluate(record: StudyRecord, session: Session, *, quiet: bool = False) -> None:
+def reevaluate(record: StudyRecord, session: Session) -> None:
     """Score what is missing, each in a file of its own as soon as it is known; `resume` does what is left.
 
     Args:
         record: a study that is over.
         session: whose slots to use; what went wrong is put into its `problems`.
-        quiet: show nothing.
     """
     jobs = [Scoring(one, record.metric) for one in missing(record)]
     pool = Pool(jobs, session, record.plan.study.hung_after_s)
-    with Jobs(pool, session, "finalists scored on fresh episodes", quiet=quiet) as shown:
+    with Jobs(pool, session, "finalists scored on fresh episodes") as shown:
         pool.run(shown)
 
 
@@ -42,6 +42,11 @@ class Scoring:
 
     def __str__(self) -> str:
         return str(self.one)
+
+    @property
+    def folder(self) -> AnyPath:
+        """Where its checkpoint lies."""
+        return self.one.folder
 
     @property
     def steps(self) -> int:

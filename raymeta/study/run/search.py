@@ -2,13 +2,14 @@
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from raymeta.errors import RunFailed, UserError
 from raymeta.problem import open_problem
 from raymeta.report.pictures import search_picture
 from raymeta.report.progress import Progress
+from raymeta.storage.files import write_atomically
 from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
@@ -17,16 +18,13 @@ from raymeta.study.record.record import StudyRecord, mend_journal
 from raymeta.study.tracking.tracker import Tracker
 
 
-def run(
-    record: StudyRecord, start: Callable[[], Slots], *, started: float | None = None, quiet: bool = False
-) -> Session:
+def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> None:
     """Run a study's trials until it has as many as planned, then score its finalists; or until the user leaves.
 
     Args:
         record: the study.
-        start: starts Ray (`take_slots`); not called if no trial is left to run.
-        started: when the command began, in seconds since the epoch; None: now.
-        quiet: show nothing.
+        session: notes how it went. Signals are heard (`on_slots`).
+        start: starts Ray (`take_slots`); called if there is something to run and Ray is not up yet.
 
     Raises:
         UserError: another process drives the study, or its data have changed.
@@ -35,15 +33,16 @@ def run(
     with record.locked(), redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
         mend_journal(record.folder)
         _same_data(record)
-        session = Session(started or time.time())
         try:
             record.resume()
-            with Tracker(record) as tracker:
+            with Tracker(record, lambda text: session.say(text)) as tracker:
                 tracker.update_all()
                 if not record.over or missing(record):
-                    _search(record, session, Progress(record, session, quiet=quiet), tracker, start)
-                if not session.broken:
-                    search_picture(record, record.folder / "search.png")
+                    with session.left_at_once():
+                        _search(record, session, tracker, start)
+                session.ended = time.time()
+                if not session.closing:
+                    write_atomically(record.folder / "search.png", search_picture(record))
                 tracker.summarise(session)
         except OSError as error:
             if not ends_session(error):
@@ -55,28 +54,32 @@ def run(
                 f"`raymeta resume {record.name}`"
             )
         session.untracked = tracker.problem
-        return session
 
 
-def _search(
-    record: StudyRecord, session: Session, progress: Progress, tracker: Tracker, start: Callable[[], Slots]
-) -> None:
-    with session.interruptible(progress.say, "no new trials or finalists; the running ones finish"):
+@contextmanager
+def on_slots(session: Session) -> Iterator[None]:
+    """Where a study is driven: signals are heard, and Ray is stopped at the end if it was started."""
+    with session.interruptible("no new trials or finalists; the running ones finish"):
         try:
-            session.slots = start()
-            if session.slots.why:
-                progress.say(session.slots.why)
-            if not record.over:
-                from raymeta.study.run.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
-
-                tune_study(record, session, progress, tracker)
-            if record.over and not session.stopping:
-                from raymeta.study.run.reevaluate import reevaluate
-
-                reevaluate(record, session, quiet=progress.quiet)
+            yield
         finally:
-            session.ended = time.time()
-            stop_ray()
+            session.ended = session.ended or time.time()
+            if session.slots is not None:
+                stop_ray()
+
+
+def _search(record: StudyRecord, session: Session, tracker: Tracker, start: Callable[[], Slots]) -> None:
+    session.slots = session.slots or start()
+    if session.slots.why:
+        session.say(session.slots.why)
+    if not record.over:
+        from raymeta.study.run.tuning import tune_study  # imported here: Ray's workers warm up meanwhile
+
+        tune_study(record, session, Progress(record, session), tracker)
+    if record.over and not session.stopping:
+        from raymeta.study.run.reevaluate import reevaluate
+
+        reevaluate(record, session)
 
 
 def _same_data(record: StudyRecord) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.reading.trees import centred
+from raymeta.problems.images.reading.pictures import centred
 
 GREY = dataset("glyphs")
 COLOUR = dataset("cub")
@@ -106,5 +106,5 @@ def test_what_is_no_picture_is_a_sentence(case: str) -> None:
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"text\.png: not an image that can be read"):
+    with pytest.raises(UserError, match=r"text\.png is not an image that can be read"):
         GREY.inputs([tmp_path / "text.png"])

@@ -182,7 +182,7 @@ def test_stopping_ends_the_rounds_that_run_and_starts_nothing(slots: Slots, tmp_
 def test_leaving_waits_for_nothing(slots: Slots, tmp_path: Path) -> None:
     jobs = [Counting(tmp_path / "short", steps=1), Counting(tmp_path / "long", round_s=60.0)]
     one, session, heard = pool(slots, *jobs)
-    heard.then = lambda: setattr(session, "leaving", True)
+    heard.then = session.leave
     one.run(heard)
     assert session.wall_s < 30
     assert [str(entry.job) for entry in one.unfinished] == ["long"]

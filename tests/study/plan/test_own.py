@@ -16,7 +16,8 @@ from raymeta.study.plan.own import Said, as_param
 from raymeta.study.plan.param import Param
 from raymeta.study.plan.plan import Plan, make_config, make_plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
-from raymeta.study.record.record import StudyRecord, open_study
+from raymeta.study.record.home import open_study
+from raymeta.study.record.record import StudyRecord
 
 DROPGRAD = "regularizers.dropgrad."
 RATE, NOISE = DROPGRAD + "rate", DROPGRAD + "noise"
@@ -305,7 +306,7 @@ def test_a_wrong_value_is_one_sentence(word: str) -> None:
 INNER_LR = "maml.inner_lr: "
 WRONG_SPACES: list[tuple[str, str]] = [
     ("parms: {}", "unknown key 'parms', did you mean 'params'? (allowed: params, replace, start_from)"),
-    ("params: [1]", "params: found [1]: input should be a valid dictionary"),
+    ("params: [1]", "params: found [1]: expected a section of keys"),
     ("inner_lr: 0.1..0.5", "inner_lr: unknown key 'inner_lr', did you mean 'maml.inner_lr'?"),
     ("maml: {inner_lr: 0.1}", "maml: 'maml' is a section; say its keys in full, as in maml.order"),
     ("maml.order: frist", "maml.order: found 'frist': not a value of this key, did you mean 'first'? "

@@ -23,7 +23,9 @@ from raymeta.storage.files import studies_folder
 from raymeta.study.plan.plan import make_plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.plan.warm_start import warm_started
-from raymeta.study.record.record import StudyRecord, check_name, mend_journal, open_study
+from raymeta.study.record.folder import check_name
+from raymeta.study.record.home import open_study
+from raymeta.study.record.record import StudyRecord, mend_journal
 
 METRIC = Metric("mse", "min")
 

@@ -4,7 +4,8 @@
     fc100     60 / 20 / 20 classes, of 12 / 4 / 4 superclasses (Oreshkin, Rodriguez, Lacoste, 2018)
 
 The training and the test images of a class are put together, as both do. The pixels are standardised with the mean and
-deviation that ALFA's and CxGrad's code have. The two data sets share one store.
+deviation that ALFA's and CxGrad's code have. The two data sets share one store, but for pickles of the splits
+(CIFAR_FS_train.pickle, FC100_train.pickle and so on: {data: [n, 32, 32, 3], labels: [n]}), which name no classes.
 """
 
 import io
@@ -19,10 +20,18 @@ from PIL import Image
 
 from raymeta import registry
 from raymeta.errors import UserError
+from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.layouts.branches import Layout
+from raymeta.problems.images.layouts.plan import Plan, tree_at
+from raymeta.problems.images.layouts.words import said
+from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading, reason
+from raymeta.problems.images.reading.pictures import plain
+from raymeta.problems.images.reading.remote import Root
+from raymeta.problems.images.reading.sources import UNREADABLE, Published, check_counts, downloading, reason
 from raymeta.problems.images.reading.trees import Tree
+from raymeta.problems.images.reading.trios import trio
 from raymeta.storage.files import cache_folder
 
 SIDE = 32
@@ -52,16 +61,20 @@ SUPERCLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-CLASSES = sorted(" ".join(SUPERCLASSES.values()).split())
+SUPERCLASS = {name: one for one, names in SUPERCLASSES.items() for name in names.split()}
+CLASSES = sorted(SUPERCLASS)
 CIFAR_FS = {
     "validation": "beaver beetle butterfly camel cattle crab crocodile flatfish lamp maple_tree motorcycle otter sea"
     " shark television tractor",
     "test": "baby bed bicycle chimpanzee fox leopard man pickup_truck plain poppy rocket rose snail sweet_pepper table"
     " telephone wardrobe whale woman worm",
 }
-FC100 = {  # superclasses
-    "validation": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
-    "test": "aquatic_mammals insects medium_mammals people",
+FC100 = {
+    split: " ".join(SUPERCLASSES[name] for name in names.split())
+    for split, names in {
+        "validation": "large_carnivores large_omnivores_and_herbivores non-insect_invertebrates small_mammals",
+        "test": "aquatic_mammals insects medium_mammals people",
+    }.items()
 }
 
 
@@ -72,22 +85,57 @@ class Cifar100(ImageDataset):
     mean: ClassVar[tuple[float, ...] | None] = (0.5071, 0.4847, 0.4408)
     std: ClassVar[tuple[float, ...] | None] = (0.2675, 0.2565, 0.2761)
     store_name: ClassVar[str | None] = "cifar100"
+    fitted: ClassVar[str] = "as published"
+
+    pickles: ClassVar[tuple[str, ...]]
+    _own: bool = False
+
+    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
+        self._own = isinstance(root, Path) and bool(trio(root, self.pickles))
+        super().prepare(root, progress, rebuild=rebuild)
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images.
 
         Args:
-            root: a folder with `cifar100.zip` or a folder `cifar100` of class folders, or one with torchvision's
-                `cifar-100-python`; None: downloaded with torchvision, once, to the cache.
-            progress: called per class.
+            root: a folder or an archive with class folders, wherever they lie in it; a folder with torchvision's
+                `cifar-100-python`, or with pickles of the data set's splits; None: downloaded with torchvision, once,
+                to the cache.
+            progress: called per class, or of pickles per image.
         """
+        if self._own and root is not None:
+            caches, plan = self._caches(root)
+            check_counts(root, plan.counts, self.published[self.split])
+            packed = pack_caches(caches, SIDE, progress)
+            return packed._replace(splits={self.split: packed.splits["standard"]}, about=plan.about())
         images = np.empty((len(CLASSES), PER_CLASS, 3, SIDE, SIDE), np.uint8)
         for number, pixels in enumerate(_classes(root)):
             images[number] = pixels
             progress(number + 1, len(CLASSES))
-        fc100 = {split: " ".join(SUPERCLASSES[name] for name in names.split()) for split, names in FC100.items()}
-        splits = {"cifar-fs": _split(CIFAR_FS), "fc100": _split(fc100)}
+        splits = {"cifar-fs": _split(CIFAR_FS), "fc100": _split(FC100)}
         return Packed(images.reshape(-1, 3, SIDE, SIDE), CLASSES, [PER_CLASS] * len(CLASSES), splits)
+
+    def plan(self, root: Path | None) -> Plan | None:
+        if root is None or trio(root, self.pickles):
+            return None if root is None else self._caches(root)[1]
+        found = _find(root)
+        if found is None:
+            return None
+        tree, files = found
+        held_out = CIFAR_FS if self.split == "cifar-fs" else FC100
+        members = {split: [CLASSES[number] for number in numbers] for split, numbers in _split(held_out).items()}
+        classes = {split: {name: files[name] for name in members[split] if files[name]} for split in SPLITS}
+        return Plan(tree.source, Layout(classes, f"split as {self.split}", {}), tree)
+
+    @property
+    def _stored_as(self) -> str:
+        """Images whose classes have no names are those of one data set; with names, of both."""
+        shared, own = (cache_folder() / f"{name}-{self.version}" for name in (str(self.store_name), self.name))
+        return self.name if not shared.exists() and (self._own or own.exists()) else str(self.store_name)
+
+    def _caches(self, root: Path) -> tuple[dict[Split, Cache], Plan]:
+        caches = {split: mini_cache(path, SIDE) for split, path in trio(root, self.pickles).items()}
+        return caches, plan_of(root, caches)
 
 
 @registry.dataset("cifarfs")
@@ -95,6 +143,7 @@ class CifarFS(Cifar100):
     """See the module's docstring."""
 
     splits: ClassVar[tuple[str, ...]] = ("cifar-fs",)
+    pickles = tuple(f"CIFAR{sign}FS{other}{{}}.{e}" for sign in "_-" for other in "_-" for e in ("pickle", "pkl"))
     published: ClassVar[Mapping[str, Published]] = {
         "cifar-fs": Published({"train": 64, "validation": 16, "test": 20}, (600, 600), 60_000)
     }
@@ -105,6 +154,7 @@ class FC100Dataset(Cifar100):
     """See the module's docstring."""
 
     splits: ClassVar[tuple[str, ...]] = ("fc100",)
+    pickles = tuple(f"FC100{sign}{{}}.{e}" for sign in "_-" for e in ("pickle", "pkl"))
     published: ClassVar[Mapping[str, Published]] = {
         "fc100": Published({"train": 60, "validation": 20, "test": 20}, (600, 600), 60_000)
     }
@@ -119,31 +169,47 @@ def _split(held_out: dict[str, str]) -> dict[str, list[int]]:
 
 def _classes(root: Path | None) -> Iterator[NDArray[np.uint8]]:
     """Images of each class in the order of `CLASSES`, [600, 3, 32, 32]: the test images first, as their names sort."""
-    if root is not None and not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    if root is not None:
-        for source in (root / FOLDER, root / f"{FOLDER}.zip"):
-            if source.exists():
-                yield from _from_folders(source)
-                return
-        if not (root / TORCHVISION_FOLDER).is_dir():
-            raise UserError(f"{root}: neither {FOLDER}.zip nor a folder {FOLDER} or {TORCHVISION_FOLDER} is in it")
-    yield from _from_torchvision(root)
+    found = None if root is None else _find(root)
+    yield from _from_torchvision(root) if found is None else _from_folders(*found)
 
 
-def _from_folders(source: Path) -> Iterator[NDArray[np.uint8]]:
-    tree, base = Tree(source), "" if source.is_dir() else f"{FOLDER}/"
-    files: dict[str, list[str]] = {name: [] for name in CLASSES}
-    for path in tree.paths:
-        folder, _, name = path.removeprefix(base).partition("/")
-        if folder in files and "/" not in name:
-            files[folder].append(path)
+def _find(root: Path) -> tuple[Tree, dict[str, list[str]]] | None:
+    """Class folders with their images, those of train and test folders put together; None: torchvision's files.
+
+    Raises:
+        UserError: neither is there.
+    """
+    tree = tree_at(root, [FOLDER])
+    places: dict[str, dict[str, list[str]]] = {}  # what is before a class folder -> class -> images
+    for path in tree.pictures:
+        folder, _, _ = path.rpartition("/")
+        before, _, name = folder.rpartition("/")
+        if name in SUPERCLASS:
+            places.setdefault(before, {}).setdefault(name, []).append(path)
+    if not places:
+        if tree.source == root and _torchvision(root).is_dir():
+            return None
+        raise UserError(
+            f"{root}: neither {FOLDER}.zip nor a folder {FOLDER} or {TORCHVISION_FOLDER} is in it, nor CIFAR-100's "
+            "class folders apple, aquarium_fish and so on"
+        )
+    splits = [before for before in places if said(before.rpartition("/")[2])]
+    chosen = sorted(splits) if len(splits) > 1 else [max(places, key=lambda before: len(places[before]))]
+    return tree, {name: [path for before in chosen for path in places[before].get(name, ())] for name in CLASSES}
+
+
+def _from_folders(tree: Tree, files: dict[str, list[str]]) -> Iterator[NDArray[np.uint8]]:
     for name, paths in files.items():
         if len(paths) != PER_CLASS:
-            raise UserError(f"{source}: {name} has {len(paths)} images, {PER_CLASS} are expected")
+            raise UserError(f"{tree.source}: {name} has {len(paths)} images, {PER_CLASS} are expected")
     contents = tree.read(path for paths in files.values() for path in paths)
     for name in CLASSES:
-        yield _decode(list(islice(contents, PER_CLASS)), f"{source}: {name}")
+        yield _decode(list(islice(contents, PER_CLASS)), f"{tree.source}: {name}")
+
+
+def _torchvision(root: Path) -> Path:
+    """The folder of torchvision, in a folder or named itself."""
+    return root if root.name == TORCHVISION_FOLDER else root / TORCHVISION_FOLDER
 
 
 def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
@@ -154,7 +220,7 @@ def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
             with Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIDE, SIDE):
                     raise UserError(f"{where}: {name} is {image.width}x{image.height}, {SIDE}x{SIDE} is expected")
-                pixels[row] = np.asarray(image.convert("RGB"))
+                pixels[row] = np.asarray(plain(image))
         except UNREADABLE as error:
             raise UserError(f"{where}: {name} is not an image that can be read") from error
     return pixels.transpose(0, 3, 1, 2)
@@ -169,9 +235,9 @@ def _from_torchvision(root: Path | None) -> Iterator[NDArray[np.uint8]]:
             parts = [Published(str(folder), train=train, download=True) for train in (False, True)]
     else:
         try:
-            parts = [Published(str(root), train=train, download=False) for train in (False, True)]
+            parts = [Published(str(_torchvision(root).parent), train=train, download=False) for train in (False, True)]
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{root / TORCHVISION_FOLDER}: incomplete or damaged ({reason(error)})") from error
+            raise UserError(f"{_torchvision(root)}: incomplete or damaged ({reason(error)})") from error
     for name in CLASSES:
         yield np.concatenate(
             [part.data[np.array(part.targets) == part.class_to_idx[name]].transpose(0, 3, 1, 2) for part in parts]

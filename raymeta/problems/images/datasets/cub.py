@@ -16,9 +16,12 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.layouts.branches import Layout
+from raymeta.problems.images.layouts.plan import Plan, needed, tree_at
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import centred, plain
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import Tree, centred, find, pack_files
+from raymeta.problems.images.reading.trees import Tree, pack_files
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
@@ -32,6 +35,7 @@ class Cub(ImageDataset):
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
+    fitted: ClassVar[str] = "made 96x96, bilinear, and cropped to the centre"
     published: ClassVar[Mapping[str, Published]] = {
         "standard": Published({"train": 100, "validation": 50, "test": 50}, (41, 60), 11_788)
     }
@@ -44,30 +48,33 @@ class Cub(ImageDataset):
                 is no download.
             progress: called per image.
         """
-        if root is None:
-            raise UserError(f"{self.name} can't be downloaded: name a folder with {LAYOUT} by --data-root")
-        unpacked = (root / "images.txt").exists()
-        tree = Tree(root if unpacked else find(root, (FOLDER,), f"{self.name} is not in it, which is {LAYOUT}"))
-        listed = _listed(tree)
-        classes: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
-        for number, name in enumerate(sorted(listed)):
-            split: Split = "train" if number % 2 == 0 else "validation" if number % 4 == 1 else "test"
-            classes[split][name] = sorted(listed[name])
-        found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
-        check_counts(tree.source, found, self.published.get(self.split))
-        return pack_files(tree, classes, SIDE, self.fit, progress)
+        tree, plan = _planned(needed(root, self.name, LAYOUT))
+        check_counts(tree.source, plan.counts, self.published.get(self.split))
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, left=plan.left())
+
+    def plan(self, root: Path | None) -> Plan:
+        return _planned(needed(root, self.name, LAYOUT))[1]
 
     def fit(self, image: Image.Image) -> Image.Image:
-        return centred(SIDE)(image.convert("RGB"))
+        return centred(SIDE)(plain(image))
+
+
+def _planned(root: Path) -> tuple[Tree, Plan]:
+    tree = tree_at(root, [FOLDER])
+    listed = _listed(tree)
+    classes: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
+    for number, name in enumerate(sorted(listed)):
+        split: Split = "train" if number % 2 == 0 else "validation" if number % 4 == 1 else "test"
+        classes[split][name] = sorted(listed[name])
+    return tree, Plan(tree.source, Layout(classes, "every second class for training, as CloserLookFewShot", {}), tree)
 
 
 def _listed(tree: Tree) -> dict[str, list[str]]:
     """Classes and their images as `images.txt` says: a number and `001.Black_footed_Albatross/NAME.jpg` a line."""
-    base = next(
-        (path.removesuffix("images.txt") for path in tree.paths if path in ("images.txt", f"{FOLDER}/images.txt")), None
-    )
-    if base is None:
-        raise UserError(f"{tree.source}: no images.txt is in it")
+    lists = [path for path in tree.paths if path.rsplit("/", 1)[-1] == "images.txt"]
+    if not lists:
+        raise UserError(f"{tree.source}: cub is not in it, which is {LAYOUT}: no images.txt is there")
+    base = min(lists, key=lambda path: path.count("/")).removesuffix("images.txt")
     ((_, text),) = tree.read([f"{base}images.txt"])
     there, classes = set(tree.paths), dict[str, list[str]]()
     for number, line in enumerate(text.decode("utf-8", "replace").splitlines(), start=1):

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, tiered_cache
+from raymeta.problems.images.layouts.plan import Plan, needed, planned, tree_at
+from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.sources import Published, check_counts, csv_rows, reading
-from raymeta.problems.images.reading.trees import Tree, find, pack_files, split_folders, squeezed
+from raymeta.problems.images.reading.sources import Published, check_counts
+from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files
+from raymeta.problems.images.reading.trios import trio
 
 SIDE = 84
-PARTS: dict[Split, str] = {"train": "train", "validation": "val", "test": "test"}  # as the published files say
-CACHES = {"mini-imagenet-cache-{}.pkl": PARTS, "miniImageNet_category_split_{}.pickle": {
-    **PARTS, "train": "train_phase_train",
-}}  # fmt: skip
+PICKLES = ("mini-imagenet-cache-{}.pkl", "mini-imagenet-cache-{}.pickle", "miniImageNet_category_split_{}.pickle")
 
 
 class ImageNetSubset(ImageDataset):
@@ -45,27 +44,32 @@ class ImageNetSubset(ImageDataset):
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images; see `layouts` for what `root` may hold."""
-        if root is None:
-            raise UserError(f"{self.name} can't be downloaded: name a folder with {self.layouts} by --data-root")
-        published = self.published.get("standard")
-        if caches := self._caches(root):
-            sizes = {split: {name: len(p) for name, p in caches[split].classes.items()} for split in SPLITS}
-            check_counts(root, sizes, published)
-            return pack_caches(caches, SIDE, progress)
-        tree, classes = self._files(root)
-        found = {split: {name: len(paths) for name, paths in classes[split].items()} for split in SPLITS}
-        check_counts(tree.source, found, published)
-        return pack_files(tree, classes, SIDE, self.fit, progress)
+        place = needed(root, self.name, self.layouts)
+        if caches := self._caches(place):
+            plan = plan_of(place, caches)
+            check_counts(place, plan.counts, self.published.get("standard"))
+            return pack_caches(caches, SIDE, progress)._replace(about=plan.about())
+        tree, plan = self._files(place)
+        check_counts(plan.source, plan.counts, self.published.get("standard"))
+        about, left = plan.about(), plan.left()
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, about=about, left=left)
+
+    def plan(self, root: Path | None) -> Plan:
+        place = needed(root, self.name, self.layouts)
+        caches = self._caches(place)
+        return plan_of(place, caches) if caches else self._files(place)[1]
 
     @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:
         """Arrays, if there are any."""
 
-    def _files(self, root: Path) -> tuple[Tree, dict[Split, dict[str, list[str]]]]:
-        """Class folders, of the root itself or in it."""
-        within = any((root / part).is_dir() for part in PARTS.values())
-        tree = Tree(root if within else find(root, self.folders, f"{self.name} is not in it, which is {self.layouts}"))
-        return tree, split_folders(tree)
+    def _files(self, root: Path) -> tuple[Tree, Plan]:
+        """Class folders or images and lists: of an archive, of a folder of the usual name, or wherever in the root."""
+        archives = [f"images{ending}" for ending in ARCHIVES]
+        tree = tree_at(root, [*self.folders, *archives])
+        if not tree.pictures:
+            raise UserError(f"{shown(root)}: {self.name} is not in it, which is {self.layouts}")
+        return tree, planned(tree, drawn=False, beside=None if tree.source == root else tree.source.parent)
 
 
 @registry.dataset("miniimagenet")
@@ -77,22 +81,12 @@ class MiniImageNet(ImageNetSubset):
     }
     folders = ("mini_imagenet_full_size", "mini-imagenet", "mini_imagenet", "miniimagenet", "miniImageNet")
     layouts = (
-        "train.csv, val.csv, test.csv and images; mini-imagenet-cache-train.pkl and so on; or class folders in "
-        "train, val, test"
+        "images and the lists train.csv, val.csv, test.csv; mini-imagenet-cache-train.pkl and so on; or class folders "
+        "in train, val, test"
     )
 
     def _caches(self, root: Path) -> dict[Split, Cache]:
-        for name, parts in CACHES.items():
-            if (root / name.format(parts["train"])).exists():
-                return {split: mini_cache(root / name.format(part), SIDE) for split, part in parts.items()}
-        return {}
-
-    def _files(self, root: Path) -> tuple[Tree, dict[Split, dict[str, list[str]]]]:
-        if not any((root / f"{part}.csv").exists() for part in PARTS.values()):
-            return super()._files(root)
-        tree = Tree(find(root, ("images",), "train.csv is there, but neither a folder nor an archive images"))
-        places = {path.rsplit("/", 1)[-1]: path for path in tree.paths}
-        return tree, {split: _csv(root / f"{part}.csv", places, tree.source) for split, part in PARTS.items()}
+        return {split: mini_cache(path, SIDE) for split, path in trio(root, PICKLES).items()}
 
 
 @registry.dataset("tieredimagenet")
@@ -109,27 +103,8 @@ class TieredImageNet(ImageNetSubset):
     )
 
     def _caches(self, root: Path) -> dict[Split, Cache]:
-        for base in (root, *(root / name for name in self.folders)):
-            for kind in ("images_png.pkl", "images.npz"):
-                if (base / f"train_{kind}").exists():
-                    return {
-                        split: tiered_cache(base / f"{part}_{kind}", base / f"{part}_labels.pkl", SIDE, squeezed(SIDE))
-                        for split, part in PARTS.items()
-                    }
+        for kind in ("images_png.pkl", "images.npz"):
+            images, labels = trio(root, [f"{{}}_{kind}"]), trio(root, ["{}_labels.pkl"])
+            if images and labels:
+                return {split: tiered_cache(images[split], labels[split], SIDE, self.fit) for split in SPLITS}
         return {}
-
-
-def _csv(path: Path, places: dict[str, str], source: Path) -> dict[str, list[str]]:
-    """Classes and images of a published split: rows of `filename,label`."""
-    with reading(path):
-        content = path.read_bytes()
-    classes: dict[str, list[str]] = {}
-    seen: set[str] = set()
-    for number, (name, label) in csv_rows(str(path), content, ("filename", "label")):
-        if name not in places:
-            raise UserError(f"{path}: line {number} names {name}, which is not in {source}")
-        if name in seen:
-            raise UserError(f"{path}: line {number} names {name} a second time")
-        seen.add(name)
-        classes.setdefault(label, []).append(places[name])
-    return {label: sorted(paths) for label, paths in classes.items()}

@@ -23,10 +23,11 @@ vinyals` with `task.rotations: classes`: 4112 / 688 / 1692 classes.
 
 import io
 import random
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+import re
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +37,12 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.layouts.branches import Layout
+from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import ink_high
 from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading
-from raymeta.problems.images.reading.trees import Tree, ink_high
+from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.store import Rule
 from raymeta.storage.files import cache_folder
 
@@ -49,7 +53,12 @@ SIZES = {"finn": (1100, 100, 423), "vinyals": (1028, 172, 423), "mamlpp": (1150,
 PACKED = ("finn", "vinyals")  # class splits that are listed in the store
 SHUFFLE_SEED = 1
 MAMLPP_SEED = 0
-TORCHVISION_FOLDER = "omniglot-py"
+CHARACTER = re.compile(r"character\d+")
+EVALUATED = frozenset({  # alphabets of images_evaluation
+    "Angelic", "Atemayar_Qelisayer", "Atlantean", "Aurek-Besh", "Avesta", "Ge_ez", "Glagolitic", "Gurmukhi", "Kannada",
+    "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)", "Oriya", "Sylheti",
+    "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
+})  # fmt: skip
 
 
 @registry.dataset("omniglot")
@@ -69,13 +78,23 @@ class Omniglot(ImageDataset):
         """Pack the drawings.
 
         Args:
-            root: a folder with the two archives, with the two unpacked trees, or one that torchvision filled; None:
-                downloaded with torchvision, once, to the cache.
+            root: a folder with the two archives, with the two unpacked trees, or with all alphabets in one folder, at
+                its top or in a folder in it; or an archive of that. None: downloaded with torchvision, once, to the
+                cache.
             progress: called per character.
         """
         names, images = pack(_download() if root is None else root, PARTS, progress)
         splits = {name: _split(_shuffled(len(names)), SIZES[name]) for name in PACKED}
         return Packed(images, names, [DRAWERS] * len(names), splits)
+
+    def plan(self, root: Path | None) -> Plan | None:
+        if root is None:
+            return None
+        parts = find(root)
+        drawings = [(f"{part.name}/{one}", paths) for part in parts for one, paths in part.characters.items()]
+        members = (self.rules.get(self.split) or (lambda n: _split(_shuffled(n), SIZES[self.split])))(len(drawings))
+        classes = {split: dict(drawings[number] for number in members[split]) for split in SPLITS}
+        return Plan(root, Layout(classes, f"split as {self.split}", {}), parts[0].tree if len(parts) == 1 else None)
 
     def fit(self, image: Image.Image) -> Image.Image:
         return ink_high(image, SIDE)
@@ -96,45 +115,99 @@ def pack(root: Path, parts: dict[str, int], progress: Progress) -> tuple[list[st
     Raises:
         UserError: a part is not there, damaged or incomplete; the sentence names the file.
     """
+    found = find(root, tuple(parts))
     total = sum(parts.values())
+    if len({part.source for part in found}) == 1 and sum(len(part.characters) for part in found) != total:
+        there = sum(len(part.characters) for part in found)
+        raise UserError(f"{found[0].source}: {there:,} characters, Omniglot has {total}")
     names: list[str] = []
     images = np.empty((total * DRAWERS, 1, SIDE, SIDE), np.uint8)
-    for part, expected in parts.items():
-        source = _find(root, part)
-        before = len(names)
-        for name, drawings in _characters(source, part):
-            if len(drawings) != DRAWERS:
-                raise UserError(f"{source}: {name} has {len(drawings)} drawings, {DRAWERS} are expected")
-            if len(names) - before == expected:
-                raise UserError(f"{source}: more than the {expected} characters of {part}")
-            for row, drawing in enumerate(drawings, start=len(names) * DRAWERS):
-                images[row, 0] = _shrink(drawing, f"{source}: {name}")
-            names.append(name)
+    for name, source, tree, characters in found:
+        if len(characters) != parts[name]:
+            raise UserError(f"{source}: {len(characters)} characters, {name} has {parts[name]}")
+        for one, paths in characters.items():
+            if len(paths) != DRAWERS:
+                raise UserError(f"{source}: {name}/{one} has {len(paths)} drawings, {DRAWERS} are expected")
+        files = tree.read(path for paths in characters.values() for path in paths)
+        for one in characters:
+            for row, (_, drawing) in enumerate(islice(files, DRAWERS), start=len(names) * DRAWERS):
+                images[row, 0] = _shrink(drawing, f"{source}: {name}/{one}")
+            names.append(f"{name}/{one}")
             progress(len(names), total)
-        if len(names) - before != expected:
-            raise UserError(f"{source}: {len(names) - before} characters, {part} has {expected}")
     return names, images
 
 
-def _find(root: Path, part: str) -> Path:
-    """The folder or the archive of a part, under `root` or under torchvision's folder in it."""
-    if not root.is_dir():
+class Part(NamedTuple):
+    """A part of the published tree, `images_background` or `images_evaluation`.
+
+    Attributes:
+        name: of the part.
+        source: the folder or archive, for a sentence; the same of both parts if they lie in one.
+        tree: of the files.
+        characters: `Alphabet/character01` -> its drawings, in order.
+    """
+
+    name: str
+    source: Path
+    tree: Tree
+    characters: dict[str, list[str]]
+
+
+def find(root: Path, parts: tuple[str, ...] = tuple(PARTS)) -> list[Part]:
+    """The parts, as archives or as folders, in `root` or in folders in it, or both merged into one folder.
+
+    Raises:
+        UserError: one is not there.
+    """
+    if not root.exists():
         raise UserError(f"{root}: no such folder")
-    for base in (root, root / TORCHVISION_FOLDER):
-        for found in (base / part, base / f"{part}.zip"):
-            if found.exists():
-                return found
-    raise UserError(f"{root}: neither {part}.zip nor a folder {part} is in it or in its folder {TORCHVISION_FOLDER}")
+    archives = {part: _archive(root, part) for part in parts}
+    within = None if all(archives.values()) else _characters(tree := Tree(root))
+    if within and not any(archives.values()) and not any(_last(before) in parts for before in within):
+        before = max(within, key=lambda one: len(within[one]))
+        source, merged = root / before, within[before]
+        evaluated = {one: paths for one, paths in merged.items() if one.partition("/")[0] in EVALUATED}
+        trained = {one: paths for one, paths in merged.items() if one not in evaluated}
+        return [Part(name, source, tree, some) for name, some in zip(parts, (trained, evaluated), strict=True)]
+    found = []
+    for part in parts:
+        archive = archives[part]
+        if archive is not None:
+            drawings = _characters(packed := Tree(archive))
+            found.append(Part(part, archive, packed, drawings.get(part) or drawings.get("") or {}))
+            continue
+        places = [one for one in within or () if _last(one) == part]
+        if not places or not within:
+            if not root.is_dir():
+                raise UserError(f"{root}: a file without {part} in it: name the folder that holds the data")
+            raise UserError(
+                f"{root}: neither {part}.zip nor a folder {part} is in it or in a folder in it, and no folder of the "
+                "alphabets (ALPHABET/character01/0001_01.png)"
+            )
+        place = min(places, key=len)
+        found.append(Part(part, root / place, tree, within[place]))
+    return found
 
 
-def _characters(source: Path, part: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Name and PNG files of each character, in the order of their paths."""
-    tree, base = Tree(source), "" if source.is_dir() else f"{part}/"
-    drawings = [path.removeprefix(base).split("/") for path in tree.paths if path.startswith(base)]
-    paths = ["/".join(parts) for parts in sorted(drawings) if len(parts) == 3 and parts[-1].endswith(".png")]
-    contents = tree.read(f"{base}{path}" for path in paths)
-    for name, files in groupby(contents, lambda file: file[0].removeprefix(base).rpartition("/")[0]):
-        yield f"{part}/{name}", [content for _, content in files]
+def _archive(root: Path, part: str) -> Path | None:
+    if not root.is_dir():
+        return None
+    return next((path for depth in ("", "*/", "*/*/") for path in sorted(root.glob(f"{depth}{part}.zip"))), None)
+
+
+def _last(before: str) -> str:
+    return before.rpartition("/")[2]
+
+
+def _characters(tree: Tree) -> dict[str, dict[str, list[str]]]:
+    """Drawings of each character in the order of their paths, by what is before its alphabet."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for path in tree.paths:
+        parts = path.split("/")
+        if len(parts) > 2 and CHARACTER.fullmatch(parts[-2]) and path.lower().endswith(".png"):
+            drawings = found.setdefault("/".join(parts[:-3]), {})
+            drawings.setdefault("/".join(parts[-3:-1]), []).append(path)
+    return {before: dict(sorted(drawings.items())) for before, drawings in found.items()}
 
 
 def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.layouts.branches import Layout
+from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Stream
+from raymeta.problems.images.reading.pictures import Fit, decode
 from raymeta.problems.images.reading.sources import reading, reason
-from raymeta.problems.images.reading.trees import Fit, decode, in_order
+from raymeta.problems.images.reading.trees import in_order
 
 Pixels = NDArray[np.uint8]
 
@@ -99,6 +102,16 @@ def tiered_cache(images: Path, labels: Path, side: int, fit: Fit) -> Cache:
     names = dict(enumerate(map(str, content.get("label_specific_str", ()))))
     classes = _grouped(labels, _whole(labels, content[key]), names)
     return Cache(images, classes, lambda: _npz(images, side) if images.suffix == ".npz" else _pngs(images, fit))
+
+
+def plan_of(source: Path, caches: Mapping[Split, Cache]) -> Plan:
+    """What would be packed of three files."""
+    classes = {
+        split: {name: [f"{path.name} {place}" for place in places] for name, places in classes.items()}
+        for split, (path, classes, _) in caches.items()
+    }
+    files = ", ".join(caches[split].path.name for split in SPLITS)
+    return Plan(source, Layout(classes, f"split by {files}", {}), None)
 
 
 def load(path: Path) -> Any:

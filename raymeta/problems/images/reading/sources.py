@@ -1,7 +1,7 @@
 """What loaders of published data share: the sentences for archives, images, counts and downloads that are wrong."""
 
-import csv
-import io
+import lzma
+import os
 import tarfile
 import urllib.error
 import zipfile
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 
 # of an image; Pillow says SyntaxError of a broken PNG
@@ -39,13 +39,15 @@ def reading(source: Path) -> Iterator[None]:
     """Turn what a folder or an archive can do wrong into a UserError that names it."""
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        kind = "zip" if source.suffix in (".zip", ".npz") else "tar"
-        raise UserError(f"{source}: not a {kind} file, or one that is cut off or damaged ({error})") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError) as error:
+        is_zip = isinstance(error, zipfile.BadZipFile) or source.suffix.lower() in (".zip", ".npz")
+        kind = "zip" if is_zip else "tar"
+        raise UserError(f"{shown(source)}: not a {kind} file, or one that is cut off or damaged ({error})") from error
     except RuntimeError as error:  # zipfile: encrypted, or an unknown compression
-        raise UserError(f"{source}: cannot be read: {error}") from error
+        raise UserError(f"{shown(source)}: cannot be read: {error}") from error
     except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
+        where = source if error.filename is None else os.fsdecode(error.filename)
+        raise UserError(f"{shown(where)}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -62,23 +64,6 @@ def downloading(what: str, instead: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """The first line of an error, or its kind."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def csv_rows(path: str, content: bytes, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of some columns of a CSV file with a header.
-
-    Raises:
-        UserError: it is not text, or a column is missing or empty; the sentence begins with `path`.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(content.decode())))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
-    for number, row in enumerate(rows, start=2):
-        values = [row.get(column) or "" for column in columns]
-        if not all(values):
-            raise UserError(f"{path}: line {number}: columns {','.join(columns)} are expected, each with a value")
-        yield number, values
 
 
 def check_counts(source: Path, found: Mapping[Split, Mapping[str, int]], published: "Published | None") -> None:

@@ -3,31 +3,44 @@
 Whatever the files' places say of classes and splits, a loader makes of them `Classes`: split -> class -> its images.
 """
 
-import io
+import json
 import os
-import tarfile
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
-from pathlib import Path, PurePosixPath
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from hashlib import blake2b, sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
+from raymeta.problems.images.reading.archives import READ, Lost, Tar, Zip, check_size, opened
+from raymeta.problems.images.reading.files import (
+    BROKEN as BROKEN_PICTURE,
+)
+from raymeta.problems.images.reading.files import (
+    HEAD,
+    NO_CLASS,
+    NO_SUFFIX,
+    LeftOut,
+    begins_as_picture,
+    is_picture,
+    sentence,
+    some,
+    suffix,
+)
 from raymeta.problems.images.reading.packing import Files, Packed, Progress
-from raymeta.problems.images.reading.sources import UNREADABLE, reading
+from raymeta.problems.images.reading.pictures import BROKEN, Fit, NotPlain, Why, decode
+from raymeta.problems.images.reading.sources import reading
+from raymeta.problems.images.reading.walking import special, walk
 
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2")
-FOLDERS: dict[str, Split] = {
-    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
-}  # fmt: skip
-LARGEST = 2**28  # bytes of a file in an archive, unpacked: more is a bomb and no image or list
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
 
 Classes = Mapping[Split, Mapping[str, Sequence[str]]]
-Fit = Callable[[Image.Image], Image.Image]
 
 
 class Tree:
@@ -35,123 +48,191 @@ class Tree:
 
     Attributes:
         source: the folder or the archive.
-        paths: of all files, sorted.
+        used: paths that were read.
     """
 
     def __init__(self, source: Path) -> None:
-        """List the files.
+        """Files are listed, once, when they are first asked for.
 
         Raises:
-            UserError: there is no such thing, or it is damaged; also from `read`.
+            UserError: there is no such thing, or it is neither a folder nor a file. What is asked for later raises it
+                of an archive that is none or damaged, and of what can't be read.
         """
         self.source = source
+        self.used: set[str] = set()
         with reading(source):
-            self.paths = sorted(filter(_shown, self._list()))
+            self._about = os.stat(source)
+        if kind := special(self._about.st_mode):
+            raise UserError(f"{shown(source)}: a {kind}, neither a folder nor {READ}")
 
-    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Paths and contents of some files, each once, in the order asked for; a tar archive gives them in its own."""
-        wanted = dict.fromkeys(paths)
+    @cached_property
+    def paths(self) -> list[str]:
+        """Of all files, sorted."""
+        return sorted(self._files)
+
+    @property
+    def left(self) -> LeftOut:
+        """What is no file, or hidden: why -> paths."""
+        return self._listed[1]
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """Paths of the files that Pillow reads, by their suffix or, where they have none, by their first bytes."""
+        bare = [path for path in self.paths if not suffix(path)]
         with reading(self.source):
-            if self.source.is_dir():
-                for path in wanted:
-                    yield path, (self.source / path).read_bytes()
-            elif self.source.suffix == ".zip":
-                with zipfile.ZipFile(self.source) as archive:
-                    members = {_plain(name): name for name in archive.namelist()}
-                    for path in wanted:
-                        _check_size(self.source, path, archive.getinfo(members[path]).file_size)
-                        yield path, archive.read(members[path])
-            else:
-                with tarfile.open(self.source, "r|*") as tape:  # a compressed one can't be read in another order
-                    for member in tape:
-                        path, file = _plain(member.name), None
-                        if path in wanted:
-                            _check_size(self.source, path, member.size)
-                            file = tape.extractfile(member)
-                        if file is not None:
-                            del wanted[path]
-                            yield path, file.read()
+            heads = self._archive.head(bare) if self._archive else ((path, self._head(path)) for path in bare)
+            begun = {path for path, head in heads if begins_as_picture(head)}
+        return [path for path in self.paths if is_picture(path) or path in begun]
+
+    def read(self, paths: Iterable[str], lost: Lost | None = None) -> Iterator[tuple[str, bytes]]:
+        """Paths and contents of some files, each once, in the order asked for; a tar archive gives them in its own.
+
+        Args:
+            paths: of files.
+            lost: called with the path of a file that can't be read; None: that is an error.
+        """
+        wanted = list(dict.fromkeys(paths))
+        self.used.update(wanted)
+        with reading(self.source):
+            yield from self._archive.read(wanted, lost) if self._archive else self._read(wanted, lost)
+
+    def left_out(self, packed: Iterable[str]) -> LeftOut:
+        """Why -> paths of all that lies there, was not read and is not among some that are packed."""
+        there = self.used.union(packed)
+        left = {kind: list(paths) for kind, paths in self.left.items()}
+        pictures = set(self.pictures)
+        for path in self.paths:
+            if path not in there:
+                kind = NO_CLASS if path in pictures else suffix(path) or NO_SUFFIX
+                left.setdefault(kind, []).append(path)
+        return left
 
     def stamps(self, paths: Sequence[str]) -> NDArray[np.uint64]:
         """A number, not 0, for each of some files, or for its archive: another one if name, size or time is another."""
-        is_folder, archive = self.source.is_dir(), self.source.stat()
 
         def stamp(path: str) -> int:
-            about = (self.source / path).stat() if is_folder else archive
-            text = f"{path}\n{about.st_size}\n{about.st_mtime_ns}"
+            text = "\n".join(map(str, (path, *self._size_and_time(path))))
             return int.from_bytes(blake2b(text.encode(errors="surrogateescape"), digest_size=8).digest(), "big") | 1
 
+        return np.fromiter(map(stamp, paths), np.uint64, len(paths))
+
+    @cached_property
+    def listing(self) -> str:
+        """A sum over names, sizes and times of all files, or of the archive."""
+        digest = sha256()
+        for path in self.paths if self._is_folder else [""]:
+            about = [os.fspath(self.source / path), *self._size_and_time(path)]
+            digest.update(json.dumps(about).encode())
+        return digest.hexdigest()
+
+    @property
+    def _is_folder(self) -> bool:
+        return stat.S_ISDIR(self._about.st_mode)
+
+    @cached_property
+    def _archive(self) -> Zip | Tar | None:
         with reading(self.source):
-            return np.fromiter(map(stamp, paths), np.uint64, len(paths))
+            return None if self._is_folder else opened(self.source)
 
-    def _list(self) -> Iterator[str]:
-        if self.source.is_dir():
-            for folder, _, names in os.walk(self.source, followlinks=True):
-                below = Path(folder).relative_to(self.source)
-                yield from ((below / name).as_posix() for name in names)
-        elif self.source.suffix == ".zip":
-            with zipfile.ZipFile(self.source) as archive:
-                yield from (_plain(info.filename) for info in archive.infolist() if not info.is_dir())
-        else:
-            with tarfile.open(self.source, "r|*") as tape:
-                yield from (_plain(member.name) for member in tape if member.isfile())
+    @cached_property
+    def _listed(self) -> tuple[Mapping[str, Any], LeftOut]:
+        if self._archive:
+            return self._archive.files, self._archive.left
+        with reading(self.source):
+            return walk(self.source)
 
+    @property
+    def _files(self) -> Mapping[str, Any]:
+        return self._listed[0]
 
-def find(root: Path, names: Sequence[str], layout: str) -> Path:
-    """The folder or archive of one of some names in `root`, or `root` itself if it is an archive.
+    def _size_and_time(self, path: str) -> tuple[int, int]:
+        if self._is_folder:
+            size, written = self._files[path]
+            return size, written
+        return self._about.st_size, self._about.st_mtime_ns
 
-    Args:
-        root: what the user gave.
-        names: without an archive's suffix.
-        layout: what the sentence says should have been there.
+    def _read(self, paths: Iterable[str], lost: Lost | None) -> Iterator[tuple[str, bytes]]:
+        for path in paths:
+            check_size(self.source, path, self._files[path].size)
+            try:
+                content = (self.source / path).read_bytes()
+            except OSError:
+                if lost is None:
+                    raise
+                lost(path)
+                continue
+            yield path, content
 
-    Raises:
-        UserError: nothing of that name is there.
-    """
-    if root.is_file() and root.name.endswith(ARCHIVES):
-        return root
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    for name in names:
-        for found in (root / name, *(root / f"{name}{suffix}" for suffix in ARCHIVES)):
-            if found.exists():
-                return found
-    raise UserError(f"{root}: {layout}")
-
-
-def split_folders(tree: Tree) -> dict[Split, dict[str, list[str]]]:
-    """Classes of a tree `train/CLASS/...`, `val/CLASS/...`, `test/CLASS/...`, at its top or one folder down."""
-    known = Image.registered_extensions()
-    found: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
-    parts = [path.split("/") for path in tree.paths if PurePosixPath(path).suffix.lower() in known]
-    down = 0 if any(part[0] in FOLDERS for part in parts) else 1
-    for part in parts:
-        if len(part) > down + 2 and part[down] in FOLDERS:
-            found[FOLDERS[part[down]]].setdefault(part[down + 1], []).append("/".join(part))
-    return found
+    def _head(self, path: str) -> bytes:
+        with open(self.source / path, "rb") as file:
+            return file.read(HEAD)
 
 
-def pack_files(tree: Tree, classes: Classes, side: int, fit: Fit, progress: Progress) -> Packed:
-    """Pack images of a tree as RGB.
+def pack_files(
+    tree: Tree,
+    classes: Classes,
+    shape: tuple[int, ...],
+    fit: Fit,
+    progress: Progress,
+    *,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    left: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    skip: bool = False,
+    remedy: str = "",
+) -> Packed:
+    """Pack images of a tree.
 
     Args:
         tree: where they are.
         classes: their paths in it.
-        side: of a packed image, in pixels.
-        fit: makes an RGB image one of side x side.
+        shape: of a packed image, (C, H, W).
+        fit: makes an image of that size and colour of a picture.
         progress: called per image.
+        about: what the store is to say of itself.
+        left: why -> paths of what is left out.
+        skip: leave out pictures that can't be read, too.
+        remedy: what ends the sentence that names them, if they are not left out.
     """
     names, sizes, splits = in_order({s: {c: len(paths) for c, paths in classes[s].items()} for s in SPLITS})
     paths = [path for split in SPLITS for name in sorted(classes[split]) for path in classes[split][name]]
     rows = {path: row for row, path in enumerate(paths)}
+    lost, said = set[int](), dict(about)
+    notes: dict[str, list[str]] = {}
+
+    def note(path: str, kind: str) -> None:
+        notes.setdefault(kind, []).append(path)
 
     def read(wanted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        there = len(paths) - len(wanted)
-        for done, (path, content) in enumerate(tree.read(paths[row] for row in wanted), start=there + 1):
-            yield rows[path], decode(content, f"{tree.source}: {path}", fit)[None]
+        there, broken = len(paths) - len(wanted), dict[str, Why]()
+        asked = tree.read((paths[row] for row in wanted), lambda path: broken.update({path: BROKEN}))
+        for done, (path, content) in enumerate(asked, start=there + 1):
+            try:
+                image = decode(content, path, fit, partial(note, path))
+            except NotPlain as error:
+                broken[path] = error.why
+            else:
+                yield rows[path], image[None]
             progress(done, len(paths))
+        if broken and not skip:
+            raise UserError(f"{shown(tree.source)}: {_unreadable(broken)}{remedy and f'; {remedy}'}")
+        lost.update(rows[path] for path in broken)
+        every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
+        said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every
+        said["notes"] = {kind: f"{len(noted):,} ({some(sorted(noted))})" for kind, noted in sorted(notes.items())}
 
-    return Packed(Files((len(paths), 3, side, side), tree.stamps(paths), read), names, sizes, splits)
+    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost)
+    return Packed(files, list(map(shown, names)), sizes, splits, about=said)
+
+
+def _unreadable(broken: Mapping[str, Why]) -> str:
+    """All at once: `cat/1.png is not an image that can be read`, or `4 pictures are ...: a, b, c and 1 more`."""
+    kinds: dict[Why, list[str]] = {}
+    for path, why in sorted(broken.items()):
+        kinds.setdefault(why, []).append(path)
+    return "; ".join(
+        f"{shown(paths[0])} {why.one}" if len(paths) == 1 else f"{len(paths):,} pictures {why.many}: {some(paths)}"
+        for why, paths in kinds.items()
+    )
 
 
 def in_order(
@@ -163,47 +244,3 @@ def in_order(
     ends = np.cumsum([len(counts[split]) for split in SPLITS]).tolist()
     members = {s: list(range(end - len(counts[s]), end)) for s, end in zip(SPLITS, ends, strict=True)}
     return names, sizes, {"standard": {str(split): classes for split, classes in members.items()}}
-
-
-def decode(content: bytes, where: str, fit: Fit) -> NDArray[np.uint8]:
-    """An image file as uint8 [3, H, W].
-
-    Raises:
-        UserError: it can't be read; `where` says which it is.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(fit(image.convert("RGB"))).transpose(2, 0, 1)
-    except (*UNREADABLE, ValueError) as error:
-        raise UserError(f"{where} is not an image that can be read") from error
-
-
-def squeezed(side: int) -> Fit:
-    """To a square with Lanczos, as MAML's and CAVIA's scripts do; an image of that size stays as it is."""
-    return lambda image: image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def ink_high(image: Image.Image, side: int) -> Image.Image:
-    """A drawing, dark on light, as a grey square with its ink high; grey before it is scaled, so edges stay soft."""
-    return ImageOps.invert(image.convert("L")).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def centred(side: int) -> Fit:
-    """To a square 1.15 times as large, bilinear, and its centre: the evaluation transform of CloserLookFewShot."""
-    large = int(1.15 * side)
-    edge = round((large - side) / 2)
-    box = (edge, edge, edge + side, edge + side)
-    return lambda image: image.resize((large, large), Image.Resampling.BILINEAR).crop(box)
-
-
-def _check_size(source: Path, path: str, size: int) -> None:
-    if size > LARGEST:
-        raise UserError(f"{source}: {path} is {size:,} bytes unpacked, at most {LARGEST:,} are read")
-
-
-def _plain(name: str) -> str:
-    return str(PurePosixPath(name))
-
-
-def _shown(path: str) -> bool:
-    return not any(part.startswith((".", "__MACOSX")) for part in path.split("/"))

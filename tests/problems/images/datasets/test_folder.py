@@ -7,12 +7,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from photos import class_tree, dataset, write_photo
+from PIL import Image
+from pydantic import ValidationError
 
 from raymeta import cli
+from raymeta.api.data import prepare as api_prepare
 from raymeta.api.data import with_source
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -213,15 +218,15 @@ def _unreadable(few: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (_no_images, ": no class folders with images are in it"),
-    (_no_validation, ": it has a folder train, but no images in folders of a validation split"),
-    (_in_two, ": class 'cat' is in the train and in the validation split"),
+    (_no_images, ": no pictures are in it, but 8 .txt; read are CLASS/PICTURE"),
+    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: say"),
+    (_in_two, ": all 1 classes are in each of train/, val/ and test/: a split for few-shot"),
     (_unreadable, ": eel/1.png is not an image that can be read"),
-    (_list("class,split\ncat,train\n"), ": splits.csv: it names no split of the class 'dog'"),
+    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: say which"),
     (_list("class,split\ncow,train\n"), ": splits.csv: line 2: there is no folder of the class 'cow'"),
     (_list("class,split\ncat,tarin\n"), ": splits.csv: line 2: unknown split 'tarin': did you mean 'train'? "),
     (_list("class,split\ncat,train\ncat,test\n"), ": splits.csv: line 3: the class 'cat' is named a second time"),
-    (_list("name,split\ncat,train\n"), ": splits.csv: line 2: columns class,split are expected, each with a value"),
+    (_list("cat\ndog\n"), ": splits.csv says splits by its name, but it has no column of splits"),
     (shutil.rmtree, ": no such folder"),
 ])  # fmt: skip
 def test_damage_is_one_sentence(few: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -231,6 +236,89 @@ def test_damage_is_one_sentence(few: Path, damage: Callable[[Path], None], messa
     assert str(caught.value).startswith(f"{few}{message}")
     assert "\n" not in str(caught.value)
     assert not dataset("folder", source=str(few)).ready
+
+
+def test_broken_pictures_are_named_at_once_or_left_out_with_a_list(pets: Path) -> None:
+    for number, name in enumerate(PETS[:4]):
+        (pets / name / "1.png").write_bytes(b"" if number else b"<html>")
+    (pets / "notes.HTM").write_text("no picture")
+    with pytest.raises(UserError) as caught:
+        prepared(pets)
+    assert str(caught.value).startswith(
+        f"{pets}: 4 pictures are not images that can be read: pet00/1.png, pet01/1.png, pet02/1.png and 1 more; "
+        "--skip-broken"
+    )
+    found = prepared(pets, skip_broken=True)
+    assert len(found.store.images) == 46
+    assert dict(zip(found.store.class_names, found.store.sizes, strict=True))["pet03"] == 1
+    listed = (found.folder / "left_out.txt").read_text().splitlines()
+    assert sorted(listed) == [".htm\tnotes.HTM", *(f"broken picture\t{name}/1.png" for name in PETS[:4])]
+    assert found.describe()["left_out"].startswith(
+        "1 .htm, 4 broken pictures (pet00/1.png, pet01/1.png, pet02/1.png and"
+    )
+    for name in PETS[:4]:
+        (pets / name / "1.png").unlink()
+    assert prepared(pets).fingerprint == found.fingerprint  # as if they had never been there
+    (pets / PETS[0] / "2.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"^the class 'pet00': none of its 1 pictures can be read$"):
+        prepared(pets, skip_broken=True)
+
+
+def test_size_and_colour_are_the_user_s(few: Path) -> None:
+    plain, small = prepared(few), prepared(few, size=28, grey=True)
+    assert (small.input_shape, small.store.images.shape) == ((1, 28, 28), (8, 1, 28, 28))
+    assert small.folder != plain.folder
+    assert prepared(few, size=84, background="#FFFFFF").folder == plain.folder
+    assert prepared(few, background="black").fingerprint == plain.fingerprint  # nothing is transparent
+    with Image.open(few / "cat" / "1.png") as image:
+        expected = np.asarray(image.convert("L").resize((28, 28), Image.Resampling.LANCZOS))
+    row = small.store.starts[small.store.class_names.index("cat")]
+    assert np.array_equal(small.store.images[row, 0], expected)
+    assert small.inputs([few / "cat" / "1.png"]).numpy().tolist() == [[(expected / np.float32(255)).tolist()]]
+    task = small.task.model_copy(update={"ways": 2, "queries": 1})
+    assert open_problem(task).bank("train", 0).draw(0, 1).support.x.shape == (1, 2, 1, 28, 28)
+    with pytest.raises(UserError, match=r"prepare folder --data-root \S+ --size 28 --grey --background '#ff0000'`$"):
+        dataset("folder", source=str(few), size=28, grey=True, background="red").bank("train", 0)
+    with pytest.raises(UserError, match=r"^task.size: found '28', but omniglot is packed as published$"):
+        dataset("omniglot", size=28)
+    with pytest.raises(ValidationError, match="found 'whiet': expected a colour"):
+        dataset("folder", source=str(few), background="whiet")
+
+
+def test_a_name_of_any_bytes_is_packed(few: Path) -> None:
+    odd = os.fsdecode(os.fsencode(few) + b"/caf\xe9\n")
+    (few / "cat").rename(odd)
+    names = prepared(few).store.class_names
+    assert sorted(names) == [r"$'caf\xe9\n'", "dog", "eel", "fox"]
+    (Path(odd) / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"few: \$'caf\\xe9\\n/1\.png' is not an image that can be read"):
+        prepared(few)
+
+
+def test_a_source_is_listed_once(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
+    api_prepare("folder", pets)
+    assert len([path for path in listed if str(path).startswith(str(pets))]) == 26
+    listed.clear()
+    api_prepare("folder", pets)  # which looks whether something is another than before
+    assert len([path for path in listed if str(path).startswith(str(pets))]) == 26
+
+
+def test_a_store_of_version_0_1_0_is_read(few: Path) -> None:
+    found = prepared(few)
+    meta = json.loads((found.folder / "meta.json").read_text())
+    old = ("format", "name", "version", "listing", "fingerprint", "shape", "class_names", "sizes", "splits")
+    (found.folder / "meta.json").write_text(json.dumps({key: meta[key] for key in old}, ensure_ascii=False))
+    made = found.folder.stat().st_ino
+    assert found.folder.name == f"folder-{sha256(os.fsencode(few)).hexdigest()[:12]}-1"
+    assert prepared(few).describe()["images"] == 8
+    assert found.folder.stat().st_ino == made
+    digest = sha256()
+    for path in sorted(few.rglob("*.png")):
+        about = path.stat()
+        digest.update(json.dumps([str(path), about.st_size, about.st_mtime_ns]).encode())
+    assert meta["listing"] == digest.hexdigest()
 
 
 def test_what_needs_a_source_and_what_has_none(few: Path, pets: Path) -> None:
