@@ -1,26 +1,49 @@
 """Data sets made ready on this machine, before anything is started that needs them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raymeta import registry
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
-from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
+from raymeta.report.style import PICTURES
+from raymeta.storage.outputs import output
 from raymeta.storage.places import expanded
+
+NAMELESS = "a store of raymeta 0.1.0, or a damaged one, which does not say its folder: name it by --data-root"
 
 
 def datasets() -> dict[str, dict[str, Any]]:
     """What each data set is, by name, and what of it is on this machine."""
-    return {name: _named(name, None).describe() for name in registry.working("dataset")}
+    found: dict[str, dict[str, Any]] = {}
+    for name in registry.working("dataset"):
+        problem = _named(name, None)
+        if not isinstance(problem, Folder):
+            found[name] = _described(problem)
+            continue
+        own = problem.prepared()
+        found |= {one.title: _described(one) for one in own}
+        found |= {store: problem.describe() | {"problem": NAMELESS} for store in problem.nameless()}
+        if not own:
+            found[name] = problem.describe()
+    return found
+
+
+def _described(problem: Problem) -> dict[str, Any]:
+    """What a data set is, and if its store is damaged what is wrong."""
+    try:
+        return problem.describe()
+    except UserError as error:
+        shape = list(problem.input_shape)
+        return {"name": problem.name, "input_shape": shape, "splits": [], "ready": False, "problem": str(error)}
 
 
 def prepare(
@@ -91,26 +114,50 @@ def check_data(name: str | None = None, data_root: str | Path | None = None) -> 
     """
     root, findings = root_of(data_root), {}
     for one in [name] if name else registry.working("dataset"):
-        problem = _named(one, root)
-        if isinstance(problem, ImageDataset) and (name or problem.ready):
-            with progress_bar(f"checking {one}") as progress:
-                findings[one] = check_dataset(problem, progress)
+        problem = _named(one, root if name else None)
+        if root is not None and not problem.has_source:
+            look_at(problem, root)
+        for each in _stored(problem, root):
+            if isinstance(each, ImageDataset) and (name or each.folder.exists()):
+                title = each.title if isinstance(each, Folder) else each.name
+                with progress_bar(f"checking {title}") as progress:
+                    findings[title] = check_dataset(each, progress)
+        if isinstance(problem, Folder) and root is None:
+            for store in problem.nameless():
+                say(f"{store}: not checked: {NAMELESS}")
     return findings
 
 
-def draw_data(name: str, path: str | Path | None = None, data_root: str | Path | None = None) -> Path:
+def _stored(problem: Problem, root: Root | None) -> Sequence[Problem]:
+    """The prepared data sets of a name and, if that is said, of a root; else the data set itself."""
+    if not isinstance(problem, Folder):
+        return [problem]
+    found = [one for one in problem.prepared() if root is None or one.source == problem.source]
+    return found or ([problem] if root is not None else [])
+
+
+def draw_data(name: str, path: str | Path | None = None, data_root: str | Path | None = None, **how: Any) -> Path:
     """Draw some training and validation classes of a data set, and a training task.
 
     Args:
         name: of the data set.
         path: the picture; None: NAME.png in this folder.
-        data_root: see `prepare`.
+        data_root: see `prepare`; None, for a data set that is named by its folder: the one that is prepared.
+        how: see `prepare`.
 
     Returns:
         Where the picture is.
+
+    Raises:
+        UserError: see `prepare`; or `path` can't be written, or its suffix is of no kind of picture.
     """
-    root, where = root_of(data_root), Path(path or f"{name}.png")
-    problem = _named(name, root)
+    root, where = root_of(data_root), output(f"{name}.png" if path is None else path, PICTURES)
+    problem = _named(name, root, how)
+    if isinstance(problem, Folder) and not any(value is not None for value in how.values()):
+        stored = _stored(problem, root)
+        if root is None and len(stored) > 1:
+            raise UserError(f"{name}: name one by --data-root: {', '.join(shown(one.task.source) for one in stored)}")
+        problem = stored[0] if len(stored) == 1 else problem
     make_ready(problem, root)
     problem.picture(where)
     return where
@@ -147,11 +194,13 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
     """Say that a root is not used, if it is not.
 
     Raises:
-        UserError: there is no such path.
+        UserError: there is no such path, or it could not be used.
     """
     if isinstance(root, Path) and not root.exists():
         raise UserError(f"--data-root {shown(root)}: no such folder")
-    if isinstance(problem, ImageDataset) and problem.ready and not rebuild:
+    if not isinstance(problem, ImageDataset):
+        raise UserError(f"--data-root {shown(root)}: {problem.name} is computed and reads no data: leave it out")
+    if problem.ready and not rebuild:
         say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
 
 

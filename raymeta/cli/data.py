@@ -110,11 +110,13 @@ def data_show(
     name: DataSet,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The picture; by default NAME.png.")] = None,  # noqa: UP045
     data_root: DataRoot = None,
+    size: Size = None,
+    grey: Grey = False,
 ) -> None:
-    """Draw some training and validation classes of a data set, and a training task, as a PNG.
+    """Draw some training and validation classes of a data set, and a training task, as .png, .svg or .pdf.
 
     Example: raymeta data show glyphs -o glyphs.png
     """
     from raymeta.api import data
 
-    say(f"drew {data.draw_data(name, out, data_root)}")
+    say(f"drew {data.draw_data(name, out, data_root, size=size, grey=grey or None)}")

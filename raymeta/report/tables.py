@@ -119,15 +119,21 @@ def space_table(plan: Plan) -> Group:
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
     """Data sets, which class splits they have, and what of them is on this machine."""
-    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint")
+    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint", "fitted")
     right = {name: Column(name, justify="right") for name in columns[2:5]}
-    table = Table("data set", *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
+    first = Column("data set", overflow="fold")  # a path is in it
+    table = Table(first, *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
     for name, about in rows.items():
         there = ["-"] * 3
         if "images" in about:
             there = ["/".join(map(str, about["classes"].values())), str(about["images"]), f"{about['bytes'] / 1e6:.0f}"]
-        made = about["fingerprint"][:12] if about["ready"] else "not prepared"
-        table.add_row(name, "x".join(map(str, about["input_shape"])), ", ".join(about["splits"]), *there, made)
+        state = about["fingerprint"][:12] if "fingerprint" in about else "-" if about["ready"] else "not prepared"
+        if "fingerprint" in about and not about["ready"]:
+            state += " (changed since)"
+        made = Text(about.get("problem", state))
+        splits = ", ".join(about["splits"])
+        shape = "x".join(map(str, about["input_shape"]))
+        table.add_row(Text(name), shape, splits, *there, made, about.get("fitted", "-"))
     return table
 
 
@@ -136,7 +142,8 @@ def check_table(findings: dict[str, list[Finding]]) -> Table:
     table = Table("data set", "split", "what", "found", "expected", "", box=None, pad_edge=False)
     for name, rows in findings.items():
         for row in rows:
-            table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
+            remark = Text(row.remark if row.ok else "WRONG")
+            table.add_row(Text(name), row.split, row.what, Text(row.found), row.expected or "-", remark)
     return table
 
 

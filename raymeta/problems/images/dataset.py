@@ -244,7 +244,7 @@ class ImageDataset(Problem):
             "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
             "fitted": self.fitted, "ready": self._store is not None or self.ready, "folder": str(self.folder),
         }  # fmt: skip
-        if not about["ready"]:
+        if not self.folder.exists():
             return about
         store = self.store
         return about | {

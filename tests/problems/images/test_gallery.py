@@ -47,7 +47,9 @@ def test_the_task_beside_the_classes_is_a_training_episode(
     traced: type[Traced], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets = []
-    monkeypatch.setattr(gallery, "_draw_sheet", lambda axis, rows, title, columns: sheets.append((rows, title)))
+    monkeypatch.setattr(
+        gallery, "_draw_sheet", lambda axis, rows, title, columns, names=(): sheets.append((rows, title))
+    )
     task = ImagesTask(ways=3, shots=2, queries=4)
     draw_classes(traced(task), tmp_path / "x.png")
     (*_, (rows, title)) = sheets

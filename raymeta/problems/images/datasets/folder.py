@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.plan import Plan, planned
-from raymeta.problems.images.reading.files import shown, typed
+from raymeta.problems.images.reading.files import typed
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.pictures import WHITE
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.trees import Tree, pack_files
 from raymeta.problems.images.store import Channels
 from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
+from raymeta.storage.files import cache_folder
 
 SIDE = 84
 SHARE = "validation_share"  # in `meta.json`
@@ -127,6 +128,34 @@ class Folder(ImageDataset):
             )
         return found
 
+    @classmethod
+    def prepared(cls) -> list["Folder"]:
+        """Those that are packed on this machine, by their paths. Stores of raymeta 0.1.0 don't say theirs."""
+        tasks = [task for _, task in _stores(cls.name, cls.version) if task is not None]
+        found = [cls(ImagesTask.model_validate({"dataset": cls.name, **task})) for task in tasks]
+        return sorted(found, key=lambda one: (one.title, one.folder))
+
+    @classmethod
+    def nameless(cls) -> list[str]:
+        """Names of the stores that don't say which folder they are of."""
+        return sorted(name for name, task in _stores(cls.name, cls.version) if task is None)
+
+    @property
+    def title(self) -> str:
+        """`folder /home/me/photos`, and how it is packed where that is not the default."""
+        words = [
+            f"{key.replace('_', '-')}{'' if value is True else f' {value}'}" for key, value in self._options.items()
+        ]
+        return f"{self.name} {shown(self.source)}" + (f" ({', '.join(words)})" if words else "")
+
+    @property
+    def state(self) -> str:
+        """How the store stands to the source."""
+        if not self.source.exists():
+            return "gone: the packed images are used"
+        listing = self._packed("listing")
+        return "as they were packed" if listing == self._tree().listing else "changed: the next command packs them anew"
+
     def describe(self) -> dict[str, Any]:
         if self.task.source is not None:
             return super().describe() | {"source": self.task.source}
@@ -178,3 +207,15 @@ class Folder(ImageDataset):
             return json.loads((self.folder / "meta.json").read_text(encoding="utf-8")).get(key)
         except (OSError, ValueError, AttributeError):
             return None
+
+
+def _stores(name: str, version: int) -> list[tuple[str, dict[str, Any] | None]]:
+    """Stores in the cache and the task that they were packed for; None: it is not written there."""
+    found = []
+    for folder in cache_folder().glob(f"{name}-*-{version}"):
+        try:
+            task = json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("task")
+        except (OSError, ValueError, AttributeError):
+            task = None  # damaged
+        found.append((folder.name, task))
+    return found

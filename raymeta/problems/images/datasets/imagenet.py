@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.plan import Plan, needed, planned, tree_at
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of, tiered_cache
-from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import Published, check_counts
 from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files

@@ -178,6 +178,8 @@ def find(root: Path, parts: tuple[str, ...] = tuple(PARTS)) -> list[Part]:
             continue
         places = [one for one in within or () if _last(one) == part]
         if not places or not within:
+            if not root.is_dir():
+                raise UserError(f"{root}: a file without {part} in it: name the folder that holds the data")
             raise UserError(
                 f"{root}: neither {part}.zip nor a folder {part} is in it or in a folder in it, and no folder of the "
                 "alphabets (ALPHABET/character01/0001_01.png)"

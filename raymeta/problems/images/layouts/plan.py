@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.lists import is_list
 from raymeta.problems.images.layouts.recognise import recognise, summary
 from raymeta.problems.images.layouts.words import names_splits
-from raymeta.problems.images.reading.files import NO_CLASS, sentence, shown
+from raymeta.problems.images.reading.files import NO_CLASS, sentence
 from raymeta.problems.images.reading.sources import UNREADABLE, reading
 from raymeta.problems.images.reading.trees import ARCHIVES, Tree
 
