@@ -218,10 +218,10 @@ def _unreadable(few: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), [
     (_no_images, ": no pictures are in it, but 8 .txt; read are CLASS/PICTURE"),
-    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: say"),
+    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: put"),
     (_in_two, ": all 1 classes are in each of train/, val/ and test/: a split for few-shot"),
     (_unreadable, ": eel/1.png is not an image that can be read"),
-    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: say which"),
+    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: put folders"),
     (_list("class,split\ncow,train\n"), ": splits.csv: line 2: there is no folder of the class 'cow'"),
     (_list("class,split\ncat,tarin\n"), ": splits.csv: line 2: unknown split 'tarin': did you mean 'train'? "),
     (_list("class,split\ncat,train\ncat,test\n"), ": splits.csv: line 3: the class 'cat' is named a second time"),
@@ -354,7 +354,8 @@ def two_splits(tmp_path: Path, cache: Path) -> Path:
 
 def test_a_share_of_the_training_classes_is_kept_with_the_store(two_splits: Path) -> None:
     with pytest.raises(
-        UserError, match=r"two: it is split by train, test, and no .* --validation-share 0\.2; read are "
+        UserError,
+        match=r"two: it is split by train, test, and no .* --validation-share 0\.2 --data-root ...`; read are ",
     ):
         prepared(two_splits)
     said = prepare("folder", two_splits, validation_share=0.3, quiet=True)
