@@ -304,7 +304,7 @@ def copied(folders: Path, root: Path) -> Path:
 
 TRAIN, MINI_TRAIN = "mini-imagenet-cache-train.pkl", "miniImageNet_category_split_train_phase_train.pickle"
 WRONG: list[tuple[str, Layout, Callable[[Path], None], str]] = [
-    ("miniimagenet", as_csv, remove("val.csv"), "train.csv and test.csv name no validation class: put folders or lists"),
+    ("miniimagenet", as_csv, remove("val.csv"), "train.csv and test.csv name no validation class: put folders"),
     ("miniimagenet", as_csv, remove("images"), "miniimagenet is not in it, which is images and the lists train.csv"),
     ("miniimagenet", as_csv, remove("images/n0400002.png"), "line 7 names n0400002.png, which is not there"),
     ("miniimagenet", as_csv, text("val.csv", lambda t: t.replace(",n", ",").replace(".png", "")[:-9] + "9"),
