@@ -75,7 +75,7 @@ def split_folders(top: Branch, share: float | None) -> Layout | None:
     if missing == ["validation"] and share is not None:
         return held_out(Layout(by_split, said_by, left), share)
     if missing:
-        raise Unclear(f"it is split by {listed}{_lacking(missing)}: {remedy(missing)}")
+        raise Unclear(f"it is split by {listed}{_lacking(missing)}", missing)
     return Layout(by_split, said_by, left)
 
 
@@ -201,20 +201,6 @@ def refuse_shared(
         also = f", and {len(shared) - 1:,} more are in two splits" if len(shared) > 1 else ""
         where = f"class '{shared[0]}' is in {told(first)}{also}"
     raise Unclear(f"{where}: {CLASSES}{advice}")
-
-
-def remedy(missing: Sequence[Split]) -> str:
-    """What to do where splits are missing."""
-    if "train" in missing:
-        return "put folders or lists of all three splits beside each other"
-    if list(missing) == ["validation"]:
-        return "say which classes are for validation, or hold some of those for training out by --validation-share 0.2"
-    if list(missing) == ["test"]:
-        return (
-            "say which classes are for the test (where the validation classes are, call them test and hold others out "
-            "by --validation-share 0.2)"
-        )
-    return "say which classes are for validation and for the test"
 
 
 def _classes_of_splits(

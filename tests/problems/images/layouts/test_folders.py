@@ -125,7 +125,7 @@ SAME = pictures(*(f"{split}/{kind}" for split in ("train", "val", "test") for ki
     (pictures(*(f"train/{kind}" for kind in KINDS)), "train is the only folder with pictures and says one split: name"),
     (pictures("train/a", "train/b", "test/c"),
      "it is split by train, test, and no folder with pictures says validation: say which classes are for validation, "
-     "or hold some of those for training out by --validation-share 0.2"),
+     "or hold some of those for training out by `raymeta data prepare folder --validation-share 0.2"),
     (pictures("train/a", "train/b", "val/c"), "it is split by train, val, and no folder with pictures says test: say"),
     (pictures("val/a", "val/b", "test/c"), "it is split by val, test, and no folder with pictures says train: put"),
     (pictures("train/a", "training/b", "val/c", "test/d"), "the folders train and training both say the train split"),

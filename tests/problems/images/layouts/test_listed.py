@@ -154,7 +154,9 @@ def test_classes_of_flat_pictures_come_from_a_second_list() -> None:
         **{f"{NAMES[s]}.txt": "\n".join(PARTS[s]) for s in SPLITS},
     }
     assert found(FLAT, lists).classes == PARTS
-    assert "all its pictures lie in images/" in refused(FLAT, {"labels.csv": lists["labels.csv"]})
+    text = refused(FLAT, {"labels.csv": lists["labels.csv"]})
+    assert "all its pictures lie in images/" in text
+    assert "(labels.csv says classes, but no splits: give it a column split)" in text
 
 
 def test_a_class_may_be_called_as_a_split() -> None:
@@ -221,7 +223,7 @@ CLASSES = "class,split\n" + "".join(f"{a},{b}\n" for a, b in PAIRS)
     ({"splits.json": "{"}, "splits.json says splits by its name, but it is no JSON: "),
     ({"splits.xlsx": b"PK"}, "splits.xlsx says splits by its name, but lists are read as csv, tsv, txt or json"),
     ({"train.csv": "a,b\n1,2\n"}, "train.csv says splits by its name, but names no pictures and no classes here"),
-    ({"train.txt": "kind a\nkind b\n"}, "train.txt names no validation and no test class: say"),
+    ({"train.txt": "kind a\nkind b\n"}, "train.txt names no validation and no test class: put"),
     ({"train.txt": "kind a\nkind b\n", "test.txt": "kind c\n"},
      "train.txt and test.txt name no validation class: say which classes are for validation, or hold some of those"),
     ({"train.txt": "kind a\n", "training.txt": "kind b\n"}, "train.txt and training.txt both say the train split"),
