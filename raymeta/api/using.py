@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import RenderableType
 
 from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder, read_weights
 from raymeta.api.studies import Study
 from raymeta.errors import UserError, suggest
 from raymeta.problem import open_problem
+from raymeta.problems.images.reading.files import sentence, shown
+from raymeta.problems.images.reading.trees import Tree
+from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.tables import predictions_table
 from raymeta.storage.files import missing, studies_folder
@@ -138,8 +140,11 @@ def predict(
 
 
 def _pictures(folder: Path) -> list[Path]:
-    suffixes = Image.registered_extensions()
-    return [path for path in _below(folder) if path.is_file() and path.suffix.lower() in suffixes]
+    """Pictures in a folder and in the folders in it; what else lies there is said."""
+    tree = Tree(folder)
+    if left := sentence(tree.left_out(tree.pictures)):
+        say(f"{shown(folder)}: {left}")
+    return [folder / path for path in tree.pictures]
 
 
 def _below(folder: Path) -> list[Path]:
