@@ -6,6 +6,7 @@ name in the current directory never stands in for an installed package.
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def load(place: Place) -> ModuleType:
         module = importlib.import_module(place.module)
     except UserError:
         raise
-    except Exception as error:  # a plugin may fail in any way
+    except (Exception, SystemExit) as error:  # a plugin may fail in any way
         what = " ".join(str(error).split())
         raise UserError(f"{place}: cannot be imported: {type(error).__name__}: {what}") from error
     loaded = module.__file__
@@ -95,6 +96,24 @@ def forget() -> None:
     """Look again, at the next question, at what is installed."""
     for cached in (_points, places, modules):
         cached.cache_clear()
+
+
+def current_folder_last() -> None:
+    """Let no file of the current folder stand in for a library of this process (`PYTHONPATH=.` puts it first)."""
+    sys.path[:] = import_path()
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a Python process of ours, in which no file of the current folder stands in for a library."""
+    here, path = Path.cwd(), os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(entry for entry in path if entry and Path(entry).resolve() != here)
+    return {**os.environ, "PYTHONPATH": kept, "PYTHONSAFEPATH": "1"}
+
+
+def import_path() -> list[str]:
+    """The import path with the current folder, which `python -m`, notebooks and pytest put first, at its end."""
+    here = Path.cwd()
+    return sorted(sys.path, key=lambda entry: Path(entry).resolve() == here)
 
 
 @cache
@@ -123,7 +142,7 @@ def _load_package(place: Place) -> None:
 def _points() -> tuple[tuple[EntryPoint, Distribution], ...]:
     """Entry points of raymeta's groups, of every distribution; one that cannot be read spoils no other."""
     found, seen = [], set()
-    for distribution in distributions(path=_import_path()):
+    for distribution in distributions(path=import_path()):
         try:
             if "[raymeta." not in (distribution.read_text("entry_points.txt") or ""):
                 continue
@@ -168,9 +187,3 @@ def _roots(package: str, distribution: Distribution) -> Iterator[Path]:
         if spec is not None and spec.origin is not None and spec.has_location:
             yield Path(spec.origin).parent.parent if spec.submodule_search_locations else Path(spec.origin).parent
     yield from (entry for entry in path if entry == here)
-
-
-def _import_path() -> list[str]:
-    """The import path with the current directory, which `python -m` and pytest put first, at its end."""
-    here = Path.cwd()
-    return sorted(sys.path, key=lambda entry: Path(entry).resolve() == here)

@@ -57,6 +57,8 @@ def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
     unsaid: dict[str, Any] = {}
     if method in ("protonet", "matchingnet", "relationnet"):
         unsaid["passes"] = "joint" if "ONE pass" in settings else "separate"
+    if method == "relationnet" and "all padded" in settings:
+        unsaid["padding"] = "full"
     regularizers = (
         {"mgaug": {"cap": 0.99}} if method == "protonet" and "mgaug" in sections.get("regularizers", {}) else {}
     )

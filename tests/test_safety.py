@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from study.conftest import studies  # noqa: F401
-from study.driving import CLOSED, tiny_record
+from study.driving import tiny_record
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
@@ -290,7 +290,6 @@ def test_mlflow_is_opened_on_loopback_only(studies: Path, monkeypatch: pytest.Mo
     from raymeta.cli.studies import ui
     from raymeta.study.tracking.connection import connect
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", CLOSED)
     connect()  # imports MLflow, which runs `uname`
 
     asked: list[list[str]] = []

@@ -20,6 +20,8 @@ from raymeta.learner import GradientLearner, InnerLoopConfig
 from raymeta.registry import method
 from raymeta.schema import Section
 
+MAMLConfig = InnerLoopConfig  # its name in 0.1.0, which methods from outside may import
+
 
 @method("maml")
 class MAML(GradientLearner):

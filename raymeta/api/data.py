@@ -6,18 +6,18 @@ from typing import Any
 
 from raymeta import registry
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import Problem, find_problem, open_problem, parse_task, task_section
 from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
-from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
+from raymeta.report.style import PICTURES
+from raymeta.storage.outputs import output
 from raymeta.storage.places import expanded
 
-PICTURES = (".png", ".svg", ".pdf")
 NAMELESS = "a store of raymeta 0.1.0, or a damaged one, which does not say its folder: name it by --data-root"
 
 
@@ -151,7 +151,7 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
     Raises:
         UserError: see `prepare`; or `path` can't be written, or its suffix is of no kind of picture.
     """
-    root, where = root_of(data_root), _picture(expanded(path or f"{name}.png"))
+    root, where = root_of(data_root), output(f"{name}.png" if path is None else path, PICTURES)
     problem = _named(name, root, how)
     if isinstance(problem, Folder) and not any(value is not None for value in how.values()):
         stored = _stored(problem, root)
@@ -159,24 +159,8 @@ def draw_data(name: str, path: str | Path | None = None, data_root: str | Path |
             raise UserError(f"{name}: name one by --data-root: {', '.join(shown(one.task.source) for one in stored)}")
         problem = stored[0] if len(stored) == 1 else problem
     make_ready(problem, root)
-    try:
-        problem.picture(where)
-    except OSError as error:
-        raise UserError(f"{shown(where)}: cannot be written: {error.strerror or error}") from error
+    problem.picture(where)
     return where
-
-
-def _picture(path: Path) -> Path:
-    """A path to write a picture to.
-
-    Raises:
-        UserError: its suffix is of no kind of picture, or something else is there.
-    """
-    if path.suffix.lower() not in PICTURES:
-        raise UserError(f"{shown(path)}: a picture's name ends in {', '.join(PICTURES[:-1])} or {PICTURES[-1]}")
-    if path.exists() and not path.is_file():
-        raise UserError(f"{shown(path)}: there is something else than a file of that name")
-    return path
 
 
 def root_of(data_root: str | Path | None) -> Root | None:

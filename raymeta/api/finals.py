@@ -122,10 +122,7 @@ def final(
         UserError: a config can't be had, or can't be tested; nothing was started.
         RunFailed: the disk is full, or the store is away; what is trained is safe.
     """
-    from mlflow.exceptions import MlflowException
-
     from raymeta.finals.runs import final as run
-    from raymeta.finals.tracking import log_final
     from raymeta.study.tracking.connection import problem_of
 
     root, numbers = root_of(data_root), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
@@ -154,9 +151,11 @@ def final(
     rows, problems = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     untracked = ""
     try:
+        from raymeta.finals.tracking import log_final
+
         for row in rows:
             log_final(row, found[row.name].provenance)
-    except MlflowException as error:
+    except Exception as error:  # MLflow is a copy: whatever is wrong with it, the runs are whole
         untracked = problem_of(error)
     return FinalRuns(rows, problems, untracked, by_step)
 

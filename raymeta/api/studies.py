@@ -10,12 +10,16 @@ from rich.console import Group, RenderableType
 from raymeta.api.data import root_of
 from raymeta.api.driving import LOOK_S, Background, How, drive, interrupt
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
+from raymeta.errors import RunFailed, UserError
+from raymeta.installed import remark
 from raymeta.report.export import exported, write_export
 from raymeta.report.frames import rounds_frame, trials_frame
 from raymeta.report.pictures import search_picture
+from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.status import Status, status_of, status_table
+from raymeta.report.style import PICTURES
+from raymeta.storage.outputs import output, write_output
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.session import Session
@@ -24,6 +28,7 @@ from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.tracking.connection import find_run
+from raymeta.study.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import pandas
@@ -112,13 +117,17 @@ class Study(Shown):
         Raises:
             UserError: there is no such trial, or none was validated yet.
         """
-        write_export(self.exported(trial), Path(path))
-        return Path(path)
+        file = output(path)
+        write_export(self.exported(trial), file)
+        return file
 
     def exported(self, trial: int | None = None) -> Mapping[str, Any]:
         """What `export` writes."""
         number = self._chosen(trial)
-        return exported(self.record, number, find_run(self.record, number))
+        run, problem = find_run(self.record, number)
+        if problem:
+            say(f"the MLflow run of trial {number} can't be looked up, so `mlflow_run` is null: {problem}")
+        return exported(self.record, number, run)
 
     def load(self, trial: int | None = None, *, ensemble: bool = False) -> "LoadedLearner":
         """The learner that a trial has trained, by default the best; see `raymeta.load`."""
@@ -135,8 +144,8 @@ class Study(Shown):
         Returns:
             The file.
         """
-        where: AnyPath = Path(path) if path is not None else self.folder / "search.png"
-        search_picture(self.record, where)
+        where: AnyPath = output(path, PICTURES) if path is not None else self.folder / "search.png"
+        write_output(where, search_picture(self.record, where.suffix))
         return where
 
     def trial_folder(self, trial: int | None = None) -> AnyPath:
@@ -199,6 +208,21 @@ class Study(Shown):
             self.session = drive(self.record, how, started)
         return self
 
+    def sync(self) -> None:
+        """Copy to MLflow what it lacks of the study, as driving it does; the study itself is only read.
+
+        Raises:
+            UserError: a process drives it, which copies it.
+            RunFailed: MLflow can't be used.
+        """
+        if self.record.driven:
+            raise UserError(f"the study '{self.name}' is being driven: its driver copies it to MLflow")
+        with Tracker(self.record, lambda text: None) as tracker:
+            tracker.update_all()
+            tracker.summarise()
+        if tracker.problem:
+            raise RunFailed(f"MLflow can't be used: {tracker.problem}; the study itself is whole")
+
     @property
     def running(self) -> bool:
         """A process drives it, or has been started to."""
@@ -246,5 +270,12 @@ def open_study(name: str) -> Study:
 
 
 def studies() -> list[Study]:
-    """The studies of `$RAYMETA_STUDIES` or of `studies` in this folder, by name."""
-    return [Study(record) for record in all_studies()]
+    """The studies of `$RAYMETA_STUDIES` or of `studies` in this folder, by name.
+
+    What is wrong with one that cannot be read is said on standard error; the others are there.
+    """
+    found = all_studies()
+    for one in found:
+        if isinstance(one, UserError):
+            remark(str(one))
+    return [Study(one) for one in found if not isinstance(one, UserError)]

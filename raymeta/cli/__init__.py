@@ -1,5 +1,10 @@
 """The `raymeta` command: a function a verb. Whatever is heavy is imported inside the verbs."""
 
+from raymeta.installed import current_folder_last
+
+current_folder_last()  # ahead of all imports that a file of the user's could stand in the way of
+
+# ruff: noqa: E402
 import os
 import signal
 import sys
@@ -15,7 +20,7 @@ from raymeta.cli.final import final
 from raymeta.cli.methods import methods, space
 from raymeta.cli.predict import predict
 from raymeta.cli.search import extend, resume, search
-from raymeta.cli.studies import export, ls, status, ui
+from raymeta.cli.studies import export, ls, status, sync, ui
 from raymeta.errors import Interrupted, RunFailed, StorageError, UserError
 from raymeta.report.remarks import say
 
@@ -27,7 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-VERBS = (search, resume, extend, ls, status, export, final, predict, ui, space, methods, doctor)
+VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, doctor)
 for verb in VERBS:  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")

@@ -1,7 +1,7 @@
 """What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
 
+import os
 import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
@@ -44,9 +44,12 @@ def status(name: Name, as_json: Json = False) -> None:
     say(str(study.status))
 
 
+BEST = Path("best.yaml")
+
+
 def export(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("best.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write; - is the standard output.")] = BEST,
     trial: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="A trial's number; by default the best.", autocompletion=complete.trials),
@@ -58,10 +61,16 @@ def export(
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
     from raymeta.api.studies import open_study
-    from raymeta.storage.files import read_yaml
+    from raymeta.report.export import write_export
+    from raymeta.storage.files import dump_yaml
+    from raymeta.storage.outputs import output
 
     study = open_study(name)
-    content = read_yaml(study.export(out, trial))
+    if str(out) == "-":
+        print(dump_yaml(study.exported(trial)), end="")  # noqa: T201
+        return
+    file = output(out)
+    write_export(content := study.exported(trial), file)
     if as_json:
         show_json(content)
         return
@@ -73,6 +82,18 @@ def export(
     say(f"next: {shlex.join(['raymeta', 'final', str(out), '--seeds', '3'])}")
 
 
+def sync(name: Name) -> None:
+    """Copy a study to MLflow once more, if that was away, damaged or deleted while it ran.
+
+    Example: raymeta sync maml+dropgrad-glyphs
+    """
+    from raymeta.api.studies import open_study
+
+    study = open_study(name)
+    study.sync()
+    say(f"MLflow has all {len(study.trials())} trials of {name}: raymeta ui")
+
+
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
@@ -80,11 +101,12 @@ def ui(
 
     Example: raymeta ui --port 5001
     """
-    import subprocess
+    from raymeta.study.tracking.connection import to_be_served
+    from raymeta.study.tracking.server import HOST, refuse_taken, serve
 
-    from raymeta.study.tracking.connection import connect, tracking_uri
-
-    connect()
-    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(), "--host", "127.0.0.1"]
-    raise typer.Exit(subprocess.run([*command, "--port", str(port)], check=False).returncode)
+    if (uri := to_be_served()) is None:
+        say(f"MLflow is a server of its own: {os.environ['MLFLOW_TRACKING_URI']}")
+        return
+    refuse_taken(port)
+    say(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)")
+    raise typer.Exit(serve(uri, port))

@@ -58,7 +58,7 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
         yield f"slot efficiency {session.efficiency:.2f} ({session.slots}, {session.wall_s:.0f} s{first})"
     yield from session.problems
     if session.untracked:
-        yield f"MLflow was not reached: `raymeta resume {record.name}` sends what it lacks ({session.untracked})"
+        yield f"MLflow lacks something of it: {session.untracked}; then `raymeta sync {record.name}` sends it"
     if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
         yield f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server"
     if not (record.over and settled(record)):

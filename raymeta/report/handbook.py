@@ -7,7 +7,7 @@ import inspect
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rich.console import Group
 from rich.table import Table
@@ -15,6 +15,7 @@ from rich.table import Table
 from raymeta import registry
 from raymeta.config import parse_trial
 from raymeta.errors import UserError, suggest
+from raymeta.installed import HERE
 from raymeta.learner import build_learner
 from raymeta.problem import open_problem, task_section
 from raymeta.report.shown import Shown
@@ -135,8 +136,16 @@ def page(name: str) -> str:
         plain, own = parse_trial({"method": "maml"}).flat(), parse_trial({"method": name}).flat()
         changed = [f"`{k}: {str(v).lower()}`" for k, v in own.items() if k in plain and plain[k] != v and k != "method"]
         lines += ["", f"Unless said otherwise: {', '.join(changed)}."]
-    lines += ["", f"`raymeta search {name}` searches [its space](../../search_spaces/{name}.yaml).", ""]
+    lines += ["", f"`raymeta search {name}` {_searches('method', name)}.", ""]
     return "\n".join(lines)
+
+
+def _searches(kind: Literal["method", "regularizer"], name: str) -> str:
+    """Where its space is: a link of these pages for one of this repository, a path for another's."""
+    if (file := registry.space_file(kind, name)) is None:
+        return "searches what `--space FILE` or ranges say of it: it has no space of its own"
+    here = file.is_relative_to(HERE)
+    return "searches " + (f"[its space](../../{file.relative_to(HERE).as_posix()})" if here else f"its space, {file}")
 
 
 def _regularizer_page(name: str) -> str:
@@ -145,8 +154,8 @@ def _regularizer_page(name: str) -> str:
     where = "in training and evaluation" if cls.in_evaluation else "in training only"
     which = "learners with an inner loop" if "inner loop" in cls.needs else "any learner"
     lines = [*_head(cls), f"Acts on {one.acts_on}, {where}, of {which}.", "", *_settings(cls, f"regularizers.{name}")]
-    space = f"[its space](../../search_spaces/regularizers/{name}.yaml)"
-    return "\n".join([*lines, "", f"`raymeta search maml+{name}` searches {space} with the learner's.", ""])
+    space = f"`raymeta search maml+{name}` {_searches('regularizer', name)}, with the learner's."
+    return "\n".join([*lines, "", space, ""])
 
 
 def _head(cls: type) -> list[str]:

@@ -137,10 +137,11 @@ def test_keep_makes_no_section(section: str) -> None:
     assert data == before
 
 
+PLAIN = {"passes": "separate", "fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
 THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
     "protonet": {"then": {}, "now": {"passes": "separate"}},
-    "matchingnet": {"then": {"scale": 100.0}, "now": {"passes": "separate"}},
-    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate"}},
+    "matchingnet": {"then": {"scale": 100.0}, "now": PLAIN},
+    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate", "padding": "full"}},
     "regularizers.metamix": {
         "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
         "now": {"draws": "independent"},

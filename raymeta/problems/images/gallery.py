@@ -1,6 +1,7 @@
 """Pictures of a data set, for the documentation and `raymeta data show`. The test split is never drawn."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from raymeta.problem import Split
 from raymeta.problems.images.episodes import ImageEpisodes
 from raymeta.problems.images.store import Store
+from raymeta.storage.outputs import write_output
 
 if TYPE_CHECKING:
     from raymeta.problems.images.dataset import ImageDataset
@@ -31,7 +33,7 @@ def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples
 
     Raises:
         UserError: the data are not prepared.
-        OSError: `path` can't be written.
+        UserError: `path` can't be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,9 +45,11 @@ def draw_classes(dataset: "ImageDataset", path: Path, classes: int = 8, examples
         _draw_images(axis, dataset.store, split, classes, examples)
     _draw_task(axes[-1], dataset, examples)
     figure.set_size_inches(0.36 * examples * len(axes) + 2.2, max(0.36 * classes + 0.6, 1.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content, suffix = BytesIO(), path.suffix.lower()
+    metadata = {"Software": None} if suffix == ".png" else None
     with catch_warnings(action="ignore"):  # of letters that the font lacks, which are drawn as boxes
-        figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else None)
+        figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata)
+    write_output(path, content.getvalue())
 
 
 def _draw_images(axis: Any, store: Store, split: Split, classes: int, examples: int) -> None:

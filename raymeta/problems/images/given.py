@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from raymeta.errors import UserError
-from raymeta.problems.images.reading.files import shown
+from raymeta.errors import UserError, shown
 from raymeta.problems.images.reading.pictures import Fit, NotPlain, as_array, decode
 from raymeta.problems.images.reading.sources import UNREADABLE
 from raymeta.problems.images.reading.walking import special

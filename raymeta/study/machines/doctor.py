@@ -228,17 +228,16 @@ def _data(found: Mapping[str, Finding], task: TaskConfig | None) -> list[Check]:
 
 
 def _mlflow() -> Check:
-    from mlflow.exceptions import MlflowException
-
+    from raymeta.study.tracking import embedded
     from raymeta.study.tracking.connection import connect, problem_of, tracking_uri
 
     uri = tracking_uri()
     shown = problem_of(Exception(uri)).removeprefix("Exception: ")
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    if embedded.used() and not embedded.database().exists():
         return Check("mlflow", True, f"{shown}, which the first study makes")
     try:
         connect().search_experiments(max_results=1)
-    except MlflowException as error:
+    except Exception as error:  # of any database, driver or file system
         return Check("mlflow", False, f"{shown}: {problem_of(error)}. Start the server, or unset MLFLOW_TRACKING_URI")
     return Check("mlflow", True, shown)
 

@@ -12,7 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial, wraps
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from raymeta.installed import import_path
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,15 @@ def _keeps_handlers(connect: Any) -> Callable[..., Any]:
     return connected
 
 
+def _imports_as_here(serialize: Any) -> Callable[[Any], Any]:
+    def serialized(self: Any) -> Any:
+        if not os.environ.get("RAY_ADDRESS"):  # workers are on this machine; each entry is put before the others
+            self._py_driver_sys_path = [str(Path(entry).absolute()) for entry in reversed(import_path())]
+        return serialize(self)
+
+    return serialized
+
+
 # While Tune runs a study's trials.
 TUNE = (
     Patch(
@@ -146,6 +158,12 @@ START = (
         "has SIGTERM write addresses of machine code and abort, below Python",
         _keeps_handlers,
         "...",
+    ),
+    Patch(
+        "ray.job_config:JobConfig._serialize",
+        "puts the current folder first on the import path of workers, where a file may have the name of a library",
+        _imports_as_here,
+        "(self) -> str",
     ),
     Patch(
         "ray._private.ray_constants:RAY_ENABLE_UV_RUN_RUNTIME_ENV",

@@ -3,14 +3,18 @@
 import gc
 import os
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raymeta.errors import RunFailed, UserError
+from raymeta.installed import child_environment
 from raymeta.study.machines import mps
 from raymeta.study.machines.ray_patches import START, patched
 
@@ -39,6 +43,8 @@ _until_stopped = ExitStack()  # undoes what was changed in this process for Ray'
 _QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 CONNECT_S = 10.0
 STARTS = 3
+SOCKET_BYTES = 103  # of a socket's path: the least of what systems allow
+SESSION_BYTES = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.1")
 SLOTS_PER_CORE = 16  # at most: each slot is a process of some 300 MB
 FIRST_WORKER_S = 1800.0  # how long a cluster without workers is waited for
 
@@ -82,6 +88,9 @@ def _prepare(**more: str) -> None:
         if key not in os.environ:
             os.environ[key] = value
             _until_stopped.callback(os.environ.pop, key, None)
+    if (path := os.environ.get("PYTHONPATH")) is not None:
+        os.environ["PYTHONPATH"] = child_environment()["PYTHONPATH"]
+        _until_stopped.callback(os.environ.__setitem__, "PYTHONPATH", path)
     _until_stopped.enter_context(patched(START))
 
 
@@ -106,12 +115,13 @@ def start_ray(most: int | None) -> None:
         return
     _prepare(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # it listens on loopback only, as on those systems always
     mps.prepare()
+    folder = _socket_folder()
     import ray
 
     for attempt in range(1, STARTS + 1):
         try:
             # "local": or Ray would join whatever cluster somebody has started on this machine.
-            ray.init("local", num_cpus=most or cores(), include_dashboard=False, **_QUIET)
+            ray.init("local", num_cpus=most or cores(), include_dashboard=False, _temp_dir=folder, **_QUIET)
         except Exception as error:  # plain ones, too: it gives its own processes 30 s, which a busy machine may not
             ray.shutdown()
             if attempt == STARTS:
@@ -119,6 +129,29 @@ def start_ray(most: int | None) -> None:
                 raise RunFailed(f"Ray did not start on this machine in {STARTS} tries: {first[0]}") from error
         else:
             return
+
+
+def _socket_folder() -> str | None:
+    """Where Ray is to put its sockets; None: where it does by itself, which is `$RAY_TMPDIR`, `$TMPDIR` or `/tmp`.
+
+    Raises:
+        UserError: their paths would be too long there, and there is no short folder to put them in.
+    """
+    from ray._common.utils import get_default_ray_temp_dir
+
+    usual = Path(get_default_ray_temp_dir())
+    above = next(path for path in usual.parents if path.exists())
+    if len(os.fsencode(usual)) + SESSION_BYTES <= SOCKET_BYTES and above.is_dir() and os.access(above, os.W_OK):
+        return None
+    try:
+        folder = tempfile.mkdtemp(prefix="raymeta-", dir="/tmp")
+    except OSError as error:
+        raise UserError(
+            f"{usual}: Ray can't have its sockets there (TMPDIR), whose paths may have {SOCKET_BYTES} bytes, "
+            f"nor in /tmp ({error.strerror}): set RAY_TMPDIR to a short path where you may write"
+        ) from error
+    _until_stopped.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def join_cluster() -> None:

@@ -1,8 +1,10 @@
 """A study's folder on this machine or on a store: who may write to it, its journal, and how it is made."""
 
+import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from raymeta.study.record.journal import Journal
 from raymeta.study.record.lease import Lease, this_machine
 from raymeta.study.record.stored_journal import StoredJournal
 
+LOCK = "driver.lock"
 DRIVER = "driver.json"  # which process it is
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 RESERVED = ("finals", "mlartifacts", "mlflow.db")
@@ -34,10 +37,13 @@ def is_driven(folder: AnyPath) -> bool:
     if not isinstance(folder, Path):
         return Lease(folder / "driver.lease").taken
     try:
-        with FileLock(folder / "driver.lock").acquire(timeout=0):
-            return False
-    except Timeout:
+        with open(folder / LOCK, "rb") as file:  # nothing is made or written, so that a folder may be read-only
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # there is none, it is another user's, or the file system has no locks: then it has no drivers
+        return False
+    return False
 
 
 def driver_of(folder: AnyPath) -> int | None:
@@ -57,18 +63,23 @@ def driving(folder: AnyPath, journal: Journal | StoredJournal) -> Iterator[None]
     """Hold a study with the journal that is written to: one driver at a time.
 
     Raises:
-        UserError: another process drives it.
+        UserError: another process drives it, or it is not to be written to.
     """
     if isinstance(journal, StoredJournal) and not isinstance(folder, Path):
         lease = Lease(folder / "driver.lease")
         with lease.held(), journal.owned(lease.confirm):
             yield
         return
-    lock = FileLock(str(folder / "driver.lock"))
+    lock = FileLock(str(folder / LOCK))
     try:
         lock.acquire(timeout=1)  # `is_driven` may be looking
     except Timeout:
         raise UserError(f"the study '{folder.name}' is being driven by another process on this machine") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror or error}): the study can be looked at and exported; "
+            "to drive it, copy its home to where you may write"
+        ) from error
     mine = {"machine": this_machine(), "pid": os.getpid()}
     try:
         with suppress(OSError):  # a full disk: it can then not be stopped from outside
@@ -89,7 +100,12 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
     if isinstance(folder, Path):
         refuse_taken(folder)
         unfinished = folder.parent / f".{folder.name}.{os.getpid()}"
-        unfinished.mkdir(parents=True)
+        try:
+            unfinished.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder.parent}: studies can't be kept there: {error.strerror}: {error.filename}"
+            ) from error
         try:
             yield unfinished
             os.rename(unfinished, folder)
@@ -119,13 +135,39 @@ def check_name(name: str) -> None:
 
 
 def refuse_taken(folder: AnyPath) -> None:
-    """Say that there is a study of this name, or something else.
+    """Say that there is a study of this name, or something else, or that there can be none.
 
     Raises:
-        UserError: there is.
+        UserError: there is, or no study can be made there.
     """
+    if isinstance(folder, Path):
+        above = next(path for path in folder.parents if os.path.lexists(path))
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{folder.parent}: studies can't be kept there: {above} is no folder that you may write to")
     name = folder.name
     if (folder / "study.yaml").exists():
         raise UserError(f"the study '{name}' exists: go on with `raymeta resume {name}`, or give another --name")
     if isinstance(folder, Path) and os.path.lexists(folder):
         raise UserError(f"{folder} is there already, and is no study: give another --name, or move it away")
+
+
+def refuse_renamed(folder: AnyPath) -> None:
+    """Say that a study's folder has another name than the study.
+
+    Raises:
+        UserError: it has; the sentence says how to mend it.
+    """
+    try:
+        names = {log["study_name"] for log in journal_in(folder).read_logs(0) if "study_name" in log}
+    except Exception:  # it is damaged, which is another matter
+        return
+    if len(names) != 1 or folder.name in names:
+        return
+    (name,) = names
+    if (folder.with_name(name) / "study.yaml").exists():
+        how = f"a copy has the name of its study in a folder of its own ($RAYMETA_STUDIES), not beside '{name}'"
+    elif isinstance(folder, Path):
+        how = f"name it so again: {shlex.join(['mv', str(folder), str(folder.with_name(name))])}"
+    else:
+        how = "name it so again"
+    raise UserError(f"{folder}: the study in it is called '{name}': {how}")

@@ -2,7 +2,7 @@
 
 import os
 
-from raymeta.errors import UserError
+from raymeta.errors import StorageError, UserError
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath
 from raymeta.study.record.folder import check_name, refuse_taken
@@ -32,12 +32,24 @@ def open_study(name: str) -> StudyRecord:
     return StudyRecord.load(studies_folder() / name)
 
 
-def all_studies() -> list[StudyRecord]:
-    """The studies of this folder, by name.
-
-    Raises:
-        UserError: the files of one are not a study's.
-    """
+def all_studies() -> list[StudyRecord | UserError]:
+    """The studies of this folder, by name; of one that cannot be read what is wrong with it, in a sentence."""
     folder = studies_folder()
     names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
-    return [StudyRecord.load(folder / name) for name in names]
+    return [_read(folder / name) for name in names if not name.startswith(".")]
+
+
+def _read(folder: AnyPath) -> StudyRecord | UserError:
+    try:
+        record = StudyRecord.load(folder)
+        record.best()  # of all its trials and finalists, which may be damaged where the rest is not
+    except UserError as error:
+        return error
+    except StorageError:  # that of all of them
+        raise
+    except OSError as error:
+        return UserError(f"{folder}: cannot be read: {error.strerror or error}")
+    except Exception as error:  # whatever strangers put there
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        return UserError(f"{folder}: not a study's folder, or a damaged one ({what}): restore it, or move it away")
+    return record

@@ -38,7 +38,7 @@ from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import standings
-from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole
+from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, refuse_renamed
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 
@@ -134,15 +134,19 @@ class StudyRecord:
 
     @classmethod
     def load(cls, folder: AnyPath) -> "StudyRecord":
-        """Open a study that exists.
+        """Open a study that exists. Nothing is written.
 
         Raises:
-            UserError: there is none of that name, or its files are not a study's.
+            UserError: there is none of that name, or its files are not a study's, or of one of another name.
         """
         if not (folder / "study.yaml").is_file():
             known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
         path, journal = folder / "study.yaml", folder / "journal.log"
+        if isinstance(folder, Path) and not journal.is_file():
+            raise UserError(
+                f"{journal}: is not there, and without it {folder.name} is no study: restore it from a copy"
+            )
         about = read_yaml(path)
         made_with = about.get("versions")
         written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
@@ -153,7 +157,7 @@ class StudyRecord:
         except UserError as error:
             raise UserError(f"{error}{of_another_version(written_by)}") from error
         except (LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a study's plan, or a damaged one") from error
+            raise UserError(f"{path}: not a study's plan, or a damaged one: {_mend(folder)}") from error
         try:
             return cls(folder, plan, about, metric)
         except StorageError:
@@ -161,7 +165,8 @@ class StudyRecord:
         except OSError as error:
             raise UserError(f"{journal}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # there is no end to what Optuna raises at damaged or foreign lines
-            raise UserError(f"{journal}: not a study's journal, or a damaged one") from error
+            refuse_renamed(folder)
+            raise UserError(f"{journal}: not a study's journal, or a damaged one: {_mend(folder)}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StudyRecord.load, (self.folder,)
@@ -336,6 +341,10 @@ class StudyRecord:
 
 
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def _mend(folder: AnyPath) -> str:
+    return f"restore it from a copy, or move {folder} away"
 
 
 def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from raymeta.errors import RunFailed, UserError
 from raymeta.problem import open_problem
 from raymeta.report.pictures import search_picture
 from raymeta.report.progress import Progress
+from raymeta.storage.files import write_atomically
 from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
@@ -34,14 +35,14 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
         _same_data(record)
         try:
             record.resume()
-            with Tracker(record) as tracker:
+            with Tracker(record, lambda text: session.say(text)) as tracker:
                 tracker.update_all()
                 if not record.over or missing(record):
                     with session.left_at_once():
                         _search(record, session, tracker, start)
                 session.ended = time.time()
                 if not session.closing:
-                    search_picture(record, record.folder / "search.png")
+                    write_atomically(record.folder / "search.png", search_picture(record))
                 tracker.summarise(session)
         except OSError as error:
             if not ends_session(error):

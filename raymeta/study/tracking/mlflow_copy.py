@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
 from raymeta.storage.places import local_copy, place
-from raymeta.study.tracking.connection import connect, experiment, log, log_params, problem_of
+from raymeta.study.tracking.connection import Untracked, connect, deleted, experiment, log, log_params, problem_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,12 +90,15 @@ Message = Study | Trial | Summary | None
 
 @dataclass
 class _Child:
-    """A trial's run: the outer steps sent, whether its parameters and files are all there, and all else too."""
+    """A trial's run: the outer steps sent, whether its parameters and files are all there, and all else too; or whether
+    a user has deleted it.
+    """
 
     run_id: str
     sent: int = -1
     described: bool = False
     ended: bool = False
+    deleted: bool = False
 
 
 class Copy:
@@ -140,11 +143,18 @@ class Copy:
             self.summary = None
 
     def _open(self) -> "MlflowClient":
+        from mlflow.entities import ViewType
+
         client, study = connect(), self.study
         self._experiment = experiment(client, study.name)
-        mine = client.search_runs([self._experiment], f"tags.`raymeta.study_id` = '{study.id}'", max_results=50_000)
+        mine = client.search_runs(
+            [self._experiment], f"tags.`raymeta.study_id` = '{study.id}'", ViewType.ALL, max_results=50_000
+        )
+        mine.sort(key=_deleted)
         parents = [run for run in mine if run.data.tags.get("raymeta.kind") == "study"]
         if parents:
+            if _deleted(parents[0]):
+                raise Untracked(deleted("its run", f"runs restore --run-id {parents[0].info.run_id}"))
             self._parent = parents[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
         else:
@@ -154,7 +164,7 @@ class Copy:
             for name, text in study.texts.items():
                 client.log_text(self._parent, text, name)
             client.set_tag(self._parent, DESCRIBED, "yes")
-        for run in mine:
+        for run in reversed(mine):  # of a trial's runs one that is not deleted is the one
             if run.data.tags.get("raymeta.kind") == "trial":
                 self._runs[int(run.data.tags["raymeta.trial"])] = _found(run)
         self._client = client
@@ -221,19 +231,26 @@ class Copy:
             client.log_text(self._parent, text, name)
         for path in summary.files:
             _log_file(client, self._parent, path)
-        if summary.best:
+        gone = {number for number, child in self._runs.items() if child.deleted}
+        if summary.best and summary.best[0] not in gone:
             _log_file(client, self._runs[summary.best[0]].run_id, summary.best[1])
         for number, scores, at in summary.scores:
             told = [Metric(key, score, int(1000 * at), 0) for key, score in scores.items()]
             best = summary.best is not None and summary.best[0] == number
-            for run in [self._runs[number].run_id, *([self._parent] if best else [])]:
+            for run in [*([] if number in gone else [self._runs[number].run_id]), *([self._parent] if best else [])]:
                 client.log_batch(run, metrics=told)
         client.set_terminated(self._parent, summary.status)
 
 
 def _found(run: "Run") -> _Child:
+    """A trial's run that is there; one that was deleted in MLflow is not made again."""
     sent = int(run.data.metrics.get("outer_steps_done", -1))
-    return _Child(run.info.run_id, sent, DESCRIBED in run.data.tags, run.info.status in STATUS.values())
+    ended = _deleted(run) or run.info.status in STATUS.values()
+    return _Child(run.info.run_id, sent, DESCRIBED in run.data.tags, ended, _deleted(run))
+
+
+def _deleted(run: "Run") -> bool:
+    return bool(run.info.lifecycle_stage == "deleted")
 
 
 def _log_file(client: "MlflowClient", run_id: str, path: str) -> None:

@@ -5,11 +5,14 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from raymeta.installed import child_environment
+from raymeta.report.remarks import say
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
 from raymeta.study.record.finalists import settled, standings
@@ -25,13 +28,17 @@ PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes n
 class Tracker:
     """Keeps MLflow equal to a study's record, from a process of its own. Use as a context manager.
 
+    Args:
+        record: of the study.
+        say: is told once, early, that MLflow can't be used, and why.
+
     Attributes:
         problem: why MLflow lacks something; at the end "" says that it has everything.
         process: that writes to MLflow.
     """
 
-    def __init__(self, record: StudyRecord) -> None:
-        self.record = record
+    def __init__(self, record: StudyRecord, say: Callable[[str], None] = say) -> None:
+        self.record, self._say, self._said = record, say, False
         self.problem = ""
         self._sent = 0
         self._configs: set[int] = set()  # trials whose config was told
@@ -42,6 +49,7 @@ class Tracker:
             [sys.executable, "-P", "-c", start],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env=child_environment(),
             process_group=0,  # Ctrl-C of a terminal is not for it
         )
         self._listener = threading.Thread(target=self._listen, name="mlflow", daemon=True)
@@ -73,8 +81,8 @@ class Tracker:
         for trial in self.record.trials():
             self._update(trial)
 
-    def summarise(self, session: "Session") -> None:
-        """The session is over: put its figures, the picture and the best trial on the parent run."""
+    def summarise(self, session: "Session | None" = None) -> None:
+        """The session is over: put its figures, if there was one, the picture and the best trial on the parent run."""
         self._tell(_summary(self.record, session))
 
     def _update(self, trial: TrialRecord) -> None:
@@ -97,6 +105,12 @@ class Tracker:
         for line in self.process.stdout:
             state = json.loads(line)
             self.problem, self._sent = state["problem"], state["sent"]
+            if self.problem and not self._said:
+                self._said = True
+                self._say(
+                    f"MLflow can't be used: {self.problem}; trials are kept in the study and copied when it is back "
+                    f"(`raymeta sync {self.record.name}`)"
+                )
 
 
 def _study(record: StudyRecord) -> Study:
@@ -116,13 +130,13 @@ def _study(record: StudyRecord) -> Study:
     return Study(record.name, about["id"], tags, params, texts)
 
 
-def _summary(record: StudyRecord, session: "Session") -> Summary:
+def _summary(record: StudyRecord, session: "Session | None") -> Summary:
     trials, name = record.trials(), f"val_{record.metric.name}"
     metrics: dict[str, float] = {
         f"trials_{state}": sum(trial.state == state for trial in trials)
         for state in ("completed", "pruned", "diverged", "failed")
     }
-    if session.efficiency is not None:
+    if session is not None and session.efficiency is not None:
         metrics |= {"slot_efficiency": session.efficiency, "wall_s": session.wall_s}
     found: dict[str, Any] = {"files": [str(record.folder / "search.png")], "tags": {}, "texts": {}}
     if (best := record.best()) is not None:

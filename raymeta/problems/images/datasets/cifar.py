@@ -22,7 +22,7 @@ from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
-from raymeta.problems.images.layouts.plan import Plan
+from raymeta.problems.images.layouts.plan import Plan, tree_at
 from raymeta.problems.images.layouts.words import said
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of
 from raymeta.problems.images.reading.files import shown
@@ -179,10 +179,7 @@ def _find(root: Path) -> tuple[Tree, dict[str, list[str]]] | None:
     Raises:
         UserError: neither is there.
     """
-    if not root.exists():
-        raise UserError(f"{root}: no such folder")
-    usual = [root / FOLDER, root / f"{FOLDER}.zip"]
-    tree = Tree(next((path for path in usual if path.exists()), root))
+    tree = tree_at(root, [FOLDER])
     places: dict[str, dict[str, list[str]]] = {}  # what is before a class folder -> class -> images
     for path in tree.pictures:
         folder, _, _ = path.rpartition("/")

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.plan import Plan, planned
-from raymeta.problems.images.reading.files import shown, typed
+from raymeta.problems.images.reading.files import typed
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.pictures import WHITE
 from raymeta.problems.images.reading.remote import Root

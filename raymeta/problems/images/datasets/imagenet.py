@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.layouts.plan import Plan, planned
+from raymeta.problems.images.layouts.plan import Plan, needed, planned, tree_at
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import Published, check_counts
@@ -44,7 +44,7 @@ class ImageNetSubset(ImageDataset):
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images; see `layouts` for what `root` may hold."""
-        place = self._given(root)
+        place = needed(root, self.name, self.layouts)
         if caches := self._caches(place):
             plan = plan_of(place, caches)
             check_counts(place, plan.counts, self.published.get("standard"))
@@ -55,16 +55,9 @@ class ImageNetSubset(ImageDataset):
         return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, about=about, left=left)
 
     def plan(self, root: Path | None) -> Plan:
-        place = self._given(root)
+        place = needed(root, self.name, self.layouts)
         caches = self._caches(place)
         return plan_of(place, caches) if caches else self._files(place)[1]
-
-    def _given(self, root: Path | None) -> Path:
-        if root is None:
-            raise UserError(f"{self.name} can't be downloaded: name a folder with {self.layouts} by --data-root")
-        if not root.exists():
-            raise UserError(f"{root}: no such folder")
-        return root
 
     @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:
@@ -72,14 +65,10 @@ class ImageNetSubset(ImageDataset):
 
     def _files(self, root: Path) -> tuple[Tree, Plan]:
         """Class folders or images and lists: of an archive, of a folder of the usual name, or wherever in the root."""
-        names = (f"{name}{ending}" for name in (*self.folders, "images") for ending in ("", *ARCHIVES))
-        found = next((root / name for name in names if (root / name).exists()), root)
-        tree = Tree(root if found == root / "images" else found)
-        if root.is_dir() and not tree.pictures:
-            archives = [path for path in tree.paths if path.lower().endswith(ARCHIVES)]
-            if len(archives) != 1:
-                raise UserError(f"{root}: {self.name} is not in it, which is {self.layouts}")
-            tree = Tree(tree.source / archives[0])
+        archives = [f"images{ending}" for ending in ARCHIVES]
+        tree = tree_at(root, [*self.folders, *archives])
+        if not tree.pictures:
+            raise UserError(f"{shown(root)}: {self.name} is not in it, which is {self.layouts}")
         return tree, planned(tree, drawn=False, beside=None if tree.source == root else tree.source.parent)
 
 

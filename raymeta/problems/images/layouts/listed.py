@@ -114,7 +114,11 @@ class Lists:
         for path, (split, label) in sorted(first.homes.items()):
             by_split.setdefault(split, {}).setdefault(label, []).append(path)
         by_split = {split: by_split[split] for split in SPLITS if split in by_split}
-        refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS})
+        advice = (
+            f"so say splits of classes in {told(first.lists)}; or name the folder of the class folders itself, or take "
+            "the lists away, and a split of the classes is drawn"
+        )
+        refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS}, advice)
         left = {
             UNLISTED: [path for path in self._all if path not in first.homes],
             UNUSED: self.unused + [path for other in rest for path in other.lists],

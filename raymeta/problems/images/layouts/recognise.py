@@ -7,6 +7,7 @@ What a person would see is what is found, or it is refused: nothing is guessed a
     class folders           CLASS/..., split at random                        raymeta/problems/images/layouts/folders.py
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from raymeta.errors import UserError
@@ -14,7 +15,7 @@ from raymeta.problem import SPLITS
 from raymeta.problems.images.layouts.branches import READ, Layout, Unclear, grown
 from raymeta.problems.images.layouts.folders import class_folders, split_folders
 from raymeta.problems.images.layouts.listed import Lists, Read
-from raymeta.problems.images.reading.files import UNUSED
+from raymeta.problems.images.reading.files import NO_SUFFIX, UNUSED, counted, suffix
 
 
 def recognise(
@@ -39,8 +40,13 @@ def recognise(
     Raises:
         UserError: it is not clear what is meant; the sentence says what was found and what is read.
     """
+    if not pictures and not others:
+        raise UserError(f"{where}: nothing is in it; {READ}")
     if not pictures:
-        raise UserError(f"{where}: no pictures are in it, but {len(others):,} other files; {READ}")
+        kinds = Counter(suffix(path) or NO_SUFFIX for path in others)
+        there = ", ".join(counted(kind, count) for kind, count in kinds.most_common(3))
+        more = f" and {len(kinds) - 3} other kinds" if len(kinds) > 3 else ""
+        raise UserError(f"{where}: no pictures are in it, but {there}{more}; {READ}")
     try:
         layout = _recognised(pictures, others, read, share, drawn=drawn)
     except Unclear as error:

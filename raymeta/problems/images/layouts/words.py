@@ -7,7 +7,7 @@ from raymeta.problem import Split
 
 WORDS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "trn", "base", "background"),
-    "validation": ("val", "valid", "validation", "dev", "devel", "development"),
+    "validation": ("val", "valid", "validate", "validation", "dev", "devel", "development"),
     "test": ("test", "testing", "tst", "novel"),
 }
 EITHER = ("eval", "evaluation")  # validation beside a test, else the test

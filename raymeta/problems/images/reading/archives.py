@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problems.images.reading.files import (
     DEVICE,
     FIFO,
@@ -20,7 +20,6 @@ from raymeta.problems.images.reading.files import (
     NOWHERE,
     LeftOut,
     is_hidden,
-    shown,
     suffix,
 )
 

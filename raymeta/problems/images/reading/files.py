@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
+from raymeta.errors import shown
+
 LeftOut = dict[str, list[str]]  # why, in one of the words below or a suffix, to paths
 NO_SUFFIX = "without a suffix"
 HIDDEN = "hidden"
@@ -64,25 +66,6 @@ def begins_as_picture(head: bytes) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a name is one that a file manager doesn't show, or of those that macOS puts into archives."""
     return name.startswith((".", "__MACOSX"))
-
-
-def shown(name: object) -> str:
-    r"""A name on one line, as a shell takes it: as it is, or `$'two\nlines'`; `$'caf\xe9'` if it is no UTF-8."""
-    text = str(name)
-    if text.isprintable():
-        return text
-    return "$'" + "".join(map(_letter, text)) + "'"
-
-
-def _letter(letter: str) -> str:
-    if letter in "\\'":
-        return f"\\{letter}"
-    if letter.isprintable():
-        return letter
-    if 0xDC80 <= (number := ord(letter)) <= 0xDCFF:  # how Python writes a byte that is no UTF-8
-        return f"\\x{number - 0xDC00:02x}"
-    other = f"\\x{number:02x}" if number < 128 else f"\\u{number:04x}" if number < 2**16 else f"\\U{number:08x}"
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter, other)
 
 
 def typed(word: object) -> str:

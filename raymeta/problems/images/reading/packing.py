@@ -23,8 +23,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError
-from raymeta.problems.images.reading.files import shown
+from raymeta.errors import UserError, shown
 
 FORMAT = 1
 CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`

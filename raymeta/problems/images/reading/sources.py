@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.reading.files import shown
 
 # of an image; Pillow says SyntaxError of a broken PNG
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)

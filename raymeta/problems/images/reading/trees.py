@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.archives import READ, Lost, Tar, Zip, check_size, opened
 from raymeta.problems.images.reading.files import (
@@ -30,7 +30,6 @@ from raymeta.problems.images.reading.files import (
     begins_as_picture,
     is_picture,
     sentence,
-    shown,
     some,
     suffix,
 )

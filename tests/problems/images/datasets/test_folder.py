@@ -218,8 +218,8 @@ def _unreadable(few: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (_no_images, ": no pictures are in it, but 8 other files; read are CLASS/PICTURE"),
-    (_no_validation, ": it is split by train, and there is no folder of a validation or of a test split: say"),
+    (_no_images, ": no pictures are in it, but 8 .txt; read are CLASS/PICTURE"),
+    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: say"),
     (_in_two, ": all 1 classes are in each of train/, val/ and test/: a split for few-shot"),
     (_unreadable, ": eel/1.png is not an image that can be read"),
     (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: say which"),

@@ -108,7 +108,7 @@ SAME = pictures(*(f"{split}/{kind}" for split in ("train", "val", "test") for ki
 
 
 @pytest.mark.parametrize(("paths", "message"), [
-    ([], "no pictures are in it, but 0 other files"),
+    ([], "nothing is in it; read are CLASS/PICTURE"),
     (pictures("cat"), "all its pictures lie in cat/ (2): there are no class folders, of which three at least are"),
     (FLAT, "all its pictures lie in all/ (9): there are no class folders"),
     ([f"{n}.png" for n in range(9)], "its top has 9 pictures, but no class folders"),
@@ -124,13 +124,13 @@ SAME = pictures(*(f"{split}/{kind}" for split in ("train", "val", "test") for ki
     (pictures("a", "b", "c", "backup/a", "backup/b"), "folders of pictures are at two levels: a/ (2), b/ (2), c/ (2)"),
     (pictures(*(f"train/{kind}" for kind in KINDS)), "train is the only folder with pictures and says one split: name"),
     (pictures("train/a", "train/b", "test/c"),
-     "it is split by train, test, and there is no folder of a validation split: say which classes are for validation, "
+     "it is split by train, test, and no folder with pictures says validation: say which classes are for validation, "
      "or hold some of those for training out by --validation-share 0.2"),
-    (pictures("train/a", "train/b", "val/c"), "it is split by train, val, and there is no folder of a test split: say"),
-    (pictures("val/a", "val/b", "test/c"), "it is split by val, test, and there is no folder of a train split: put"),
+    (pictures("train/a", "train/b", "val/c"), "it is split by train, val, and no folder with pictures says test: say"),
+    (pictures("val/a", "val/b", "test/c"), "it is split by val, test, and no folder with pictures says train: put"),
     (pictures("train/a", "training/b", "val/c", "test/d"), "the folders train and training both say the train split"),
     ([*pictures("train/a", "train/b"), *(f"test/{n}.png" for n in range(4))],
-     "test/ (4) has pictures, but no class folders, and there is no folder of a validation split"),
+     "test/ (4) has pictures, but no class folders, and no folder with pictures says validation"),
     ([*pictures("train/a/images", "train/b/images"), "val/images/1.png", "test/images/1.png"],
      "val/ (1) and test/ (1) have pictures, but no class folders"),
     ([*pictures("train/a", "train/b"), "val/images/1.png", "test/unknown/1.png"],
@@ -140,7 +140,7 @@ SAME = pictures(*(f"{split}/{kind}" for split in ("train", "val", "test") for ki
     (SAME, "all 10 classes are in each of train/, val/ and test/: a split for few-shot learning is one of classes"),
     (pictures("train/a", "train/b", "val/a", "test/c"), "class 'a' is in train/ and val/: a split for few-shot"),
     (pictures("birds_train/a", "birds_val/b", "birds_extra/c", "birds_test/d", "birds_test/e")[:-4],
-     "there is no folder of a test split"),
+     "no folder with pictures says test"),
 ])  # fmt: skip
 def test_what_is_not_clear_is_refused(paths: list[str], message: str) -> None:
     text = refused(paths)

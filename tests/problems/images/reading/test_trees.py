@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymeta.errors import UserError
-from raymeta.problems.images.reading.files import sentence, shown
+from raymeta.errors import UserError, shown
+from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
