@@ -13,9 +13,9 @@ from rich.console import RenderableType
 
 from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder, read_weights
 from raymeta.api.studies import Study
-from raymeta.errors import UserError, suggest
+from raymeta.errors import UserError, shown, suggest
 from raymeta.problem import open_problem
-from raymeta.problems.images.reading.files import sentence, shown
+from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
@@ -125,7 +125,7 @@ def predict(
     learner = load(run, ensemble=ensemble)
     if "images" not in learner.problem.offers:
         raise UserError(f"{run}: was trained on {learner.problem.name}, which is not made of images")
-    known = {folder.name: _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
+    known = {shown(folder.name): _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
     known = {name: files for name, files in known.items() if files}
     if not known:
         raise UserError(f"{support}: no folders with pictures are in it, one for each class")

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan, tree_at
 from raymeta.problems.images.layouts.words import said
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of
-from raymeta.problems.images.reading.files import shown
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.pictures import NotPlain, Why, decode, plain, unreadable
 from raymeta.problems.images.reading.remote import Root

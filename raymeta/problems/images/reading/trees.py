@@ -227,9 +227,10 @@ def pack_files(
         lost.update(rows[path] for path in broken)
         every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
         said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every
-        said["notes"] = {kind: f"{len(noted):,} ({some(sorted(noted))})" for kind, noted in sorted(notes.items())}
+        every_note = {kind: sorted(set(noted)) for kind, noted in sorted(notes.items())}
+        said["notes"] = {kind: f"{len(noted):,} ({some(noted)})" for kind, noted in every_note.items()}
 
-    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost)
+    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost, notes)
     return Packed(files, list(map(shown, names)), sizes, splits, about=said)
 
 
