@@ -1,4 +1,4 @@
-"""The one error a user sees as a sentence, and the nearest match that goes into it."""
+"""The errors that a user sees as a sentence, and what goes into it: the nearest match, names on one line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -46,3 +46,22 @@ def meant(near: str | None, allowed: Iterable[str]) -> str:
     """The same with the nearest name found by other means; None: there is none."""
     listed = f"allowed: {', '.join(sorted(allowed)) or 'none'}"
     return f"did you mean '{near}'? ({listed})" if near else listed
+
+
+def shown(name: object) -> str:
+    r"""A name on one line, as a shell takes it: as it is, or `$'two\nlines'`; `$'caf\xe9'` if it is no UTF-8."""
+    text = str(name)
+    if text.isprintable():
+        return text
+    return "$'" + "".join(map(_letter, text)) + "'"
+
+
+def _letter(letter: str) -> str:
+    if letter in "\\'":
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= (number := ord(letter)) <= 0xDCFF:  # how Python writes a byte that is no UTF-8
+        return f"\\x{number - 0xDC00:02x}"
+    other = f"\\x{number:02x}" if number < 128 else f"\\u{number:04x}" if number < 2**16 else f"\\U{number:08x}"
+    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter, other)

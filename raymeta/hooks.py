@@ -38,6 +38,8 @@ class Hooks:
         block: (h, layer, pass) to a block's output: [n, C, h, w], or [n, units] of an MLP's layer.
         outputs: (outputs, features, pass) to the head's outputs [n, outputs], made from features [n, F].
         samples: noisy passes whose mean is the support loss of an inner step.
+        cuts_head: maps of another size than the model's stay as they are, and the head takes the first columns of its
+            weight for them; without it they are averaged to the model's size.
     """
 
     task: Callable[[Task, Loss, Context], Tensor] | None = None
@@ -49,6 +51,7 @@ class Hooks:
     block: Callable[[Tensor, str, Pass], Tensor] | None = None
     outputs: Callable[[Tensor, Tensor, Pass], Tensor] | None = None
     samples: int = 1
+    cuts_head: bool = False
 
 
 class Regularizer(nn.Module):

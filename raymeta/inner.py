@@ -48,6 +48,7 @@ class Context:
         return Pass(
             self.training, step, self.vectorized, moments,
             query=query, task=self.task, outputs=self.outputs, noise=self.noise,
+            cuts_head=any(one.cuts_head for one in every),
             on_weights=_used(one.weights for one in every), on_convolution=_used(one.convolution for one in every),
             on_block=_used(one.block for one in every), on_outputs=_used(one.outputs for one in every),
         )  # fmt: skip

@@ -37,13 +37,14 @@ def maps(
     slope: float = 0.0,
     eps: float = 1e-5,
     prefix: str = "block",
+    unpadded: int = 0,
 ) -> Tensor:
     """Blocks of convolution, batch norm, leaky ReLU, pooling; with FiLM, which is between the two, pooling is first."""
     h = x if normaliser is None else torch.cat([normaliser, x])
     first = len(x) if normaliser is None else len(normaliser)  # the images that make the statistics
     for number in range(1, blocks + 1):
         block = f"{prefix}{number}"
-        h = F.conv2d(h, weights[f"{block}.weight"], weights.get(f"{block}.bias"), padding=1)
+        h = F.conv2d(h, weights[f"{block}.weight"], weights.get(f"{block}.bias"), padding=int(number > unpadded))
         mean, variance = h[:first].mean((0, 2, 3)), h[:first].var((0, 2, 3), correction=0)
         scale, shift = weights[f"{block}.norm.weight"], weights[f"{block}.norm.bias"]
         if scale.ndim == 2:

@@ -25,10 +25,6 @@ CASES = sorted(path.stem for path in ORACLE.glob("*.npz"))
 TOLERANCE = 1e-8  # what matches is below 1e-9
 FLOOR = 1e-6  # of a case's largest gradient: a bias before a batch norm has one of rounding alone
 
-TARGETS = {
-    "mgaug": "catfish pruning scores by the gradient accumulated in theta so far, earlier tasks of the step included",
-}
-
 pytestmark = pytest.mark.skipif(not ORACLE.is_dir(), reason="there is no shared/oracle beside the checkout")
 
 
@@ -61,7 +57,12 @@ def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
     unsaid: dict[str, Any] = {}
     if method in ("protonet", "matchingnet", "relationnet"):
         unsaid["passes"] = "joint" if "ONE pass" in settings else "separate"
-    return parse_trial(merge({method: unsaid}, sections))
+    if method == "relationnet" and "all padded" in settings:
+        unsaid["padding"] = "full"
+    regularizers = (
+        {"mgaug": {"cap": 0.99}} if method == "protonet" and "mgaug" in sections.get("regularizers", {}) else {}
+    )
+    return parse_trial(merge({method: unsaid, "regularizers": regularizers}, sections))
 
 
 def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
@@ -110,12 +111,7 @@ def errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[
     }
 
 
-def targets() -> list[Any]:
-    marks = {name: pytest.mark.xfail(raises=AssertionError, strict=True, reason=why) for name, why in TARGETS.items()}
-    return [pytest.param(case, marks=marks.get(case, ())) for case in CASES]
-
-
-@pytest.mark.parametrize("name", targets())
+@pytest.mark.parametrize("name", CASES)
 def test_loss_and_outer_gradient_are_those_of_the_authors_code(name: str) -> None:
     with np.load(ORACLE / f"{name}.npz") as file:
         case = dict(file)
@@ -129,4 +125,3 @@ def test_no_file_is_left_out() -> None:
     assert {path.name for path in ORACLE.iterdir()} == {"README.md", *(f"{name}.npz" for name in CASES)}
     readme = (ORACLE / "README.md").read_text(encoding="utf-8")
     assert [name for name in CASES if f"\n| {name} |" not in readme] == []
-    assert TARGETS.keys() <= set(CASES)

@@ -23,7 +23,8 @@ from raymeta.errors import UserError
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading import archives, caches
-from raymeta.problems.images.reading.trees import Tree, decode, squeezed
+from raymeta.problems.images.reading.pictures import decode, squeezed
+from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.store import Store
 from raymeta.storage import checkpoints
 from raymeta.storage.files import read_yaml

@@ -6,7 +6,8 @@ Baik, Hong, Lee: Learning to Forget for Meta-Learning (CVPR 2020).
 
 then MAML. The MLP has one hidden layer and PyTorch's initialisation, so that training starts with all weights halved.
 In the authors' code g is a constant to the outer gradient (`embed_graph` differentiates it, as ALFA's copy does), and
-task losses are summed.
+task losses are summed. Their convolutions have no bias (`model.conv_bias: false`, the default here), so that of Conv-4
+six tensors are attenuated; ALFA's copy has biases and ten.
 """
 
 from typing import Any, ClassVar
@@ -28,7 +29,9 @@ from trainables.maml import MAML
 class L2FConfig(InnerLoopConfig):
     """Defaults: the authors' code on miniImageNet."""
 
-    first_order_share: float = Field(0.18, ge=0, le=1, description="The authors' epochs 0 to 10 of 60 in first order.")
+    first_order_share: float = Field(
+        11 / 60, ge=0, le=1, description="The authors' epochs 0 to 10 of 60 in first order."
+    )
     hidden_factor: int = Field(1, ge=1, description="Hidden units of the MLP over adapted tensors.")
     embed_graph: bool = Field(False, description="Differentiate the gradients that the MLP sees.")
 
@@ -57,7 +60,7 @@ class L2F(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.1
     exact: ClassVar[dict[str, Any]] = {"embed_graph": True}  # else the gradients that the MLP sees are constants
-    defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
+    defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}, "model": {"conv_bias": False}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

@@ -7,7 +7,8 @@ Sung, Yang, Zhang, Xiang, Torr, Hospedales: Learning to Compare: Relation Networ
 Maps keep their places: Conv-4 pools in its first two blocks only (`model.pools: 2`, the default here). g is two blocks
 of convolution, norm, ReLU and pooling on the stacked maps, then two linear layers, 8 units between them, and a sigmoid.
 As in CloserLookFewShot's code a class is the mean of its support maps (the paper sums them), and `loss: softmax` takes
-the cross entropy of g without its sigmoid. Convolutions are padded throughout, also where theirs are not.
+the cross entropy of g without its sigmoid. With `padding: authors` the convolutions of Conv-4's pooling blocks have no
+padding, nor have g's on maps of 10 places or more on a side; with `full` all are padded.
 """
 
 from dataclasses import replace
@@ -21,18 +22,22 @@ from torch import Tensor, nn
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.learner import probabilities
-from raymeta.models.conv4 import Block, Conv4Config
+from raymeta.models import Backbone
+from raymeta.models.conv4 import Block, Conv4, Conv4Config
 from raymeta.models.passes import Pass
 from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.protonet import Memory, MetricConfig, ProtoNet, class_means
 
+SMALL = 10  # places on a side, below which the authors pad the relation module's convolutions
+
 
 class RelationNetConfig(MetricConfig):
     """Defaults: CloserLookFewShot's code."""
 
     loss: Literal["mse", "softmax"] = "mse"
+    padding: Literal["authors", "full"] = Field("authors", description="Of convolutions.")
     hidden: int = Field(8, ge=1, description="Units between the two linear layers of the relation module.")
 
 
@@ -43,9 +48,12 @@ class Relation(nn.Module):
         super().__init__()
         channels, height, width = shape
         config = Conv4Config(width=channels, norm=norm, norm_eps=eps, init="fan_out")
-        self.relation1 = Block(2 * channels, config, 1)
-        self.relation2 = Block(channels, config, 1)
-        self.hidden = nn.Linear(channels * (height >> 2) * (width >> 2), settings.hidden)
+        padding = int(settings.padding == "full" or max(height, width) < SMALL)
+        self.relation1 = Block(2 * channels, config, 1, padding=padding)
+        self.relation2 = Block(channels, config, 1, padding=padding)
+        for _ in range(2):
+            height, width = ((side - 2 + 2 * padding) >> 1 for side in (height, width))
+        self.hidden = nn.Linear(channels * height * width, settings.hidden)
         self.score = nn.Linear(settings.hidden, 1)
 
     def forward(self, pairs: Tensor, now: Pass) -> Tensor:
@@ -62,7 +70,7 @@ class RelationNet(ProtoNet):
     adapts: ClassVar[str] = "class means of feature maps"
     learns: ClassVar[str] = "the features, the relation module"
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
-    cost: ClassVar[float | None] = 0.8
+    cost: ClassVar[float | None] = 0.4
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
@@ -76,6 +84,11 @@ class RelationNet(ProtoNet):
             raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
         self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
 
+    def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
+        if config.model.name != "conv4" or self.settings.padding == "full":
+            return super().build_model(config, problem)
+        return Conv4(config.model, problem.input_shape, None, 1, unpadded=config.model.pools)
+
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         if self.settings.loss == "softmax":
             return super().loss(outputs, y)
@@ -83,7 +96,7 @@ class RelationNet(ProtoNet):
 
     def features(self, x: Tensor, now: Pass) -> Tensor:
         """Maps, [n, C, h, w]."""
-        return self.model.maps(self.model.prepare(x), self.model.weights(), now)
+        return self.model.maps(self.model.prepare(x), self.model.weights(), replace(now, cuts_head=False))
 
     def compare(self, adapted: Memory, support: Tensor, query: Tensor) -> Tensor:
         classes = class_means(support, adapted.support.y, adapted.classes)

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from raymeta import registry
-from raymeta.api.data import pretrain, root_of, use_root, with_source
+from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
 from raymeta.api.words import Given, Overrides
 from raymeta.config import TrialConfig, parse_trial, split_settings
@@ -137,7 +137,7 @@ def final(
     trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
         problem, provenance = open_problem(trial.task), found[name].provenance
-        use_root(problem, root, quiet=quiet)
+        make_ready(problem, root, quiet=quiet)
         expected = provenance.get("data") or {}
         if expected.get("name") == problem.name and expected["fingerprint"] != problem.fingerprint:
             raise UserError(

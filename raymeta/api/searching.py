@@ -88,7 +88,8 @@ def search(
     pretrain(plan.base, problem, quiet=quiet)
     refuse_unfit(plan.trial(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
-    folder = studies_folder() / (name or _free_name(f"{what}-{task or plan.base.task.data}"))
+    words = [what, task or plan.base.task.data, *([Path(preset).stem] if preset is not None else [])]
+    folder = studies_folder() / (name or _free_name("-".join(words)))
     given = {"task": task, "trials": trials, "space": space, "overrides": overrides, "preset": preset, "choose": choose}
     origin = command or _call(spec, given | {"name": name, "warm_start": getattr(warm_start, "name", warm_start)})
     how = How(slots, pack, root, ship_data, quiet)
@@ -202,7 +203,7 @@ def _planned(
     quiet: bool = False,
 ) -> "tuple[Plan, Problem]":
     """The plan and its data, which are ready and sufficient."""
-    from raymeta.api.data import use_root, with_source
+    from raymeta.api.data import make_ready, with_source
     from raymeta.problem import open_problem
 
     plan = _plan(spec, task, trials, space, overrides, preset, choose)
@@ -213,7 +214,7 @@ def _planned(
         plan = warm_started(plan, open_study(warm_start) if isinstance(warm_start, str) else warm_start.record)
     plan = replace(plan, base=with_source(plan.base, root))
     problem = open_problem(plan.base.task)
-    use_root(problem, root, quiet=quiet)
+    make_ready(problem, root, quiet=quiet)
     for split in ("train", "validation"):
         problem.bank(split, 0)  # too few classes or images are named now
     return plan, problem

@@ -18,6 +18,8 @@ from raymeta.report.pictures import search_picture
 from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.status import Status, status_of, status_table
+from raymeta.report.style import PICTURES
+from raymeta.storage.outputs import output, write_output
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.session import Session
@@ -115,8 +117,9 @@ class Study(Shown):
         Raises:
             UserError: there is no such trial, or none was validated yet.
         """
-        write_export(self.exported(trial), Path(path))
-        return Path(path)
+        file = output(path)
+        write_export(self.exported(trial), file)
+        return file
 
     def exported(self, trial: int | None = None) -> Mapping[str, Any]:
         """What `export` writes."""
@@ -141,8 +144,8 @@ class Study(Shown):
         Returns:
             The file.
         """
-        where: AnyPath = Path(path) if path is not None else self.folder / "search.png"
-        search_picture(self.record, where)
+        where: AnyPath = output(path, PICTURES) if path is not None else self.folder / "search.png"
+        write_output(where, search_picture(self.record, where.suffix))
         return where
 
     def trial_folder(self, trial: int | None = None) -> AnyPath:
@@ -214,7 +217,7 @@ class Study(Shown):
         """
         if self.record.driven:
             raise UserError(f"the study '{self.name}' is being driven: its driver copies it to MLflow")
-        with Tracker(self.record, lambda text: None) as tracker:
+        with Tracker(self.record) as tracker:
             tracker.update_all()
             tracker.summarise()
         if tracker.problem:

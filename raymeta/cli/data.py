@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -12,6 +12,12 @@ from raymeta.report.remarks import say
 
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Data sets: list, prepare, check, look at.")
 DataSet = Annotated[str, typer.Argument(help="A data set.", autocompletion=complete.datasets)]
+
+Size = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Side of the packed images of your own pictures, in pixels; by default 84."),
+]
+Grey = Annotated[bool, typer.Option("--grey", help="Pack your own pictures as grey.")]
 
 
 @data_app.command("ls")
@@ -39,6 +45,16 @@ def data_prepare(
         ),
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Pack it again even if it is there.")] = False,
+    size: Size = None,
+    grey: Grey = False,
+    background: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Colour behind what is transparent in your own pictures; by default white."),
+    ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option("--skip-broken", help="Leave out your own pictures that can't be read; a list is written."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be packed and what is left out; pack nothing.")
     ] = False,
@@ -49,12 +65,14 @@ def data_prepare(
     """
     from raymeta.api import data
 
+    how: dict[str, Any] = {"size": size, "grey": grey or None, "background": background}
+    how |= {"skip_broken": skip_broken or None, "validation_share": validation_share}
     if dry_run:
-        found = data.preview(name, data_root, validation_share=validation_share)
+        found = data.preview(name, data_root, **how)
     else:
-        found = data.prepare(name, data_root, validation_share=validation_share, rebuild=rebuild)
+        found = data.prepare(name, data_root, rebuild=rebuild, **how)
     for key, value in found.items():
-        show(f"{key}: {value}")
+        show(f"{data.spaced(key)}: {value}")
     if "refused" in found:
         raise typer.Exit(2)
 
@@ -92,11 +110,13 @@ def data_show(
     name: DataSet,
     out: Annotated[Optional[Path], typer.Option("--out", "-o", help="The picture; by default NAME.png.")] = None,  # noqa: UP045
     data_root: DataRoot = None,
+    size: Size = None,
+    grey: Grey = False,
 ) -> None:
-    """Draw some training and validation classes of a data set, and a training task, as a PNG.
+    """Draw some training and validation classes of a data set, and a training task, as .png, .svg or .pdf.
 
     Example: raymeta data show glyphs -o glyphs.png
     """
     from raymeta.api import data
 
-    say(f"drew {data.draw_data(name, out, data_root)}")
+    say(f"drew {data.draw_data(name, out, data_root, size=size, grey=grey or None)}")

@@ -9,7 +9,7 @@ import typer
 
 from raymeta.cli import completion as complete
 from raymeta.cli.common import DataRoot, Json, Pack, Preset, ShipData, Slots, Task, show, show_json
-from raymeta.errors import Interrupted, RunFailed, UserError
+from raymeta.errors import Interrupted, RunFailed
 from raymeta.report.remarks import say
 
 
@@ -56,10 +56,9 @@ def final(
     """
     from raymeta.api import finals
     from raymeta.report.style import PICTURES
+    from raymeta.storage.outputs import output
 
-    for option, path in (("--picture", picture), ("--by-step", by_step)):
-        if path is not None and path.suffix not in PICTURES:
-            raise UserError(f"{option} {path}: expected a .png, .svg or .pdf file")
+    picture, by_step = (None if path is None else output(path, PICTURES) for path in (picture, by_step))
     words = [word for word in configs if "=" in word.split(":")[0]]
     try:
         result = finals.final(

@@ -1,7 +1,7 @@
 """What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
 
 import os
-import sys
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
@@ -44,9 +44,12 @@ def status(name: Name, as_json: Json = False) -> None:
     say(str(study.status))
 
 
+BEST = Path("best.yaml")
+
+
 def export(
     name: Name,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("best.yaml"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write; - is the standard output.")] = BEST,
     trial: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="A trial's number; by default the best.", autocompletion=complete.trials),
@@ -58,16 +61,25 @@ def export(
     Example: raymeta export maml+dropgrad-glyphs -o best.yaml
     """
     from raymeta.api.studies import open_study
-    from raymeta.storage.files import read_yaml
+    from raymeta.report.export import write_export
+    from raymeta.storage.files import dump_yaml
+    from raymeta.storage.outputs import output
 
-    content = read_yaml(open_study(name).export(out, trial))
+    study = open_study(name)
+    if str(out) == "-":
+        print(dump_yaml(study.exported(trial)), end="")  # noqa: T201
+        return
+    file = output(out)
+    write_export(content := study.exported(trial), file)
     if as_json:
         show_json(content)
         return
     about = content["provenance"]
     say(f"wrote trial {about['trial']} of {name} to {out}")
     say(about["against_start"])
-    say(f"next: raymeta final {out} --seeds 3")
+    if unscored := study.status.unscored:
+        say(f"{unscored}: it is the best by the search's scores; raymeta resume {name} scores the others")
+    say(f"next: {shlex.join(['raymeta', 'final', str(out), '--seeds', '3'])}")
 
 
 def sync(name: Name) -> None:
@@ -89,14 +101,12 @@ def ui(
 
     Example: raymeta ui --port 5001
     """
-    import subprocess
-
-    from raymeta.installed import child_environment
     from raymeta.study.tracking.connection import to_be_served
+    from raymeta.study.tracking.server import HOST, refuse_taken, serve
 
     if (uri := to_be_served()) is None:
         say(f"MLflow is a server of its own: {os.environ['MLFLOW_TRACKING_URI']}")
         return
-    say(f"MLflow on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    raise typer.Exit(subprocess.run([*command, "--port", str(port)], env=child_environment(), check=False).returncode)
+    refuse_taken(port)
+    say(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)")
+    raise typer.Exit(serve(uri, port))

@@ -101,9 +101,13 @@ def _sinusoid_is_a_problem(data: dict[str, Any]) -> None:
 def _methods_became_their_authors(data: dict[str, Any]) -> None:
     """0.2.0. Before, some methods were computed in one way only, which is not that of their authors' code."""
     keep(data, "protonet", (), passes="separate")
-    keep(data, "matchingnet", ("scale",), passes="separate")
-    keep(data, "relationnet", ("loss", "hidden"), passes="separate")
+    plain = {"fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
+    keep(data, "matchingnet", ("scale",), passes="separate", **plain)
+    keep(data, "relationnet", ("loss", "hidden"), passes="separate", padding="full")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
+    keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
+    mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
+    keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")
 
 
 # In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has

@@ -25,11 +25,11 @@ def score(trainer: Trainer, path: AnyPath) -> None:
         "test": problem.bank("test", config.task.bank_seed, final=True),
     }
     steps = trainer.learner.steps(Context(training=False))  # type: ignore[operator]
-    found: dict[str, list[tuple[float, float]]] = {}
-    for name, bank in banks.items():
-        scores = [
-            trainer.evaluate(bank, config.budget.test_tasks, [trainer.best["weights"]], step)
-            for step in range(steps + 1)
+    best = [trainer.best["weights"]]
+    found = {
+        name: [
+            trainer.evaluate(bank, config.budget.test_tasks, best, step).values.tolist() for step in range(steps + 1)
         ]
-        found[name] = [(score.mean, score.ci95) for score in scores]
+        for name, bank in banks.items()
+    }
     write_atomically(path, json.dumps(found))

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
 
-RESULT, BY_STEP, TABLE = "result.json", "by_step.json", "table.json"
+RESULT, BY_STEP, TABLE = "result.json", "steps.json", "table.json"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class FinalTable:
     @property
     def mean(self) -> float:
         """Mean over seeds and tasks."""
-        return statistics.fmean(result.mean for result in self.seeds)
+        return _pooled([result.values for result in self.seeds])[0]
 
     @property
     def ci95(self) -> float:
         """Half-width over tasks, each task's score averaged over the seeds."""
-        return half_width([statistics.fmean(scores) for scores in zip(*(r.values for r in self.seeds), strict=True)])
+        return _pooled([result.values for result in self.seeds])[1]
 
     @property
     def ensemble(self) -> float:
@@ -83,14 +84,11 @@ class FinalTable:
     def by_step(self) -> dict[str, list[tuple[float, float]]]:
         """Scores on `training` and on `test` tasks before and after every inner step, of runs that have them.
 
-        Each is the mean over the seeds, with the seeds' mean 95 % interval over tasks.
+        Each is a mean and the half-width of its 95 % interval, as `mean` and `ci95` are of the test.
         """
         seeds = [json.loads((self.folder / f"seed{one.seed}" / BY_STEP).read_text()) for one in self.seeds]
         return {
-            tasks: [
-                (statistics.fmean(mean for mean, _ in step), statistics.fmean(ci for _, ci in step))
-                for step in zip(*(found[tasks] for found in seeds), strict=True)
-            ]
+            tasks: [_pooled(step) for step in zip(*(found[tasks] for found in seeds), strict=True)]
             for tasks in seeds[0]
         }
 
@@ -124,6 +122,12 @@ class FinalTable:
             ],
             "folder": str(self.folder),
         }
+
+
+def _pooled(seeds: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The mean over seeds and tasks, and its interval over tasks; the seeds have the same tasks."""
+    scores = [statistics.fmean(of_task) for of_task in zip(*seeds, strict=True)]
+    return statistics.fmean(scores), half_width(scores)
 
 
 def read_result(folder: AnyPath) -> SeedResult:

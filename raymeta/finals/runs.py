@@ -2,7 +2,7 @@
 
     <studies>/finals/<name>-<task>-<hash>/config.yaml             see folders.py
     <studies>/finals/<name>-<task>-<hash>/seed0/checkpoint.pt, result.json
-    <studies>/finals/<name>-<task>-<hash>/seed0/by_step.json      if asked for
+    <studies>/finals/<name>-<task>-<hash>/seed0/steps.json        if asked for
     <studies>/finals/<name>-<task>-<hash>/table.json
 
 The same command goes on from what is there; a seed that has its result is not trained again.

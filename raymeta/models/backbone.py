@@ -70,12 +70,13 @@ class Backbone(nn.Module, ABC):
     def maps(self, prepared: Any, weights: Weights, now: Pass) -> Tensor:
         """The last block's output with its places, [n, C, h, w] ([n, F] where there are none).
 
-        Images of another size than the model's end in maps of another size: those are averaged to `map_shape`.
+        Images of another size than the model's end in maps of another size: those are averaged to `map_shape`, unless
+        the pass cuts the head.
         """
         for change in now.on_weights:
             weights = change(weights, now)
         h = self.run(prepared, weights, now)
-        if self.map_shape and h.shape[1:] != self.map_shape:
+        if self.map_shape and h.shape[1:] != self.map_shape and not now.cuts_head:
             h = F.adaptive_avg_pool2d(h, (self.map_shape[1], self.map_shape[2]))
         return h
 
@@ -84,8 +85,13 @@ class Backbone(nn.Module, ABC):
         """All blocks, one after the other, on weights as they are."""
 
     def classify(self, features: Tensor, weights: Weights, first: int | None = None) -> Tensor:
-        """The head: features [n, F] to outputs; to the `first` ones only, if it says how many."""
-        outputs = features if self.head is None else F.linear(features, weights["head.weight"], weights["head.bias"])
+        """The head: features [n, F] to outputs; to the `first` ones only, if it says how many.
+
+        For fewer features than F, where a pass cuts the head, it uses the first columns of its weight.
+        """
+        outputs = features
+        if self.head is not None:
+            outputs = F.linear(features, weights["head.weight"][:, : features.shape[1]], weights["head.bias"])
         return outputs if first is None else outputs[:, :first]
 
     @abstractmethod

@@ -46,10 +46,10 @@ class Patches(NamedTuple):
     """What passes over the same images share.
 
     Attributes:
-        rows: [n, H*W, 9*C + 1]: the 3x3 neighbourhood of every pixel, then a 1 that carries shifts.
+        rows: [n, H*W, 9*C + 1]: the 3x3 neighbourhood of every place, then a 1 that carries shifts.
         mean: [9*C], over all pixels of all images.
         covariance: [9*C, 9*C], likewise.
-        size: (H, W).
+        size: (H, W), of the convolution's output.
     """
 
     rows: Tensor
@@ -64,8 +64,9 @@ class Block(nn.Module):
     This is the unit that a fused kernel may replace: it sees all of convolution, norm, activation and pooling.
     """
 
-    def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True) -> None:
+    def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True, padding: int = 1) -> None:
         super().__init__()
+        self.padding = padding
         self.slope = 0.01 if config.activation == "leaky_relu" else 0.0
         self.pool = pool
         self.weight = nn.Parameter(torch.empty(config.width, channels, 3, 3))
@@ -79,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """[n, C, H, W] (the first block: `Patches`) to [n, width, H//2, W//2] (H, W without pooling).
 
-        Channels last in memory.
+        Channels last in memory. Without padding H and W are first less by 2.
         """
         h = self.normalised(x, weights, now, layer)
         if self.pool:
@@ -100,7 +101,7 @@ class Block(nn.Module):
 
     def convolve(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The block's input convolved with a weight [width, C, 3, 3]: [n, width, H, W]."""
-        return F.conv2d(x, weight, bias, padding=1)
+        return F.conv2d(x, weight, bias, padding=self.padding)
 
     @staticmethod
     def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor, Tensor]:
@@ -118,14 +119,15 @@ class FirstBlock(Block):
 
     def prepare(self, x: Tensor) -> Patches:
         """The patches of images [n, C, H, W]."""
-        rows = F.pad(F.unfold(x, kernel_size=3, padding=1).transpose(-1, -2), (0, 1), value=1.0)
+        rows = F.pad(F.unfold(x, kernel_size=3, padding=self.padding).transpose(-1, -2), (0, 1), value=1.0)
         flat = rows.flatten(0, 1)
         mean = flat.mean(0)
         # Centred before the product, or what is left after it is rounding; and in float64, since in float32 some
         # processors' sums of so many products keep four digits.
         centred = (flat - mean).double()
         covariance = (centred.t() @ centred / len(flat)).to(x.dtype)
-        return Patches(rows, mean[:-1], covariance[:-1, :-1], (x.shape[-2], x.shape[-1]))
+        less = 2 - 2 * self.padding
+        return Patches(rows, mean[:-1], covariance[:-1, :-1], (x.shape[-2] - less, x.shape[-1] - less))
 
     def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
         if self.norm.mode == "running" or now.on_convolution:
@@ -156,22 +158,37 @@ class FirstBlock(Block):
 
 @backbone("conv4")
 class Conv4(Backbone):
-    """See the module's docstring; inputs [n, C, H, W] with H, W >= 16."""
+    """See the module's docstring; inputs [n, C, H, W] with H, W >= 16.
+
+    Args:
+        unpadded: so many blocks, from the first on, have convolutions without padding (RelationNet's).
+    """
 
     Config = Conv4Config
     offers: ClassVar[frozenset[str]] = frozenset({"convolutions"})
     batches_tasks_on_cpu: ClassVar[bool] = False  # vmap turns into grouped convolutions, which are slow on a CPU
+    block1: FirstBlock
 
-    def __init__(self, config: Conv4Config, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:
+    def __init__(
+        self,
+        config: Conv4Config,
+        input_shape: tuple[int, ...],
+        outputs: int | None,
+        steps: int,
+        *,
+        unpadded: int = 0,
+    ) -> None:
         super().__init__(config, input_shape, outputs, steps)
         if len(input_shape) != 3:
             raise refuse_shape("conv4", "images", input_shape, "mlp")
         channels, *size = input_shape
         self.norm_mode = config.norm
-        self.block1 = FirstBlock(channels, config, steps)
-        for i in range(1, BLOCKS):
-            self.add_module(f"block{i + 1}", Block(config.width, config, steps, pool=i < config.pools))
-        self.map_shape = (config.width, *(side >> config.pools for side in size))
+        for i in range(BLOCKS):
+            kind, pool, padding = FirstBlock if i == 0 else Block, i < config.pools, int(i >= unpadded)
+            self.add_module(f"block{i + 1}", kind(channels, config, steps, pool=pool, padding=padding))
+            size = [(side - 2 + 2 * padding) >> pool for side in size]
+            channels = config.width
+        self.map_shape = (channels, *size)
         self.feature_size = prod(self.map_shape)
         self.film_channels = (config.width,) * BLOCKS
         self.add_head(outputs)

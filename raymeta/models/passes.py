@@ -25,6 +25,7 @@ class Pass:
         query: the examples are a task's query set.
         support: of the examples so many, the first, are a task's support set, and the others its query set, seen in one
             pass; 0: they are of one set.
+        cuts_head: maps of another size than the model's are not averaged to it (see `raymeta.hooks.Hooks`).
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         outputs: of the head that the task uses, its first ones; None: all.
         noise: where hooks draw random numbers; None if they have none to draw.
@@ -40,6 +41,7 @@ class Pass:
     penalties: list[Tensor] = field(default_factory=list)
     query: bool = False
     support: int = 0
+    cuts_head: bool = False
     task: int | Tensor = 0
     outputs: int | None = None
     noise: Any = None

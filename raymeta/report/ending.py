@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from raymeta.report.export import against_start
 from raymeta.report.status import STATES
-from raymeta.report.tables import finalists_table, fresh, settings, validated
+from raymeta.report.tables import finalists_table, fresh, nothing_scored, settings, validated
 from raymeta.storage.files import mlflow_folder
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import settled, standings
@@ -19,7 +19,7 @@ from raymeta.study.record.record import StudyRecord
 def results(record: StudyRecord) -> Iterator[RenderableType]:
     """How many trials ended how, the finalists, the best and how it compares: in this order."""
     counts = {state: count for state, count in _counts(record).items() if count}
-    yield ", ".join(f"{count} {state}" for state, count in counts.items()) + f" of {record.plan.study.trials}"
+    yield f"{', '.join(f'{count} {state}' for state, count in counts.items()) or 'none'} of {record.plan.study.trials}"
     best, standing, metric = record.best(), standings(record), record.metric
     if best is None:
         return
@@ -61,10 +61,12 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
         yield f"MLflow lacks something of it: {session.untracked}; then `raymeta sync {record.name}` sends it"
     if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
         yield f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server"
-    over = record.over and settled(record)
-    yield (
-        f"next: raymeta export {record.name}   |   raymeta ui" if over else f"go on with: raymeta resume {record.name}"
-    )
+    if not (record.over and settled(record)):
+        yield f"go on with: raymeta resume {record.name}"
+    elif record.best() is None:
+        yield nothing_scored(_counts(record))
+    else:
+        yield f"next: raymeta export {record.name}   |   raymeta ui"
 
 
 def _counts(record: StudyRecord) -> dict[str, int]:

@@ -11,7 +11,8 @@ from raymeta.config.migration import of_another_version
 from raymeta.errors import UserError
 from raymeta.report.tables import validated, value
 from raymeta.schema import Section, check
-from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
+from raymeta.storage.files import dump_yaml, read_yaml
+from raymeta.storage.outputs import write_output
 from raymeta.study.record.finalists import baseline, paired, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
@@ -74,9 +75,9 @@ def write_export(content: Mapping[str, Any], path: Path) -> None:
     """Write what `exported` gives to a file.
 
     Raises:
-        OSError: as the file system says.
+        UserError: it can't be written.
     """
-    write_atomically(path, NOTE.format(name=path.name) + dump_yaml(content))
+    write_output(path, NOTE.format(name=path.name) + dump_yaml(content))
 
 
 def read_export(path: Path) -> tuple[TrialConfig, dict[str, Any]]:

@@ -3,15 +3,18 @@
 from collections import Counter
 from typing import Any
 
-from raymeta.report.style import BEST, COLOURS, EQUAL, GUIDE, REST, panels, save
+from raymeta.report.style import BEST, COLOURS, EQUAL, GUIDE, REST, drawn, panels
 from raymeta.report.tables import fresh, short, validated
-from raymeta.storage.places import AnyPath
 from raymeta.study.record.finalists import Standings, standings
 from raymeta.study.record.record import StudyRecord
 
 
-def search_picture(record: StudyRecord, path: AnyPath) -> None:
-    """Draw validation curves of all trials with ASHA's rungs, the best score over time, and score against each key."""
+def search_picture(record: StudyRecord, suffix: str = ".png") -> bytes:
+    """Validation curves of all trials with ASHA's rungs, the best score over time, and score against each key.
+
+    Returns:
+        The content of a file with that suffix.
+    """
     from matplotlib.collections import LineCollection
 
     trials = [trial for trial in record.trials() if trial.best(record.metric)]
@@ -74,7 +77,7 @@ def search_picture(record: StudyRecord, path: AnyPath) -> None:
             panel.set_xscale("log")
     for empty in axes[1, len(searched) :]:
         empty.set_axis_off()
-    save(figure, path)
+    return drawn(figure, suffix)
 
 
 def _finalists_panel(panel: Any, standing: Standings) -> None:

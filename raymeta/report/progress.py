@@ -2,16 +2,17 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from raymeta.report.style import STATES
-from raymeta.report.tables import settings, validated, value
+from raymeta.report.tables import PLAIN, rest, settings, validated, value, varying
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
@@ -94,18 +95,17 @@ class Progress(Display):
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         running = [trial for trial in trials if trial.state == "running"]
         ended = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
-        table = _table("trial", "steps", "rung", f"validation {self.record.metric.name}")
-        table.add_column("settings", no_wrap=True, overflow="ellipsis")
-        budget = self.record.plan.base.budget.outer_steps
-        for trial in [*running, *ended]:
+        budget, shown = self.record.plan.base.budget.outer_steps, [*running, *ended]
+        figures = [f"steps of {budget}", f"validation {self.record.metric.name}"]
+        table, differing = _table("trial", *figures, last=rest("settings")), varying(shown)
+        for trial in shown:
             star = " *" if best and trial.number == best.number else ""
             table.add_row(
                 f"{trial.number}{star}",
                 Text(trial.state, STATES[trial.state]),
-                f"{trial.outer_steps}/{budget}",
-                str(sum(rung <= trial.outer_steps for rung in self.record.plan.rungs)),
+                str(trial.outer_steps),
                 validated(trial, self.record.metric),
-                Text(settings(trial)),  # a label in brackets is no markup
+                Text(settings(trial, differing)),  # a label in brackets is no markup
             )
         return table
 
@@ -116,20 +116,26 @@ class Progress(Display):
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if best:
             text += f", best {validated(best, self.record.metric)} (trial {best.number})"
-        return text + f", {self._eta(trials)}"
+        left = self.left_s(trials)
+        return text + (", no estimate yet" if left is None else f", about {span(left)} left")
 
-    def _eta(self, trials: list[TrialRecord]) -> str:
-        """From the pace of this session and the length of trials: as planned, corrected by those that ended."""
+    def left_s(self, trials: Sequence[TrialRecord]) -> float | None:
+        """Seconds that are left by the pace of this session; None: nothing is known yet.
+
+        A trial that runs is expected to pass each rung before it as one in `reduction` does. One that is to come is as
+        long as planned, corrected by those that ended.
+        """
         plan = self.record.plan
-        ended = [trial.outer_steps for trial in trials if trial.state != "running"]
         done = sum(trial.outer_steps for trial in trials) - self._steps_before
         if done <= 0:
-            return "no estimate yet"
+            return None
+        ended = [trial.outer_steps for trial in trials if trial.state != "running"]
         planned = plan.usual_steps() / plan.study.trials
         mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
-        left = mean * max(plan.study.trials - len(trials), 0)
-        left += sum(max(mean - trial.outer_steps, mean / 2) for trial in trials if trial.state == "running")
-        return f"about {span(left / done * self.session.wall_s)} left"
+        running = [plan.expected_steps(trial.outer_steps) for trial in trials if trial.state == "running"]
+        slots = self.session.slots.count if self.session.slots else 1
+        left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
+        return max([left / slots, *running]) * slots * self.session.wall_s / done
 
 
 class Jobs(Display):
@@ -142,7 +148,6 @@ class Jobs(Display):
     def __init__(self, pool: "Pool", session: Session, what: str) -> None:
         super().__init__(session)
         self.pool, self.what = pool, what
-        self._began = time.monotonic()
 
     def ended(self, entry: "Entry") -> None:
         """A job ended."""
@@ -172,12 +177,26 @@ class Jobs(Display):
         """Jobs done, the time that is left."""
         entries = self.pool.entries
         ended = sum(entry.state not in ("waiting", "running") for entry in entries)
-        weights = [entry.job.steps or 1 for entry in entries]
-        done = sum(weight * (entry.done - (entry.found or 0.0)) for entry, weight in zip(entries, weights, strict=True))
-        left = sum(weight * (1 - entry.done) for entry, weight in zip(entries, weights, strict=True))
-        took = time.monotonic() - self._began
-        eta = f"about {span(left / done * took)} left" if done > 0 else "no estimate yet"
-        return f"{ended}/{len(entries)} {self.what}" + (f", {eta}" if left else "")
+        text, left = f"{ended}/{len(entries)} {self.what}", self.left_s()
+        if ended == len(entries):
+            return text
+        return text + (", no estimate yet" if left is None else f", about {span(left)} left")
+
+    def left_s(self) -> float | None:
+        """Seconds that are left, by what an outer step has taken in this session, and a job that only scores.
+
+        None: of one of the two nothing is known yet.
+        """
+        left = []
+        for kind in (True, False):
+            entries = [entry for entry in self.pool.entries if bool(entry.job.steps) is kind]
+            done = sum((entry.done - (entry.found or 0.0)) * (entry.job.steps or 1) for entry in entries)
+            ahead = [(1 - entry.done) * (entry.job.steps or 1) for entry in entries]
+            if any(ahead) and not done:
+                return None
+            left += [units * sum(entry.worked_s for entry in entries) / done for units in ahead if units]
+        slots = self.session.slots.count if self.session.slots else 1
+        return max([sum(left) / slots, *left])
 
 
 def _best(entry: "Entry") -> str:
@@ -185,14 +204,12 @@ def _best(entry: "Entry") -> str:
     return "-" if report.score is None else value(report.score, entry.job.metric, report.ci95)
 
 
-def _table(what: str, *figures: str) -> Table:
+def _table(what: str, *figures: str, last: Column | None = None) -> Table:
     """A table without lines: what it is, its state, then columns of figures."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(what, justify="right")
-    table.add_column("state")
-    for name in figures:
-        table.add_column(name, justify="right")
-    return table
+    columns = [Column(name, justify="right", no_wrap=True) for name in figures]
+    ends = [last] if last is not None else []
+    first = Column(what, justify="right", no_wrap=True)
+    return Table(first, Column("state", no_wrap=True), *columns, *ends, **PLAIN | {"expand": last is not None})
 
 
 def span(seconds: float) -> str:

@@ -5,10 +5,21 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group
+from rich.table import Column, Table
 from rich.text import Text
 
-from raymeta.report.tables import settings, validated
+from raymeta.report.tables import (
+    PLAIN,
+    finalists_table,
+    fresh,
+    nothing_scored,
+    rest,
+    settings,
+    validated,
+    varying,
+)
+from raymeta.study.record.finalists import all_weights, missing, settled, standings
 from raymeta.study.record.record import StudyRecord
 
 STATES = ("completed", "pruned", "diverged", "failed", "running")
@@ -22,7 +33,10 @@ class Status:
         trials: how many there are of each state.
         driven: a process drives it right now.
         last_round: when its last round was noted, as local time; None: it has none.
+        settled: all is over, the finalists' scores too.
+        finalists: how many weights of the finalists are scored, and how many are to be.
         best: number of the best trial so far.
+        score: of the best, by what decides: the finalists' scores, once there are some.
     """
 
     study: str
@@ -32,6 +46,8 @@ class Status:
     trials: dict[str, int]
     driven: bool
     over: bool
+    settled: bool
+    finalists: tuple[int, int]
     last_round: str | None
     best: int | None
     score: str
@@ -43,17 +59,30 @@ class Status:
     @property
     def state(self) -> str:
         """In a word."""
-        return "running" if self.driven else "over" if self.over else "left"
+        return "running" if self.driven else "over" if self.settled else "left"
+
+    @property
+    def unscored(self) -> str:
+        """What is missing before the best can be told from the lucky; "": nothing, or no trial is at its end."""
+        scored, of = self.finalists
+        return f"{scored} of {of} finalists' scores are there" if self.over and not self.settled else ""
 
     def __str__(self) -> str:
         if self.driven:
             return "a process drives it"
-        return f"it is over: raymeta export {self.study}" if self.over else f"go on with: raymeta resume {self.study}"
+        if not self.settled:
+            left = f"{self.unscored}; " if self.unscored else ""
+            return f"{left}go on with: raymeta resume {self.study}"
+        if self.best is None:
+            return nothing_scored(self.trials)
+        return f"it is over: raymeta export {self.study}"
 
 
 def status_of(record: StudyRecord) -> Status:
     """How far a study is; nothing is locked or written."""
-    trials, best = record.trials(), record.best()
+    trials, best, standing = record.trials(), record.best(), standings(record)
+    scored = standing.of(best.number) if standing and best else None
+    everything = all_weights(record) if record.over else []
     last = max((entry["at"] for trial in trials for entry in trial.rounds), default=None)
     return Status(
         study=record.name,
@@ -63,35 +92,45 @@ def status_of(record: StudyRecord) -> Status:
         trials={state: count for state in STATES if (count := sum(trial.state == state for trial in trials))},
         driven=record.driven,
         over=record.over,
+        settled=record.over and settled(record),
+        finalists=(len(everything) - len(missing(record)) if everything else 0, len(everything)),
         last_round=datetime.fromtimestamp(last).astimezone().isoformat(timespec="seconds") if last else None,
         best=best.number if best else None,
-        score=validated(best, record.metric) if best else "-",
+        score=fresh(scored, record.metric)
+        if scored and scored.values
+        else validated(best, record.metric)
+        if best
+        else "-",
     )
 
 
 def ls_table(rows: Sequence[Status]) -> Table:
     """A row for each study."""
-    table = Table("study", "method", "task", "state", "trials", "best", "last round", box=None, pad_edge=False)
+    whole = [Column(name, no_wrap=True) for name in ("state", "trials", "best", "last round")]
+    table = Table(Column("study", overflow="fold"), *whole, rest("method, task"), **PLAIN)
     for row in rows:
         ended = sum(count for state, count in row.trials.items() if state != "running")
         best = f"{row.score} (trial {row.best})" if row.best is not None else "-"
-        table.add_row(row.study, row.method, row.task, row.state, f"{ended}/{row.planned}", best, row.last_round or "-")
+        last = row.last_round[:16].replace("T", " ") if row.last_round else "-"
+        table.add_row(row.study, row.state, f"{ended}/{row.planned}", best, last, f"{row.method}, {row.task}")
     return table
 
 
-def status_table(record: StudyRecord) -> Table:
-    """A row for each trial of a study, in the order of their numbers."""
-    best = record.best()
-    table = Table("trial", "state", "steps", f"validation {record.metric.name}", "settings", box=None, pad_edge=False)
-    for trial in record.trials():
+def status_table(record: StudyRecord) -> Group:
+    """A row for each trial of a study, in the order of their numbers, and why trials failed; the finalists' scores."""
+    best, standing, trials = record.best(), standings(record), record.trials()
+    names = ["trial", "state", f"steps of {record.plan.base.budget.outer_steps}", f"validation {record.metric.name}"]
+    table = Table(*(Column(name, no_wrap=True) for name in names), rest("settings"), **PLAIN)
+    differing = varying(trials)
+    for trial in trials:
         star = " *" if best and trial.number == best.number else ""
-        reason = f": {trial.reason}" if trial.reason else ""
-        steps = f"{trial.outer_steps}/{record.plan.base.budget.outer_steps}"
         table.add_row(
             f"{trial.number}{star}",
-            Text(trial.state + reason),
-            steps,
+            trial.state,
+            str(trial.outer_steps),
             validated(trial, record.metric),
-            Text(settings(trial)),
+            Text(settings(trial, differing)),
         )
-    return table
+    reasons = [Text(f"trial {trial.number} {trial.state}: {trial.reason}") for trial in trials if trial.reason]
+    finalists = Group("", finalists_table(standing), standing.verdict) if standing else ""
+    return Group(table, *reasons, finalists)

@@ -1,10 +1,10 @@
 """Colours, and how a picture is begun and saved: one look for all of them."""
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
-from raymeta.storage.files import write_atomically
-from raymeta.storage.places import AnyPath
+from raymeta.storage.outputs import write_output
 
 STATES = {  # of trials and of other runs, on a terminal
     "running": "cyan", "completed": "green", "done": "green", "pruned": "dim", "waiting": "dim", "diverged": "magenta",
@@ -33,12 +33,17 @@ def panels(rows: int, columns: int, width: float, height: float, *, share_y: boo
     return figure, axes
 
 
-def save(figure: Any, path: AnyPath) -> None:
-    """Write a picture whole or not at all; the suffix says of what kind it is.
+def drawn(figure: Any, suffix: str = ".png") -> bytes:
+    """A picture as the content of a file with one of the suffixes `PICTURES`."""
+    content = BytesIO()
+    figure.savefig(content, format=suffix[1:].lower(), dpi=DPI)
+    return content.getvalue()
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture to a user's file; the suffix says of what kind it is.
 
     Raises:
-        OSError: as the file system says.
+        UserError: it can't be written.
     """
-    drawn = BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:], dpi=DPI)
-    write_atomically(path, drawn.getvalue())
+    write_output(path, drawn(figure, path.suffix))

@@ -1,6 +1,6 @@
 """How trials and scores are written in tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from raymeta.errors import shown
 from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
 from raymeta.schema import flatten
@@ -18,6 +19,14 @@ from raymeta.study.record.finalists import Finalist, Standings
 from raymeta.study.record.record import TrialRecord
 
 MOST_CLASSES = 8  # that have a column each
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "expand": True}  # a table that knows how wide the screen is
+
+
+def nothing_scored(counts: Mapping[str, int]) -> str:
+    """What to do where trials have ended and none has a score, by how many have ended how."""
+    if counts.get("failed"):
+        return "no trial has a score: `raymeta status` says why they failed"
+    return "no trial has a score: all diverged; search smaller learning rates, or fix them by key=value"
 
 
 def value(number: float, metric: Metric, ci95: float | None = None) -> str:
@@ -42,7 +51,7 @@ def finalists_table(standing: Standings) -> Table:
     names = ["trial", "outer steps", "search", f"{standing.tasks} fresh episodes"]
     names += [f"trained again, {again} seed{'s'[: again > 1]}"] if again else []
     columns = [Column(name, no_wrap=True) for name in [*names, "to the best"]]
-    table = Table(*columns, "settings", box=None, pad_edge=False)
+    table, differing = Table(*columns, rest("settings"), **PLAIN), varying([one.trial for one in standing.finalists])
     for one in standing.finalists:
         gap = standing.to_best(one)
         own = value(fmean(one.own), metric, half_width(one.own)) if one.own else "-"
@@ -53,15 +62,34 @@ def finalists_table(standing: Standings) -> Table:
             own,
             *([fresh(one, metric)] if again else []),
             f"{'+' if gap.mean > 0 else ''}{value(gap.mean, metric, gap.ci95)}" if gap else Text(one.reason),
-            Text(settings(one.trial)),
+            Text(settings(one.trial, differing)),
         )
     return table
 
 
-def settings(trial: TrialRecord) -> str:
-    """What was searched, short: the last part of each key."""
-    parts = [f"{key.rsplit('.', 1)[-1]} {short(found)}" for key, found in trial.point.items()]
-    return ", ".join(parts) + (f"  [{trial.label}]" if trial.label else "")
+def rest(name: str) -> Column:
+    """The column that takes what the others leave of a screen, and is cut there; they are never cut."""
+    return Column(name, no_wrap=True, overflow="ellipsis", ratio=1)
+
+
+def varying(trials: Sequence[TrialRecord]) -> set[str]:
+    """Searched keys in which trials differ; of one trial, all."""
+    keys = {key for trial in trials for key in trial.point}
+    return {key for key in keys if len(trials) < 2 or len({str(trial.point.get(key)) for trial in trials}) > 1}
+
+
+def settings(trial: TrialRecord, keys: Set[str] | None = None) -> str:
+    """What was searched, short: the last part of each key.
+
+    Args:
+        trial: whose.
+        keys: only these; None: all.
+    """
+    parts = [
+        f"{key.rsplit('.', 1)[-1]} {short(found)}" for key, found in trial.point.items() if keys is None or key in keys
+    ]
+    label = [f"[{trial.label}]"] if trial.label else []
+    return "  ".join([", ".join(parts), *label]).strip()
 
 
 def short(found: Any) -> str:
@@ -92,15 +120,21 @@ def space_table(plan: Plan) -> Group:
 
 def data_table(rows: dict[str, dict[str, Any]]) -> Table:
     """Data sets, which class splits they have, and what of them is on this machine."""
-    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint")
+    columns = ("input", "class splits", "train/val/test classes", "images", "MB", "fingerprint", "fitted")
     right = {name: Column(name, justify="right") for name in columns[2:5]}
-    table = Table("data set", *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
+    first = Column("data set", overflow="fold")  # a path is in it
+    table = Table(first, *(right.get(name, Column(name)) for name in columns), box=None, pad_edge=False)
     for name, about in rows.items():
         there = ["-"] * 3
         if "images" in about:
             there = ["/".join(map(str, about["classes"].values())), str(about["images"]), f"{about['bytes'] / 1e6:.0f}"]
-        made = about["fingerprint"][:12] if about["ready"] else "not prepared"
-        table.add_row(name, "x".join(map(str, about["input_shape"])), ", ".join(about["splits"]), *there, made)
+        state = about["fingerprint"][:12] if "fingerprint" in about else "-" if about["ready"] else "not prepared"
+        if "fingerprint" in about and not about["ready"]:
+            state += " (changed since)"
+        made = Text(about.get("problem", state))
+        splits = ", ".join(about["splits"])
+        shape = "x".join(map(str, about["input_shape"]))
+        table.add_row(Text(name), shape, splits, *there, made, about.get("fitted", "-"))
     return table
 
 
@@ -109,7 +143,8 @@ def check_table(findings: dict[str, list[Finding]]) -> Table:
     table = Table("data set", "split", "what", "found", "expected", "", box=None, pad_edge=False)
     for name, rows in findings.items():
         for row in rows:
-            table.add_row(name, row.split, row.what, row.found, row.expected or "-", "" if row.ok else "WRONG")
+            remark = Text(row.remark if row.ok else "WRONG")
+            table.add_row(Text(name), row.split, row.what, Text(row.found), row.expected or "-", remark)
     return table
 
 
@@ -123,7 +158,7 @@ def predictions_table(
     for image, found in zip(images, probabilities, strict=True):
         first, *others = sorted(zip(found, classes, strict=True), reverse=True)
         rest = [f"{p:.3f}" for p in found] if few else [Text(", ".join(f"{c} {p:.3f}" for p, c in others[:3]))]
-        table.add_row(Text(str(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
+        table.add_row(Text(shown(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
     return table
 
 

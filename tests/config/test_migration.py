@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raymeta.config import migration, parse_trial
 from raymeta.config.migration import VERSION, WHOLE, drop, keep, migrated, move, of_another_version
 from raymeta.errors import UserError
+from raymeta.schema import merge, nest
 
 KEYS = st.sampled_from(["method", "task", "outer", "lr", "a"])
 DATA = st.dictionaries(KEYS, st.recursive(st.integers(), lambda deeper: st.dictionaries(KEYS, deeper)), max_size=4)
@@ -136,10 +137,27 @@ def test_keep_makes_no_section(section: str) -> None:
     assert data == before
 
 
+PLAIN = {"passes": "separate", "fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
 THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
     "protonet": {"then": {}, "now": {"passes": "separate"}},
-    "matchingnet": {"then": {"scale": 100.0}, "now": {"passes": "separate"}},
-    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate"}},
+    "matchingnet": {"then": {"scale": 100.0}, "now": PLAIN},
+    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate", "padding": "full"}},
+    "regularizers.metamix": {
+        "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
+        "now": {"draws": "independent"},
+    },
+    "regularizers.mgaug": {
+        "then": {
+            "pruning": "catfish",
+            "networks": 3,
+            "keep": 0.98,
+            "weight": 1.0,
+            "resize": True,
+            "sizes": [1.0, 0.5],
+            "count": "exact",
+        },
+        "now": {"cap": 1.0, "scores": "adapted", "head": "averaged"},
+    },
     "modgrad": {
         "then": {
             "order": "second",
@@ -158,8 +176,13 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
 
 @pytest.mark.parametrize("name", THEN)
 def test_methods_that_became_their_authors_compute_in_old_configs_what_they_did(name: str) -> None:
-    config = parse_trial({"method": name}).as_dict()
-    old = {**config, name: THEN[name]["then"]}
-    assert parse_trial(old).as_dict() == {**config, name: THEN[name]["then"] | THEN[name]["now"]}
-    typed = parse_trial({"method": name, name: THEN[name]["then"]}).as_dict()[name]
-    assert typed == config[name] | THEN[name]["then"], "what is typed is of now"
+    then, now = THEN[name]["then"], THEN[name]["now"]
+    method = "maml" if "." in name else name
+    config = parse_trial(merge({"method": method}, nest({name: {}}))).as_dict()
+    place, last = (config["regularizers"], name.split(".")[1]) if "." in name else (config, name)
+    of_now = place[last]
+    place[last] = then
+    old = parse_trial(config).as_dict()
+    assert old == merge(config, nest({name: now}))
+    typed = parse_trial(merge({"method": method}, nest({name: then}))).as_dict()
+    assert (typed["regularizers"] if "." in name else typed)[last] == of_now | then, "what is typed is of now"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
-from study.driving import raymeta, tiny_record
+from study.driving import give_all, raymeta, tiny_record
 from study.record.test_record import entry
 
 from raymeta.report.status import ls_table, status_of, status_table
@@ -28,7 +28,14 @@ def test_a_study_in_every_state(studies: Path) -> None:
     with record.locked():
         assert (status_of(record).state, str(status_of(record))) == ("running", "a process drives it")
     record.finish(2, "failed", "its worker died")
-    assert (status_of(record).state, str(status_of(record))) == ("over", "it is over: raymeta export one")
+    # All trials have ended, and the finalist has no scores yet: it is not over.
+    found = status_of(record)
+    assert (found.state, found.over, found.settled, found.finalists) == ("left", True, False, (0, 1))
+    assert str(found) == "0 of 1 finalists' scores are there; go on with: raymeta resume one"
+    give_all(record, t0=[1.0, 1.5])
+    found = status_of(record)
+    assert (found.state, found.settled, found.finalists, found.score) == ("over", True, (1, 1), "1.2500 ± 0.4900")
+    assert str(found) == "it is over: raymeta export one"
     journal = (record.folder / "journal.log").read_bytes()
 
     console = Console(width=200, record=True, file=io.StringIO())
@@ -37,7 +44,7 @@ def test_a_study_in_every_state(studies: Path) -> None:
     shown = console.export_text()
     assert "one" in shown
     assert "3/3" in shown
-    assert "failed: its worker died" in shown
+    assert "trial 2 failed: its worker died" in shown
     assert "[un-regularized]" in shown  # not taken for markup
     assert (record.folder / "journal.log").read_bytes() == journal
 

@@ -28,18 +28,28 @@ IMAGES = Random((1, 16, 16))
 PASSES = pytest.mark.parametrize("passes", ["joint", "separate"])
 
 
-def relationnet(*, loss: str = "mse", hidden: int = 5, passes: str = "separate", **model: Any) -> Learner:
-    settings = {"loss": loss, "hidden": hidden, "passes": passes}
-    return learner(IMAGES, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
+def relationnet(
+    *,
+    loss: str = "mse",
+    hidden: int = 5,
+    passes: str = "separate",
+    padding: str = "full",
+    problem: Random = IMAGES,
+    **model: Any,
+) -> Learner:
+    settings = {"loss": loss, "hidden": hidden, "passes": passes, "padding": padding}
+    return learner(problem, method="relationnet", model={"name": "conv4", "width": 4, **model}, relationnet=settings)
 
 
-def relations(theta: Weights, own: Weights, task: Task, passes: str = "separate") -> Tensor:
+def relations(
+    theta: Weights, own: Weights, task: Task, passes: str = "separate", unpadded: tuple[int, int] = (0, 0)
+) -> Tensor:
     """Before the sigmoid, [n, N]; the pairs are normalised together."""
     (x, y), (query_x, _) = task
-    support, queries = both(x, query_x, theta, passes, pools=2)
+    support, queries = both(x, query_x, theta, passes, pools=2, unpadded=unpadded[0])
     classes = means(support, y)
     pairs = [torch.cat([c, query]) for query in queries for c in classes]
-    h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.relation").flatten(1)
+    h = maps(torch.stack(pairs), own, blocks=2, prefix="relation.relation", unpadded=unpadded[1]).flatten(1)
     h = F.relu(h @ own["relation.hidden.weight"].T + own["relation.hidden.bias"])
     scores = h @ own["relation.score.weight"].T + own["relation.score.bias"]
     return scores.reshape(len(query_x), len(classes))
@@ -60,6 +70,35 @@ def test_outer_gradient_is_the_references(kind: str, passes: str) -> None:
     assert_gradient(method, IMAGES.tasks(2), loss)
     parts = {name.split(".")[1] for name in filter(beside_theta, learned(method))}
     assert parts == {"relation1", "relation2", "hidden", "score"}
+
+
+@PASSES
+@pytest.mark.parametrize(("side", "maps_side", "hidden"), [(24, 4, 1), (28, 5, 1), (46, 10, 1), (84, 19, 9)])
+def test_the_authors_pad_small_maps_and_the_last_two_blocks_only(
+    side: int, maps_side: int, hidden: int, passes: str
+) -> None:
+    """Sides of the maps, and places that the first linear layer sees: Omniglot's and miniImageNet's among them."""
+    problem = Random((1, side, side))
+    method = relationnet(problem=problem, padding="authors", passes=passes, width=2)
+    unpadded = (2, 2 if maps_side >= 10 else 0)
+    assert method.model.map_shape == (2, maps_side, maps_side)
+    assert method.relation.hidden.weight.shape == (5, 2 * hidden)  # type: ignore[union-attr]
+
+    def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
+        target = F.one_hot(task.query.y, 3).double()
+        return ((torch.sigmoid(relations(theta, own, task, passes, unpadded)) - target) ** 2).mean()
+
+    assert_gradient(method, problem.tasks(1, shots=1, queries=1), loss)
+
+
+def test_what_has_no_places_left_without_padding_is_refused() -> None:
+    for pools, side in ((4, 28), (2, 20)):
+        with pytest.raises(UserError, match=r"^relationnet needs maps of 4x4 places or more"):
+            relationnet(problem=Random((1, side, side)), padding="authors", pools=pools)
+
+
+def test_padding_is_the_authors_by_default() -> None:
+    assert parse_trial({"method": "relationnet"}).settings.padding == "authors"
 
 
 @pytest.mark.parametrize("kind", ["mse", "softmax"])
@@ -120,17 +159,17 @@ def test_two_blocks_pool_by_default() -> None:
     [
         (
             {"model": {"name": "conv4", "pools": 3}},
-            IMAGES,
+            Random((1, 32, 32)),
             "relationnet needs maps of 4x4 places or more; conv4 here ends in (2, 2)",
         ),
         (
             {"model": {"name": "conv4", "norm": "support"}},
-            IMAGES,
+            Random((1, 32, 32)),
             "model.norm: found 'support', but relationnet compares pairs; allowed: batch, running",
         ),
         (
             {"model": {"name": "conv4", "norm": "per_step"}},
-            IMAGES,
+            Random((1, 32, 32)),
             "model.norm: found 'per_step', but relationnet compares pairs; allowed: batch, running",
         ),
         (

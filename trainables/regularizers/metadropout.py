@@ -108,6 +108,6 @@ class MetaDropout(Regularizer):
             return outputs
         raw = self.shifts["head"]
         if "head" in self.weights:
-            raw = F.linear(features, self.weights["head"], raw)
+            raw = F.linear(features, self.weights["head"][:, : features.shape[1]], raw)
         noise: Tensor = now.noise.normal(outputs)
         return outputs + F.softplus(raw) * noise

@@ -10,9 +10,11 @@ with the weights adapted to the plain support set, both in passes of their own u
 `protonet.passes`). Each query image has a support image as its partner, drawn without replacement as often as there are
 enough: with as many queries as shots, as the authors have it, that is a permutation. In evaluation nothing is mixed.
 
-Channel shuffle (`shuffle`, from `shuffle_start` of the budget on): with this probability a layer between blocks, one of
+Channel shuffle (`shuffle` is its probability, from `shuffle_start` of the budget on): a layer between blocks, one of
 six groups of its channels and a cyclic order of the classes are drawn for a task; in the inner loop and in the query
-these channels of a class are replaced by those of the next one. Labels stay. Mixing comes after it.
+these channels of a class are replaced by those of the next one. Labels stay. Mixing comes after it. With
+`draws: authors` all tasks of an outer step are shuffled or none is, and shuffled tasks are mixed where they are
+shuffled (unless `layers` says pixels); with `independent` each task has a coin and both layers of its own.
 
 The authors train it on tasks in which a class always has the same label (`task.labels: fixed`).
 """
@@ -46,6 +48,10 @@ class MetaMixConfig(Section):
     layers: Literal["pixels", "all"] = "all"
     shuffle: Number = Field(0.5, ge=0, le=1, description="Probability of a channel shuffle.")
     shuffle_start: Number = Field(0.1, ge=0, le=1, description="Share of the full budget without it.")
+    draws: Literal["authors", "independent"] = Field(
+        "authors",
+        description="A shuffle for all tasks of an outer step, with its layer for the mixing; or each by itself.",
+    )
 
 
 class Draws(NamedTuple):
@@ -55,7 +61,7 @@ class Draws(NamedTuple):
     share: Tensor  # [T]: lambda
     layer: Tensor  # [T]: where it is mixed; 0: pixels, k: the end of the k-th block
     partner: Tensor  # [T, N*Q]: rows of the support
-    shuffled: Tensor  # [T]: uniform; below `shuffle` channels are shuffled
+    shuffled: Tensor  # [T]: uniform; below `shuffle` channels are shuffled, by default in all tasks or none
     block: Tensor  # [T]: at whose end
     group: Tensor  # [T]: which channels
     following: Tensor  # [T, N]: the class that comes after each
@@ -91,6 +97,8 @@ class MetaMix(Regularizer):
             return random.random((count, times, of)).argsort(-1)
 
         mixed, shuffled = random.random((2, count))
+        if self.settings.draws == "authors":
+            shuffled[:] = shuffled[0]
         cycle = permutations(1, classes)[:, 0]
         following = np.empty_like(cycle)
         np.put_along_axis(following, cycle, np.roll(cycle, -1, 1), 1)
@@ -119,7 +127,7 @@ class Mixing:
         self.places = metamix.places
 
     def on_query(self, adapted: Any, task: Task, context: Context) -> tuple[Any, Task]:
-        draws, learner = self._of(context.task), self.learner
+        draws, learner = self.of(context.task), self.learner
         mixed = draws.mixed < self.metamix.numbers.rate
         share, partner = torch.where(mixed, draws.share, 1.0).to(task.query.x.dtype), draws.partner
         support: list[Tensor] = []  # its activations, place after place of every pass that the query will make
@@ -154,13 +162,13 @@ class Mixing:
     def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
         if layer not in self.places:
             return h
-        draws = self._of(now.task)
+        draws = self.of(now.task)
         bounds = (h.shape[1] * self.metamix.groups / 32).round()
         channel = torch.arange(h.shape[1], device=h.device)
         low, high = (bounds.index_select(0, (draws.group + more).reshape(1)) for more in (0, 1))
-        numbers = self.metamix.numbers
-        on = (draws.shuffled < numbers.shuffle) & (self.progress >= numbers.shuffle_start)
-        here = on & (draws.block == self.places.index(layer) + 1) & (channel >= low) & (channel < high)
+        here = (
+            self._shuffles(draws) & (draws.block == self.places.index(layer) + 1) & (channel >= low) & (channel < high)
+        )
         sets = (now.support, len(h) - now.support) if now.support else (len(h),)
         rows, first = [], 0
         for count in sets:  # each has the images of a class one after the other
@@ -170,5 +178,13 @@ class Mixing:
         # By indexing: it keeps channels last.
         return torch.where(here.view(-1, *[1] * (h.ndim - 2)), h[torch.cat(rows)], h)
 
-    def _of(self, task: int | Tensor) -> Draws:
-        return Draws(*(of_task(values, task) for values in self.draws))
+    def _shuffles(self, draws: Draws) -> Tensor:
+        numbers = self.metamix.numbers
+        return (draws.shuffled < numbers.shuffle) & (self.progress >= numbers.shuffle_start)
+
+    def of(self, task: int | Tensor) -> Draws:
+        """A task's draws, with the layer where it is mixed in the end."""
+        draws, settings = Draws(*(of_task(values, task) for values in self.draws)), self.metamix.settings
+        if settings.draws == "independent" or settings.layers == "pixels":
+            return draws
+        return draws._replace(layer=torch.where(self._shuffles(draws), draws.block, draws.layer))

@@ -3,6 +3,7 @@
 Images are compared by their pixels, as they are packed: two files that differ but look the same at that size are one.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import combinations
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 
 from raymeta.problem import SPLITS
 from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problems.images.datasets.folder import Folder
 from raymeta.problems.images.reading.packing import Progress
 from raymeta.problems.images.reading.sources import Published
 from raymeta.problems.images.store import Store
 
 EXAMPLES = 3  # duplicates that are named
+MOST_HOMES = 4  # classes of one image that are named
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Finding:
         found: what there is.
         expected: what there should be; None: nothing in particular.
         ok: whether found is as expected.
+        remark: what is to be known of it, if it is as expected.
     """
 
     split: str
@@ -36,6 +40,7 @@ class Finding:
     found: str
     expected: str | None
     ok: bool
+    remark: str = ""
 
 
 def check_dataset(dataset: ImageDataset, progress: Progress | None = None) -> list[Finding]:
@@ -53,10 +58,22 @@ def check_dataset(dataset: ImageDataset, progress: Progress | None = None) -> li
     for split in dataset.splits:
         task = dataset.task.model_copy(update={"split": split})
         store = type(dataset)(task).store
-        findings += _counts(store, dataset.published.get(split))
-        findings += _overlaps(store)
-        findings += _duplicates(store, digests)
-    return findings
+        published = dataset.published.get(split)
+        counts = _counts(store, published)
+        findings += [*counts, *_overlaps(store)]
+        findings += _duplicates(store, digests, as_published=published is not None and all(one.ok for one in counts))
+    return findings + _of_a_source(dataset)
+
+
+def _of_a_source(dataset: ImageDataset) -> list[Finding]:
+    """How a user's own pictures became the store."""
+    if not isinstance(dataset, Folder):
+        return []
+    split = dataset.splits[0]
+    rows = {"the pictures now": dataset.state, **{key.replace("_", " "): line for key, line in dataset.remarks.items()}}
+    if "task" not in dataset.store.meta:
+        rows["packed by"] = "raymeta 0.1.0, which did not turn, scale or uncover pictures: --rebuild packs them again"
+    return [Finding(split, what, found, None, True) for what, found in rows.items()]
 
 
 def _counts(store: Store, published: Published | None) -> list[Finding]:
@@ -86,27 +103,43 @@ def _overlaps(store: Store) -> list[Finding]:
     return [Finding(store.split, "classes in two splits", _listed(shared), "0", not shared)]
 
 
-def _duplicates(store: Store, digests: NDArray[np.uint64]) -> list[Finding]:
-    """Images whose pixels are those of another image, in another split and in the same."""
+def _duplicates(store: Store, digests: NDArray[np.uint64], *, as_published: bool) -> list[Finding]:
+    """Images whose pixels are those of another image, in another split and in the same.
+
+    Args:
+        store: of the images.
+        digests: see `_digests`.
+        as_published: there are as many classes and images as were published: then so are these.
+    """
     home = np.full(len(store.sizes), len(SPLITS))
     for number, split in enumerate(SPLITS):
         home[store.classes(split)] = number
     classes = np.repeat(np.arange(len(store.sizes)), store.sizes)
     _, groups, counts = np.unique(digests, axis=0, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(counts[groups.ravel()] > 1)
-    across, within = [], 0
+    across, within = Counter[str](), 0
     for same in _together(rows, groups.ravel()[rows]):
         splits = home[classes[same]]
+        within += len(same) - len(set(splits))
         if len(set(splits[splits < len(SPLITS)])) > 1:
-            across.append(
-                " = ".join(f"{store.class_names[classes[row]]} ({_split(home[classes[row]])})" for row in same)
-            )
-        else:
-            within += len(same) - 1
+            across[" = ".join(_homes(store, classes[same], home))] += 1
+    pairs = [name + (f", {count} times" if count > 1 else "") for name, count in across.most_common()]
+    remark = "the published files have such, too" if as_published and across else ""
+    found = f"{across.total():,}" + (f": {_some(pairs)}" if pairs else "")
     return [
-        Finding(store.split, "images in two splits", _listed(across), "0", not across),
+        Finding(store.split, "images in two splits", found, "0", as_published or not across, remark),
         Finding(store.split, "images twice in a split", f"{within:,}", None, True),
     ]
+
+
+def _homes(store: Store, classes: NDArray[np.int64], home: NDArray[np.int64]) -> list[str]:
+    """Each class of some images once, with its split and how many of them it has: `dog (train), cat (test, 3)`."""
+    numbers, counts = np.unique(classes, return_counts=True)
+    said = [
+        f"{store.class_names[one]} ({_split(home[one])}{f', {count}' if count > 1 else ''})"
+        for one, count in zip(numbers, counts, strict=True)
+    ]
+    return said if len(said) <= MOST_HOMES else [*said[:MOST_HOMES], f"{len(said) - MOST_HOMES} more classes"]
 
 
 def _together(rows: NDArray[np.int64], groups: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -120,8 +153,11 @@ def _split(number: int) -> str:
 
 
 def _listed(problems: list[str]) -> str:
-    more = ", ..." if len(problems) > EXAMPLES else ""
-    return f"{len(problems)}" + (f": {', '.join(problems[:EXAMPLES])}{more}" if problems else "")
+    return f"{len(problems)}" + (f": {_some(problems)}" if problems else "")
+
+
+def _some(problems: list[str]) -> str:
+    return ", ".join(problems[:EXAMPLES]) + (", ..." if len(problems) > EXAMPLES else "")
 
 
 def _digests(store: Store, progress: Progress) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
 from raymeta import registry
@@ -29,6 +29,7 @@ from raymeta.problems.images.images import DeviceImages, HostImages
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
+    LEFT_OUT,
     Packed,
     Progress,
     Stream,
@@ -36,11 +37,11 @@ from raymeta.problems.images.reading.packing import (
     packed_at,
     packed_from,
 )
+from raymeta.problems.images.reading.pictures import Colour, plain, squeezed
 from raymeta.problems.images.reading.remote import Root, local
 from raymeta.problems.images.reading.sources import Published
-from raymeta.problems.images.reading.trees import squeezed
-from raymeta.problems.images.store import Rule, Store, scaled
-from raymeta.problems.images.task import ImagesTask
+from raymeta.problems.images.store import Channels, Rule, Store, scaled
+from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
 from raymeta.problems.images.variable import VariableEpisodes
 from raymeta.storage.files import cache_folder
 
@@ -57,6 +58,7 @@ class ImageDataset(Problem):
         mean, std: per channel, if pixels are to be standardised.
         store_name: of the store, if data sets share one; None: the data set's own.
         published: class split by name -> what is in it by those who published it, where that is known.
+        fitted: how its files become images of its size, in words.
         rules: class split by name -> its rule, of those that are not in the store. A store stays as it is, and its
             fingerprint, when a split is added here.
     """
@@ -71,6 +73,7 @@ class ImageDataset(Problem):
     std: ClassVar[tuple[float, ...] | None] = None
     published: ClassVar[Mapping[str, Published]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
+    fitted: ClassVar[str] = "squeezed with Lanczos"
     keeps_on_devices: ClassVar[bool] = True
     _store: Store | None = None
     _on_device: DeviceImages | None = None
@@ -79,16 +82,14 @@ class ImageDataset(Problem):
         """Open it under a task's settings; nothing is read yet.
 
         Raises:
-            UserError: no class split of the name `task.split`, a `task.source` that would be ignored, or a
+            UserError: no class split of the name `task.split`, a `task.source` or the like that would be ignored, or a
                 `task.test_dataset` that its models can't be tested on.
         """
         super().__init__(task)
         self.labels = task.most_ways
         self.one_shape = task.sampler == "fixed"
-        if task.source is not None and not self.has_source:
-            raise UserError(
-                f"task.source: found '{task.source}', but {self.name} has none; --data-root says where it is"
-            )
+        if not self.has_source:
+            _refuse_ignored(self.name, task)
         self.split = self.splits[0] if task.split is None else task.split
         if self.split not in self.splits:
             raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
@@ -146,12 +147,23 @@ class ImageDataset(Problem):
         return None
 
     def fit(self, image: Image.Image) -> Image.Image:
-        """An image file of any size and colour as `build` packs those of this data set: size and channels."""
-        return squeezed(self.input_shape[-1])(image.convert("L" if self.input_shape[0] == 1 else "RGB"))
+        """An image file of any size and kind as `build` packs those of this data set: size and channels."""
+        return squeezed(self.input_shape[-1])(plain(image, self.input_shape[0] == 1, self.background))
 
     def inputs(self, given: Any) -> Tensor:
         """Images; see `raymeta.problems.images.given.pixels`."""
-        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), self.mean, self.std))
+        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
+
+    @property
+    def background(self) -> Colour:
+        """What is behind transparent pictures."""
+        red, green, blue, *_ = ImageColor.getrgb(self.task.background)
+        return red, green, blue
+
+    @property
+    def standard(self) -> tuple[Channels | None, Channels | None]:
+        """Mean and deviation that pixels are standardised with, per channel."""
+        return self.mean, self.std
 
     @property
     def folder(self) -> Path:
@@ -187,7 +199,7 @@ class ImageDataset(Problem):
         """
         if self._store is None:
             store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
-            store.mean, store.std = self.mean, self.std
+            store.mean, store.std = self.standard
             self._store = store
         return self._store
 
@@ -230,9 +242,9 @@ class ImageDataset(Problem):
     def describe(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
-            "ready": self._store is not None or self.ready, "folder": str(self.folder),
+            "fitted": self.fitted, "ready": self._store is not None or self.ready, "folder": str(self.folder),
         }  # fmt: skip
-        if not about["ready"]:
+        if not self.folder.exists():
             return about
         store = self.store
         return about | {
@@ -240,8 +252,17 @@ class ImageDataset(Problem):
             "images": len(store.images),
             "bytes": sum(file.stat().st_size for file in self.folder.iterdir()),
             "fingerprint": store.fingerprint,
-            **{key: store.meta[key] for key in ("layout", "left_out") if store.meta.get(key)},
+            **self.remarks,
         }
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What is to be said of how the store was packed: how classes were recognised, what was left out, and more."""
+        meta = self.store.meta
+        lines: dict[str, str] = {key: meta[key] for key in ("layout", "left_out") if meta.get(key)}
+        if (listed := self.folder / LEFT_OUT).exists():
+            lines["left_out"] += f"; all of it: {listed}"
+        return {**lines, **meta.get("notes", {})}
 
     def _bank(self, split: Split, seed: int) -> Bank:
         bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes
@@ -284,6 +305,13 @@ class ImageDataset(Problem):
         return self.store.scaled(fitted(pixels, self.input_shape))
 
 
+def _refuse_ignored(name: str, task: ImagesTask) -> None:
+    for key in OF_A_SOURCE:
+        if (found := getattr(task, key)) != type(task).model_fields[key].default:
+            end = "has none; --data-root says where it is" if key == "source" else "is packed as published"
+            raise UserError(f"task.{key}: found '{found}', but {name} {end}")
+
+
 def _open_other(own: ImageDataset, name: str) -> ImageDataset:
     """The data set whose test split a final run is tested on. Nothing is read yet.
 
@@ -301,7 +329,9 @@ def _open_other(own: ImageDataset, name: str) -> ImageDataset:
         problem = f"whose images are colour: models of {own.name} take grey ones"
     if problem:
         raise UserError(f"task.test_dataset: found '{name}', {problem}")
-    task = own.task.model_copy(update={"dataset": name, "split": None, "source": None, "test_dataset": None})
+    fields = type(own.task).model_fields
+    defaults = {key: fields[key].default for key in ("split", "test_dataset", *OF_A_SOURCE)}
+    task = own.task.model_copy(update={"dataset": name, **defaults})
     other: ImageDataset = cls(task)
     if other.folder == own.folder:
         raise UserError(

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
+from raymeta.problems.images.reading.pictures import Fit, NotPlain, as_array, decode
 from raymeta.problems.images.reading.sources import UNREADABLE
-from raymeta.problems.images.reading.trees import Fit
+from raymeta.problems.images.reading.walking import special
 
 LAYOUTS = "[n, H, W], [n, H, W, C] or [n, C, H, W], C being 1 or 3"
 COLOURS = (1, 3)
@@ -25,7 +26,7 @@ def pixels(given: Any, shape: tuple[int, ...], fit: Fit) -> NDArray[np.uint8]:
     """Images as the store of a data set would have them.
 
     Args:
-        given: an array [n, H, W], [n, H, W, C] or [n, C, H, W] of uint8 in 0..255 or of floats in 0..1; or a sequence
+        given: an array [n, H, W], [n, H, W, C] or [n, C, H, W] of uint8, of uint16 or of floats in 0..1; or a sequence
             of Pillow's images, of paths of image files, or of arrays of one image each.
         shape: of the data set's images, (C, H, W).
         fit: what makes its images of files.
@@ -54,15 +55,9 @@ def pixels(given: Any, shape: tuple[int, ...], fit: Fit) -> NDArray[np.uint8]:
 def _pixels(one: Any, shape: tuple[int, ...], fit: Fit) -> NDArray[np.uint8]:
     """One image as the store would have it, uint8 [C, H, W]."""
     if isinstance(one, str | Path):
-        try:
-            with Image.open(one) as image:
-                return _packed(image, fit)
-        except FileNotFoundError:
-            raise UserError(f"{one}: no such file") from None
-        except (*UNREADABLE, ValueError) as error:
-            raise UserError(f"{one}: not an image that can be read") from error
+        return _file(Path(one), fit)
     if isinstance(one, Image.Image):
-        return _packed(one, fit)
+        return _fitted(one, fit)
     if not isinstance(one, np.ndarray | Tensor):
         raise UserError(f"images: found {type(one).__name__}: expected images of Pillow, paths or arrays")
     array = _bytes(np.asarray(one.detach().cpu() if isinstance(one, Tensor) else one))
@@ -75,12 +70,28 @@ def _pixels(one: Any, shape: tuple[int, ...], fit: Fit) -> NDArray[np.uint8]:
     if array.shape == shape:
         return array
     picture = Image.fromarray(array[0] if len(array) == 1 else np.ascontiguousarray(array.transpose(1, 2, 0)))
-    return _packed(picture, fit)
+    return _fitted(picture, fit)
 
 
-def _packed(image: Image.Image, fit: Fit) -> NDArray[np.uint8]:
-    fitted = np.asarray(fit(image), np.uint8)
-    return fitted[None] if fitted.ndim == 2 else fitted.transpose(2, 0, 1)
+def _file(path: Path, fit: Fit) -> NDArray[np.uint8]:
+    try:
+        if kind := special(path.stat().st_mode):
+            raise UserError(f"{shown(path)}: a {kind}, not an image")
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
+    return decode(content, shown(path), fit)
+
+
+def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.uint8]:
+    try:
+        return as_array(fit(image))
+    except NotPlain as error:
+        raise UserError(f"images: found one that {error.why.one}") from None
+    except (*UNREADABLE, ValueError) as error:
+        raise UserError("images: found one of a file that cannot be read") from error
 
 
 def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -89,8 +100,10 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"images: found numbers of type {array.dtype}: expected uint8 in 0..255 or floats in 0..1")
+        raise UserError(f"images: found numbers of type {array.dtype}: expected uint8, uint16 or floats in 0..1")
     low, high = (float(bound) for bound in (array.min(), array.max())) if array.size else (0.0, 0.0)
     if not 0 <= low <= high <= 1:
         raise UserError(f"images: found floats from {low:g} to {high:g}: expected 0..1; they are standardised here")

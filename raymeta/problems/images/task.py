@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from PIL import ImageColor
+from pydantic import Field, field_validator, model_validator
 
 from raymeta.config.sections import TaskConfig
 from raymeta.errors import UserError
 from raymeta.schema import Section
+
+OF_A_SOURCE = ("source", "size", "grey", "background", "skip_broken")  # keys of data sets that are a user's own
 
 
 class MetaDatasetConfig(Section):
@@ -42,6 +45,14 @@ class ImagesTask(TaskConfig):
     source: str | None = Field(
         None, description="Folder or archive of the data set `folder`, an absolute path; --data-root fills it in."
     )
+    size: int | None = Field(None, ge=1, le=1024, description="Side of the images of `folder`, in pixels; null: 84.")
+    grey: bool = Field(False, description="Pack the images of `folder` as grey.")
+    background: str = Field(
+        "white", description="Colour behind what is transparent in the pictures of `folder`: a name, or #rrggbb."
+    )
+    skip_broken: bool = Field(
+        False, description="Leave out the pictures of `folder` that can't be read; the store has a list of them."
+    )
     sampler: Literal["fixed", "metadataset"] = Field(
         "fixed",
         description="fixed: all episodes have `ways`, `shots`, `queries`; metadataset: drawn within bounds.",
@@ -67,6 +78,15 @@ class ImagesTask(TaskConfig):
     test_dataset: str | None = Field(
         None, description="Data set whose test split a final run is tested on (cross-domain); null: the task's own."
     )
+
+    @field_validator("background")
+    @classmethod
+    def _is_colour(cls, text: str) -> str:
+        try:
+            ImageColor.getrgb(text)
+        except ValueError:
+            raise ValueError(f"found '{text}': expected a colour, as in white, #808080 or rgb(0,0,0)") from None
+        return text
 
     @model_validator(mode="after")
     def _one_number_of_ways(self) -> Self:

@@ -98,6 +98,15 @@ class Plan:
             alive, before = max(1, ceil(alive / self.study.reduction)), rung
         return total
 
+    def expected_steps(self, done: int) -> float:
+        """Outer steps still before a trial that has done some, if it passes each rung as one in `reduction` does."""
+        total, share, at = 0.0, 1.0, done
+        for rung in self.rungs:
+            if rung > done:
+                total += share * (rung - at)
+                share, at = share / self.study.reduction, rung
+        return total
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
         return {

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from raymeta.errors import UserError
 from raymeta.schema import fields
-from raymeta.storage.files import write_atomically, yaml_line
+from raymeta.storage.files import yaml_line
+from raymeta.storage.outputs import write_output
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.own import SEARCHED
 from raymeta.study.plan.plan import Plan
@@ -23,11 +24,11 @@ def write_space(plan: Plan, path: AnyPath) -> None:
     """Write the plan's space as a file for `--space`, with a comment for each key; read back it is the same space.
 
     Raises:
-        UserError: the file is there already.
+        UserError: the file is there already, or can't be written.
     """
     if path.exists():
         raise UserError(f"{path} is there already; name another file")
-    write_atomically(path, "\n".join(_lines(plan)) + "\n")
+    write_output(path, "\n".join(_lines(plan)) + "\n")
 
 
 def _lines(plan: Plan) -> Iterator[str]:

@@ -238,10 +238,14 @@ def settled(record: "StudyRecord") -> bool:
     return standings(record) is not None or not chosen(record)
 
 
+def all_weights(record: "StudyRecord") -> list[Weights]:
+    """What is scored of all finalists."""
+    return [one for trial, _ in chosen(record) for one in weights(record, trial)]
+
+
 def missing(record: "StudyRecord") -> list[Weights]:
     """What is still to be scored: the own weights of all finalists first. What came to nothing is tried again."""
-    everything = [one for trial, _ in chosen(record) for one in weights(record, trial)]
-    left = [one for one in everything if not ((found := one.read()) and found["values"])]
+    left = [one for one in all_weights(record) if not ((found := one.read()) and found["values"])]
     return sorted(left, key=lambda one: one.trained_at is None)
 
 

@@ -9,6 +9,7 @@ from raymeta.errors import RunFailed, UserError
 from raymeta.problem import open_problem
 from raymeta.report.pictures import search_picture
 from raymeta.report.progress import Progress
+from raymeta.storage.files import write_atomically
 from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
@@ -41,7 +42,7 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
                         _search(record, session, tracker, start)
                 session.ended = time.time()
                 if not session.closing:
-                    search_picture(record, record.folder / "search.png")
+                    write_atomically(record.folder / "search.png", search_picture(record))
                 tracker.summarise(session)
         except OSError as error:
             if not ends_session(error):

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from raymeta.installed import child_environment
-from raymeta.report.remarks import say
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
 from raymeta.study.record.finalists import settled, standings
@@ -39,7 +38,7 @@ class Tracker:
         process: that writes to MLflow.
     """
 
-    def __init__(self, record: StudyRecord, say: Callable[[str], None] = say) -> None:
+    def __init__(self, record: StudyRecord, say: Callable[[str], None] = lambda text: None) -> None:
         self.record, self._say, self._said = record, say, False
         self.problem = ""
         self._sent = 0

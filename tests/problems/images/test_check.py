@@ -1,6 +1,7 @@
 """`raymeta data check`: every kind of thing that can be wrong is found, and nothing else."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,21 @@ def test_images_that_are_there_twice(cache: Path) -> None:
     assert found["images twice in a split"] == ("1", None, True)
 
 
+def test_of_what_was_published_duplicates_are_a_remark_and_classes_are_named_once(cache: Path) -> None:
+    def copied(packed: Packed) -> Packed:
+        images = np.array(packed.images)
+        images[20 * 20 : 20 * 20 + 7] = images[2 * 20 + 7]  # 7 of class 20, for the test, and one for training
+        for row in range(3):
+            images[14 * 20 + row] = images[3 * 20 + row]  # 3 pairs of classes 3 and 14
+        return packed._replace(images=images)
+
+    expected = "4: class 3 (train) = class 14 (validation), 3 times, class 2 (train) = class 20 (test, 7)"
+    found = checked(copied, RIGHT)
+    assert found["images in two splits"] == (expected, "0", True)
+    assert found["images twice in a split"] == ("6", None, True)
+    assert checked(copied)["images in two splits"] == (expected, "0", False)
+
+
 def test_every_class_split_is_checked(glyphs: Any) -> None:
     assert {one.split for one in check_dataset(glyphs)} == set(glyphs.splits)
     assert all(one.ok for one in check_dataset(glyphs))
@@ -105,13 +121,16 @@ def test_the_verb_says_what_is_wrong_by_its_exit_code(
     dataset("folder", source=str(source)).prepare()
     assert run(monkeypatch, "folder", "--data-root", str(source), "--json") == 0
     out = capsys.readouterr().out
-    assert all(one["ok"] for one in json.loads(out)["folder"])
+    assert all(one["ok"] for one in json.loads(out)[f"folder {source}"])
     (source / "test" / "eel" / "2.png").write_bytes((source / "train" / "cat" / "1.png").read_bytes())
     dataset("folder", source=str(source)).prepare()
     assert run(monkeypatch, "folder", "--data-root", str(source)) == 1
     out = capsys.readouterr().out
     assert "cat (train) = eel (test)" in out
     assert "WRONG" in out
+    assert run(monkeypatch) == 1
+    capsys.readouterr()
+    shutil.rmtree(cache)
     assert run(monkeypatch) == 0
     assert "nothing to check: no data set is prepared" in capsys.readouterr().err
     assert run(monkeypatch, "sinusoid") == 0

@@ -62,7 +62,7 @@ def test_stream_is_the_one_of_the_first_release(traced: Any) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(ways=st.integers(1, 5), shots=st.integers(1, 4), queries=st.integers(1, 16), split=st.sampled_from(
+@given(ways=st.integers(2, 5), shots=st.integers(1, 4), queries=st.integers(1, 16), split=st.sampled_from(
     ["train", "validation", "test"]))  # fmt: skip
 def test_an_episode_is_ways_classes_with_support_and_query_apart(
     traced: Any, ways: int, shots: int, queries: int, split: str

@@ -158,18 +158,24 @@ def slow(method: str, draws: Draws, order: str, adapted: list[str], passes: str 
     return loss
 
 
+@pytest.mark.parametrize("own_draws", ["authors", "independent"])
 @pytest.mark.parametrize("shuffle", [0.0, 1.0])
 @pytest.mark.parametrize(("method", "order"), [
     ("maml", "first"), ("maml", "second"), ("protonet", "joint"), ("protonet", "separate"),
     ("mamlpp", "second"),
 ])  # fmt: skip
-def test_the_outer_gradient_is_the_references_in_every_layer(method: str, order: str, shuffle: float) -> None:
+def test_the_outer_gradient_is_the_references_in_every_layer(
+    method: str, order: str, shuffle: float, own_draws: str
+) -> None:
     own = {method: {"passes" if method == "protonet" else "order": order}}
-    made, batch = trainer(method, {"shuffle": shuffle, "shuffle_start": 0.0}, **own), episodes(4)
+    metamix = {"shuffle": shuffle, "shuffle_start": 0.0, "draws": own_draws}
+    made, batch = trainer(method, metamix, **own), episodes(4)
     seen = watch(made, layer=LAYERS, block=torch.tensor([1, 1, 3, 2]))  # after, at, after and before the mixing
     for vectorized in (False, True):
         found = outer_gradient(made, batch, vectorized=vectorized)
         draws = seen[-1] if shuffle else seen[-1]._replace(block=torch.zeros(4))
+        if shuffle and own_draws == "authors":
+            draws = draws._replace(layer=draws.block)
         loss = slow(method, draws, order, getattr(made.learner, "adapted", []), passes=order)
         assert_same(found, expected_gradient(made.learner, [batch.task(i) for i in range(4)], loss))
     assert ((seen[0].share > 0.02) & (seen[0].share < 0.98)).all()
@@ -305,9 +311,36 @@ def test_a_task_is_mixed_with_the_rate() -> None:
 def test_layers_and_groups_are_uniform() -> None:
     found = drawn(4000)
     assert_shares(found.layer, dict.fromkeys(range(4), 1 / 4))
-    assert_shares(shuffled_blocks(4000, shuffle=0.75, shuffle_start=0.0), {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25})
+    own = {"shuffle": 0.75, "shuffle_start": 0.0, "draws": "independent"}
+    assert_shares(shuffled_blocks(4000, **own), {0: 0.25, 1: 0.25, 2: 0.25, 3: 0.25})
     assert_shares(found.group, dict.fromkeys(range(6), 1 / 6))
     assert_shares(drawn(50, layers="pixels").layer, {0: 1.0})
+
+
+def test_all_tasks_of_an_outer_step_are_shuffled_or_none_and_mixed_at_that_layer() -> None:
+    """As often as the probability says, each at a layer of its own; the others at any layer, pixels too."""
+    made, batch = trainer(metamix={"shuffle": 0.3, "shuffle_start": 0.25, "beta": 2.0}), episodes(5)
+    metamix, learner_of = regularizer(made), made.learner
+    shuffled_steps, layers = 0, list[int]()
+    for seed in range(300):
+        draws = metamix.draw(batch, Context(True), torch.Generator().manual_seed(seed))
+        assert len(set(draws.shuffled.tolist())) == 1
+        on = bool(draws.shuffled[0] < 0.3)
+        for progress, shuffles in ((0.0, False), (0.25, on)):
+            acting = metamix.on_step(learner_of, batch, Context(True, progress), draws).query.__self__  # type: ignore[union-attr]
+            found = [int(acting.of(task).layer) for task in range(5)]
+            assert found == (draws.block if shuffles else draws.layer).tolist()
+        shuffled_steps += on
+        layers += draws.block.tolist() if on else []
+    assert shuffled_steps / 300 == pytest.approx(0.3, abs=4.5 * (0.3 * 0.7 / 300) ** 0.5)
+    assert_shares(torch.tensor(layers), {1: 1 / 3, 2: 1 / 3, 3: 1 / 3})
+
+
+def test_pixels_stay_where_a_shuffled_task_is_mixed_if_that_is_asked_for() -> None:
+    made, batch = trainer(metamix={"shuffle": 1.0, "shuffle_start": 0.0, "layers": "pixels"}), episodes(3)
+    draws = regularizer(made).draw(batch, Context(True), torch.Generator())
+    acting = regularizer(made).on_step(made.learner, batch, Context(True, 1.0), draws).query.__self__  # type: ignore[union-attr]
+    assert [int(acting.of(task).layer) for task in range(3)] == [0, 0, 0]
 
 
 def test_channels_are_shuffled_from_the_given_share_of_the_budget_on() -> None:

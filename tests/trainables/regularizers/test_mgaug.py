@@ -20,6 +20,7 @@ from unrolled import (
     descent,
     expected_gradient,
     hooks_of,
+    learned,
     outer_gradient,
     query_loss,
     unroll,
@@ -30,6 +31,7 @@ from raymeta.errors import UserError
 from raymeta.hooks import Hooks
 from raymeta.inner import Context
 from raymeta.learner import Learner, build_learner, task_loss
+from raymeta.models import Pass
 from raymeta.problem import Examples, Task
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.testing import conformance
@@ -39,6 +41,8 @@ from trainables.regularizers.mgaug import MGAug, masked, resized
 STEPS, WIDTH, SIDE, NETWORKS, KEEP, WEIGHT = 2, 5, 32, 3, 0.45, 0.7
 SIZES = (1.0, 0.75, 1.5)  # maps of 2x2, 1x1 and 3x3 places
 IMAGES = Random((1, SIDE, SIDE))
+# Every task by itself, without the bounds of the authors' code; what that code does is tested further down.
+ALONE = {"cap": 1.0, "scores": "adapted", "head": "averaged", "count": "exact"}
 KINDS = pytest.mark.parametrize("kind", ["first", "second", "protonet"])  # MAML's order, or ProtoNet
 PRUNINGS = pytest.mark.parametrize("pruning", ["catfish", "parameter", "width"])
 NETS: dict[str, dict[str, Any]] = {
@@ -54,7 +58,7 @@ def sections(kind: str = "second", net: str = "conv4", **mgaug: Any) -> dict[str
     own: dict[str, Any] = {"method": "protonet", "protonet": {"passes": "separate"}}
     if kind != "protonet":
         own = {"method": "maml", "maml": {"inner_lr": ALPHA, "inner_steps": STEPS, "order": kind}}
-    settings = {"networks": NETWORKS, "keep": KEEP, "weight": WEIGHT, "sizes": SIZES, **mgaug}
+    settings = {"networks": NETWORKS, "keep": KEEP, "weight": WEIGHT, "sizes": SIZES, **ALONE, **mgaug}
     return {"model": NETS[net], "regularizers": {"mgaug": settings}, **own}
 
 
@@ -169,6 +173,134 @@ def test_the_outer_gradient_is_that_of_networks_cut_out(kind: str, pruning: str)
     assert_same(outer_gradient(made, [task], context(made)), expected_gradient(made, [task], slow(kind, pruning)))
 
 
+# As the authors' code has it
+
+
+def first_columns(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
+    """The head's first weights for maps of whatever size."""
+    h = maps(x, weights).flatten(1)
+    return h @ weights["head.weight"][:, : h.shape[1]].T + weights["head.bias"]
+
+
+def authors_step(
+    kind: str, theta: Weights, tasks: list[Task], sizes: list[list[float]], cap: float, scores: str, pruning: str
+) -> Tensor:
+    """The summed losses of an outer step, task after task, with theta's gradient accumulated by hand."""
+    convolutions = [name for name in theta if theta[name].ndim == 4]
+    accumulated = {name: torch.zeros_like(theta[name]) for name in convolutions}
+    losses = []
+
+    def alone(start: Weights, task: Task) -> Tensor:
+        if kind == "protonet":
+            support, query = (maps(x, start).flatten(1) for x in (task.support.x, task.query.x))
+            classes = means(support, task.support.y)
+            return F.cross_entropy(-((query[:, None] - classes) ** 2).sum(2), task.query.y)
+        rule = descent(lambda step, name: ALPHA)
+        path = unroll(pruned_network, start, task, rule, steps=STEPS, order=kind)
+        return query_loss(pruned_network, path[-1], task)
+
+    def pruned_network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
+        return first_columns(x, {n: w * masks[n] if n in masks else w for n, w in weights.items()})
+
+    for number, task in enumerate(tasks):
+        masks: Weights = {}
+        draws = noise_of(0, number).uniform(torch.empty(NETWORKS, dtype=torch.float64))
+        whole = alone(theta, task)
+        own = torch.autograd.grad(whole, [theta[name] for name in convolutions], retain_graph=True)
+        g = {
+            n: accumulated[n] * (scores == "authors" and kind != "protonet") + o
+            for n, o in zip(convolutions, own, strict=True)
+        }
+        for share, size in zip([KEEP, *(KEEP + (1 - KEEP) * draws)[1:].tolist()], sizes[number], strict=True):
+            share, chosen = min(share, cap), {}
+            for name in convolutions:
+                score = (theta[name] * g[name]).abs().detach()
+                ranked = sorted(score.flatten().tolist(), reverse=True)
+                if pruning == "snip":
+                    chosen[name] = (score >= ranked[int(len(ranked) * share) - 1]).double()
+                else:
+                    chosen[name] = (score <= ranked[int(len(ranked) * (1 - share)) - 1]).double()
+            masks = chosen
+            seen = Task(*(Examples(shrunk(x, size), y) for x, y in task))
+            start = {n: w * masks[n] if n in masks else w for n, w in theta.items()} if kind == "protonet" else theta
+            whole = whole + WEIGHT * alone(start, seen)
+        for name, found in zip(
+            convolutions, torch.autograd.grad(whole, [theta[n] for n in convolutions], retain_graph=True), strict=True
+        ):
+            accumulated[name] = accumulated[name] + found
+        losses.append(whole)
+    return torch.stack(losses).sum()
+
+
+@KINDS
+@pytest.mark.parametrize("scores", ["authors", "task"])
+@pytest.mark.parametrize("pruning", ["catfish", "snip"])
+def test_an_outer_step_is_that_of_the_authors_code(kind: str, scores: str, pruning: str) -> None:
+    """Three tasks, some keep rates above the cap, sub-networks in sizes of their own."""
+    cap, sizes = 0.7, (1.0, 0.75, 0.5)
+    own = {"cap": cap, "scores": scores, "head": "authors", "count": "authors", "sizes": sizes, "pruning": pruning}
+    made, tasks = make(kind, **own), IMAGES.tasks(3)
+    hooks = hooks_of(made, tasks=tasks)
+    losses = [task_loss(made, t, Context(True).of_task(i, noise_of(0, i), hooks)) for i, t in enumerate(tasks)]
+    names = list(learned(made))
+    found = dict(zip(names, torch.autograd.grad(torch.stack(losses).sum(), list(learned(made).values())), strict=True))
+    drawn = torch.randint(len(sizes), (3, NETWORKS), generator=torch.Generator().manual_seed(0))
+    theta = {n.removeprefix("model."): p.detach().clone().requires_grad_() for n, p in learned(made).items()}
+    shares = [[sizes[at] for at in row] for row in drawn]
+    assert len({size for row in shares for size in row}) > 1
+    total = authors_step(kind, theta, tasks, shares, cap, scores, pruning)
+    expected = dict(zip(names, torch.autograd.grad(total, list(theta.values())), strict=True))
+    assert_same((float(torch.stack(losses).sum().detach()), found), (float(total.detach()), expected))
+
+
+def test_scores_differ_from_the_second_task_on() -> None:
+    tasks = IMAGES.tasks(2)
+    found = {}
+    for scores in ("authors", "task"):
+        made = make("first", scores=scores, resize=False)
+        hooks = hooks_of(made, tasks=tasks)
+        found[scores] = [
+            float(task_loss(made, t, Context(True).of_task(i, noise_of(0, i), hooks)).detach())
+            for i, t in enumerate(tasks)
+        ]
+    assert found["authors"][0] == found["task"][0]
+    assert found["authors"][1] != found["task"][1]
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net.startswith("resnet")])
+def test_a_resnet_averages_the_places_that_there_are(net: str) -> None:
+    made, (task,) = make(net=net, sizes=(1.0, 0.75), head="authors"), IMAGES.tasks(1)
+    model, theta, now = made.model, made.model.weights(), Pass(cuts_head=True)
+    for share in SIZES:
+        x = model.prepare(shrunk(task.support.x, share))
+        torch.testing.assert_close(model.features(x, theta, now), model.run(x, theta, now).mean((2, 3)))
+
+
+def test_larger_images_have_no_columns_in_the_head() -> None:
+    with pytest.raises(UserError, match=r"^regularizers.mgaug.sizes: found 1.5, but with head authors there are no"):
+        make(head="authors")
+    make("protonet", head="authors")
+    make(head="authors", resize=False)
+
+
+def test_weights_that_are_not_learned_have_no_scores() -> None:
+    own = {"method": "alfa", "alfa": {"initialisation": "random"}, "model": NETS["conv4"]}
+    made, (task,) = learner(IMAGES, **own, regularizers={"mgaug": {"resize": False}}), IMAGES.tasks(1)
+    with pytest.raises(UserError, match=r"^regularizers.mgaug.scores: found 'authors', but alfa does not learn"):
+        loss_of(made, task)
+    adapted = learner(IMAGES, **own, regularizers={"mgaug": {"resize": False, "scores": "adapted"}})
+    assert bool(loss_of(adapted, task).isfinite())
+
+
+@pytest.mark.parametrize("method", ["relationnet", "matchingnet"])
+def test_a_network_after_the_maps_sees_them_in_their_usual_size(method: str) -> None:
+    made, (task,) = learner(IMAGES, method=method, model=NETS["conv4"], regularizers={"mgaug": {}}), IMAGES.tasks(1)
+    assert bool(loss_of(made, task).isfinite())
+
+
+# What is pruned
+
+
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.8, 1.0])
 def test_width_pruning_is_a_narrower_network(share: float) -> None:
     made, (task,) = make(pruning="width"), IMAGES.tasks(1)
@@ -199,23 +331,48 @@ def test_as_many_are_pruned_as_the_share_says_the_largest_first_in_nested_masks(
     score = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).double()
     masks = []
     for share in sorted(shares):  # in thousandths, so that whole numbers say how many
-        mask = COUNTING[count].largest({"w": score}, torch.tensor(share / 1000, dtype=torch.float64))["w"]
+        mask = COUNTING[count].pruned({"w": score}, torch.tensor(share / 1000, dtype=torch.float64))["w"]
         pruned = (1000 - share) * n // 1000
-        pruned = max(pruned - 1, 0) if count == "authors" else pruned
+        pruned = max(int((1 - share / 1000) * n) - 1, 0) if count == "authors" else pruned
         assert torch.equal(mask, (score < n - pruned).double())
         masks.append(mask)
     assert bool((masks[0] <= masks[1]).all())
 
 
+@given(n=st.integers(1, 3000), share=st.integers(1, 1000), seed=st.integers(0, 9))
+def test_snip_keeps_as_many_as_the_share_says_the_largest(n: int, share: int, seed: int) -> None:
+    score = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).double() + 1
+    mask = SNIP.pruned({"w": score}, torch.tensor(share / 1000, dtype=torch.float64))["w"]
+    assert torch.equal(mask, (score > n - max(int(share / 1000 * n), 1)).double())
+
+
+@pytest.mark.parametrize("count", ["exact", "authors"])
+@pytest.mark.parametrize("pruning", ["catfish", "snip"])
+def test_a_layer_whose_scores_are_all_0_stays_whole(pruning: str, count: str) -> None:
+    one = mgaug(make(pruning=pruning, count=count))
+    masks = one.pruned({"dead": torch.zeros(4, 5), "alive": torch.arange(20.0)}, torch.tensor(0.5))
+    assert bool(masks["dead"].all())
+    assert 0 < int(masks["alive"].sum()) < 20
+
+
+def test_the_authors_prune_what_is_above_the_kth_score_so_ties_stay() -> None:
+    score = torch.tensor([3.0, 5.0, 5.0, 5.0, 1.0, 2.0, 0.0, 0.0, 9.0, 8.0])
+    keep = torch.tensor(0.7, dtype=torch.float64)  # of the three largest the third is 5
+    assert COUNTING["authors"].pruned({"w": score}, keep)["w"].tolist() == [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]
+    few = SNIP.pruned({"w": score}, torch.tensor(0.3, dtype=torch.float64))["w"]
+    assert few.tolist() == [0, 1, 1, 1, 0, 0, 0, 0, 1, 1]
+
+
 COUNTING = {count: mgaug(make(count=count)) for count in ("exact", "authors")}
+SNIP = mgaug(make(pruning="snip"))
 
 
 @KINDS
 @PRUNINGS
 def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradient(kind: str, pruning: str) -> None:
     made, (task,) = make(kind, pruning=pruning, resize=False), IMAGES.tasks(1)
-    masks, fits = list[Weights](), list[tuple[Any, Tensor]]()
-    prune, score = "width" if pruning == "width" else "largest", made.query_loss
+    masks, fits = list[Weights](), list[tuple[Any, Weights]]()
+    prune, score = "width" if pruning == "width" else "pruned", made.query_loss
     plain = getattr(MGAug, prune)
 
     def note(*arguments: Any) -> Weights:
@@ -223,8 +380,10 @@ def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradie
         return masks[-1]
 
     def fit(adapted: Any, query: Examples) -> Tensor:
-        fits.append((adapted, score(adapted, query)))
-        return fits[-1][1]
+        loss, theta = score(adapted, query), made.model.weights()
+        found = torch.autograd.grad(loss, list(theta.values()), retain_graph=True, allow_unused=True)
+        fits.append((adapted, dict(zip(theta, found, strict=True))))
+        return loss
 
     with (
         patch.object(MGAug, prune, note),
@@ -238,12 +397,12 @@ def test_pruned_weights_are_zero_in_passes_stay_where_they_are_and_get_no_gradie
         bool((weight == 0).any()) for call in run.call_args_list[:passes] for weight in call.args[1].values()
     )
     for u, mask in enumerate(masks):
-        adapted, loss = fits[u + 1]
+        adapted, found = fits[u + 1]
         pruned = {name: mask[name].expand_as(theta[name]) == 0 for name in mask}
         for call in run.call_args_list[passes * (u + 1) : passes * (u + 2)]:
             assert all(torch.equal(call.args[1][name] == 0, where) for name, where in pruned.items())
-        found = torch.autograd.grad(loss, [theta[name] for name in mask], retain_graph=True)
-        for (name, where), g in zip(pruned.items(), found, strict=True):
+        for name, where in pruned.items():
+            g = found[name]
             assert bool(where.any())
             assert not g[where].any()
             assert g[~where].any() or where.ndim == 1  # the norm undoes a bias
@@ -314,9 +473,9 @@ def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.d
     made = build_learner(trial, IMAGES)  # as training has it: its weights are float32
     made = made.double() if dtype == torch.float64 else made
     task = Task(*(Examples(x[:1].to(dtype), y[:1]) for x, y in IMAGES.tasks(1)[0]))
-    with patch.object(MGAug, "largest", autospec=True, side_effect=MGAug.largest) as largest:
+    with patch.object(MGAug, "pruned", autospec=True, side_effect=MGAug.pruned) as prune:
         loss_of(made, task)
-    first, *others = (float(call.args[2]) for call in largest.call_args_list)
+    first, *others = (float(call.args[2]) for call in prune.call_args_list)
     assert first == keep
     expected = [keep + (1 - keep) * (i + 0.5) / count for i in range(count)]
     apart = max(abs(a - b) for a, b in zip(sorted(others), expected, strict=True))
@@ -327,10 +486,10 @@ def test_the_first_keeps_the_least_and_the_others_a_uniform_share(dtype: torch.d
 @pytest.mark.parametrize("pruning", ["catfish", "parameter"])
 def test_tasks_have_masks_of_their_own(pruning: str) -> None:
     made, (task, other) = make(pruning=pruning), IMAGES.tasks(2)
-    with patch.object(MGAug, "largest", autospec=True, side_effect=MGAug.largest) as largest:
+    with patch.object(MGAug, "pruned", autospec=True, side_effect=MGAug.pruned) as prune:
         loss_of(made, task, seed=0)
         loss_of(made, *((task, 1) if pruning == "parameter" else (other, 0)))  # by the noise, or by the images
-    scores = [call.args[1]["block2.weight"] for call in largest.call_args_list]
+    scores = [call.args[1]["block2.weight"] for call in prune.call_args_list]
     assert not torch.equal(scores[0].argsort(), scores[-1].argsort())
 
 

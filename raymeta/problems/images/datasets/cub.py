@@ -17,10 +17,11 @@ from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
-from raymeta.problems.images.layouts.plan import Plan
+from raymeta.problems.images.layouts.plan import Plan, needed, tree_at
 from raymeta.problems.images.reading.packing import Packed, Progress
+from raymeta.problems.images.reading.pictures import centred, plain
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import ARCHIVES, Tree, centred, pack_files
+from raymeta.problems.images.reading.trees import Tree, pack_files
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
@@ -34,6 +35,7 @@ class Cub(ImageDataset):
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
     mean: ClassVar[tuple[float, ...] | None] = (0.485, 0.456, 0.406)
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
+    fitted: ClassVar[str] = "made 96x96, bilinear, and cropped to the centre"
     published: ClassVar[Mapping[str, Published]] = {
         "standard": Published({"train": 100, "validation": 50, "test": 50}, (41, 60), 11_788)
     }
@@ -46,28 +48,19 @@ class Cub(ImageDataset):
                 is no download.
             progress: called per image.
         """
-        tree, plan = _planned(self._given(root))
+        tree, plan = _planned(needed(root, self.name, LAYOUT))
         check_counts(tree.source, plan.counts, self.published.get(self.split))
-        return pack_files(tree, plan.layout.classes, SIDE, self.fit, progress)
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, left=plan.left())
 
     def plan(self, root: Path | None) -> Plan:
-        return _planned(self._given(root))[1]
-
-    def _given(self, root: Path | None) -> Path:
-        if root is None:
-            raise UserError(f"{self.name} can't be downloaded: name a folder with {LAYOUT} by --data-root")
-        if not root.exists():
-            raise UserError(f"{root}: no such folder")
-        return root
+        return _planned(needed(root, self.name, LAYOUT))[1]
 
     def fit(self, image: Image.Image) -> Image.Image:
-        return centred(SIDE)(image.convert("RGB"))
+        return centred(SIDE)(plain(image))
 
 
 def _planned(root: Path) -> tuple[Tree, Plan]:
-    tree = Tree(
-        next((one for one in (root / FOLDER, *(root / f"{FOLDER}{e}" for e in ARCHIVES)) if one.exists()), root)
-    )
+    tree = tree_at(root, [FOLDER])
     listed = _listed(tree)
     classes: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
     for number, name in enumerate(sorted(listed)):

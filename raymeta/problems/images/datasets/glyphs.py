@@ -15,6 +15,7 @@ and Pillow, never between two builds of one environment.
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.trees import ink_high
+from raymeta.problems.images.reading.pictures import ink_high
 
 FACES = tuple(
     f"DejaVu{family}{style}"
@@ -50,6 +51,7 @@ class Glyphs(ImageDataset):
     """See the module's docstring."""
 
     input_shape: tuple[int, ...] = (1, SIDE, SIDE)
+    fitted: ClassVar[str] = "drawn"
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         if root is not None:

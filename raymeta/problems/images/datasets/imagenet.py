@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
-from raymeta.problems.images.layouts.plan import Plan, planned
+from raymeta.problems.images.layouts.plan import Plan, needed, planned, tree_at
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of, tiered_cache
 from raymeta.problems.images.reading.packing import Packed, Progress
 from raymeta.problems.images.reading.sources import Published, check_counts
-from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files, squeezed
+from raymeta.problems.images.reading.trees import ARCHIVES, Tree, pack_files
 from raymeta.problems.images.reading.trios import trio
 
 SIDE = 84
@@ -44,26 +44,20 @@ class ImageNetSubset(ImageDataset):
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images; see `layouts` for what `root` may hold."""
-        place = self._given(root)
+        place = needed(root, self.name, self.layouts)
         if caches := self._caches(place):
             plan = plan_of(place, caches)
             check_counts(place, plan.counts, self.published.get("standard"))
             return pack_caches(caches, SIDE, progress)._replace(about=plan.about())
         tree, plan = self._files(place)
         check_counts(plan.source, plan.counts, self.published.get("standard"))
-        return pack_files(tree, plan.layout.classes, SIDE, self.fit, progress)._replace(about=plan.about())
+        about, left = plan.about(), plan.left()
+        return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, about=about, left=left)
 
     def plan(self, root: Path | None) -> Plan:
-        place = self._given(root)
+        place = needed(root, self.name, self.layouts)
         caches = self._caches(place)
         return plan_of(place, caches) if caches else self._files(place)[1]
-
-    def _given(self, root: Path | None) -> Path:
-        if root is None:
-            raise UserError(f"{self.name} can't be downloaded: name a folder with {self.layouts} by --data-root")
-        if not root.exists():
-            raise UserError(f"{root}: no such folder")
-        return root
 
     @abstractmethod
     def _caches(self, root: Path) -> dict[Split, Cache]:
@@ -71,14 +65,10 @@ class ImageNetSubset(ImageDataset):
 
     def _files(self, root: Path) -> tuple[Tree, Plan]:
         """Class folders or images and lists: of an archive, of a folder of the usual name, or wherever in the root."""
-        names = (f"{name}{ending}" for name in (*self.folders, "images") for ending in ("", *ARCHIVES))
-        found = next((root / name for name in names if (root / name).exists()), root)
-        tree = Tree(root if found == root / "images" else found)
-        if root.is_dir() and not tree.pictures:
-            archives = [path for path in tree.paths if path.lower().endswith(ARCHIVES)]
-            if len(archives) != 1:
-                raise UserError(f"{root}: {self.name} is not in it, which is {self.layouts}")
-            tree = Tree(tree.source / archives[0])
+        archives = [f"images{ending}" for ending in ARCHIVES]
+        tree = tree_at(root, [*self.folders, *archives])
+        if not tree.pictures:
+            raise UserError(f"{shown(root)}: {self.name} is not in it, which is {self.layouts}")
         return tree, planned(tree, drawn=False, beside=None if tree.source == root else tree.source.parent)
 
 
@@ -116,5 +106,5 @@ class TieredImageNet(ImageNetSubset):
         for kind in ("images_png.pkl", "images.npz"):
             images, labels = trio(root, [f"{{}}_{kind}"]), trio(root, ["{}_labels.pkl"])
             if images and labels:
-                return {split: tiered_cache(images[split], labels[split], SIDE, squeezed(SIDE)) for split in SPLITS}
+                return {split: tiered_cache(images[split], labels[split], SIDE, self.fit) for split in SPLITS}
         return {}

@@ -27,8 +27,31 @@ class Columns(NamedTuple):
     fits: float
 
 
-def columns_of(table: Table, index: Index) -> Columns | None:
-    """The columns of a list; None: it has neither pictures nor classes of this tree."""
+def columns_of(table: Table, index: Index) -> tuple[Table, Columns] | None:
+    """A list without its header and its columns; None: it has neither pictures nor classes of this tree."""
+    found = _columns(table, index)
+    if found is None:
+        return None
+    if not table.header and len(table.rows) > 1 and _is_header(table.rows, found, index):
+        table = table._replace(header=table.rows[0].cells, rows=table.rows[1:])
+    return table, found
+
+
+def _is_header(rows: list[Row], columns: Columns, index: Index) -> bool:
+    """Whether the first row fits nothing in two columns at least that others fit, whatever its words."""
+    first, others = rows[0].cells, rows[1:]
+    file, label, split, _ = columns
+    strange = [] if file is None else [index.picture(first[file], stem=True) is None]
+    if label is not None:
+        strange.append(not index.names_class(first[label]) and all(row.cells[label] != first[label] for row in others))
+    if split is not None:
+        strange.append(said(first[split]) is None)
+    free = set(range(len(first))) - {file, label, split}
+    strange += [True for c in free if not first[c].isdigit() and all(row.cells[c].isdigit() for row in others)]
+    return all(strange) and len(strange) > 1
+
+
+def _columns(table: Table, index: Index) -> Columns | None:
     rows = table.rows[:: max(1, len(table.rows) // SAMPLE)]
     width = len(table.rows[0].cells) if table.rows else 0
     names = [plain(name) for name in table.header] or [""] * width
@@ -38,7 +61,7 @@ def columns_of(table: Table, index: Index) -> Columns | None:
 
     if not width:
         return None
-    splits, pictures, folders = fits(said, rows), fits(index.picture, rows), fits(index.folder, rows)
+    splits, pictures, folders = fits(said, rows), fits(index.picture, rows), fits(index.names_class, rows)
     split = _best(splits, [c for c in range(width) if names[c] in _SURE]) if any(n in _SURE for n in names) else None
     if split is None and width > 1:
         split = _best(splits, [c for c in range(width) if splits[c] > 0.5 and folders[c] < splits[c]])

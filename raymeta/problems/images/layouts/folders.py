@@ -11,14 +11,16 @@ from raymeta.problems.images.reading.files import BELOW, NO_CLASS, NO_SPLIT
 
 SHARES = (0.64, 0.16)  # of training and validation classes, where nothing says the split
 SHUFFLE_SEED = 1
+CLASSES = "a split for few-shot learning is one of classes, "
 TOGETHER = (
-    "a split for few-shot learning is one of classes, so put all pictures of a class into one folder, and say the "
-    "split of the classes in a splits.csv (class,split) or let it be drawn"
+    "so put all pictures of a class into one folder, and say the split of the classes in a splits.csv (class,split) or "
+    "let it be drawn"
 )
 _HOLDERS = {  # folders that hold pictures or what belongs to them: no class is called so
     "images", "imgs", "img", "pictures", "pics", "photos", "jpegimages", "jpegs", "pngs", "files", "unlabeled",
     "unlabelled", "masks", "segmentations", "segmentation", "annotations", "labels", "gt", "groundtruth", "trimaps",
-    "overlays", "thumbnails", "thumbs", "previews", "all", "allimages", "data", "dataset",
+    "overlays", "thumbnails", "thumbnail", "thumbs", "thumb", "previews", "preview", "all", "allimages", "data",
+    "dataset", "annotation", "docs", "doc", "figures", "figs", "assets", "screenshots",
 }  # fmt: skip
 _MAYBE = {"base", "background", "novel", "dev", "eval", "evaluation"}  # words that also have other meanings
 
@@ -53,13 +55,9 @@ def split_folders(top: Branch, share: float | None) -> Layout | None:
         Unclear: folders say splits, but not all of them, or there are no class folders in one.
     """
     *wraps, base = top.trunk()
-    exact, loose = splits_of(base.below), splits_of(base.below, loosely=True)
-    mostly = len(set(loose.values())) > 1 and 2 * len(loose) >= len(base.below)
-    words = exact if not mostly or len(set(exact.values())) > 1 else loose
+    words = _split_words(base) or splits_of(base.below)
     homes = {name: split for name, split in words.items() if base.below[name].below}
     flat = [name for name in words if name not in homes]
-    if not homes and (len(set(exact.values())) > 1 or mostly):
-        raise Unclear(_flat(base, flat))
     if not homes or len(base.below) == 1:
         return None
     for split in SPLITS:
@@ -77,7 +75,7 @@ def split_folders(top: Branch, share: float | None) -> Layout | None:
     if missing == ["validation"] and share is not None:
         return held_out(Layout(by_split, said_by, left), share)
     if missing:
-        raise Unclear(f"it is split by {listed}{_lacking(missing)}: {remedy(missing)}")
+        raise Unclear(f"it is split by {listed}{_lacking(missing)}", missing)
     return Layout(by_split, said_by, left)
 
 
@@ -99,6 +97,8 @@ def class_folders(top: Branch) -> Layout:
         raise Unclear(
             f"all its pictures lie in {folders(leaves)}: there are no class folders, of which three at least are needed"
         )
+    if flat := _split_words(top.trunk()[-1]):
+        raise Unclear(_flat(top.trunk()[-1], list(flat)))
     found = classes_in(top)
     if len(found.classes) < len(SPLITS):
         raise Unclear(
@@ -126,10 +126,13 @@ def classes_in(top: Branch) -> Found:
     before = base.path[len(top.path) :]
     if not base.below:
         raise Unclear(f"{base.name} has {len(base.pictures):,} pictures, but no class folders")
+    if len(left[NO_CLASS]) > sum(len(one.all()) for one in base.below.values()):
+        raise Unclear(f"{len(left[NO_CLASS]):,} pictures lie in no class folder, as {some(left[NO_CLASS])}")
     if (holders := [name for name in base.below if plain(name) in _HOLDERS]) and len(base.below) > 1:
         raise Unclear(
             f"pictures lie in {folders(base.below.values())}, and {told(holders)} "
-            f"{'is' if len(holders) == 1 else 'are'} no class by name: name the folder of the class folders itself"
+            f"{'is' if len(holders) == 1 else 'are'} no class by name: name the folder of the class folders itself, or "
+            "put what is no class elsewhere"
         )
     own = {name: one for name, one in base.below.items() if one.pictures}
     deeper = {name: one for name, one in base.below.items() if not one.pictures}
@@ -140,6 +143,11 @@ def classes_in(top: Branch) -> Found:
         )
     if own:
         left[BELOW] = [path for one in own.values() for inner in one.below.values() for path in inner.all()]
+        if len(left[BELOW]) >= sum(len(one.pictures) for one in own.values()):
+            raise Unclear(
+                f"pictures lie in {some(one.name for one in own.values())}, and as many or more in folders within, as "
+                f"{some(left[BELOW])}: put the pictures of each class into one folder"
+            )
         return Found({name: one.pictures for name, one in own.items()}, before, (), "", left)
     return _two_levels(base, before, left)
 
@@ -169,12 +177,15 @@ def held_out(layout: Layout, share: float) -> Layout:
     return Layout(classes, words, layout.left, held_out=True)
 
 
-def refuse_shared(by_split: Mapping[Split, Mapping[str, Sequence[str]]], called: Mapping[Split, str]) -> None:
+def refuse_shared(
+    by_split: Mapping[Split, Mapping[str, Sequence[str]]], called: Mapping[Split, str], advice: str = TOGETHER
+) -> None:
     """Refuse classes that are in two splits, with what to do.
 
     Args:
         by_split: of the splits that there are.
         called: what a split is called in a sentence.
+        advice: what to do.
 
     Raises:
         Unclear: there are some.
@@ -189,21 +200,7 @@ def refuse_shared(by_split: Mapping[Split, Mapping[str, Sequence[str]]], called:
         first = [called[split] for split, names in by_split.items() if shared[0] in names]
         also = f", and {len(shared) - 1:,} more are in two splits" if len(shared) > 1 else ""
         where = f"class '{shared[0]}' is in {told(first)}{also}"
-    raise Unclear(f"{where}: {TOGETHER}")
-
-
-def remedy(missing: Sequence[Split]) -> str:
-    """What to do where splits are missing."""
-    if "train" in missing:
-        return "put folders or lists of all three splits beside each other"
-    if list(missing) == ["validation"]:
-        return "say which classes are for validation, or hold some of those for training out by --validation-share 0.2"
-    if list(missing) == ["test"]:
-        return (
-            "say which classes are for the test (where the validation classes are, call them test and hold others out "
-            "by --validation-share 0.2)"
-        )
-    return "say which classes are for validation and for the test"
+    raise Unclear(f"{where}: {CLASSES}{advice}")
 
 
 def _classes_of_splits(
@@ -272,10 +269,18 @@ def _two_levels(base: Branch, before: tuple[str, ...], left: dict[str, list[str]
     )
 
 
+def _split_words(base: Branch) -> dict[str, Split]:
+    """The splits that names of folders say together: two at least; of most folders, if other words are in the names."""
+    exact, loose = splits_of(base.below), splits_of(base.below, loosely=True)
+    if len(set(exact.values())) > 1:
+        return exact
+    return loose if len(set(loose.values())) > 1 and 2 * len(loose) >= len(base.below) else {}
+
+
 def _flat(base: Branch, names: Sequence[str]) -> str:
     counts = [f"{base.below[name].name} ({len(base.below[name].all()):,})" for name in names]
     return f"{told(counts)} {'has' if len(names) == 1 else 'have'} pictures, but no class folders"
 
 
 def _lacking(missing: Sequence[Split]) -> str:
-    return f", and there is no folder of a {' or of a '.join(missing)} split" if missing else ""
+    return f", and no folder with pictures says {' or '.join(missing)}" if missing else ""

@@ -17,6 +17,7 @@ class Index:
         self._pictures: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
         self._folders: dict[str, list[Branch]] = {}
+        self.labels: dict[str, list[str]] = {}  # class that a list names -> its pictures
         for picture in top.all():
             name = picture.rsplit("/", 1)[-1]
             self._pictures.setdefault(name.casefold(), []).append(picture)
@@ -41,9 +42,13 @@ class Index:
         if best is None:
             return None
         folders = best.split("/")[:-1]
-        if len(parts) > 1 and folders and parts[-2] != folders[-1] and parts[-2].casefold() in self._folders:
+        if len(parts) > 1 and folders and parts[-2] not in folders and parts[-2].casefold() in self._folders:
             return None  # of another folder than the cell says
         return best
+
+    def names_class(self, cell: str) -> bool:
+        """Whether it is the name of a class."""
+        return cell in self.labels or self.folder(cell) is not None
 
     def folder(self, cell: str) -> Branch | None:
         """The folder of a class, by its name or path; None: none, or more than one."""

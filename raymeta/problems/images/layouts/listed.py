@@ -8,10 +8,10 @@ from raymeta.errors import suggest
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, some, told
 from raymeta.problems.images.layouts.columns import Columns, columns_of
-from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared, remedy
+from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared
 from raymeta.problems.images.layouts.index import Index
 from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, tables
-from raymeta.problems.images.layouts.words import ALLOWED, names_splits, resolved, said
+from raymeta.problems.images.layouts.words import ALLOWED, names_splits, resolved, rest, said
 from raymeta.problems.images.reading.files import UNLISTED, UNUSED
 
 Read = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
@@ -24,6 +24,11 @@ class Understood(NamedTuple):
     path: str
     table: Table
     columns: Columns
+
+    @property
+    def stem(self) -> str:
+        """Its name without the suffix."""
+        return PurePosixPath(self.path).stem
 
     def at(self, number: int) -> str:
         """Where a row is, for a sentence."""
@@ -47,6 +52,7 @@ class Lists:
 
     Attributes:
         says: those that say splits, by what they say together.
+        labelled: one that says classes of pictures that lie in no class folder.
         unused: paths of the others.
     """
 
@@ -64,25 +70,27 @@ class Lists:
         """
         self._all, self._index, self._strict = top.all(), Index(top), strict
         self._folder_of = _by_folder(top)
-        self._labels: dict[str, list[str]] = {}
         self.unused: list[str] = []
         self.says: list[Saying] = []
-        together: dict[tuple[str, str], dict[str, Understood]] = {}
+        self.labelled = ""
+        together: dict[tuple[str, str, str], dict[str, Understood]] = {}
         alone: list[Understood] = []
-        for one in self._understood(_spots(top, others), read):
-            path = PurePosixPath(one.path)
+        understood = self._understood(_spots(top, others), read)
+        for one in understood:
+            if one.columns.split is None and said(one.stem, loosely=True) is None:
+                if strict and names_splits(one.stem):
+                    raise Unclear(f"{one.path} says splits by its name, but it has no column of splits")
+                self.unused.append(one.path)
+        for one in understood:
+            word = said(one.stem, loosely=True)
             if one.columns.split is not None:
                 alone.append(one)
-            elif word := said(path.stem):
-                group = together.setdefault((str(path.parent), path.suffix.lower()), {})
+            elif word is not None:
+                path = PurePosixPath(one.path)
+                group = together.setdefault((str(path.parent), path.suffix.lower(), rest(one.stem)), {})
                 if word in group:
                     raise Unclear(f"{group[word].path} and {one.path} both say the {word} split")
                 group[word] = one
-            elif one.columns.file is not None and one.columns.label is not None:
-                self._label(one)
-                self.unused.append(one.path)
-            else:
-                self.unused.append(one.path)
         for group in together.values():
             either = resolved(group)
             by_split: dict[Split, Understood] = {}
@@ -108,7 +116,11 @@ class Lists:
         for path, (split, label) in sorted(first.homes.items()):
             by_split.setdefault(split, {}).setdefault(label, []).append(path)
         by_split = {split: by_split[split] for split in SPLITS if split in by_split}
-        refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS})
+        advice = (
+            f"so say splits of classes in {told(first.lists)}; or name the folder of the class folders itself, or take "
+            "the lists away, and a split of the classes is drawn"
+        )
+        refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS}, advice)
         left = {
             UNLISTED: [path for path in self._all if path not in first.homes],
             UNUSED: self.unused + [path for other in rest for path in other.lists],
@@ -119,7 +131,7 @@ class Lists:
             return held_out(layout, share)
         if missing:
             verb = "names" if len(first.lists) == 1 else "name"
-            raise Unclear(f"{told(first.lists)} {verb} no {' and no '.join(missing)} class: {remedy(missing)}")
+            raise Unclear(f"{told(first.lists)} {verb} no {' and no '.join(missing)} class", missing)
         return layout
 
     def contradict(self, layout: Layout) -> None:
@@ -137,33 +149,49 @@ class Lists:
                         "folders there"
                     )
 
-    def _understood(self, spots: Sequence[str], read: Read) -> Iterator[Understood]:
+    def _understood(self, spots: Sequence[str], read: Read) -> list[Understood]:
+        """The lists that name pictures or classes; those of classes of pictures first, for others may name these."""
+        found: list[Understood] = []
+        waiting: list[tuple[str, list[Table], str]] = []
         for path in spots:
-            if not is_list(path):
-                if self._strict:
-                    raise Unclear(f"{path} says splits by its name: lists are read as csv, tsv, txt or json")
-                continue
-            ((_, content),) = read([path])
-            stem, problem, best = PurePosixPath(path).stem, "", None
-            try:
-                found = [Understood(path, t, c) for t in tables(path, content) if (c := columns_of(t, self._index))]
-                best = max(found, key=lambda one: one.columns.fits, default=None)
-            except Unclear as error:
-                problem = str(error)
-            if best is not None and (best.columns.fits or said(stem) or names_splits(stem)):
-                yield best
-            elif self._strict and (said(stem) or names_splits(stem)):
-                raise Unclear(problem or f"{path} says splits by its name, but names no pictures and no classes here")
-            else:
-                self.unused.append(path)
+            problem, ways = "lists are read as csv, tsv, txt or json", list[Table]()
+            if is_list(path):
+                ((_, content),) = read([path])
+                try:
+                    problem, ways = "", tables(path, content)
+                except Unclear as error:
+                    problem = str(error)
+            waiting.append((path, ways, problem))
+        for _ in range(2):
+            left = []
+            for path, ways, problem in waiting:
+                fitting = [Understood(path, *both) for way in ways if (both := columns_of(way, self._index))]
+                best = max(fitting, key=lambda one: one.columns.fits, default=None)
+                if best is None or not (best.columns.fits or _says(best.stem)):
+                    left.append((path, ways, problem))
+                    continue
+                found.append(best)
+                if best.columns.split is None and said(best.stem, loosely=True) is None:
+                    self._label(best)
+            waiting = left
+        for path, _, problem in waiting:
+            if self._strict and _says(PurePosixPath(path).stem):
+                raise Unclear(
+                    f"{path} says splits by its name, but {problem or 'names no pictures and no classes here'}"
+                )
+            self.unused.append(path)
+        return found
 
     def _label(self, one: Understood) -> None:
         """Classes of pictures that lie in one folder, by a list that says no splits."""
         file, label, *_ = one.columns
+        if file is None or label is None:
+            return
         for row in one.table.rows:
-            picture = self._index.picture(row.cells[file or 0], stem=True)
+            picture = self._index.picture(row.cells[file], stem=True)
             if picture is not None and picture not in self._folder_of:
-                self._labels.setdefault(row.cells[label or 0], []).append(picture)
+                self._index.labels.setdefault(row.cells[label], []).append(picture)
+                self.labelled = one.path
 
     def _try(self, lists: Mapping[Split | None, Understood]) -> None:
         try:
@@ -207,8 +235,8 @@ class Lists:
         folder = self._index.folder(label)
         if folder is not None:
             return folder.path[-1], folder.all()
-        if label in self._labels:
-            return label, self._labels[label]
+        if label in self._index.labels:
+            return label, self._index.labels[label]
         raise Unclear(f"{where}: there is no folder of the class '{label}', or more than one")
 
     def _named(self, lists: Sequence[Understood], homes: dict[str, Home], named: dict[str, str]) -> dict[str, Home]:
@@ -250,12 +278,17 @@ def _spots(top: Branch, others: Sequence[str]) -> list[str]:
     for path in others:
         folder, _, name = path.rpartition("/")
         stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
-        says = said(stem) is not None or names_splits(stem)
+        says = _says(stem)
         if (folder in around and is_list(path)) or (
             (folder in around or folder not in holds) and says and (is_list(path) or suffix in OTHERS)
         ):
             found.append(path)
     return found
+
+
+def _says(stem: str) -> bool:
+    """Whether a list says splits by its name."""
+    return said(stem) is not None or names_splits(stem)
 
 
 def _split(where: str, cell: str) -> Split:

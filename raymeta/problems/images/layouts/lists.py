@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ LABEL = frozenset({
     "label", "labelname", "labels", "species", "synset", "target", "wnid",
 })  # fmt: skip
 SPLIT = frozenset({"fold", "part", "partition", "phase", "set", "split", "splits", "subset", "usage"})
+_MARK = re.compile('"?sep=(.?)"?', re.I)
 EITHER_NAME = frozenset({"name", "names", "id"})  # of a file or of a class: the cells tell
 
 
@@ -60,10 +62,14 @@ def tables(path: str, content: bytes) -> list[Table]:
     text = _text(path, content)
     if path.lower().endswith(".json"):
         return [_from_json(path, text)]
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip(" \t,;")]
+    marks = ",;\t|"
+    if lines and (told := _MARK.fullmatch(lines[0][1].strip())):  # a spreadsheet's own word on it
+        marks, lines = told[1] or "\t", lines[1:]
+    lines = [(number, line) for number, line in lines if not line.startswith("# ")] or lines
     if not lines:
-        raise Unclear(f"{path} is empty")
-    found = [_separated(path, lines, mark) for mark in ",;\t|" if mark in lines[0][1]]
+        raise Unclear("it is empty")
+    found = [_separated(path, lines, mark) for mark in marks if mark in lines[0][1]]
     found.append(_table([Row(number, [line.strip()]) for number, line in lines]))
     for words in ([line.split() for _, line in lines], [line.rsplit(None, 1) for _, line in lines]):
         if len({len(cells) for cells in words}) == 1 and len(words[0]) > 1:
@@ -90,7 +96,7 @@ def _text(path: str, content: bytes) -> str:
             continue
         if "\0" not in text:
             return text
-    raise Unclear(f"{path} is no text")
+    raise Unclear("it is no text")
 
 
 def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
@@ -99,7 +105,7 @@ def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
         reader = csv.reader(io.StringIO("\n".join(line for _, line in lines)), delimiter=mark, skipinitialspace=True)
         rows = [Row(numbers[reader.line_num - 1], [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except csv.Error as error:
-        raise Unclear(f"{path} cannot be read: {error}") from error
+        raise Unclear(f"it cannot be read: {error}") from error
     return _table(rows)
 
 
@@ -117,7 +123,7 @@ def _from_json(path: str, text: str) -> Table:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise Unclear(f"{path} cannot be read as JSON: {error}") from error
+        raise Unclear(f"it is no JSON: {error}") from error
     header, cells = _cells(content)
     width = max((len(row) for row in cells), default=0)
     rows = [Row(n, [str(cell).strip() for cell in row] + [""] * (width - len(row))) for n, row in enumerate(cells, 1)]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.lists import is_list
@@ -15,7 +15,7 @@ from raymeta.problems.images.layouts.recognise import recognise, summary
 from raymeta.problems.images.layouts.words import names_splits
 from raymeta.problems.images.reading.files import NO_CLASS, sentence
 from raymeta.problems.images.reading.sources import UNREADABLE, reading
-from raymeta.problems.images.reading.trees import Tree
+from raymeta.problems.images.reading.trees import ARCHIVES, Tree
 
 EXAMPLES = 5
 
@@ -89,6 +89,40 @@ class Plan(NamedTuple):
             except (*UNREADABLE, ValueError):
                 what = "not an image that can be read"
             yield f"{path} ({some[path]}, {what})"
+
+
+def needed(root: Path | None, name: str, holds: str) -> Path:
+    """The root of a data set that can't be downloaded.
+
+    Raises:
+        UserError: it is not given, or not there.
+    """
+    if root is None:
+        raise UserError(f"{name} can't be downloaded: name a folder with {holds} by --data-root")
+    if not root.exists():
+        raise UserError(f"{shown(root)}: no such folder")
+    return root
+
+
+def tree_at(root: Path, names: Sequence[str]) -> Tree:
+    """The pictures of a folder or an archive of a usual name in a folder, else of the folder, else of its only archive.
+
+    Args:
+        root: what the user gave; an archive is taken itself.
+        names: usual ones, without an archive's suffix.
+
+    Raises:
+        UserError: there is nothing at `root`, or no archive that can be read.
+    """
+    if not root.exists():
+        raise UserError(f"{shown(root)}: no such folder")
+    usual = (root / f"{name}{ending}" for name in names for ending in ("", *ARCHIVES))
+    tree = Tree(next((path for path in usual if path.exists()), root))
+    if root.is_dir() and not tree.pictures:
+        archives = [path for path in tree.paths if path.lower().endswith(ARCHIVES)]
+        if len(archives) == 1:
+            return Tree(tree.source / archives[0])
+    return tree
 
 
 def planned(tree: Tree, *, share: float | None = None, drawn: bool = True, beside: Path | None = None) -> Plan:

@@ -7,7 +7,7 @@ from raymeta.problem import Split
 
 WORDS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training", "trn", "base", "background"),
-    "validation": ("val", "valid", "validation", "dev", "devel", "development"),
+    "validation": ("val", "valid", "validate", "validation", "dev", "devel", "development"),
     "test": ("test", "testing", "tst", "novel"),
 }
 EITHER = ("eval", "evaluation")  # validation beside a test, else the test
@@ -62,6 +62,11 @@ def names_splits(stem: str) -> bool:
     """Whether a list says by its name that splits are in it: `Splits`, `class_split`, `partition`."""
     words = tokens(stem)
     return bool(_LISTS & set(words)) and set(words) <= _LISTS | _FILLERS | {"few", "shot", "fewshot", "my"}
+
+
+def rest(name: str) -> str:
+    """What a name says beside a split: `mini` of `mini_train`."""
+    return "-".join(word for word in tokens(name) if word not in _SPLITS and word not in EITHER)
 
 
 def _bare(word: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problems.images.reading.files import (
     DEVICE,
     FIFO,
@@ -20,7 +20,6 @@ from raymeta.problems.images.reading.files import (
     NOWHERE,
     LeftOut,
     is_hidden,
-    shown,
     suffix,
 )
 
@@ -46,6 +45,8 @@ class Zip:
         self.source, self.left = source, LeftOut()
         with zipfile.ZipFile(source) as archive:
             infos = archive.infolist()
+            if any(info.flag_bits & 1 for info in infos):
+                raise UserError(f"{shown(source)}: a zip archive with a password: unpack it and name the folder")
             slashed = any("/" in info.filename for info in infos)
             found: dict[str, zipfile.ZipInfo | str] = {}
             for info in infos:

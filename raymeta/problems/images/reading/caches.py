@@ -21,8 +21,10 @@ from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Stream
+from raymeta.problems.images.reading.pictures import Fit, decode
 from raymeta.problems.images.reading.sources import reading, reason
-from raymeta.problems.images.reading.trees import Fit, decode, in_order
+from raymeta.problems.images.reading.trees import in_order
+from raymeta.problems.images.reading.walking import special
 
 Pixels = NDArray[np.uint8]
 
@@ -120,6 +122,8 @@ def load(path: Path) -> Any:
         UserError: it is damaged, or it names anything else, which is not imported.
     """
     try:
+        if kind := special(path.stat().st_mode):
+            raise UserError(f"a {kind}, not a pickle")
         with open(path, "rb") as file:
             return _Unpickler(file, encoding="latin1").load()  # Python 2 wrote most of them
     except UserError as error:

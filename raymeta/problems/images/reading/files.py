@@ -1,11 +1,14 @@
 """What a file is by its name or its first bytes, how a name is written in a sentence, and what was left out and why."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import PurePosixPath
 
 from PIL import Image
+
+from raymeta.errors import shown
 
 LeftOut = dict[str, list[str]]  # why, in one of the words below or a suffix, to paths
 NO_SUFFIX = "without a suffix"
@@ -65,23 +68,10 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))
 
 
-def shown(name: object) -> str:
-    r"""A name on one line, as a shell takes it: as it is, or `$'two\nlines'`; `$'caf\xe9'` if it is no UTF-8."""
-    text = str(name)
-    if text.isprintable():
-        return text
-    return "$'" + "".join(map(_letter, text)) + "'"
-
-
-def _letter(letter: str) -> str:
-    if letter in "\\'":
-        return f"\\{letter}"
-    if letter.isprintable():
-        return letter
-    if 0xDC80 <= (number := ord(letter)) <= 0xDCFF:  # how Python writes a byte that is no UTF-8
-        return f"\\x{number - 0xDC00:02x}"
-    other = f"\\x{number:02x}" if number < 128 else f"\\u{number:04x}" if number < 2**16 else f"\\U{number:08x}"
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter, other)
+def typed(word: object) -> str:
+    """A word of a command line, as it is to be typed."""
+    text = str(word)
+    return shlex.quote(text) if text.isprintable() else shown(text)
 
 
 def some(paths: Iterable[str], count: int | None = None) -> str:
@@ -103,7 +93,7 @@ def counted(kind: str, count: int) -> str:
 
 def sentence(left: Mapping[str, Iterable[str]]) -> str:
     """`left out: 1 .h5, 30 .heic, 1 FIFO (cat/pipe.png)`; '': nothing was."""
-    parts = []
+    parts = list[str]()
     for kind in sorted(left, key=lambda kind: (kind in _MANY, kind == HIDDEN, kind)):
         paths = sorted(left[kind])
         parts.append(counted(kind, len(paths)) + (f" ({some(paths)})" if kind in _MANY else ""))

@@ -1,8 +1,8 @@
 """Packed data sets on disk: the format, and how a store is written whole or not at all.
 
-A store is a folder of two files: `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so
-on; and `meta.json`, which says what they are. Folders of `$RAYMETA_CACHE` that begin with a dot are being built, or
-are what a killed builder has left for the next one.
+A store is a folder of `images.npy`, uint8 [total, C, H, W], all images of class 0, then of class 1 and so on; of
+`meta.json`, which says what they are; and, if something was not packed, of `left_out.txt`. Folders of `$RAYMETA_CACHE`
+that begin with a dot are being built, or are what a killed builder has left for the next one.
 """
 
 import json
@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from hashlib import sha256
 from math import prod
@@ -22,10 +23,13 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 
 FORMAT = 1
 CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`
+REMARKS = ("layout", "left_out", "left_out_paths", "notes")  # keys of `meta.json` on how a store came about
+LEFT_OUT = "left_out.txt"  # all paths that were not packed, a line each
+MOST_LISTED = 1000  # of a kind in `meta.json`, which everyone reads who opens the store
 BLOCK = 1024  # images hashed at a time
 SETTLE_S = 2.0  # what a killed builder of many files loses at most
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -50,11 +54,15 @@ class Files(NamedTuple):
         shape: of all: (total, C, H, W).
         stamps: uint64 [total], none of them 0: of the file of each row, another one if it is another file.
         read: rows to their images, as in a stream.
+        lost: rows that `read` has found no image for; they are not packed.
+        notes: what `read` has noted of files; what a killed builder's has noted is added to it.
     """
 
     shape: tuple[int, int, int, int]
     stamps: NDArray[np.uint64]
     read: Callable[[NDArray[np.int64]], Iterable[tuple[int, NDArray[np.uint8]]]]
+    lost: AbstractSet[int] = frozenset()
+    notes: dict[str, list[str]] | None = None
 
 
 class Packed(NamedTuple):
@@ -66,7 +74,8 @@ class Packed(NamedTuple):
         sizes: images per class, in the same order; they sum to `total`.
         splits: class split by name -> "train", "validation", "test" -> indices of classes.
         expected: the fingerprint that all this must have; None: whatever it has.
-        about: what else `meta.json` says: how the classes were recognised, and what was left out.
+        about: what else `meta.json` says: how the classes were recognised, and what was left out; it is there when all
+            images are read.
     """
 
     images: NDArray[np.uint8] | Stream | Files
@@ -134,14 +143,18 @@ def packed_at(folder: Path) -> Path | None:
 
 def packed_from(meta: Mapping[str, Any], images: NDArray[np.uint8] | Stream) -> Packed:
     """The contents of a store that was packed elsewhere, from its `meta.json` and its images."""
-    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"])
+    about = {key: meta[key] for key in REMARKS if key in meta}
+    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"], about)
 
 
 def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -> None:
     folder.mkdir()
     if isinstance(packed.images, Files):
         _read_files(left, packed.images)
-        (left / "images.npy").rename(folder / "images.npy")
+        if packed.images.lost:
+            packed = _without(packed, packed.images.lost, left / "images.npy", folder / "images.npy")
+        else:
+            (left / "images.npy").rename(folder / "images.npy")
     else:
         with open(folder / "images.npy", "wb") as file:
             if isinstance(packed.images, Stream):
@@ -162,8 +175,12 @@ def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -
             f"{about['name']}: what came has fingerprint {meta['fingerprint'][:12]} and should have "
             f"{str(packed.expected)[:12]}"
         )
+    if unread := meta.get("left_out_paths"):
+        meta["left_out_paths"] = {why: paths[:MOST_LISTED] for why, paths in unread.items()}
+        lines = [f"{shown(why)}\t{shown(path)}\n" for why, paths in unread.items() for path in paths]
+        (folder / LEFT_OUT).write_text("".join(lines), encoding="utf-8")
     with open(folder / "meta.json", "w", encoding="utf-8") as text:
-        json.dump(meta, text, ensure_ascii=False)
+        json.dump(meta, text)  # in ASCII: a name may have bytes that are no UTF-8
         _settle(text)
     _sync(folder)
 
@@ -192,11 +209,14 @@ def _read_files(folder: Path, files: Files) -> None:
     """
     total, *one = files.shape
     done = _there(folder, files)
+    if files.notes is not None and (folder / "notes.json").exists():
+        files.notes.update(json.loads((folder / "notes.json").read_text()) or {})
     with open(folder / "images.npy", "r+b") as pixels:
         start = os.fstat(pixels.fileno()).st_size - prod(files.shape)
 
         def settle() -> None:
             _settle(pixels)
+            (folder / "notes.json").write_text(json.dumps(files.notes))
             np.save(folder / "new.npy", done)
             (folder / "new.npy").replace(folder / "stamps.npy")
 
@@ -211,8 +231,30 @@ def _read_files(folder: Path, files: Files) -> None:
                     settled = time.monotonic()
         finally:
             settle()
-    if missing := int((done != files.stamps).sum()):
+    if missing := int((done != files.stamps).sum()) - len(files.lost):
         raise ValueError(f"{missing} of {total} images did not come")
+
+
+def _without(packed: Packed, lost: AbstractSet[int], read: Path, written: Path) -> Packed:
+    """Write what was read without some rows.
+
+    Raises:
+        UserError: a class has no image left.
+    """
+    sizes, first = [], 0
+    for name, size in zip(packed.class_names, packed.sizes, strict=True):
+        sizes.append(size - sum(row in lost for row in range(first, first + size)))
+        if not sizes[-1]:
+            raise UserError(f"the class '{name}': none of its {size} pictures can be read")
+        first += size
+    images = np.load(read, mmap_mode="r", allow_pickle=False)
+    with open(written, "wb") as file:
+        _write_header(file, (sum(sizes), *images.shape[1:]))
+        for row, image in enumerate(images):
+            if row not in lost:
+                file.write(np.ascontiguousarray(image).data)
+        _settle(file)
+    return packed._replace(sizes=sizes)
 
 
 def _there(folder: Path, files: Files) -> NDArray[np.uint64]:

@@ -1,7 +1,5 @@
 """What loaders of published data share: the sentences for archives, images, counts and downloads that are wrong."""
 
-import csv
-import io
 import lzma
 import os
 import tarfile
@@ -15,9 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.reading.files import shown
 
 # of an image; Pillow says SyntaxError of a broken PNG
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
@@ -67,23 +64,6 @@ def downloading(what: str, instead: str) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """The first line of an error, or its kind."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def csv_rows(path: str, content: bytes, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and values of some columns of a CSV file with a header.
-
-    Raises:
-        UserError: it is not text, or a column is missing or empty; the sentence begins with `path`.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(content.decode())))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
-    for number, row in enumerate(rows, start=2):
-        values = [row.get(column) or "" for column in columns]
-        if not all(values):
-            raise UserError(f"{path}: line {number}: columns {','.join(columns)} are expected, each with a value")
-        yield number, values
 
 
 def check_counts(source: Path, found: Mapping[Split, Mapping[str, int]], published: "Published | None") -> None:

@@ -3,23 +3,25 @@
 Whatever the files' places say of classes and splits, a loader makes of them `Classes`: split -> class -> its images.
 """
 
-import io
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from hashlib import blake2b, sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.archives import READ, Lost, Tar, Zip, check_size, opened
+from raymeta.problems.images.reading.files import (
+    BROKEN as BROKEN_PICTURE,
+)
 from raymeta.problems.images.reading.files import (
     HEAD,
     NO_CLASS,
@@ -27,20 +29,18 @@ from raymeta.problems.images.reading.files import (
     LeftOut,
     begins_as_picture,
     is_picture,
-    shown,
+    sentence,
+    some,
     suffix,
 )
 from raymeta.problems.images.reading.packing import Files, Packed, Progress
-from raymeta.problems.images.reading.sources import UNREADABLE, reading
+from raymeta.problems.images.reading.pictures import BROKEN, Fit, NotPlain, Why, decode, unreadable
+from raymeta.problems.images.reading.sources import reading
 from raymeta.problems.images.reading.walking import special, walk
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".txz")
-FOLDERS: dict[str, Split] = {
-    "train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"
-}  # fmt: skip
 
 Classes = Mapping[Split, Mapping[str, Sequence[str]]]
-Fit = Callable[[Image.Image], Image.Image]
 
 
 class Tree:
@@ -95,6 +95,15 @@ class Tree:
         self.used.update(wanted)
         with reading(self.source):
             yield from self._archive.read(wanted, lost) if self._archive else self._read(wanted, lost)
+
+    def read_in_order(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """As `read`, in the order asked for of a tar archive, too: what comes early waits in memory."""
+        wanted = list(dict.fromkeys(paths))
+        files, early = self.read(wanted), dict[str, bytes]()
+        for path in wanted:
+            while path not in early:
+                early.update([next(files)])
+            yield path, early.pop(path)
 
     def left_out(self, packed: Iterable[str]) -> LeftOut:
         """Why -> paths of all that lies there, was not read and is not among some that are packed."""
@@ -168,60 +177,61 @@ class Tree:
             return file.read(HEAD)
 
 
-def find(root: Path, names: Sequence[str], layout: str) -> Path:
-    """The folder or archive of one of some names in `root`, or `root` itself if it is a file.
-
-    Args:
-        root: what the user gave.
-        names: without an archive's suffix.
-        layout: what the sentence says should have been there.
-
-    Raises:
-        UserError: nothing of that name is there.
-    """
-    if root.exists() and not root.is_dir():
-        return root  # an archive, or `Tree` says what it is
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    for name in names:
-        for found in (root / name, *(root / f"{name}{ending}" for ending in ARCHIVES)):
-            if found.exists():
-                return found
-    raise UserError(f"{root}: {layout}")
-
-
-def split_folders(tree: Tree) -> dict[Split, dict[str, list[str]]]:
-    """Classes of a tree `train/CLASS/...`, `val/CLASS/...`, `test/CLASS/...`, at its top or one folder down."""
-    found: dict[Split, dict[str, list[str]]] = {split: {} for split in SPLITS}
-    parts = [path.split("/") for path in tree.pictures]
-    down = 0 if any(part[0] in FOLDERS for part in parts) else 1
-    for part in parts:
-        if len(part) > down + 2 and part[down] in FOLDERS:
-            found[FOLDERS[part[down]]].setdefault(part[down + 1], []).append("/".join(part))
-    return found
-
-
-def pack_files(tree: Tree, classes: Classes, side: int, fit: Fit, progress: Progress) -> Packed:
-    """Pack images of a tree as RGB.
+def pack_files(
+    tree: Tree,
+    classes: Classes,
+    shape: tuple[int, ...],
+    fit: Fit,
+    progress: Progress,
+    *,
+    about: Mapping[str, Any] = MappingProxyType({}),
+    left: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    skip: bool = False,
+    remedy: str = "",
+) -> Packed:
+    """Pack images of a tree.
 
     Args:
         tree: where they are.
         classes: their paths in it.
-        side: of a packed image, in pixels.
-        fit: makes an RGB image one of side x side.
+        shape: of a packed image, (C, H, W).
+        fit: makes an image of that size and colour of a picture.
         progress: called per image.
+        about: what the store is to say of itself.
+        left: why -> paths of what is left out.
+        skip: leave out pictures that can't be read, too.
+        remedy: what ends the sentence that names them, if they are not left out.
     """
     names, sizes, splits = in_order({s: {c: len(paths) for c, paths in classes[s].items()} for s in SPLITS})
     paths = [path for split in SPLITS for name in sorted(classes[split]) for path in classes[split][name]]
     rows = {path: row for row, path in enumerate(paths)}
+    lost, said = set[int](), dict(about)
+    notes: dict[str, list[str]] = {}
+
+    def note(path: str, kind: str) -> None:
+        notes.setdefault(kind, []).append(path)
 
     def read(wanted: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        there = len(paths) - len(wanted)
-        for done, (path, content) in enumerate(tree.read(paths[row] for row in wanted), start=there + 1):
-            yield rows[path], decode(content, f"{tree.source}: {path}", fit)[None]
+        there, broken = len(paths) - len(wanted), dict[str, Why]()
+        asked = tree.read((paths[row] for row in wanted), lambda path: broken.update({path: BROKEN}))
+        for done, (path, content) in enumerate(asked, start=there + 1):
+            try:
+                image = decode(content, path, fit, partial(note, path))
+            except NotPlain as error:
+                broken[path] = error.why
+            else:
+                yield rows[path], image[None]
             progress(done, len(paths))
+        if broken and not skip:
+            raise UserError(f"{shown(tree.source)}: {unreadable(broken)}{remedy and f'; {remedy}'}")
+        lost.update(rows[path] for path in broken)
+        every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
+        said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every
+        every_note = {kind: sorted(set(noted)) for kind, noted in sorted(notes.items())}
+        said["notes"] = {kind: f"{len(noted):,} ({some(noted)})" for kind, noted in every_note.items()}
 
-    return Packed(Files((len(paths), 3, side, side), tree.stamps(paths), read), names, sizes, splits)
+    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost, notes)
+    return Packed(files, list(map(shown, names)), sizes, splits, about=said)
 
 
 def in_order(
@@ -233,34 +243,3 @@ def in_order(
     ends = np.cumsum([len(counts[split]) for split in SPLITS]).tolist()
     members = {s: list(range(end - len(counts[s]), end)) for s, end in zip(SPLITS, ends, strict=True)}
     return names, sizes, {"standard": {str(split): classes for split, classes in members.items()}}
-
-
-def decode(content: bytes, where: str, fit: Fit) -> NDArray[np.uint8]:
-    """An image file as uint8 [3, H, W].
-
-    Raises:
-        UserError: it can't be read; `where` says which it is.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(fit(image.convert("RGB"))).transpose(2, 0, 1)
-    except (*UNREADABLE, ValueError) as error:
-        raise UserError(f"{where} is not an image that can be read") from error
-
-
-def squeezed(side: int) -> Fit:
-    """To a square with Lanczos, as MAML's and CAVIA's scripts do; an image of that size stays as it is."""
-    return lambda image: image if image.size == (side, side) else image.resize((side, side), Image.Resampling.LANCZOS)
-
-
-def ink_high(image: Image.Image, side: int) -> Image.Image:
-    """A drawing, dark on light, as a grey square with its ink high; grey before it is scaled, so edges stay soft."""
-    return ImageOps.invert(image.convert("L")).resize((side, side), Image.Resampling.LANCZOS)
-
-
-def centred(side: int) -> Fit:
-    """To a square 1.15 times as large, bilinear, and its centre: the evaluation transform of CloserLookFewShot."""
-    large = int(1.15 * side)
-    edge = round((large - side) / 2)
-    box = (edge, edge, edge + side, edge + side)
-    return lambda image: image.resize((large, large), Image.Resampling.BILINEAR).crop(box)

@@ -123,7 +123,7 @@ def _not_a_tape(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (_no_list, "CUB_200_2011: no images.txt is in it"),
+    (_no_list, "CUB_200_2011: cub is not in it, which is CUB_200_2011.tgz or a folder CUB_200_2011: no images.txt"),
     (_line_of_something_else, "images.txt: line 2 is not a number and CLASS/IMAGE"),
     (_image_missing, "images.txt names 003.Bird_3/Bird_3_0001.jpg, which is not in images"),
     (_class_missing, "CUB_200_2011: the test split has 1 classes, 2 are expected"),

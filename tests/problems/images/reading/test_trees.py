@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raymeta.errors import UserError
-from raymeta.problems.images.reading.files import sentence, shown
+from raymeta.errors import UserError, shown
+from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
@@ -155,6 +155,8 @@ def test_tars_whatever_their_name(tmp_path: Path, mode: str) -> None:
     assert dict(tree.read(tree.pictures)) == {
         "cat/1.png": b"new", "dog/later.png": b"new", "dog/hard.png": b"old", "dog/again.png": b"new", "dog/bare": PNG
     }  # fmt: skip
+    order = ["dog/bare", "cat/1.png", "dog/later.png", "dog/hard.png"]
+    assert [path for path, _ in tree.read_in_order(order)] == order
     assert sentence(tree.left) == "left out: 1 FIFO (dog/pipe.png), 1 link that leads nowhere (dog/gone.png)"
 
 
@@ -213,7 +215,9 @@ ODD: list[Callable[[bytes, random.Random], None]] = [
 def test_every_picture_of_a_random_tree_is_listed_once_or_named(
     entries: list[tuple[list[bytes], int]], draw: random.Random
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as outer:
+        folder = f"{outer}/1/2/3"  # from which no link leads out
+        os.makedirs(folder)
         root, real = os.fsencode(folder), set()
         for parts, kind in entries:
             path = b"/".join([root, *parts])
