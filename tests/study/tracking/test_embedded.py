@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from study.driving import tiny_record
 
 import raymeta
-from raymeta.errors import RunFailed, UserError
+from raymeta.errors import UserError
 from raymeta.study.record.home import open_study
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.tracking import embedded
@@ -61,19 +61,19 @@ def test_a_home_that_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {path.name for path in files} >= {"config.yaml", "space.yaml"}
     old.rename(new)
     shutil.copytree(new, copy)
-    for home in (new, copy):
-        monkeypatch.setenv("RAYMETA_STUDIES", str(home))
-        record = open_study("tiny")
-        assert find_run(record, 0) == (run, "")
-        noted_whole(record, 1.0)
-        raymeta.open_study(
-            "tiny"
-        ).sync()  # in another process: this one's MLflow remembers where a run's artifacts were
-        other, _ = find_run(record, 1)
-        assert (home / "mlartifacts" / "tiny" / str(other) / "artifacts" / "config.yaml").is_file()
-        client = connect()
-        assert [file.path for file in client.list_artifacts(run)] == ["config.yaml"]
-        assert "hidden" in Path(client.download_artifacts(run, "config.yaml")).read_text()
+    monkeypatch.setenv("RAYMETA_STUDIES", str(new))
+    record = open_study("tiny")
+    assert find_run(record, 0) == (run, "")
+    noted_whole(record, 1.0)
+    raymeta.open_study("tiny").sync()  # in another process: this one's MLflow remembers where a run's artifacts were
+    other, _ = find_run(record, 1)
+    assert (new / "mlartifacts" / "tiny" / str(other) / "artifacts" / "config.yaml").is_file()
+    monkeypatch.setenv("RAYMETA_STUDIES", str(copy))
+    assert embedded._moved(copy / "mlflow.db") != []
+    client = connect()
+    assert embedded._moved(copy / "mlflow.db") == []
+    assert client.get_run(run).info.artifact_uri == (copy / "mlartifacts" / "tiny" / run / "artifacts").as_uri()
+    assert [file.path for file in client.list_artifacts(run)] == ["config.yaml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ODD, "copy"])
 
 
@@ -132,10 +132,8 @@ def test_a_damaged_database_is_a_line(studies: Path, monkeypatch: pytest.MonkeyP
         f"MLflow can't be used: {problem}; trials are kept in the study and copied when it is back "
         "(`raymeta sync tiny`)"
     ]
-    with pytest.raises(RunFailed, match=r"MLflow can't be used: .* is damaged"):
-        raymeta.open_study("tiny").sync()
     (studies / "mlflow.db").unlink()
-    raymeta.open_study("tiny").sync()
+    copied(record)
     assert find_run(record, 0)[0] is not None
 
 
