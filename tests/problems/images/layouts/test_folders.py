@@ -116,7 +116,7 @@ SAME = pictures(*(f"{split}/{kind}" for split in ("train", "val", "test") for ki
     (pictures("images", "masks", "edges"), "images and masks are no class by name"),
     (pictures("images/train/a", "images/val/b", "masks/train/a", "masks/val/b"), "images and masks are no class by"),
     (pictures("x/s1", "x/s2", "y/s1", "y/s2", "z/s1"),
-     "folders of pictures are in folders: 5, as x/s1/, x/s2/, y/s1/ and 2 more, in 3, as x/, y/, z/, and either may be"),
+     "folders of pictures are in folders: 5, as x/s1/, x/s2/, y/s1/ and 2 more, in 3, as x/, y/, z/, and either may"),
     (pictures("animals/cat", "animals/dog", "plants/fir", "plants/ivy"), "either may be the classes: say which by a"),
     (pictures("x/2001", "x/2002", "y/2003", "z/2004"), "either may be the classes"),
     (pictures("a", "b", "c", "backup/a", "backup/b"), "folders of pictures are at two levels: a/ (2), b/ (2), c/ (2)"),
