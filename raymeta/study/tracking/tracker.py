@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary,
 if TYPE_CHECKING:
     from raymeta.study.machines.session import Session
 
+LISTEN_S = 0.2
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing
 
 
@@ -58,11 +60,15 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._tell(None)
-        before = -1
-        while self.process.poll() is None and self._sent > before:
-            before = self._sent  # a database that is only slower than the trials were is waited for
+        sent, since = self._sent, time.monotonic()
+        while self.process.poll() is None:
+            if self._sent > sent:  # a database that is only slower than the trials were is waited for
+                sent, since = self._sent, time.monotonic()
+            # One that has taken nothing and has said why is tried once more.
+            if time.monotonic() - since > (RETRY_S if self.problem and not sent else PATIENCE_S):
+                break
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(RETRY_S if self.problem and not before else PATIENCE_S)
+                self.process.wait(LISTEN_S)
         if self.process.poll() is None:
             self.process.kill()
             self.problem = self.problem or "no answer"

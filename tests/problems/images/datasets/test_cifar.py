@@ -215,9 +215,9 @@ def _damaged_pickles(tree: Path) -> None:
 @pytest.mark.parametrize(("damage", "message"), [
     (_image_missing, "cifar100: wolf has 2 images, 3 are expected"),
     (_class_missing, "cifar100: apple has 0 images, 3 are expected"),
-    (_not_an_image, "cifar100: sea: test_000.png is not an image that can be read"),
-    (_cut_off_image, "cifar100: sea: test_000.png is not an image that can be read"),
-    (_other_size, "cifar100: bear: test_000.png is 84x32, 32x32 is expected"),
+    (_not_an_image, "cifar100: sea/test_000.png is not an image that can be read"),
+    (_cut_off_image, "cifar100: sea/test_000.png is not an image that can be read"),
+    (_other_size, "cifar100: bear/test_000.png is 84x32, 32x32 is expected"),
     (_cut_off_zip, "cifar100.zip: not a zip file, or one that is cut off or damaged"),
     (_nothing, "neither cifar100.zip nor a folder cifar100 or cifar-100-python is in it"),
     (_damaged_pickles, "cifar-100-python: incomplete or damaged"),

@@ -263,6 +263,18 @@ def test_broken_pictures_are_named_at_once_or_left_out_with_a_list(pets: Path) -
         prepared(pets, skip_broken=True)
 
 
+def test_what_was_noted_before_a_broken_picture_is_said_when_packing_goes_on(pets: Path) -> None:
+    Image.fromarray(np.zeros((3, 3), np.uint16)).save(pets / "pet00" / "1.png")
+    Image.new("RGBA", (3, 3)).save(pets / "pet01" / "1.png")
+    (pets / "pet02" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pet02/1\.png is not an image that can be read"):
+        prepared(pets)
+    Image.new("LA", (3, 3)).save(pets / "pet02" / "1.png")
+    said = prepared(pets).describe()
+    assert said["16 bits, divided by 257"] == "1 (pet00/1.png)"
+    assert said["transparent, over the background"] == "2 (pet01/1.png, pet02/1.png)"
+
+
 def test_size_and_colour_are_the_user_s(few: Path) -> None:
     plain, small = prepared(few), prepared(few, size=28, grey=True)
     assert (small.input_shape, small.store.images.shape) == ((1, 28, 28), (8, 1, 28, 28))
@@ -274,6 +286,7 @@ def test_size_and_colour_are_the_user_s(few: Path) -> None:
     row = small.store.starts[small.store.class_names.index("cat")]
     assert np.array_equal(small.store.images[row, 0], expected)
     assert small.inputs([few / "cat" / "1.png"]).numpy().tolist() == [[(expected / np.float32(255)).tolist()]]
+    assert small.describe()["in_a_search"] == f"--task folder-5w1s --data-root {few} task.size=28 task.grey=true"
     task = small.task.model_copy(update={"ways": 2, "queries": 1})
     assert open_problem(task).bank("train", 0).draw(0, 1).support.x.shape == (1, 2, 1, 28, 28)
     with pytest.raises(UserError, match=r"prepare folder --data-root \S+ --size 28 --grey --background '#ff0000'`$"):

@@ -151,6 +151,11 @@ def _no_png(tree: Path) -> None:
     (tree / "images_background" / "Beth" / "character01" / "0001_07.png").write_bytes(b"hello")
 
 
+def _two_no_png(tree: Path) -> None:
+    _no_png(tree)
+    (tree / "images_background" / "Beth" / "character01" / "0001_09.png").write_bytes(b"")
+
+
 def _part_missing(tree: Path) -> None:
     shutil.rmtree(tree / "images_evaluation")
 
@@ -160,7 +165,8 @@ def _part_missing(tree: Path) -> None:
     (_damaged, "images_evaluation.zip: not a zip file, or one that is cut off or damaged"),
     (_drawing_missing, "images_background: images_background/Beth/character01 has 19 drawings, 20 are expected"),
     (_character_missing, "images_background: 2 characters, images_background has 3"),
-    (_no_png, "images_background/Beth/character01: a drawing is not a readable PNG file"),
+    (_no_png, "images_background/Beth/character01/0001_07.png is not an image that can be read"),
+    (_two_no_png, "2 pictures are not images that can be read: images_background/Beth/character01/0001_07.png, i"),
     (_part_missing, "neither images_evaluation.zip nor a folder images_evaluation is in it"),
     (shutil.rmtree, "tree: no such folder"),
 ])  # fmt: skip
