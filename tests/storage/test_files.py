@@ -107,7 +107,7 @@ def test_reading_a_file(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_yaml(path)
         assert str(caught.value) == f"{path}: {sentence}"
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder, where a file is expected"):
         read_yaml(tmp_path)
     path.write_text("a: {b: é}", encoding="utf-8")
     assert read_yaml(path) == {"a": {"b": "é"}}

@@ -78,8 +78,8 @@ class Plan:
         """Of a search over the regularizer the choice that a trial with these had; None: it is none of them."""
         if (param := self.space.params.get(CHOICE)) is None:
             return None
-        added = [name for name in self.choices if name in regularizers]
-        choice = added[0] if len(added) == 1 else None if added else NONE
+        added = set(regularizers) - set(type(self.base.regularizers).model_fields)
+        choice = NONE if not added else next(iter(added)) if len(added) == 1 else None
         return choice if param.contains(choice) else None
 
     @property
