@@ -98,7 +98,7 @@ class MatchingNet(ProtoNet):
     adapts: ClassVar[str] = "the support's features as a memory"
     learns: ClassVar[str] = "the features, the LSTMs of the full context"
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
-    cost: ClassVar[float | None] = 0.4
+    cost: ClassVar[float | None] = 0.6
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

@@ -101,7 +101,7 @@ class ModGrad(MAML):
     adapts: ClassVar[str] = "kernels and biases of the last two blocks (variant paper: as MAML), and a context vector"
     learns: ClassVar[str] = "theta, the MLPs of the modulation"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
-    cost: ClassVar[float | None] = 1.4
+    cost: ClassVar[float | None] = 1.7
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
 

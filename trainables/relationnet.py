@@ -70,7 +70,7 @@ class RelationNet(ProtoNet):
     adapts: ClassVar[str] = "class means of feature maps"
     learns: ClassVar[str] = "the features, the relation module"
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
-    cost: ClassVar[float | None] = 0.8
+    cost: ClassVar[float | None] = 0.4
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:

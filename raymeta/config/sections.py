@@ -44,17 +44,45 @@ class TaskConfig(Section):
         """
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
 class OuterConfig(Section):
     """The outer update."""
 
-    lr: Number = Field(1e-3, gt=0, description="Adam's step size.")
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: Number = Field(1e-3, gt=0, description="Step size; of SGD 0.1 in Meta-MaxUp's code.")
+    momentum: float = Field(0.0, ge=0, lt=1, description="sgd.")
+    nesterov: bool = Field(False, description="sgd: Nesterov's momentum.")
+    weight_decay: Number = Field(0.0, ge=0, description="Times the parameters, added to their gradients.")
     tasks_per_step: int = Field(4, ge=1, description="Tasks of one outer step.")
     reduction: Literal["mean", "sum"] = Field("mean", description="How the tasks' query losses are put together.")
     clip: Annotated[float | None, NUMBER] = Field(
         None, gt=0, description="Outer gradients are clipped to [-clip, clip]; null: not."
     )
-    schedule: Literal["constant", "cosine"] = Field("constant", description="Step size over the full budget.")
+    schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
+        "constant", description="Step size over the full budget."
+    )
     min_lr: Number = Field(0.0, ge=0, description="Where the cosine ends.")
+    milestones: tuple[Share, ...] = Field((), description="step: shares of the full budget, rising.")
+    factors: tuple[float, ...] = Field((), description="step: of lr, one from each milestone on.")
+    every: float = Field(1.0, gt=0, le=1, description="exponential: share of the full budget that a stair is long.")
+    decay: float = Field(0.5, gt=0, le=1, description="exponential: of lr, at the end of every stair.")
+
+    @model_validator(mode="after")
+    def _what_belongs_together(self) -> Self:
+        if self.optimizer == "adam" and (self.momentum or self.nesterov):
+            raise ValueError("momentum and nesterov are settings of optimizer sgd, and it is adam")
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov: found true, but momentum is 0")
+        if (self.schedule == "step") != bool(self.milestones) or len(self.milestones) != len(self.factors):
+            raise ValueError(
+                f"schedule: found {self.schedule} with {len(self.milestones)} milestones and {len(self.factors)} "
+                "factors; step needs as many of both, one or more, and no other schedule has any"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: found {list(self.milestones)}, which do not rise")
+        return self
 
 
 class PretrainingConfig(Section):

@@ -26,6 +26,7 @@ from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
 from raymeta.training.device import device_of, keeps_on_device, vectorized
+from raymeta.training.outer import optimizer_of, rate
 from raymeta.training.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
@@ -53,7 +54,7 @@ class Trainer:
         self._learned = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
         groups = _by_lr_factor(self.learner)
         self._lr_factors = list(groups)
-        self.optimizer = torch.optim.Adam([{"params": group} for group in groups.values()], lr=config.outer.lr)
+        self.optimizer = optimizer_of(config.outer, groups.values())
         if keeps_on_device(config, self.device, self.learner):
             self.problem.keep_on(self.device)
         self._training = self.problem.bank("train", config.seed)
@@ -115,7 +116,8 @@ class Trainer:
         """One outer step; returns the loss it followed, averaged over its tasks, []."""
         outer = self.config.outer
         for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
-            group["lr"] = self._learning_rate() * factor
+            group["lr"] = rate(outer, self.outer_step / self.config.budget.outer_steps) * factor
+            group["weight_decay"] = outer.weight_decay  # a checkpoint may be of one with other numbers
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.outer_gradient()
         if outer.clip is not None:
@@ -197,13 +199,6 @@ class Trainer:
         """Of what is drawn on the CPU, before an outer step, for all of its tasks."""
         words = np.random.SeedSequence((self.config.seed, self.outer_step, place)).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
-
-    def _learning_rate(self) -> float:
-        outer = self.config.outer
-        if outer.schedule == "constant":
-            return outer.lr
-        share = self.outer_step / self.config.budget.outer_steps
-        return outer.min_lr + (outer.lr - outer.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
     def validate(self) -> dict[str, float]:
         """Score the present weights on the validation bank, and keep them if they are among the best so far."""

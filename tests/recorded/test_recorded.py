@@ -133,7 +133,7 @@ def test_a_plan_that_is_not_understood_says_what_to_do(recorded: Path) -> None:
     assert str(refused.value).startswith(f"{path}: unknown key 'outer.beta', ")
     assert str(refused.value).endswith(f" ({wrote} wrote it, this is {VERSION}: go on with {wrote}, or make it again)")
     path.write_text(yaml.safe_dump(about | {"written_by": VERSION}))
-    with pytest.raises(UserError, match=r"tasks_per_step$"):  # by this version: an edit, or damage
+    with pytest.raises(UserError, match=r"weight_decay$"):  # by this version: an edit, or damage
         load("sinusoid")
 
 

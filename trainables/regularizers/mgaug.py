@@ -32,7 +32,8 @@ Scores are of the outer loss so far: terms that regularizers before it in the co
 parameter pruning are not in the authors' code, and are done here as the paper says.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -117,7 +118,7 @@ class MGAug(Regularizer):
                 "would score; allowed: adapted"
             )
         accumulates = self.scored and settings.scores == "authors" and learner.inner_loop
-        step = Step(learner, drawn, {}, tasks.size - 1 if accumulates else 0)
+        step = Step(learner, drawn, accumulates)
         return Hooks(query_loss=partial(self.on_query_loss, step=step))
 
     def on_query_loss(self, loss: Tensor, adapted: Any, task: Task, context: Context, step: "Step") -> Tensor:
@@ -125,7 +126,10 @@ class MGAug(Regularizer):
         settings, noise, learner = self.settings, context.noise, step.learner
         assert noise is not None
         theta = learner.model.weights()
-        scores = self.scores(loss, adapted, context, step) if self.scored else {}
+        learned = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        scores, total = dict[str, Tensor](), dict[str, Tensor]()
+        if self.scored:
+            scores, total = self.scores(loss, adapted, context, step)
         between = noise.uniform(loss.new_empty(settings.networks)).double()
         least = self.numbers.keep
         keep = least + (1 - least) * between * (torch.arange(len(between), device=loss.device) > 0)
@@ -136,25 +140,26 @@ class MGAug(Regularizer):
             own = Hooks(weights=partial(masked, masks), cuts_head=settings.head == "authors")
             there = replace(context, hooks=(*context.hooks, own))
             seen = resized(task, step.shares[context.task][number]) if settings.resize else task
-            loss = loss + self.numbers.weight * learner.query_loss(learner.adapt(seen.support, there), seen.query)
-        if (number := int(context.task)) < step.last:  # of a task that no other one follows nothing need be known
-            step.earlier[number] = self.gradients(loss, theta)
+            alone = self.numbers.weight * learner.query_loss(learner.adapt(seen.support, there), seen.query)
+            # Its gradient is computed now, so that scores can be of it, and only one sub-network's graph is kept.
+            found = torch.autograd.grad(alone, list(learned.values()), allow_unused=True)
+            loss = loss + Known.apply(alone.detach(), found, *learned.values())
+            gradients = dict(zip(learned, found, strict=True))
+            total = {name: g + gradients[f"model.{name}"] for name, g in total.items()}
+        step.earlier[int(context.task)] = total
         return loss
 
-    def scores(self, loss: Tensor, adapted: Any, context: Context, step: "Step") -> Weights:
-        """How much the outer loss depends on each weight of a convolution."""
-        theta, found = (
-            step.learner.model.weights(),
-            [g for task, g in sorted(step.earlier.items()) if task < context.task],
-        )
+    def scores(self, loss: Tensor, adapted: Any, context: Context, step: "Step") -> tuple[Weights, Weights]:
+        """How much the outer loss depends on each weight of a convolution; the gradient of this task's part of it."""
+        theta = step.learner.model.weights()
         seen = getattr(adapted, "weights", theta) if self.settings.scores == "adapted" else theta
-        found.append(self.gradients(loss, seen))
-        return {name: (theta[name] * torch.stack([g[name] for g in found]).sum(0)).abs() for name in self.convolutions}
-
-    def gradients(self, loss: Tensor, weights: Weights) -> Weights:
-        """Of a loss, whose graph stays, for the weights of convolutions: constants."""
-        values = torch.autograd.grad(loss, [weights[name] for name in self.convolutions], retain_graph=True)
-        return dict(zip(self.convolutions, values, strict=True))
+        values = torch.autograd.grad(loss, [seen[name] for name in self.convolutions], retain_graph=True)
+        own = dict(zip(self.convolutions, values, strict=True))
+        gradients = [own]
+        if step.accumulates:
+            gradients += [g for task, g in step.earlier.items() if task < context.task]
+        scores = {n: (theta[n].detach() * sum(g[n] for g in gradients)).abs() for n in self.convolutions}
+        return scores, own if step.accumulates else {}
 
     def pruned(self, scores: Weights, keep: Tensor) -> Weights:
         """Masks: 0 for what of each tensor goes if a share `keep`, [], stays."""
@@ -196,14 +201,27 @@ class Step:
 
     Attributes:
         shares: the sizes of their sub-networks.
+        accumulates: scores are of the gradients of earlier tasks too.
         earlier: by number of a task, the gradient of its whole outer loss for the weights of convolutions.
-        last: the number of the last task, where later ones look at the gradients of earlier ones; else 0.
     """
 
     learner: Learner
     shares: list[list[float]]
-    earlier: dict[int, Weights]
-    last: int
+    accumulates: bool
+    earlier: dict[int, Weights] = field(default_factory=dict)
+
+
+class Known(torch.autograd.Function):
+    """A loss [] whose gradients are known: (loss, gradients, tensors) to the loss, as a function of the tensors."""
+
+    @staticmethod
+    def forward(context: Any, loss: Tensor, gradients: Sequence[Tensor | None], *tensors: Tensor) -> Tensor:
+        context.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(context: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *(g if g is None else upstream * g for g in context.gradients)
 
 
 def masked(masks: Weights, weights: Weights, now: Pass) -> Weights:

@@ -106,7 +106,7 @@ class Folder(ImageDataset):
             progress: called per image.
         """
         plan = self.plan(None)
-        share = {SHARE: self._share} if self._share is not None else {}
+        share = {SHARE: self._share} if plan.layout.held_out else {}
         return pack_files(
             self._tree(),
             plan.layout.classes,

@@ -85,6 +85,39 @@ def test_drawings_are_grey_with_ink_high_in_drawers_order(tree: Path) -> None:
     assert abs(centre - ink).max() < 0.6
 
 
+def merged(tree: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All alphabets in one folder, and a list of other people's beside it."""
+    monkeypatch.setattr(omniglot, "EVALUATED", {"Gimel"})
+    for part in PARTS:
+        shutil.copytree(tree / part, target / "data", dirs_exist_ok=True)
+    (target / "splits" / "vinyals").mkdir(parents=True)
+    (target / "splits" / "vinyals" / "train.txt").write_text("Aleph/character01/rot000\n")
+    return target
+
+
+def test_merged_alphabets_and_other_folders_are_the_same(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, images = pack(tree)
+    together = merged(tree, tmp_path / "omniglot", monkeypatch)
+    shutil.copytree(tree, tmp_path / "repository" / "python")
+    shutil.copytree(tree / "images_background", tmp_path / "repository" / "python" / "images_background_small1")
+    shutil.make_archive(str(tmp_path / "all"), "zip", together)
+    for root in (
+        together,
+        together / "data",
+        tmp_path / "all.zip",
+        tmp_path / "repository",
+        zipped(tree, tmp_path / "zips" / "python").parent,
+    ):
+        other_names, other = pack(root)
+        assert other_names == names
+        assert (other == images).all()
+    shutil.rmtree(together / "data" / "Gimel" / "character01")
+    with pytest.raises(UserError, match=r"omniglot/data: 4 characters, Omniglot has 5$"):
+        pack(together)
+
+
 def _cut_off(tree: Path) -> None:
     root = zipped(tree, tree.parent / "zips")
     archive = root / "images_evaluation.zip"
