@@ -88,7 +88,7 @@ WRONG = {
     "not a file": (["final", "."], ".: cannot be read: Is a directory"),
     "no config": (["final", "maml.inner_lr=1"], "final: found no config but maml.inner_lr=1"),
     "same twice": (["final", "maml", "maml", "--task", "sinusoid-5s"], "the name 'maml' is given twice"),
-    "not a picture": (["final", "maml", "--picture", "curves.jpeg"], "expected a .png, .svg or .pdf file"),
+    "not a picture": (["final", "maml", "--picture", "curves.jpeg"], "its name is to end in .png, .svg or .pdf"),
     "no such test data": (
         ["final", "maml", "--task", "glyphs-5w1s", "--test-data", "omniglt"],
         "unknown data set 'omniglt': did you mean 'omniglot'?",

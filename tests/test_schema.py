@@ -195,3 +195,43 @@ def test_sections_that_differ_in_numbers_only_have_one_structure(one: Tree, othe
     assert structure(without_numbers(one)) == structure(one)
     assert (structure(one) == structure(other)) is (without_numbers(one) == without_numbers(other))
     assert len({structure(one), structure(without_numbers(one))}) == 1  # as a key of a dict
+
+
+class Kinds(Section):
+    """A key of every kind."""
+
+    number: float = 1.0
+    count: int | None = None
+    pair: tuple[float, float] = (0.0, 1.0)
+    word: str = ""
+    flag: bool = False
+    either: float | bool | None = None
+    named: Literal["a", True] = "a"
+    names: tuple[str | float | bool, ...] = ()
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize("key", ["number", "count", "word"])
+def test_a_truth_value_is_no_number_and_no_word(key: str, value: bool) -> None:
+    with pytest.raises(UserError, match=rf"f: {key}: found {str(value).lower()}: a truth value, where"):
+        check(Kinds, {key: value}, "f")
+
+
+def test_a_truth_value_in_a_range_is_none() -> None:
+    with pytest.raises(UserError, match=r"f: pair: found .*: a truth value, where a number is expected"):
+        check(Kinds, {"pair": [False, 1.0]}, "f")
+    for key, value in (("flag", True), ("either", True), ("named", True), ("names", (True, "x"))):
+        assert getattr(check(Kinds, {key: value}, "f"), key) == value
+
+
+def test_a_key_of_another_section_is_meant_if_it_is_the_same_to_the_letter() -> None:
+    class Inner(Section):
+        tasks: int = 1
+
+    class Whole(Section):
+        task: int = 1
+        engine: Inner = Inner()
+
+    for key, meant in (("tasks", "engine.tasks"), ("taks", "task"), ("trials", "study.trials")):
+        with pytest.raises(UserError, match=f"unknown key '{key}', did you mean '{meant}'"):
+            check(Whole, {key: 1}, "f", ["study.trials"])

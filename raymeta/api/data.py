@@ -15,6 +15,7 @@ from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.reading.sources import check_counts
 from raymeta.report.remarks import progress_bar, say
 from raymeta.report.style import PICTURES
+from raymeta.storage.files import missing
 from raymeta.storage.outputs import output
 from raymeta.storage.places import expanded
 
@@ -197,7 +198,7 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
         UserError: there is no such path, or it could not be used.
     """
     if isinstance(root, Path) and not root.exists():
-        raise UserError(f"--data-root {shown(root)}: no such folder")
+        raise UserError(f"--data-root {missing(root, 'folder')}")
     if not isinstance(problem, ImageDataset):
         raise UserError(f"--data-root {shown(root)}: {problem.name} is computed and reads no data: leave it out")
     if problem.ready and not rebuild:

@@ -217,7 +217,7 @@ class Study(Shown):
         """
         if self.record.driven:
             raise UserError(f"the study '{self.name}' is being driven: its driver copies it to MLflow")
-        with Tracker(self.record, lambda text: None) as tracker:
+        with Tracker(self.record) as tracker:
             tracker.update_all()
             tracker.summarise()
         if tracker.problem:

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import RenderableType
 
 from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder, read_weights
 from raymeta.api.studies import Study
-from raymeta.errors import UserError, suggest
+from raymeta.errors import UserError, shown, suggest
 from raymeta.problem import open_problem
+from raymeta.problems.images.reading.files import sentence
+from raymeta.problems.images.reading.trees import Tree
+from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.tables import predictions_table
 from raymeta.storage.files import missing, studies_folder
-from raymeta.storage.places import AnyPath, expanded, place
+from raymeta.storage.places import AnyPath, any_path, expanded
 from raymeta.study.record.record import StudyRecord
 
 FINALS = "finals"
@@ -42,7 +44,7 @@ def load(run: "str | Path | AnyPath | Study", *, ensemble: bool = False, device:
 
 def _folder(run: str | AnyPath) -> AnyPath:
     """The folder with the checkpoint that a path or a name stands for."""
-    at = place(run) if isinstance(run, str) else run
+    at = any_path(run) if isinstance(run, str) else run
     if at.name == CHECKPOINT and at.is_file():
         return at.parent
     for folder in (at, studies_folder() / at.name, studies_folder() / FINALS / at.name):
@@ -123,7 +125,7 @@ def predict(
     learner = load(run, ensemble=ensemble)
     if "images" not in learner.problem.offers:
         raise UserError(f"{run}: was trained on {learner.problem.name}, which is not made of images")
-    known = {folder.name: _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
+    known = {shown(folder.name): _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
     known = {name: files for name, files in known.items() if files}
     if not known:
         raise UserError(f"{support}: no folders with pictures are in it, one for each class")
@@ -138,8 +140,11 @@ def predict(
 
 
 def _pictures(folder: Path) -> list[Path]:
-    suffixes = Image.registered_extensions()
-    return [path for path in _below(folder) if path.is_file() and path.suffix.lower() in suffixes]
+    """Pictures in a folder and in the folders in it; what else lies there is said."""
+    tree = Tree(folder)
+    if left := sentence(tree.left_out(tree.pictures)):
+        say(f"{shown(folder)}: {left}")
+    return [folder / path for path in tree.pictures]
 
 
 def _below(folder: Path) -> list[Path]:

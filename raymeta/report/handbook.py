@@ -154,7 +154,7 @@ def _regularizer_page(name: str) -> str:
     where = "in training and evaluation" if cls.in_evaluation else "in training only"
     which = "learners with an inner loop" if "inner loop" in cls.needs else "any learner"
     lines = [*_head(cls), f"Acts on {one.acts_on}, {where}, of {which}.", "", *_settings(cls, f"regularizers.{name}")]
-    space = f"`raymeta search maml+{name}` {_searches('regularizer', name)}, with the learner's."
+    space = f"`raymeta search maml+{name}` {_searches('regularizer', name)} with the learner's."
     return "\n".join([*lines, "", space, ""])
 
 

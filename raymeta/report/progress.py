@@ -148,7 +148,6 @@ class Jobs(Display):
     def __init__(self, pool: "Pool", session: Session, what: str) -> None:
         super().__init__(session)
         self.pool, self.what = pool, what
-        self._began = time.monotonic()
 
     def ended(self, entry: "Entry") -> None:
         """A job ended."""
@@ -178,12 +177,26 @@ class Jobs(Display):
         """Jobs done, the time that is left."""
         entries = self.pool.entries
         ended = sum(entry.state not in ("waiting", "running") for entry in entries)
-        weights = [entry.job.steps or 1 for entry in entries]
-        done = sum(weight * (entry.done - (entry.found or 0.0)) for entry, weight in zip(entries, weights, strict=True))
-        left = sum(weight * (1 - entry.done) for entry, weight in zip(entries, weights, strict=True))
-        took = time.monotonic() - self._began
-        eta = f"about {span(left / done * took)} left" if done > 0 else "no estimate yet"
-        return f"{ended}/{len(entries)} {self.what}" + (f", {eta}" if left else "")
+        text, left = f"{ended}/{len(entries)} {self.what}", self.left_s()
+        if ended == len(entries):
+            return text
+        return text + (", no estimate yet" if left is None else f", about {span(left)} left")
+
+    def left_s(self) -> float | None:
+        """Seconds that are left, by what an outer step has taken in this session, and a job that only scores.
+
+        None: of one of the two nothing is known yet.
+        """
+        left = []
+        for kind in (True, False):
+            entries = [entry for entry in self.pool.entries if bool(entry.job.steps) is kind]
+            done = sum((entry.done - (entry.found or 0.0)) * (entry.job.steps or 1) for entry in entries)
+            ahead = [(1 - entry.done) * (entry.job.steps or 1) for entry in entries]
+            if any(ahead) and not done:
+                return None
+            left += [units * sum(entry.worked_s for entry in entries) / done for units in ahead if units]
+        slots = self.session.slots.count if self.session.slots else 1
+        return max([sum(left) / slots, *left])
 
 
 def _best(entry: "Entry") -> str:

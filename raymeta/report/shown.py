@@ -1,17 +1,19 @@
 """What shows itself as a table: in a notebook, in a terminal by Rich, and as text by `print`."""
 
+from abc import ABC, abstractmethod
+
 from rich.console import Console, RenderableType
 from rich.jupyter import JupyterMixin
 
 WIDE = 1000  # columns, where there is no terminal whose edge could be met
 
 
-class Shown(JupyterMixin):
+class Shown(JupyterMixin, ABC):
     """A base for what has a `__rich__`: a notebook's cell shows it, and `str` and `repr` are its text."""
 
+    @abstractmethod
     def __rich__(self) -> RenderableType:
         """What Rich prints."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return text(self.__rich__())

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from raymeta.errors import shown
 from raymeta.metric import Metric, half_width
 from raymeta.problems.images.check import Finding
 from raymeta.schema import flatten
@@ -157,7 +158,7 @@ def predictions_table(
     for image, found in zip(images, probabilities, strict=True):
         first, *others = sorted(zip(found, classes, strict=True), reverse=True)
         rest = [f"{p:.3f}" for p in found] if few else [Text(", ".join(f"{c} {p:.3f}" for p, c in others[:3]))]
-        table.add_row(Text(str(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
+        table.add_row(Text(shown(image)), Text(first[1]), f"{first[0]:.3f}", *rest)
     return table
 
 

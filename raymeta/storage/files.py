@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from raymeta.errors import UserError
-from raymeta.storage.places import AnyPath, RemotePath, expanded, place
+from raymeta.storage.places import AnyPath, RemotePath, any_path, expanded
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,7 +78,7 @@ def read_yaml(path: AnyPath) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise missing(path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -97,15 +97,15 @@ def missing(path: AnyPath, what: str = "file") -> UserError:
     """
     if not isinstance(path, Path):
         return UserError(f"{path}: no such {what}{_near(path, path.parent, what)}")
-    if path.exists():
-        return UserError(f"{path}: is a {'folder' if path.is_dir() else 'file'}, where a {what} is expected")
     gone, below = path, Path()
     try:
-        while not gone.parent.is_dir() and gone.parent != gone:
+        if path.exists():
+            return UserError(f"{path}: is a {'folder' if path.is_dir() else 'file'}, where a {what} is expected")
+        while not gone.parent.exists() and gone.parent != gone:
             gone, below = gone.parent, gone.name / below
-    except OSError:  # a name that is too long, say
-        pass
-    if gone.parent.exists() and not gone.parent.is_dir():
+    except OSError as error:  # a name that is too long, say
+        return UserError(f"{path}: no such {what}: {error.strerror}")
+    if not gone.parent.is_dir():
         return UserError(f"{path}: no such {what}: {gone.parent} is a file")
     where = f": there is no folder {gone}" if gone != path else ""
     return UserError(
@@ -184,7 +184,7 @@ def studies_folder() -> AnyPath:
     Raises:
         UserError: it is a URI of no store that there could be.
     """
-    return place(os.environ.get("RAYMETA_STUDIES", "studies"))
+    return any_path(os.environ.get("RAYMETA_STUDIES", "studies"))
 
 
 def mlflow_folder() -> Path:

@@ -1,5 +1,8 @@
-"""kill -9 at seeded moments, over and over, until every study is at its end: nothing is lost, doubled or different."""
+"""kill -9 and SIGTERM at seeded moments, over and over, until every study is at its end: nothing is lost, doubled or
+different, in the search as in the finalists' phase.
+"""
 
+import json
 import os
 import random
 import signal
@@ -7,46 +10,74 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study.driving import TINY, assert_mlflow_equals_record, load, numbers, processes, raymeta, start, workers
 
+from raymeta.study.record.finalists import FILE
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 BUDGET = "budget.outer_steps=54"
-# Both depend on no timing: one trial at a time, or none that is cut.
-STUDIES = {"cut": [BUDGET, "--slots", "1"], "whole": [BUDGET, "study.first_rung=54", "--slots", "2"]}
+# None depends on timing: one trial at a time, or none that is cut. In the last, finalists take as long as the search.
+STUDIES = {
+    "cut": [BUDGET, "--slots", "1"],
+    "whole": [BUDGET, "study.first_rung=54", "--slots", "2"],
+    "finalists": [
+        BUDGET, "study.first_rung=54", "--slots", "2", "study.trials=3", "study.finalists=3", "study.finalist_seeds=2",
+        "study.finalist_tasks=200",
+    ],
+}  # fmt: skip
 VICTIMS = ["driver", "driver", "all", "worker", "worker writing a checkpoint"]
+TERMINATED = ["driver by SIGTERM", "group by SIGTERM", "all by SIGTERM"]
 
 
 def test_many_kills(studies: Path, tmp_path: Path, seed: int, kills: int) -> None:
+    """As many kills by -9 as asked for, and half as many by SIGTERM."""
     expected = {}
     for kind, words in STUDIES.items():
         quiet = tmp_path / f"quiet-{kind}"
         done = raymeta("search", *TINY, *words, "--name", kind, "--json", RAYMETA_STUDIES=str(quiet))
         assert done.returncode == 0, done.stderr
-        expected[kind] = numbers(kind, quiet)
+        expected[kind] = (numbers(kind, quiet), scores(quiet / kind))
+        assert len(expected[kind][1]) > 0
     chance, killed, began = random.Random(seed), Counter[str](), time.monotonic()
     round_number = 0
-    while killed.total() < kills:
-        kind = list(STUDIES)[round_number % 2]
+    while _by_nine(killed) < kills or killed.total() - _by_nine(killed) < kills // 2:
+        kind = list(STUDIES)[round_number % len(STUDIES)]
         name = f"{kind}-{round_number}"
         round_number += 1
-        _to_the_end(name, [*TINY, *STUDIES[kind], "--name", name], chance, killed, studies)
-        assert numbers(name) == expected[kind]
+        victims = [*(VICTIMS if _by_nine(killed) < kills else []), *TERMINATED]
+        _to_the_end(name, [*TINY, *STUDIES[kind], "--name", name], chance, killed, studies, victims)
+        assert (numbers(name), scores(studies / name)) == expected[kind]
         assert_mlflow_equals_record(name)
+    phases = sum(count for what, count in killed.items() if "finalists" in what)
     print(f"\nseed {seed}: {dict(killed)} in {round_number} studies, {time.monotonic() - began:.0f} s")
+    assert phases > 0
 
 
-def _to_the_end(name: str, search: list[str], chance: random.Random, killed: Counter[str], studies: Path) -> None:
+def scores(study: Path) -> dict[str, Any]:
+    """What the finalists came to, by the folder of their weights."""
+    found = {path.parent.relative_to(study): json.loads(path.read_text()) for path in study.rglob(FILE)}
+    return {str(where): (one["of"], one["values"]) for where, one in sorted(found.items())}
+
+
+def _by_nine(killed: Counter[str]) -> int:
+    return sum(count for what, count in killed.items() if "SIGTERM" not in what)
+
+
+def _to_the_end(
+    name: str, search: list[str], chance: random.Random, killed: Counter[str], studies: Path, victims: list[str]
+) -> None:
     """Start or go on with a study, kill somebody at some moment, and again, until it is at its end."""
     journal, noted = studies / name / "journal.log", b""
     while True:
         there = (studies / name / "study.yaml").exists()
         slots = search[search.index("--slots") + 1]
         driver = start(*(["resume", name, "--slots", slots] if there else ["search", *search]))
-        victim = chance.choice(VICTIMS)
-        end = time.monotonic() + chance.uniform(0, 12)
+        victim = chance.choice(victims)
+        end = time.monotonic() + chance.uniform(0, 20)
         while time.monotonic() < end and driver.poll() is None:
             time.sleep(0.02)
         if victim == "worker writing a checkpoint":
@@ -54,14 +85,14 @@ def _to_the_end(name: str, search: list[str], chance: random.Random, killed: Cou
             while time.monotonic() < end and driver.poll() is None and not _writing(studies / name):
                 time.sleep(0.001)
         if driver.poll() is None:
-            killed[victim] += 1
+            _note(killed, victim, studies / name)
             _kill(victim, driver.pid, studies)
         if victim.startswith("worker"):  # the driver goes on, for a while at least
             end = time.monotonic() + chance.uniform(5, 30)
             while time.monotonic() < end and driver.poll() is None:
                 time.sleep(0.05)
             if driver.poll() is None:
-                killed["driver"] += 1
+                _note(killed, "driver", studies / name)
                 _kill("driver", driver.pid, studies)
         _, err = driver.communicate(timeout=60)
         for pid in processes(studies):  # what Ray left behind; it would go by itself, but not at once
@@ -71,19 +102,35 @@ def _to_the_end(name: str, search: list[str], chance: random.Random, killed: Cou
             content = journal.read_bytes()
             assert content.startswith(noted)  # nothing that was noted is ever written anew
             noted = content[: content.rfind(b"\n") + 1]
-        assert driver.returncode in (0, -signal.SIGKILL), err
         assert "Traceback" not in err
+        if "SIGTERM" in victim and driver.returncode not in (0, -signal.SIGTERM):
+            assert driver.returncode == 143, err  # -SIGTERM: before Python had begun to hear signals
+            if (studies / name / "study.yaml").exists() and "study" in err:
+                assert err.splitlines()[-1].startswith(("go on with: raymeta resume", "next: raymeta export"))
+        elif "SIGTERM" not in victim:
+            assert driver.returncode in (0, -signal.SIGKILL), err
         if driver.returncode == 0:
             assert {trial.state for trial in load(name).trials()} <= {"completed", "pruned", "diverged"}
             return
 
 
+def _note(killed: Counter[str], victim: str, study: Path) -> None:
+    phase = "finalists" if (study / "study.yaml").exists() and load(study.name).over else "search"
+    killed[f"{victim}, {phase}"] += 1
+
+
 def _writing(study: Path) -> bool:
-    return any(study.glob("trials/*/.next-checkpoint.pt.*"))
+    return any(study.rglob(".next-checkpoint.pt.*"))
 
 
 def _kill(victim: str, driver: int, studies: Path) -> None:
-    targets = {"driver": [driver], "all": [driver, *processes(studies)]}.get(victim) or workers(studies)
+    if victim == "group by SIGTERM":
+        with suppress(ProcessLookupError):
+            os.killpg(driver, signal.SIGTERM)
+        return
+    number = signal.SIGTERM if "SIGTERM" in victim else signal.SIGKILL
+    everyone = [driver, *processes(studies)]
+    targets = {"driver": [driver], "all": everyone}.get(victim.removesuffix(" by SIGTERM")) or workers(studies)
     for pid in targets:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)

@@ -12,7 +12,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raymeta.errors import UserError
-from raymeta.storage.files import cache_folder, dump_yaml, parse_yaml, read_yaml, studies_folder, write_atomically
+from raymeta.storage.files import (
+    cache_folder,
+    dump_yaml,
+    missing,
+    parse_yaml,
+    read_yaml,
+    studies_folder,
+    write_atomically,
+)
+from raymeta.storage.places import expanded, place
 
 # PyYAML does not bring back a text that is one of the rarer line breaks.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029"))
@@ -98,7 +107,7 @@ def test_reading_a_file(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             read_yaml(path)
         assert str(caught.value) == f"{path}: {sentence}"
-    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match="is a folder, where a file is expected"):
         read_yaml(tmp_path)
     path.write_text("a: {b: é}", encoding="utf-8")
     assert read_yaml(path) == {"a": {"b": "é"}}
@@ -150,3 +159,49 @@ def test_folders_follow_the_environment(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("RAYMETA_STUDIES")
     assert cache_folder().name == "raymeta"
     assert studies_folder() == tmp_path / "studies"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10), ("08", 8), ("-3", -3), ("+5", 5), ("0x10", 16), ("0o17", 15), ("1e5", 1e5), ("3.", 3.0),
+        ("1:30", "1:30"), ("190:20:30.15", "190:20:30.15"), ("1_000", "1_000"), ("0b11", "0b11"), ("1.2.3", "1.2.3"),
+    ],
+)  # fmt: skip
+def test_numbers_are_those_that_a_reader_sees(text: str, value: Any) -> None:
+    found = parse_yaml(text, "f")
+    assert (found, type(found)) == (value, type(value))
+    assert parse_yaml(dump_yaml({"key": text}), "f") == {"key": text}
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "sentence"),
+    [
+        ("bset.yaml", "file", "bset.yaml: no such file, did you mean 'best.yaml'?"),
+        ("best.yml", "file", "best.yml: no such file, did you mean 'best.yaml'?"),
+        ("bset.csv", "file", "bset.csv: no such file"),
+        ("cnfigs/best.yaml", "file", "cnfigs/best.yaml: no such file: there is no folder cnfigs, "
+                                     "did you mean 'configs/best.yaml'?"),
+        ("configs/deep/best.yaml", "file", "configs/deep/best.yaml: no such file: there is no folder configs/deep"),
+        ("confgs", "folder", "confgs: no such folder, did you mean 'configs'?"),
+        ("bset.yaml", "folder", "bset.yaml: no such folder"),
+        ("best.yaml", "folder", "best.yaml: is a file, where a folder is expected"),
+        ("configs", "file", "configs: is a folder, where a file is expected"),
+        ("best.yaml/x.yaml", "file", "best.yaml/x.yaml: no such file: best.yaml is a file"),
+        ("x" * 300, "file", f"{'x' * 300}: no such file: File name too long"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, what: str, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("configs").mkdir()
+    Path("best.yaml").touch()
+    assert str(missing(Path(given), what)) == sentence
+
+
+def test_a_user_that_is_not_there() -> None:
+    with pytest.raises(UserError, match="~nosuchuser/x: there is no user 'nosuchuser'"):
+        expanded("~nosuchuser/x")
+    with pytest.raises(UserError, match="there is no user 'nosuchuser'"):
+        place("~nosuchuser/x")

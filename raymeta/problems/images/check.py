@@ -124,7 +124,7 @@ def _duplicates(store: Store, digests: NDArray[np.uint64], *, as_published: bool
         if len(set(splits[splits < len(SPLITS)])) > 1:
             across[" = ".join(_homes(store, classes[same], home))] += 1
     pairs = [name + (f", {count} times" if count > 1 else "") for name, count in across.most_common()]
-    remark = "in the published files, too" if as_published and across else ""
+    remark = "the published files have such, too" if as_published and across else ""
     found = f"{across.total():,}" + (f": {_some(pairs)}" if pairs else "")
     return [
         Finding(store.split, "images in two splits", found, "0", as_published or not across, remark),

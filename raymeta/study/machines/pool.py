@@ -82,6 +82,7 @@ class Entry:
     state: State = "waiting"
     report: Report = Report()
     found: float | None = None  # the share of it that was done before; None: it has not begun
+    worked_s: float = 0.0  # that slots have computed for it in this session
     alone: bool = False  # nothing may run beside it
 
     @property
@@ -198,6 +199,7 @@ class Pool:
             display.say(f"{entry.job}: {report.note}")
         if entry.state == "running":
             session.worked(report.seconds)
+            entry.worked_s += report.seconds
         entry.state, entry.report = report.state, report
         entry.found = entry.done if entry.found is None else entry.found
         if report.state == "running" and not session.stopping:

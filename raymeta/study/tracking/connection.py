@@ -62,7 +62,7 @@ def problem_of(error: BaseException) -> str:
         return f"{scheme} needs a driver that is not installed: pip install '{DRIVERS[error.name]}'"
     if type(error).__name__.startswith("Unsupported"):
         return (
-            f"MLflow knows no address of the kind {urlsplit(tracking_uri()).scheme}:; https, postgresql or sqlite, say"
+            f"MLflow knows no address of the kind '{urlsplit(tracking_uri()).scheme}:', but https, postgresql, sqlite"
         )
     if re.search(r"file is not a database|malformed|no such table|Can't locate revision|not a directory", str(error)):
         if not embedded.used():
@@ -141,9 +141,7 @@ def to_be_served() -> str | None:
         connect().search_experiments(max_results=1)
     except Exception as error:  # of any database, driver or file system
         where = f"MLFLOW_TRACKING_URI={_shown(uri)}: " if uri else ""
-        raise UserError(
-            f"{where}MLflow can't be opened: {problem_of(error)}; the studies themselves are whole"
-        ) from error
+        raise UserError(f"{where}MLflow can't be opened: {problem_of(error)}; the studies are whole") from error
     return tracking_uri()
 
 

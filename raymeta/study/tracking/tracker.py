@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -12,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from raymeta.installed import child_environment
-from raymeta.report.remarks import say
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
 from raymeta.study.record.finalists import settled, standings
@@ -22,6 +22,7 @@ from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary,
 if TYPE_CHECKING:
     from raymeta.study.machines.session import Session
 
+LISTEN_S = 0.2
 PATIENCE_S = 60.0  # how long the end of a study waits for a server that takes nothing
 
 
@@ -37,7 +38,7 @@ class Tracker:
         process: that writes to MLflow.
     """
 
-    def __init__(self, record: StudyRecord, say: Callable[[str], None] = say) -> None:
+    def __init__(self, record: StudyRecord, say: Callable[[str], None] = lambda text: None) -> None:
         self.record, self._say, self._said = record, say, False
         self.problem = ""
         self._sent = 0
@@ -59,11 +60,15 @@ class Tracker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._tell(None)
-        before = -1
-        while self.process.poll() is None and self._sent > before:
-            before = self._sent  # a database that is only slower than the trials were is waited for
+        sent, since = self._sent, time.monotonic()
+        while self.process.poll() is None:
+            if self._sent > sent:  # a database that is only slower than the trials were is waited for
+                sent, since = self._sent, time.monotonic()
+            # One that has taken nothing and has said why is tried once more.
+            if time.monotonic() - since > (RETRY_S if self.problem and not sent else PATIENCE_S):
+                break
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(RETRY_S if self.problem and not before else PATIENCE_S)
+                self.process.wait(LISTEN_S)
         if self.process.poll() is None:
             self.process.kill()
             self.problem = self.problem or "no answer"

@@ -1,5 +1,6 @@
 """Pictures that a user brings: whatever they come as, models see them as they see the packed ones."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,27 @@ def test_files_pass_through_what_packed_files_passed_through(tmp_path: Path, cac
     assert torch.equal(found.inputs([np.asarray(Image.open(file)) for file in files]), expected)
 
 
+@pytest.mark.parametrize("how", [{}, {"size": 20, "grey": True, "background": "#405060"}])
+def test_pictures_of_every_kind_are_seen_as_they_were_packed(tmp_path: Path, cache: Path, how: dict[str, Any]) -> None:
+    rng, source, turned = np.random.default_rng(0), tmp_path / "odd", Image.Exif()
+    turned[0x0112] = 6
+    for name in ("cat", "dog", "eel"):
+        (source / name).mkdir(parents=True)
+        colours = Image.fromarray(rng.integers(0, 256, (30, 40, 4), np.uint8))
+        colours.save(source / name / "alpha.png")
+        colours.convert("RGB").save(source / name / "turned.jpg", exif=turned)
+        colours.convert("CMYK").save(source / name / "cmyk.tif")
+        colours.convert("P").save(source / name / "clear.gif", transparency=3)
+        Image.fromarray(rng.integers(0, 2**16, (30, 40), np.uint16)).save(source / name / "deep.png")
+        Image.fromarray(rng.random((30, 40), np.float32)).save(source / name / "floats.tif")
+    found = dataset("folder", source=str(source), **how)
+    found.prepare(source)
+    files = [path for name in found.store.class_names for path in sorted((source / name).iterdir())]
+    expected = torch.from_numpy(found.store.scaled(np.asarray(found.store.images)))
+    assert torch.equal(found.inputs(files), expected)
+    assert torch.equal(found.inputs([Image.open(file) for file in files]), expected)
+
+
 def test_a_data_set_s_own_way_from_a_file_to_its_size() -> None:
     picture = photo(200, 100)
     as_cub = np.asarray(centred(84)(picture)).transpose(2, 0, 1)
@@ -105,6 +127,13 @@ def test_what_is_no_picture_is_a_sentence(case: str) -> None:
 
 
 def test_a_file_that_is_no_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: a FIFO, not an image$"):
+        GREY.inputs([tmp_path / "pipe.png"])
+    with pytest.raises(UserError, match=r"^images: found one that has floats that are not in 0..1"):
+        GREY.inputs([Image.fromarray(np.full((3, 3), 2, np.float32))])
+    deep = np.array([[[0, 1000], [65535, 128]]], np.uint16)
+    assert torch.equal(COLOUR.inputs(deep), COLOUR.inputs(np.array([[[0, 4], [255, 0]]], np.uint8)))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.png is not an image that can be read"):
         GREY.inputs([tmp_path / "text.png"])

@@ -8,10 +8,9 @@ deviation that ALFA's and CxGrad's code have. The two data sets share one store,
 (CIFAR_FS_train.pickle, FC100_train.pickle and so on: {data: [n, 32, 32, 3], labels: [n]}), which name no classes.
 """
 
-import io
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raymeta import registry
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
@@ -27,9 +26,9 @@ from raymeta.problems.images.layouts.plan import Plan, tree_at
 from raymeta.problems.images.layouts.words import said
 from raymeta.problems.images.reading.caches import Cache, mini_cache, pack_caches, plan_of
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.pictures import plain
+from raymeta.problems.images.reading.pictures import NotPlain, Why, decode, plain, unreadable
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.reading.sources import UNREADABLE, Published, check_counts, downloading, reason
+from raymeta.problems.images.reading.sources import Published, check_counts, downloading, reason
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.reading.trios import trio
 from raymeta.storage.files import cache_folder
@@ -202,9 +201,11 @@ def _from_folders(tree: Tree, files: dict[str, list[str]]) -> Iterator[NDArray[n
     for name, paths in files.items():
         if len(paths) != PER_CLASS:
             raise UserError(f"{tree.source}: {name} has {len(paths)} images, {PER_CLASS} are expected")
-    contents = tree.read(path for paths in files.values() for path in paths)
-    for name in CLASSES:
-        yield _decode(list(islice(contents, PER_CLASS)), f"{tree.source}: {name}")
+    contents, broken = tree.read_in_order(path for paths in files.values() for path in paths), dict[str, Why]()
+    for _ in CLASSES:
+        yield _decode(list(islice(contents, PER_CLASS)), broken)
+    if broken:
+        raise UserError(f"{shown(tree.source)}: {unreadable(broken)}")
 
 
 def _torchvision(root: Path) -> Path:
@@ -212,18 +213,22 @@ def _torchvision(root: Path) -> Path:
     return root if root.name == TORCHVISION_FOLDER else root / TORCHVISION_FOLDER
 
 
-def _decode(files: list[tuple[str, bytes]], where: str) -> NDArray[np.uint8]:
-    pixels = np.empty((PER_CLASS, SIDE, SIDE, 3), np.uint8)
+def _decode(files: list[tuple[str, bytes]], broken: dict[str, Why]) -> NDArray[np.uint8]:
+    """Images of a class, [600, 3, 32, 32]; those that can't be taken as they are go to `broken`."""
+    pixels = np.zeros((PER_CLASS, 3, SIDE, SIDE), np.uint8)
     for row, (path, content) in enumerate(files):
-        name = PurePosixPath(path).name
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                if image.size != (SIDE, SIDE):
-                    raise UserError(f"{where}: {name} is {image.width}x{image.height}, {SIDE}x{SIDE} is expected")
-                pixels[row] = np.asarray(plain(image))
-        except UNREADABLE as error:
-            raise UserError(f"{where}: {name} is not an image that can be read") from error
-    return pixels.transpose(0, 3, 1, 2)
+            pixels[row] = decode(content, path, _whole)
+        except NotPlain as error:
+            broken[path] = error.why
+    return pixels
+
+
+def _whole(image: Image.Image) -> Image.Image:
+    if image.size != (SIDE, SIDE):
+        expected = f"{SIDE}x{SIDE}"
+        raise NotPlain(Why(f"is {image.width}x{image.height}, {expected} is expected", f"are not {expected}"))
+    return plain(image)
 
 
 def _from_torchvision(root: Path | None) -> Iterator[NDArray[np.uint8]]:

@@ -106,7 +106,7 @@ class Folder(ImageDataset):
             progress: called per image.
         """
         plan = self.plan(None)
-        share = {SHARE: self._share} if self._share is not None else {}
+        share = {SHARE: self._share} if plan.layout.held_out else {}
         return pack_files(
             self._tree(),
             plan.layout.classes,
@@ -158,7 +158,10 @@ class Folder(ImageDataset):
 
     def describe(self) -> dict[str, Any]:
         if self.task.source is not None:
-            return super().describe() | {"source": self.task.source}
+            found = super().describe() | {"source": self.task.source}
+            if words := [f"task.{key}={typed(str(value).lower())}" for key, value in self._options.items()]:
+                found["in_a_search"] = f"--task folder-5w1s --data-root {typed(self.source)} {' '.join(words)}"
+            return found
         return {
             "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
             "fitted": self.fitted, "ready": False,

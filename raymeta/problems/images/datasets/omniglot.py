@@ -21,10 +21,10 @@ MAML++ turns in training only (`train`). Vinyals and Snell make each turn a clas
 vinyals` with `task.rotations: classes`: 4112 / 688 / 1692 classes.
 """
 
-import io
 import random
 import re
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -40,8 +40,8 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import Packed, Progress
-from raymeta.problems.images.reading.pictures import ink_high
-from raymeta.problems.images.reading.sources import UNREADABLE, Published, downloading
+from raymeta.problems.images.reading.pictures import NotPlain, Why, decode, ink_high, unreadable
+from raymeta.problems.images.reading.sources import Published, downloading
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.images.store import Rule
 from raymeta.storage.files import cache_folder
@@ -123,17 +123,23 @@ def pack(root: Path, parts: dict[str, int], progress: Progress) -> tuple[list[st
     names: list[str] = []
     images = np.empty((total * DRAWERS, 1, SIDE, SIDE), np.uint8)
     for name, source, tree, characters in found:
+        broken: dict[str, Why] = {}
         if len(characters) != parts[name]:
             raise UserError(f"{source}: {len(characters)} characters, {name} has {parts[name]}")
         for one, paths in characters.items():
             if len(paths) != DRAWERS:
                 raise UserError(f"{source}: {name}/{one} has {len(paths)} drawings, {DRAWERS} are expected")
-        files = tree.read(path for paths in characters.values() for path in paths)
+        files = tree.read_in_order(path for paths in characters.values() for path in paths)
         for one in characters:
-            for row, (_, drawing) in enumerate(islice(files, DRAWERS), start=len(names) * DRAWERS):
-                images[row, 0] = _shrink(drawing, f"{source}: {name}/{one}")
+            for row, (path, drawing) in enumerate(islice(files, DRAWERS), start=len(names) * DRAWERS):
+                try:
+                    images[row] = decode(drawing, path, partial(ink_high, side=SIDE))
+                except NotPlain as error:
+                    broken[path] = error.why
             names.append(f"{name}/{one}")
             progress(len(names), total)
+        if broken:
+            raise UserError(f"{source}: {unreadable(broken)}")
     return names, images
 
 
@@ -208,15 +214,6 @@ def _characters(tree: Tree) -> dict[str, dict[str, list[str]]]:
             drawings = found.setdefault("/".join(parts[:-3]), {})
             drawings.setdefault("/".join(parts[-3:-1]), []).append(path)
     return {before: dict(sorted(drawings.items())) for before, drawings in found.items()}
-
-
-def _shrink(png: bytes, where: str) -> NDArray[np.uint8]:
-    """A drawing to 28x28 with ink high."""
-    try:
-        with Image.open(io.BytesIO(png)) as image:
-            return np.asarray(ink_high(image, SIDE))
-    except UNREADABLE as error:
-        raise UserError(f"{where}: a drawing is not a readable PNG file") from error
 
 
 def _shuffled(characters: int) -> list[int]:

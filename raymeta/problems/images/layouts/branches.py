@@ -13,7 +13,15 @@ NAMED = 3  # folders or files that a sentence names
 
 
 class Unclear(Exception):
-    """A tree that can't be read; the text says why, without the tree's name."""
+    """A tree that can't be read; the text says why, without the tree's name.
+
+    Attributes:
+        missing: splits that it lacks, if that is why.
+    """
+
+    def __init__(self, text: str, missing: Sequence[Split] = ()) -> None:
+        super().__init__(text)
+        self.missing = missing
 
 
 class Layout(NamedTuple):

@@ -8,7 +8,7 @@ from raymeta.errors import suggest
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, some, told
 from raymeta.problems.images.layouts.columns import Columns, columns_of
-from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared, remedy
+from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared
 from raymeta.problems.images.layouts.index import Index
 from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, tables
 from raymeta.problems.images.layouts.words import ALLOWED, names_splits, resolved, rest, said
@@ -52,6 +52,7 @@ class Lists:
 
     Attributes:
         says: those that say splits, by what they say together.
+        labelled: one that says classes of pictures that lie in no class folder.
         unused: paths of the others.
     """
 
@@ -71,6 +72,7 @@ class Lists:
         self._folder_of = _by_folder(top)
         self.unused: list[str] = []
         self.says: list[Saying] = []
+        self.labelled = ""
         together: dict[tuple[str, str, str], dict[str, Understood]] = {}
         alone: list[Understood] = []
         understood = self._understood(_spots(top, others), read)
@@ -129,7 +131,7 @@ class Lists:
             return held_out(layout, share)
         if missing:
             verb = "names" if len(first.lists) == 1 else "name"
-            raise Unclear(f"{told(first.lists)} {verb} no {' and no '.join(missing)} class: {remedy(missing)}")
+            raise Unclear(f"{told(first.lists)} {verb} no {' and no '.join(missing)} class", missing)
         return layout
 
     def contradict(self, layout: Layout) -> None:
@@ -189,6 +191,7 @@ class Lists:
             picture = self._index.picture(row.cells[file], stem=True)
             if picture is not None and picture not in self._folder_of:
                 self._index.labels.setdefault(row.cells[label], []).append(picture)
+                self.labelled = one.path
 
     def _try(self, lists: Mapping[Split | None, Understood]) -> None:
         try:
@@ -231,7 +234,7 @@ class Lists:
         """The pictures of a class that is named alone."""
         folder = self._index.folder(label)
         if folder is not None:
-            return folder.path[-1], folder.all()
+            return self._index.class_name(folder), folder.all()
         if label in self._index.labels:
             return label, self._index.labels[label]
         raise Unclear(f"{where}: there is no folder of the class '{label}', or more than one")

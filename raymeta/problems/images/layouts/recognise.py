@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raymeta.errors import UserError
-from raymeta.problem import SPLITS
+from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.branches import READ, Layout, Unclear, grown
 from raymeta.problems.images.layouts.folders import class_folders, split_folders
 from raymeta.problems.images.layouts.listed import Lists, Read
@@ -50,7 +50,8 @@ def recognise(
     try:
         layout = _recognised(pictures, others, read, share, drawn=drawn)
     except Unclear as error:
-        raise UserError(f"{where}: {_on_one_line(str(error))}; {READ}") from error
+        advice = f": {_remedy(error.missing, own=drawn)}" if error.missing else ""
+        raise UserError(f"{where}: {_on_one_line(str(error))}{advice}; {READ}") from error
     return layout._replace(left={kind: sorted(paths) for kind, paths in layout.left.items() if paths})
 
 
@@ -60,7 +61,7 @@ def summary(layout: Layout) -> str:
     fewest, most = min(sizes), max(sizes)
     each = f"{fewest:,} image{'s'[: fewest > 1]} each" if fewest == most else f"{fewest:,} to {most:,} images each"
     counts = " / ".join(f"{len(layout.classes[split]):,}" for split in SPLITS)
-    return f"{counts} classes, {each}, {layout.words}"
+    return f"{counts} classes, {each}, {_on_one_line(layout.words)}"
 
 
 def _recognised(
@@ -76,10 +77,26 @@ def _recognised(
     layout = lists.layout(share)
     if layout is not None:
         return layout
-    layout = class_folders(top)
+    try:
+        layout = class_folders(top)
+    except Unclear as error:
+        if not lists.labelled:
+            raise
+        raise Unclear(f"{error} ({lists.labelled} says classes, but no splits: give it a column split)") from None
     if not drawn:
         raise Unclear("neither folders nor lists say which classes are for training, validation and test")
     return layout._replace(left={**layout.left, UNUSED: lists.unused})
+
+
+def _remedy(missing: Sequence[Split], *, own: bool) -> str:
+    """What to do where splits are missing; `own`: the split is the user's to say."""
+    hold = "hold some of those for training out by `raymeta data prepare folder --validation-share 0.2 --data-root ...`"
+    if not own or "train" in missing or len(missing) > 1:
+        itself = ", or name the folder of the classes itself, and a split of them is drawn"
+        return f"put folders or lists of all three splits beside each other{itself if own else ''}"
+    if list(missing) == ["validation"]:
+        return f"say which classes are for validation, or {hold}"
+    return f"say which classes are for the test; or call those for validation test, and {hold}"
 
 
 def _on_one_line(text: str) -> str:

@@ -24,6 +24,7 @@ from raymeta.problems.images.reading.packing import BLOCK, Packed, Progress, Str
 from raymeta.problems.images.reading.pictures import Fit, decode
 from raymeta.problems.images.reading.sources import reading, reason
 from raymeta.problems.images.reading.trees import in_order
+from raymeta.problems.images.reading.walking import special
 
 Pixels = NDArray[np.uint8]
 
@@ -121,6 +122,8 @@ def load(path: Path) -> Any:
         UserError: it is damaged, or it names anything else, which is not imported.
     """
     try:
+        if kind := special(path.stat().st_mode):
+            raise UserError(f"a {kind}, not a pickle")
         with open(path, "rb") as file:
             return _Unpickler(file, encoding="latin1").load()  # Python 2 wrote most of them
     except UserError as error:
@@ -166,7 +169,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     content = load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping, found {type(content).__name__}")
-    return content
+    return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
 
 
 def _whole(path: Path, values: Any) -> NDArray[np.int64]:

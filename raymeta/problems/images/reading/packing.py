@@ -55,12 +55,14 @@ class Files(NamedTuple):
         stamps: uint64 [total], none of them 0: of the file of each row, another one if it is another file.
         read: rows to their images, as in a stream.
         lost: rows that `read` has found no image for; they are not packed.
+        notes: what `read` has noted of files; what a killed builder's has noted is added to it.
     """
 
     shape: tuple[int, int, int, int]
     stamps: NDArray[np.uint64]
     read: Callable[[NDArray[np.int64]], Iterable[tuple[int, NDArray[np.uint8]]]]
     lost: AbstractSet[int] = frozenset()
+    notes: dict[str, list[str]] | None = None
 
 
 class Packed(NamedTuple):
@@ -207,11 +209,14 @@ def _read_files(folder: Path, files: Files) -> None:
     """
     total, *one = files.shape
     done = _there(folder, files)
+    if files.notes is not None and (folder / "notes.json").exists():
+        files.notes.update(json.loads((folder / "notes.json").read_text()) or {})
     with open(folder / "images.npy", "r+b") as pixels:
         start = os.fstat(pixels.fileno()).st_size - prod(files.shape)
 
         def settle() -> None:
             _settle(pixels)
+            (folder / "notes.json").write_text(json.dumps(files.notes))
             np.save(folder / "new.npy", done)
             (folder / "new.npy").replace(folder / "stamps.npy")
 
@@ -231,17 +236,11 @@ def _read_files(folder: Path, files: Files) -> None:
 
 
 def _without(packed: Packed, lost: AbstractSet[int], read: Path, written: Path) -> Packed:
-    """Write what was read without some rows.
-
-    Raises:
-        UserError: a class has no image left.
-    """
-    sizes, first = [], 0
-    for name, size in zip(packed.class_names, packed.sizes, strict=True):
-        sizes.append(size - sum(row in lost for row in range(first, first + size)))
-        if not sizes[-1]:
-            raise UserError(f"the class '{name}': none of its {size} pictures can be read")
-        first += size
+    """Write what was read without some rows."""
+    ends = np.cumsum(packed.sizes)
+    sizes = [
+        sum(row not in lost for row in range(end - size, end)) for size, end in zip(packed.sizes, ends, strict=True)
+    ]
     images = np.load(read, mmap_mode="r", allow_pickle=False)
     with open(written, "wb") as file:
         _write_header(file, (sum(sizes), *images.shape[1:]))

@@ -15,7 +15,7 @@ What is left is fitted to the size of the data set, in colour or grey: see `sque
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 from warnings import catch_warnings
@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from raymeta.errors import UserError
+from raymeta.errors import UserError, shown
+from raymeta.problems.images.reading.files import some
 
 Fit = Callable[[Image.Image], Image.Image]
 Colour = tuple[int, int, int]
@@ -55,6 +56,23 @@ class NotPlain(UserError):
     def __init__(self, why: Why, where: str = "") -> None:
         super().__init__(f"{where} {why.one}".strip())
         self.why = why
+
+
+def unreadable(broken: Mapping[str, Why]) -> str:
+    """All at once: `cat/1.png is not an image that can be read`, or `4 pictures are ...: a, b, c and 1 more`.
+
+    Args:
+        broken: paths of pictures to what is wrong with them.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path, why in sorted(broken.items()):
+        kinds.setdefault(why.many, []).append(path)
+    return "; ".join(
+        f"{shown(paths[0])} {broken[paths[0]].one}"
+        if len(paths) == 1
+        else f"{len(paths):,} pictures {many}: {some(paths)}"
+        for many, paths in kinds.items()
+    )
 
 
 def decode(content: bytes, where: str, fit: Fit, note: Callable[[str], None] | None = None) -> NDArray[np.uint8]:

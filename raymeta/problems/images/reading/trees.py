@@ -34,7 +34,7 @@ from raymeta.problems.images.reading.files import (
     suffix,
 )
 from raymeta.problems.images.reading.packing import Files, Packed, Progress
-from raymeta.problems.images.reading.pictures import BROKEN, Fit, NotPlain, Why, decode
+from raymeta.problems.images.reading.pictures import BROKEN, Fit, NotPlain, Why, decode, unreadable
 from raymeta.problems.images.reading.sources import reading
 from raymeta.problems.images.reading.walking import special, walk
 
@@ -95,6 +95,15 @@ class Tree:
         self.used.update(wanted)
         with reading(self.source):
             yield from self._archive.read(wanted, lost) if self._archive else self._read(wanted, lost)
+
+    def read_in_order(self, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """As `read`, in the order asked for of a tar archive, too: what comes early waits in memory."""
+        wanted = list(dict.fromkeys(paths))
+        files, early = self.read(wanted), dict[str, bytes]()
+        for path in wanted:
+            while path not in early:
+                early.update([next(files)])
+            yield path, early.pop(path)
 
     def left_out(self, packed: Iterable[str]) -> LeftOut:
         """Why -> paths of all that lies there, was not read and is not among some that are packed."""
@@ -214,25 +223,18 @@ def pack_files(
                 yield rows[path], image[None]
             progress(done, len(paths))
         if broken and not skip:
-            raise UserError(f"{shown(tree.source)}: {_unreadable(broken)}{remedy and f'; {remedy}'}")
+            raise UserError(f"{shown(tree.source)}: {unreadable(broken)}{remedy and f'; {remedy}'}")
+        for one in (name for split in SPLITS for name in classes[split]):
+            if all(path in broken for split in SPLITS for path in classes[split].get(one, ())):
+                raise UserError(f"{shown(tree.source)}: no picture of the class '{shown(one)}' can be read")
         lost.update(rows[path] for path in broken)
         every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
         said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every
-        said["notes"] = {kind: f"{len(noted):,} ({some(sorted(noted))})" for kind, noted in sorted(notes.items())}
+        every_note = {kind: sorted(set(noted)) for kind, noted in sorted(notes.items())}
+        said["notes"] = {kind: f"{len(noted):,} ({some(noted)})" for kind, noted in every_note.items()}
 
-    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost)
+    files = Files((len(paths), shape[0], shape[1], shape[2]), tree.stamps(paths), read, lost, notes)
     return Packed(files, list(map(shown, names)), sizes, splits, about=said)
-
-
-def _unreadable(broken: Mapping[str, Why]) -> str:
-    """All at once: `cat/1.png is not an image that can be read`, or `4 pictures are ...: a, b, c and 1 more`."""
-    kinds: dict[Why, list[str]] = {}
-    for path, why in sorted(broken.items()):
-        kinds.setdefault(why, []).append(path)
-    return "; ".join(
-        f"{shown(paths[0])} {why.one}" if len(paths) == 1 else f"{len(paths):,} pictures {why.many}: {some(paths)}"
-        for why, paths in kinds.items()
-    )
 
 
 def in_order(

@@ -16,6 +16,7 @@ from raymeta.errors import UserError
 from raymeta.problem import SPLITS, open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets import cifar
+from raymeta.problems.images.reading.sources import Published as Published_
 from raymeta.problems.images.task import ImagesTask
 
 REAL = Path(__file__).parents[4].parent / "shared" / "data" / "cifar100"
@@ -88,6 +89,69 @@ def test_folders_zips_and_torchvisions_layout_are_the_same(
         assert found.store.class_names == cifar.CLASSES
 
 
+def as_published(tree: Path) -> Path:
+    """As CIFAR-FS is published: the class folders in a folder, lists beside it."""
+    (tree / "cifar100").rename(tree / "data")
+    (tree / "cifar100").mkdir()
+    (tree / "data").rename(tree / "cifar100" / "data")
+    (tree / "cifar100" / "splits" / "bertinetto").mkdir(parents=True)
+    (tree / "cifar100" / "splits" / "bertinetto" / "train.txt").write_text("apple\n")
+    return tree
+
+
+def in_parts(tree: Path) -> Path:
+    """As exports of torchvision's: train/CLASS and test/CLASS."""
+    for path in sorted((tree / "cifar100").glob("*/*.png")):
+        place = tree / "export" / path.name[: path.name.index("_")] / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+    shutil.rmtree(tree / "cifar100")
+    return tree
+
+
+@pytest.mark.parametrize("within", ["", "cifar100", "cifar100/data"])
+def test_the_published_tree_is_found_by_any_of_its_folders(
+    tree: Path, cache: Path, pixels: np.ndarray, within: str
+) -> None:
+    found = dataset("fc100")
+    found.prepare(as_published(tree) / within)
+    assert (found.store.images == pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)).all()
+
+
+def test_train_and_test_folders_are_put_together(tree: Path, cache: Path, pixels: np.ndarray) -> None:
+    found = dataset("cifarfs")
+    found.prepare(in_parts(tree))
+    assert (found.store.images == pixels.reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)).all()
+
+
+@pytest.mark.parametrize(("name", "file"), [
+    ("cifarfs", "CIFAR_FS_{}.pickle"), ("fc100", "FC100_{}.pickle"), ("cifarfs", "CIFAR-FS-{}.pkl"),
+])  # fmt: skip
+def test_pickles_of_a_split_have_a_store_of_their_own(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, file: str
+) -> None:
+    counts = {"train": 3, "validation": 2, "test": 2}
+    kind = type(dataset(name))
+    monkeypatch.setattr(kind, "published", {dataset(name).split: Published_(counts, (2, 2), 14)})
+    generator, root = np.random.default_rng(0), tmp_path / "root" / "any"
+    root.mkdir(parents=True)
+    images = {split: generator.integers(0, 256, (2 * count, 32, 32, 3), np.uint8) for split, count in counts.items()}
+    for split, word in {"train": "train", "validation": "val", "test": "test"}.items():
+        content = {b"data": images[split], "labels": [7 + row // 2 for row in range(len(images[split]))]}
+        (root / file.format(word)).write_bytes(pickle.dumps(content, 2))
+    found = dataset(name)
+    found.prepare(root.parent)
+    assert found.describe()["classes"] == counts
+    assert (found.store.images == np.concatenate(list(images.values())).transpose(0, 3, 1, 2)).all()
+    assert dataset(name).ready
+    other = dataset("fc100" if name == "cifarfs" else "cifarfs")
+    assert not other.ready
+    monkeypatch.undo()
+    monkeypatch.setenv("RAYMETA_CACHE", str(cache))
+    with pytest.raises(UserError, match=r"root: the train split has 3 classes, 6[04] are expected$"):
+        dataset(name).prepare(root.parent, rebuild=True)
+
+
 def test_both_data_sets_share_the_images_and_no_split_a_class(tree: Path, cache: Path) -> None:
     one, other = dataset("cifarfs"), dataset("fc100")
     one.prepare(tree)
@@ -151,9 +215,9 @@ def _damaged_pickles(tree: Path) -> None:
 @pytest.mark.parametrize(("damage", "message"), [
     (_image_missing, "cifar100: wolf has 2 images, 3 are expected"),
     (_class_missing, "cifar100: apple has 0 images, 3 are expected"),
-    (_not_an_image, "cifar100: sea: test_000.png is not an image that can be read"),
-    (_cut_off_image, "cifar100: sea: test_000.png is not an image that can be read"),
-    (_other_size, "cifar100: bear: test_000.png is 84x32, 32x32 is expected"),
+    (_not_an_image, "cifar100: sea/test_000.png is not an image that can be read"),
+    (_cut_off_image, "cifar100: sea/test_000.png is not an image that can be read"),
+    (_other_size, "cifar100: bear/test_000.png is 84x32, 32x32 is expected"),
     (_cut_off_zip, "cifar100.zip: not a zip file, or one that is cut off or damaged"),
     (_nothing, "neither cifar100.zip nor a folder cifar100 or cifar-100-python is in it"),
     (_damaged_pickles, "cifar-100-python: incomplete or damaged"),

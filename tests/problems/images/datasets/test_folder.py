@@ -17,8 +17,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from raymeta import cli
-from raymeta.api.data import prepare as api_prepare
-from raymeta.api.data import with_source
+from raymeta.api.data import prepare, preview, with_source
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, open_problem
@@ -219,10 +218,10 @@ def _unreadable(few: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "message"), [
     (_no_images, ": no pictures are in it, but 8 .txt; read are CLASS/PICTURE"),
-    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: say"),
+    (_no_validation, ": it is split by train, and no folder with pictures says validation or test: put"),
     (_in_two, ": all 1 classes are in each of train/, val/ and test/: a split for few-shot"),
     (_unreadable, ": eel/1.png is not an image that can be read"),
-    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: say which"),
+    (_list("class,split\ncat,train\n"), ": splits.csv names no validation and no test class: put folders"),
     (_list("class,split\ncow,train\n"), ": splits.csv: line 2: there is no folder of the class 'cow'"),
     (_list("class,split\ncat,tarin\n"), ": splits.csv: line 2: unknown split 'tarin': did you mean 'train'? "),
     (_list("class,split\ncat,train\ncat,test\n"), ": splits.csv: line 3: the class 'cat' is named a second time"),
@@ -260,8 +259,20 @@ def test_broken_pictures_are_named_at_once_or_left_out_with_a_list(pets: Path) -
         (pets / name / "1.png").unlink()
     assert prepared(pets).fingerprint == found.fingerprint  # as if they had never been there
     (pets / PETS[0] / "2.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"^the class 'pet00': none of its 1 pictures can be read$"):
+    with pytest.raises(UserError, match=r"pets: no picture of the class 'pet00' can be read$"):
         prepared(pets, skip_broken=True)
+
+
+def test_what_was_noted_before_a_broken_picture_is_said_when_packing_goes_on(pets: Path) -> None:
+    Image.fromarray(np.zeros((3, 3), np.uint16)).save(pets / "pet00" / "1.png")
+    Image.new("RGBA", (3, 3)).save(pets / "pet01" / "1.png")
+    (pets / "pet02" / "1.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pet02/1\.png is not an image that can be read"):
+        prepared(pets)
+    Image.new("LA", (3, 3)).save(pets / "pet02" / "1.png")
+    said = prepared(pets).describe()
+    assert said["16 bits, divided by 257"] == "1 (pet00/1.png)"
+    assert said["transparent, over the background"] == "2 (pet01/1.png, pet02/1.png)"
 
 
 def test_size_and_colour_are_the_user_s(few: Path) -> None:
@@ -275,6 +286,7 @@ def test_size_and_colour_are_the_user_s(few: Path) -> None:
     row = small.store.starts[small.store.class_names.index("cat")]
     assert np.array_equal(small.store.images[row, 0], expected)
     assert small.inputs([few / "cat" / "1.png"]).numpy().tolist() == [[(expected / np.float32(255)).tolist()]]
+    assert small.describe()["in_a_search"] == f"--task folder-5w1s --data-root {few} task.size=28 task.grey=true"
     task = small.task.model_copy(update={"ways": 2, "queries": 1})
     assert open_problem(task).bank("train", 0).draw(0, 1).support.x.shape == (1, 2, 1, 28, 28)
     with pytest.raises(UserError, match=r"prepare folder --data-root \S+ --size 28 --grey --background '#ff0000'`$"):
@@ -298,10 +310,10 @@ def test_a_name_of_any_bytes_is_packed(few: Path) -> None:
 def test_a_source_is_listed_once(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir, listed = os.scandir, []
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(path) or scandir(path))
-    api_prepare("folder", pets)
+    prepare("folder", pets)
     assert len([path for path in listed if str(path).startswith(str(pets))]) == 26
     listed.clear()
-    api_prepare("folder", pets)  # which looks whether something is another than before
+    prepare("folder", pets)  # which looks whether something is another than before
     assert len([path for path in listed if str(path).startswith(str(pets))]) == 26
 
 
@@ -343,3 +355,72 @@ def test_a_damaged_store_is_one_sentence(few: Path) -> None:
     (found.folder / "meta.json").write_text("{}")
     with pytest.raises(UserError, match=f"run `raymeta data prepare folder --data-root {few} --rebuild`$"):
         prepared(few)
+
+
+@pytest.fixture
+def two_splits(tmp_path: Path, cache: Path) -> Path:
+    """Folders for training and testing alone."""
+    for split, kinds in {"train": "abcdef", "test": "xyz"}.items():
+        class_tree(tmp_path / "two" / split, [f"kind {kind}" for kind in kinds], 1)
+    return tmp_path / "two"
+
+
+def test_a_share_of_the_training_classes_is_kept_with_the_store(two_splits: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"two: it is split by train, test, and no .* --validation-share 0\.2 --data-root ...`; read are ",
+    ):
+        prepared(two_splits)
+    said = prepare("folder", two_splits, validation_share=0.3, quiet=True)
+    assert said["classes"] == {"train": 4, "validation": 2, "test": 3}
+    assert (
+        "split by the folders train, test, and 2 of the 6 training classes held out for validation (" in said["layout"]
+    )
+    first = prepared(two_splits)
+    assert first.fingerprint == said["fingerprint"]
+    write_photo(two_splits / "train" / "kind a" / "2.png")
+    again = prepared(two_splits)  # packed again, with the same share
+    assert again.fingerprint != said["fingerprint"]
+    assert members(again) == members(first)
+    other = prepare("folder", two_splits, validation_share=0.5, quiet=True)
+    assert other["classes"] == {"train": 3, "validation": 3, "test": 3}
+    class_tree(two_splits / "val", ["kind v"], 1)
+    assert members(prepared(two_splits))["validation"] == ["kind v"]
+    with pytest.raises(UserError, match=r"two: --validation-share 0.5 would be ignored: it has classes for validation"):
+        prepare("folder", two_splits, validation_share=0.5, quiet=True)
+    with pytest.raises(UserError, match=r"^--validation-share: glyphs has a class split of its own"):
+        prepare("glyphs", validation_share=0.5)
+
+
+def test_a_preview_says_all_and_packs_nothing(pets: Path, cache: Path) -> None:
+    write_photo(pets / "cover.png", 30, 20)
+    (pets / "pet01" / "notes.pdf").write_bytes(b"%PDF")
+    said = preview("folder", pets)
+    assert said["layout"] == "16 / 4 / 5 classes, 2 images each, split at random, 64 / 16 / 20 % of the classes"
+    assert said["validation"] == "4 classes, 8 images (pet12, pet14, pet15 and 1 more)"
+    assert len(said["examples"]) == 5
+    assert all(one.endswith("84x84 RGB)") for one in said["examples"])
+    assert said["packed_as"] == [3, 84, 84]
+    assert said["left_out"] == "1 .pdf, 1 picture of no class (cover.png)"
+    assert preview("folder", pets, size=28, grey=True)["packed_as"] == [1, 28, 28]
+    assert not list(cache.glob("*"))
+    assert preview("glyphs")["source"] == "drawn or downloaded: nothing is read from files"
+    with pytest.raises(UserError, match=r"what is behind a URL is not looked at"):
+        preview("omniglot", "https://example.org/x.zip")
+
+
+def test_a_preview_of_published_data_says_if_they_are_incomplete(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("Train", "Val", "Test"):
+        class_tree(tmp_path / "x" / split, [f"{split} kind"], 1)
+    monkeypatch.setattr(
+        sys, "argv", ["raymeta", "data", "prepare", "miniimagenet", "--dry-run", "--data-root", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().out
+    assert "layout: 1 / 1 / 1 classes, 1 image each, split by the folders Train, Val, Test" in said
+    assert f"refused: {tmp_path}: the train split has 1 classes, 64 are expected" in said
+    assert not list(cache.glob("*"))

@@ -126,8 +126,53 @@ def png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def in_class_folders(folders: Path, root: Path) -> Path:
+    """The lists beside class folders, as images unpacked from ImageNet are kept."""
+    for path in as_csv(folders, root).glob("images/*"):
+        (root / path.name[:3]).mkdir(exist_ok=True)
+        path.rename(root / path.name[:3] / path.name)
+    (root / "images").rmdir()
+    return root
+
+
+def in_a_split_folder(folders: Path, root: Path) -> Path:
+    """The lists in a folder of their own, with other names, and the images as an archive."""
+    as_csv(folders, root)
+    (root / "splits").mkdir()
+    for name, new in {"train": "Train", "val": "validation", "test": "Test"}.items():
+        (root / f"{name}.csv").rename(root / "splits" / f"{new}.csv")
+    shutil.make_archive(str(root / "images"), "zip", root, "images")
+    shutil.rmtree(root / "images")
+    return root
+
+
+def in_capitals(folders: Path, root: Path) -> Path:
+    """Train, Val and Test in two folders."""
+    for split in MINI:
+        shutil.copytree(folders / split, root / "archive" / "mini" / split.title())
+    return root
+
+
+def only_archive(folders: Path, root: Path) -> Path:
+    """An archive of any name."""
+    root.mkdir()
+    shutil.make_archive(str(root / "download-1"), "zip", folders)
+    return root
+
+
+def wrapped_caches(folders: Path, root: Path) -> Path:
+    """Pickles in a folder, with `validation` in the name of one."""
+    as_caches(folders, root)
+    (root / "some name").mkdir()
+    for path in root.glob("*.pkl"):
+        path.rename(root / "some name" / path.name.replace("-val", "-validation"))
+    return root
+
+
 Layout = Callable[[Path, Path], Path]
 LAYOUTS = [
+    ("miniimagenet", in_class_folders), ("miniimagenet", in_a_split_folder), ("miniimagenet", in_capitals),
+    ("miniimagenet", only_archive), ("miniimagenet", wrapped_caches),
     ("miniimagenet", as_csv), ("miniimagenet", as_caches), ("miniimagenet", as_category_split),
     ("miniimagenet", zipped), ("miniimagenet", tarred), ("miniimagenet", lambda folders, root: folders),
     ("tieredimagenet", tiered), ("tieredimagenet", tiered_npz), ("tieredimagenet", lambda folders, root: folders),
@@ -143,6 +188,7 @@ def test_every_layout_gives_the_same_images_and_classes(
     assert steps == [(i, 28) for i in range(1, 29)]
     store, images = found.store, pixels(folders)
     assert [[store.class_names[c] for c in store.classes(split)] for split in SPLITS] == list(MINI.values())
+    assert store.meta["layout"].startswith("3 / 2 / 2 classes, 4 images each, split by ")
     for number, one in enumerate(store.class_names):
         packed = store.images[store.starts[number] : store.starts[number] + PER_CLASS]
         assert (packed == np.stack(images[one]).transpose(0, 3, 1, 2)).all()
@@ -258,7 +304,7 @@ def copied(folders: Path, root: Path) -> Path:
 
 TRAIN, MINI_TRAIN = "mini-imagenet-cache-train.pkl", "miniImageNet_category_split_train_phase_train.pickle"
 WRONG: list[tuple[str, Layout, Callable[[Path], None], str]] = [
-    ("miniimagenet", as_csv, remove("val.csv"), "train.csv and test.csv name no validation class: say which classes"),
+    ("miniimagenet", as_csv, remove("val.csv"), "train.csv and test.csv name no validation class: put folders"),
     ("miniimagenet", as_csv, remove("images"), "miniimagenet is not in it, which is images and the lists train.csv"),
     ("miniimagenet", as_csv, remove("images/n0400002.png"), "line 7 names n0400002.png, which is not there"),
     ("miniimagenet", as_csv, text("val.csv", lambda t: t.replace(",n", ",").replace(".png", "")[:-9] + "9"),

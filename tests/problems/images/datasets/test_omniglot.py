@@ -85,6 +85,39 @@ def test_drawings_are_grey_with_ink_high_in_drawers_order(tree: Path) -> None:
     assert abs(centre - ink).max() < 0.6
 
 
+def merged(tree: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All alphabets in one folder, and a list of other people's beside it."""
+    monkeypatch.setattr(omniglot, "EVALUATED", {"Gimel"})
+    for part in PARTS:
+        shutil.copytree(tree / part, target / "data", dirs_exist_ok=True)
+    (target / "splits" / "vinyals").mkdir(parents=True)
+    (target / "splits" / "vinyals" / "train.txt").write_text("Aleph/character01/rot000\n")
+    return target
+
+
+def test_merged_alphabets_and_other_folders_are_the_same(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, images = pack(tree)
+    together = merged(tree, tmp_path / "omniglot", monkeypatch)
+    shutil.copytree(tree, tmp_path / "repository" / "python")
+    shutil.copytree(tree / "images_background", tmp_path / "repository" / "python" / "images_background_small1")
+    shutil.make_archive(str(tmp_path / "all"), "zip", together)
+    for root in (
+        together,
+        together / "data",
+        tmp_path / "all.zip",
+        tmp_path / "repository",
+        zipped(tree, tmp_path / "zips" / "python").parent,
+    ):
+        other_names, other = pack(root)
+        assert other_names == names
+        assert (other == images).all()
+    shutil.rmtree(together / "data" / "Gimel" / "character01")
+    with pytest.raises(UserError, match=r"omniglot/data: 4 characters, Omniglot has 5$"):
+        pack(together)
+
+
 def _cut_off(tree: Path) -> None:
     root = zipped(tree, tree.parent / "zips")
     archive = root / "images_evaluation.zip"
@@ -118,6 +151,11 @@ def _no_png(tree: Path) -> None:
     (tree / "images_background" / "Beth" / "character01" / "0001_07.png").write_bytes(b"hello")
 
 
+def _two_no_png(tree: Path) -> None:
+    _no_png(tree)
+    (tree / "images_background" / "Beth" / "character01" / "0001_09.png").write_bytes(b"")
+
+
 def _part_missing(tree: Path) -> None:
     shutil.rmtree(tree / "images_evaluation")
 
@@ -127,7 +165,8 @@ def _part_missing(tree: Path) -> None:
     (_damaged, "images_evaluation.zip: not a zip file, or one that is cut off or damaged"),
     (_drawing_missing, "images_background: images_background/Beth/character01 has 19 drawings, 20 are expected"),
     (_character_missing, "images_background: 2 characters, images_background has 3"),
-    (_no_png, "images_background/Beth/character01: a drawing is not a readable PNG file"),
+    (_no_png, "images_background/Beth/character01/0001_07.png is not an image that can be read"),
+    (_two_no_png, "2 pictures are not images that can be read: images_background/Beth/character01/0001_07.png, i"),
     (_part_missing, "neither images_evaluation.zip nor a folder images_evaluation is in it"),
     (shutil.rmtree, "tree: no such folder"),
 ])  # fmt: skip

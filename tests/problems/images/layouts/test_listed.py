@@ -146,6 +146,13 @@ def test_a_list_decides_which_level_the_classes_are() -> None:
     people = pictures("ann/day", "ann/night", "bob/day", "bob/night", "cleo/day", "dan/day")
     lists = {"splits.csv": "class,split\nann,train\nbob,train\ncleo,val\ndan,test\n"}
     assert found(people, lists).classes == {"train": ["ann", "bob"], "validation": ["cleo"], "test": ["dan"]}
+    drawings = pictures("Greek/c1", "Greek/c2", "Latin/c1", "Latin/c2")
+    characters = {"splits.csv": "Class;Split\nGreek/c1;train\nGreek/c2;train\nLatin/c1;val\nLatin\\c2;test\n"}
+    made = found(drawings, characters)
+    assert made.classes == {"train": ["Greek/c1", "Greek/c2"], "validation": ["Latin/c1"], "test": ["Latin/c2"]}
+    assert "there is no folder of the class 'c1', or more than one" in refused(
+        drawings, {"splits.csv": "class,split\nc1,train\nGreek,val\nLatin,test\n"}
+    )
 
 
 def test_classes_of_flat_pictures_come_from_a_second_list() -> None:
@@ -154,7 +161,9 @@ def test_classes_of_flat_pictures_come_from_a_second_list() -> None:
         **{f"{NAMES[s]}.txt": "\n".join(PARTS[s]) for s in SPLITS},
     }
     assert found(FLAT, lists).classes == PARTS
-    assert "all its pictures lie in images/" in refused(FLAT, {"labels.csv": lists["labels.csv"]})
+    text = refused(FLAT, {"labels.csv": lists["labels.csv"]})
+    assert "all its pictures lie in images/" in text
+    assert "(labels.csv says classes, but no splits: give it a column split)" in text
 
 
 def test_a_class_may_be_called_as_a_split() -> None:
@@ -221,7 +230,7 @@ CLASSES = "class,split\n" + "".join(f"{a},{b}\n" for a, b in PAIRS)
     ({"splits.json": "{"}, "splits.json says splits by its name, but it is no JSON: "),
     ({"splits.xlsx": b"PK"}, "splits.xlsx says splits by its name, but lists are read as csv, tsv, txt or json"),
     ({"train.csv": "a,b\n1,2\n"}, "train.csv says splits by its name, but names no pictures and no classes here"),
-    ({"train.txt": "kind a\nkind b\n"}, "train.txt names no validation and no test class: say"),
+    ({"train.txt": "kind a\nkind b\n"}, "train.txt names no validation and no test class: put"),
     ({"train.txt": "kind a\nkind b\n", "test.txt": "kind c\n"},
      "train.txt and test.txt name no validation class: say which classes are for validation, or hold some of those"),
     ({"train.txt": "kind a\n", "training.txt": "kind b\n"}, "train.txt and training.txt both say the train split"),

@@ -155,6 +155,8 @@ def test_tars_whatever_their_name(tmp_path: Path, mode: str) -> None:
     assert dict(tree.read(tree.pictures)) == {
         "cat/1.png": b"new", "dog/later.png": b"new", "dog/hard.png": b"old", "dog/again.png": b"new", "dog/bare": PNG
     }  # fmt: skip
+    order = ["dog/bare", "cat/1.png", "dog/later.png", "dog/hard.png"]
+    assert [path for path, _ in tree.read_in_order(order)] == order
     assert sentence(tree.left) == "left out: 1 FIFO (dog/pipe.png), 1 link that leads nowhere (dog/gone.png)"
 
 
