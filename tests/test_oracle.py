@@ -56,7 +56,7 @@ def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
     method = sections["method"]
     unsaid: dict[str, Any] = {}
     if method in ("protonet", "matchingnet", "relationnet"):
-        unsaid["passes"] = "joint" if "ONE pass" in settings else "separate"
+        unsaid["passes"] = "joint" if "one pass" in settings.lower() else "separate"
     if method == "relationnet" and "all padded" in settings:
         unsaid["padding"] = "full"
     regularizers = (
