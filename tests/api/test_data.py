@@ -110,12 +110,12 @@ def test_a_folder_is_shown_with_names_and_a_drawn_sample(tmp_path: Path, cache: 
 
 
 @pytest.mark.parametrize(("path", "sentence"), [
-    ("x.bmp2", r"^x.bmp2: a picture's name ends in .png, .svg or .pdf$"),
-    ("x", r"^x: a picture's name ends in"),
-    ("made.png", "^made.png: there is something else than a file of that name$"),
-    ("pipe.png", "^pipe.png: there is something else than a file of that name$"),
+    ("x.bmp2", r"^x.bmp2: its name is to end in .png, .svg or .pdf$"),
+    ("x", "^x: its name is to end in"),
+    ("made.png", "^made.png: is a folder"),
+    ("pipe.png", "^pipe.png: is a pipe that nothing reads$"),
     ("~nosuchuser/x.png", "^~nosuchuser/x.png: there is no user 'nosuchuser'$"),
-    ("file.png/x.png", r"^file.png/x.png: cannot be written: (File exists|Not a directory)$"),
+    ("file.png/x.png", "^file.png/x.png: cannot be written: .*file.png is a file$"),
 ])  # fmt: skip
 def test_a_picture_that_can_not_be_written_is_refused(tmp_path: Path, path: str, sentence: str) -> None:
     Path("made.png").mkdir()
