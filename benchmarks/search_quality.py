@@ -188,7 +188,7 @@ def train_anew(point: Point, seed: int, steps: int, path: Path) -> float:
         from raymeta.training.trainer import Trainer
 
         torch.set_num_threads(1)
-        config = plan_of("random", 0, steps).trial(point)
+        config = plan_of("random", 0, steps).config(point)
         trainer = Trainer(config.model_copy(update={"seed": 1000 + seed}))
         while not trainer.done:
             trainer.round()

@@ -24,13 +24,13 @@ from ray import tune
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.schema import Section, check, merge
-from raymeta.storage.places import place
+from raymeta.storage.places import any_path
 from raymeta.training.device import cap_memory
 from raymeta.training.saving import Saving
 from raymeta.training.trainer import Trainer, resumed
 
 
-class Place(Section):
+class StudyTrial(Section):
     """The reserved key `study` of a trial's config: which trial of which study it is."""
 
     trial: int
@@ -59,13 +59,13 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         if study is None:
             self.trainer = Trainer(trial)
         else:
-            where = check(Place, study, "study")
+            where = check(StudyTrial, study, "study")
             cap_memory(where.gpu_share, where.gpu_context)
             self._go_on(trial, where)
 
-    def _go_on(self, trial: TrialConfig, where: Place) -> None:
+    def _go_on(self, trial: TrialConfig, where: StudyTrial) -> None:
         """From the trial's own checkpoint, if it has one; rounds that a dead driver never heard of are told first."""
-        checkpoint = place(where.folder) / "checkpoint.pt"
+        checkpoint = any_path(where.folder) / "checkpoint.pt"
         self.trainer, self._note = resumed(trial, checkpoint)
         self._saving = Saving(self.trainer, checkpoint)
         self._unheard = [entry for entry in self.trainer.rounds if entry["outer_steps"] > where.known]

@@ -12,7 +12,7 @@ from s3 import s3_server
 from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
-from raymeta.storage.places import RemotePath, place
+from raymeta.storage.places import RemotePath, any_path
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("raymeta", deadline=None)
@@ -50,7 +50,7 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def bucket() -> Iterator[RemotePath]:
     """An empty bucket of a real S3 server on loopback; tests write into folders of their own."""
     with s3_server() as uri:
-        found = place(uri)
+        found = any_path(uri)
         assert isinstance(found, RemotePath)
         yield found
 

@@ -86,7 +86,7 @@ def search(
     root = root_of(data_root)
     plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
     pretrain(plan.base, problem, quiet=quiet)
-    refuse_unfit(plan.trial(plan.space.start_from[0]))
+    refuse_unfit(plan.config(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
     words = [what, task or plan.base.task.data, *([Path(preset).stem] if preset is not None else [])]
     folder = studies_folder() / (name or _free_name("-".join(words)))

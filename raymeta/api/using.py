@@ -21,7 +21,7 @@ from raymeta.report.remarks import say
 from raymeta.report.shown import Shown
 from raymeta.report.tables import predictions_table
 from raymeta.storage.files import missing, studies_folder
-from raymeta.storage.places import AnyPath, expanded, place
+from raymeta.storage.places import AnyPath, any_path, expanded
 from raymeta.study.record.record import StudyRecord
 
 FINALS = "finals"
@@ -44,7 +44,7 @@ def load(run: "str | Path | AnyPath | Study", *, ensemble: bool = False, device:
 
 def _folder(run: str | AnyPath) -> AnyPath:
     """The folder with the checkpoint that a path or a name stands for."""
-    at = place(run) if isinstance(run, str) else run
+    at = any_path(run) if isinstance(run, str) else run
     if at.name == CHECKPOINT and at.is_file():
         return at.parent
     for folder in (at, studies_folder() / at.name, studies_folder() / FINALS / at.name):

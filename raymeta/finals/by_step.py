@@ -12,7 +12,7 @@ from raymeta.storage.places import AnyPath
 from raymeta.training.trainer import Trainer
 
 
-def score(trainer: Trainer, path: AnyPath) -> None:
+def write_scores(trainer: Trainer, path: AnyPath) -> None:
     """Score the best weights of a finished run by inner step, and write the scores to a file.
 
     Both kinds of tasks are as many as the config tests on; those of the training classes are drawn as in training, but

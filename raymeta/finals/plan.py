@@ -68,7 +68,7 @@ class Run:
         if not (self.folder / RESULT).exists():
             write_atomically(self.folder / RESULT, json.dumps(asdict(_tested(trainer))))
         if self.by_step:
-            inner_steps.score(trainer, self.folder / BY_STEP)
+            inner_steps.write_scores(trainer, self.folder / BY_STEP)
         yield replace(last, seconds=time.perf_counter() - start, note="", state="done")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from raymeta.errors import UserError
-from raymeta.storage.places import AnyPath, RemotePath, expanded, place
+from raymeta.storage.places import AnyPath, RemotePath, any_path, expanded
 
 
 class _Loader(yaml.SafeLoader):
@@ -184,7 +184,7 @@ def studies_folder() -> AnyPath:
     Raises:
         UserError: it is a URI of no store that there could be.
     """
-    return place(os.environ.get("RAYMETA_STUDIES", "studies"))
+    return any_path(os.environ.get("RAYMETA_STUDIES", "studies"))
 
 
 def mlflow_folder() -> Path:

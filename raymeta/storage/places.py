@@ -188,7 +188,7 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no user '{Path(path).parts[0].removeprefix('~')}'") from None
 
 
-def place(text: str) -> AnyPath:
+def any_path(text: str) -> AnyPath:
     """The folder or file that a text names: a path, `file://…`, or the URI of a store.
 
     Raises:

@@ -8,7 +8,7 @@ import pytest
 
 from raymeta.errors import StorageError, UserError
 from raymeta.storage.files import mlflow_folder, read_yaml, studies_folder, write_atomically
-from raymeta.storage.places import RemotePath, local_copy, place, remove_tree, rename
+from raymeta.storage.places import RemotePath, any_path, local_copy, remove_tree, rename
 
 
 @pytest.fixture
@@ -18,15 +18,15 @@ def folder(bucket: RemotePath, request: pytest.FixtureRequest) -> RemotePath:
 
 def test_a_path_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place("some/where") == place(f"file://{tmp_path}/some/where") == tmp_path / "some" / "where"
-    assert place(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    assert any_path("some/where") == any_path(f"file://{tmp_path}/some/where") == tmp_path / "some" / "where"
+    assert any_path(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
 
 
 def test_parts_of_a_uri_and_back() -> None:
-    one = place("s3://bucket/a%20b/study+1.yaml?region=eu&scheme=http")
+    one = any_path("s3://bucket/a%20b/study+1.yaml?region=eu&scheme=http")
     assert isinstance(one, RemotePath)
     assert (one.name, one.suffix, one.path) == ("study+1.yaml", ".yaml", "a b/study+1.yaml")
-    assert one.parent / "study+1.yaml" == one == place(str(one)) == pickle.loads(pickle.dumps(one))
+    assert one.parent / "study+1.yaml" == one == any_path(str(one)) == pickle.loads(pickle.dumps(one))
     assert str(one.with_name("x").parent.parent / "100%?#") == "s3://bucket/100%25%3F%23?region=eu&scheme=http"
     assert one.with_suffix(".damaged").name == "study+1.damaged"
     assert sorted([one, one.parent]) == [one.parent, one]
@@ -83,7 +83,7 @@ def test_what_is_not_there(folder: RemotePath) -> None:
 )
 def test_a_uri_that_is_refused(uri: str, sentence: str) -> None:
     with pytest.raises(UserError) as caught:
-        place(uri)
+        any_path(uri)
     assert str(caught.value).startswith(sentence)
     assert "topsecret" not in str(caught.value)
 
@@ -97,7 +97,7 @@ def test_a_store_that_is_not_there(bucket: RemotePath) -> None:
     for uri, sentence in wrong.items():
         began = time.monotonic()
         with pytest.raises(StorageError) as caught:
-            place(uri).exists()
+            any_path(uri).exists()
         assert str(caught.value).startswith(sentence)
         assert "\n" not in str(caught.value)
         assert time.monotonic() - began < 10

@@ -20,7 +20,7 @@ from raymeta.config import TaskConfig
 from raymeta.errors import StorageError, UserError
 from raymeta.problem import open_problem, task_section
 from raymeta.storage.files import studies_folder
-from raymeta.storage.places import AnyPath, place, remove_tree
+from raymeta.storage.places import AnyPath, any_path, remove_tree
 from raymeta.study.machines.resources import join_cluster, on_cluster, stop_ray
 
 PACKAGES = ("raymeta", "torch", "ray", "optuna", "mlflow")
@@ -80,7 +80,7 @@ def examine(shown: str, task: dict[str, Any] | None) -> Finding:
             data = open_problem(task_section(task)).fingerprint
         except UserError as error:
             no_data = str(error)
-    return Finding(_versions(), *_write_beside(place(shown)), data, no_data, _gpus())
+    return Finding(_versions(), *_write_beside(any_path(shown)), data, no_data, _gpus())
 
 
 def clock() -> float:

@@ -18,7 +18,7 @@ from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.store import Store
 from raymeta.storage.files import studies_folder
-from raymeta.storage.places import place
+from raymeta.storage.places import any_path
 from raymeta.study.machines.resources import on_cluster
 
 PART_BYTES = 64 * 2**20  # of a store that is shipped
@@ -152,8 +152,8 @@ def _has(task: dict[str, Any]) -> bool:
 
 def _make_ready(task: dict[str, Any], source: Root | _Shipment | None, mark: str) -> str:
     """On a machine: the fingerprint of its data set, which is made ready first."""
-    if not place(mark).exists():
-        folder = place(mark).parent
+    if not any_path(mark).exists():
+        folder = any_path(mark).parent
         raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
     dataset = open_problem(task_section(task))
     if isinstance(source, _Shipment):

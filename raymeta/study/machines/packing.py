@@ -136,7 +136,7 @@ def largest(plan: Plan) -> list[TrialConfig]:
     for key, param in plan.space.params.items():
         if key in wide and param.choice is not None:
             points += [{**wide, key: value} for value in param.choice if value != wide[key]]
-    configs = [plan.trial(point) for point in points]
+    configs = [plan.config(point) for point in points]
     return sorted(configs, key=_size, reverse=True)[:MOST_CONFIGS]
 
 

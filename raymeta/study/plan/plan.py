@@ -46,7 +46,7 @@ class Plan:
     fixed: dict[str, str] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
-    def trial(self, point: Point) -> TrialConfig:
+    def config(self, point: Point) -> TrialConfig:
         """The config of a trial: the base with the point's values."""
         chosen = point.get(CHOICE)
         own = {name: section for name, section in self.choices.items() if name == chosen}
@@ -254,7 +254,7 @@ def _without_false_baseline(plan: Plan, spec: str, own: Own) -> Space:
 
     left = []
     for point, label in plan.space.starts:
-        flat = plan.trial(point).flat()
+        flat = plan.config(point).flat()
         wrong = [key for key in used if flat[key] != neutral[key]]
         if label != BASELINE or plan.choices or not wrong:
             left.append((point, label))
@@ -279,7 +279,7 @@ def _check(plan: Plan) -> None:
             "no trial would ever be cut"
         )
     for point in plan.space.start_from:
-        plan.trial(point)
+        plan.config(point)
     _accept(plan.base)
 
 
@@ -296,7 +296,7 @@ def _allowed(plan: Plan) -> Space:
 
 def _accepted(plan: Plan, point: Point) -> bool:
     try:
-        _accept(plan.trial(point))
+        _accept(plan.config(point))
     except UserError:
         return False
     return True

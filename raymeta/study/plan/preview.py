@@ -70,7 +70,7 @@ def preview(plan: Plan, slots: int, trials: int = 8) -> Preview:
         proposals.enqueue_trial(point)
     points = [plan.space.sample(proposals.ask()) for _ in range(min(trials, plan.study.trials))]
     for point in points:
-        plan.trial(point)
+        plan.config(point)
     labels = [*plan.space.labels, *[""] * len(points)][: len(points)]
     step_s, validation_s, checkpoint = _probe(plan)
     budget, study = plan.base.budget, plan.study
@@ -98,7 +98,7 @@ def _probe(plan: Plan) -> tuple[float, float, int]:
     """Seconds of an outer step and of a validation, and bytes of a trial's two checkpoints."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    trainer = Trainer(plan.trial(plan.space.start_from[0]))
+    trainer = Trainer(plan.config(plan.space.start_from[0]))
     trainer.outer_update()
     start = time.perf_counter()
     for _ in range(PROBED_STEPS):

@@ -298,7 +298,7 @@ class StudyRecord:
 
     def config(self, trial: TrialRecord) -> TrialConfig:
         """The whole config of a trial."""
-        return self.plan.trial(trial.point)
+        return self.plan.config(trial.point)
 
     def trial_folder(self, number: int) -> AnyPath:
         """Where a trial's checkpoint lies."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
-from raymeta.storage.places import local_copy, place
+from raymeta.storage.places import any_path, local_copy
 from raymeta.study.tracking.connection import Untracked, connect, deleted, experiment, log, log_params, problem_of
 
 if TYPE_CHECKING:
@@ -255,8 +255,8 @@ def _deleted(run: "Run") -> bool:
 
 def _log_file(client: "MlflowClient", run_id: str, path: str) -> None:
     """Log a file, of this machine or of the studies' store, if it is there."""
-    if place(path).exists():
-        with local_copy(place(path)) as copy:
+    if any_path(path).exists():
+        with local_copy(any_path(path)) as copy:
             client.log_artifact(run_id, str(copy))
 
 

@@ -171,7 +171,7 @@ def test_a_condition_stays_unless_another_is_said() -> None:
     for _ in range(20):
         point = plan.space.sample(study.ask())
         assert ("maml.inner_steps" in point) == (point["maml.order"] == "first")
-        plan.trial(point)
+        plan.config(point)
 
 
 def test_a_choice_of_regularizers_has_its_own_ranges(glyphs: Any) -> None:

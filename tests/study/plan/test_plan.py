@@ -55,7 +55,7 @@ def test_a_key_that_the_user_gives_is_not_searched() -> None:
     assert "regularizers.dropgrad.noise" not in plan.space.params
     assert "maml.adapt_norm" in plan.space.params
     for point in plan.space.start_from:
-        config = plan.trial(point)
+        config = plan.config(point)
         assert config.settings.inner_lr == 0.2
         assert config.flat()["regularizers.dropgrad.noise"] == "binary"
 
@@ -98,7 +98,7 @@ def test_a_choice_of_regularizers_is_searched_as_one_more_key(glyphs: Any) -> No
     seen = set()
     for _ in range(30):
         point = plan.space.sample(study.ask())
-        chosen, config = point["regularizer"], plan.trial(point)
+        chosen, config = point["regularizer"], plan.config(point)
         seen.add(chosen)
         assert config.spec == "maml+taskaug" + ("" if chosen == "none" else f"+{chosen}")
         assert {key.split(".")[1] for key in point if key.startswith("regularizers.")} <= {"taskaug", chosen}

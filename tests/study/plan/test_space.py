@@ -73,7 +73,7 @@ def test_what_has_no_meaning_is_refused(glyphs: Any) -> None:
 def test_every_composition_samples_valid_trials(spec: str, dataset: str, glyphs: Any) -> None:
     plan = make_plan(spec, dataset)
     for point in sampled(plan.space, seed=0, count=10):
-        flat = plan.trial(point).flat()
+        flat = plan.config(point).flat()
         assert point
         assert {key: flat[key] for key in point} == point
 

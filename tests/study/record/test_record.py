@@ -160,7 +160,7 @@ def test_the_starting_points_come_first(whole: tuple[Path, list[dict[str, Any]]]
     assert [trial.label for trial in record.trials()] == [AUTHORS, BASELINE] + [""] * (TRIALS - 2)
     assert len({str(point) for point in points}) == TRIALS
     for point in points:
-        record.plan.trial(point)
+        record.plan.config(point)
 
 
 def cut(folder: Path, to: Path, length: int) -> StudyRecord:

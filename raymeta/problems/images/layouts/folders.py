@@ -22,7 +22,16 @@ _HOLDERS = {  # folders that hold pictures or what belongs to them: no class is 
     "overlays", "thumbnails", "thumbnail", "thumbs", "thumb", "previews", "preview", "all", "allimages", "data",
     "dataset", "annotation", "docs", "doc", "figures", "figs", "assets", "screenshots",
 }  # fmt: skip
-_MAYBE = {"base", "background", "novel", "dev", "eval", "evaluation"}  # words that also have other meanings
+_MAYBE = {
+    "base",
+    "background",
+    "seen",
+    "novel",
+    "unseen",
+    "dev",
+    "eval",
+    "evaluation",
+}  # words that also have other meanings
 
 ByClass = dict[str, list[str]]
 
@@ -82,7 +91,7 @@ def split_folders(top: Branch, share: float | None) -> Layout | None:
 def class_folders(top: Branch) -> Layout:
     """Class folders of which nothing says the split: it is drawn, 64 / 16 / 20 % of the classes, always the same.
 
-        CLASS/..., GROUP/CLASS/..., CLASS/images/..., CLASS/train/... and CLASS/test/...
+        CLASS/..., CLASS/images/..., CLASS/train/... and CLASS/test/...
 
     Raises:
         Unclear: there are none, too few, or it is not clear which they are.
@@ -256,16 +265,11 @@ def _two_levels(base: Branch, before: tuple[str, ...], left: dict[str, list[str]
         parts = sorted({path[0] for paths in inner.values() for path in paths})
         classes = {name: one.all() for name, one in tops.items()}
         return Found(classes, before, (), f", the folders {told(parts)} of each class put together", left)
-    names = [path[0] for paths in inner.values() for path in paths if len(path) == 1]
-    single = len(names) == sum(map(len, inner.values())) and len(set(names)) == len(names)
-    if single and all(any(letter.isalpha() for letter in name) for name in names):
-        classes = {leaf.path[-1]: leaf.pictures for one in tops.values() for leaf in one.leaves()}
-        return Found(classes, before, (), f", the folders within {some(tops)} are the classes", left)
     leaves = [leaf for one in tops.values() for leaf in one.leaves()]
     raise Unclear(
-        f"{some(one.name for one in tops.values())} have {len(leaves):,} folders of pictures in them, as "
-        f"{folders(leaves)}, and either may be the classes: name the folder of the class folders itself, or put the "
-        "pictures of each class into one folder"
+        f"folders of pictures are in folders: {len(leaves):,}, as {some(leaf.name for leaf in leaves)}, in "
+        f"{len(tops):,}, as {some(one.name for one in tops.values())}, and either may be the classes: say which by a "
+        "splits.csv (class,split), or put the class folders side by side, with the pictures in them"
     )
 
 

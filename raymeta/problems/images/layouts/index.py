@@ -59,6 +59,11 @@ class Index:
         outer = [one for one in among if not any(one is not o and one.path[: len(o.path)] == o.path for o in among)]
         return _nearest(outer, parts[:-1], lambda one: list(one.path[:-1]))
 
+    def class_name(self, folder: Branch) -> str:
+        """A folder's name, with the one above it where other folders are called so, too."""
+        same = self._folders[folder.path[-1].casefold()]
+        return "/".join(folder.path[-2 if len(same) > 1 else -1 :])
+
 
 def _parts(cell: str) -> list[str]:
     return [part for part in re.split(r"[\\/]+", cell) if part not in ("", ".", "..")]

@@ -234,7 +234,7 @@ class Lists:
         """The pictures of a class that is named alone."""
         folder = self._index.folder(label)
         if folder is not None:
-            return folder.path[-1], folder.all()
+            return self._index.class_name(folder), folder.all()
         if label in self._index.labels:
             return label, self._index.labels[label]
         raise Unclear(f"{where}: there is no folder of the class '{label}', or more than one")

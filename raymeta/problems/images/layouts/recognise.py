@@ -92,7 +92,8 @@ def _remedy(missing: Sequence[Split], *, own: bool) -> str:
     """What to do where splits are missing; `own`: the split is the user's to say."""
     hold = "hold some of those for training out by `raymeta data prepare folder --validation-share 0.2 --data-root ...`"
     if not own or "train" in missing or len(missing) > 1:
-        return "put folders or lists of all three splits beside each other"
+        itself = ", or name the folder of the classes itself, and a split of them is drawn"
+        return f"put folders or lists of all three splits beside each other{itself if own else ''}"
     if list(missing) == ["validation"]:
         return f"say which classes are for validation, or {hold}"
     return f"say which classes are for the test; or call those for validation test, and {hold}"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from raymeta.problem import Split
 
 WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training", "trn", "base", "background"),
+    "train": ("train", "training", "trn", "base", "background", "seen"),
     "validation": ("val", "valid", "validate", "validation", "dev", "devel", "development"),
-    "test": ("test", "testing", "tst", "novel"),
+    "test": ("test", "testing", "tst", "novel", "unseen"),
 }
 EITHER = ("eval", "evaluation")  # validation beside a test, else the test
 ALLOWED = [*WORDS["train"], *WORDS["validation"], *WORDS["test"], *EITHER]

@@ -169,7 +169,7 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     content = load(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping, found {type(content).__name__}")
-    return content
+    return {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
 
 
 def _whole(path: Path, values: Any) -> NDArray[np.int64]:

@@ -236,17 +236,11 @@ def _read_files(folder: Path, files: Files) -> None:
 
 
 def _without(packed: Packed, lost: AbstractSet[int], read: Path, written: Path) -> Packed:
-    """Write what was read without some rows.
-
-    Raises:
-        UserError: a class has no image left.
-    """
-    sizes, first = [], 0
-    for name, size in zip(packed.class_names, packed.sizes, strict=True):
-        sizes.append(size - sum(row in lost for row in range(first, first + size)))
-        if not sizes[-1]:
-            raise UserError(f"the class '{name}': none of its {size} pictures can be read")
-        first += size
+    """Write what was read without some rows."""
+    ends = np.cumsum(packed.sizes)
+    sizes = [
+        sum(row not in lost for row in range(end - size, end)) for size, end in zip(packed.sizes, ends, strict=True)
+    ]
     images = np.load(read, mmap_mode="r", allow_pickle=False)
     with open(written, "wb") as file:
         _write_header(file, (sum(sizes), *images.shape[1:]))

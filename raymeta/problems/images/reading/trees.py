@@ -224,6 +224,9 @@ def pack_files(
             progress(done, len(paths))
         if broken and not skip:
             raise UserError(f"{shown(tree.source)}: {unreadable(broken)}{remedy and f'; {remedy}'}")
+        for one in (name for split in SPLITS for name in classes[split]):
+            if all(path in broken for split in SPLITS for path in classes[split].get(one, ())):
+                raise UserError(f"{shown(tree.source)}: no picture of the class '{shown(one)}' can be read")
         lost.update(rows[path] for path in broken)
         every = {**left, **({BROKEN_PICTURE: sorted(broken)} if broken else {})}
         said["left_out"], said["left_out_paths"] = sentence(every).removeprefix("left out: "), every

@@ -137,7 +137,7 @@ def test_pickles_of_a_split_have_a_store_of_their_own(
     root.mkdir(parents=True)
     images = {split: generator.integers(0, 256, (2 * count, 32, 32, 3), np.uint8) for split, count in counts.items()}
     for split, word in {"train": "train", "validation": "val", "test": "test"}.items():
-        content = {"data": images[split], "labels": [7 + row // 2 for row in range(len(images[split]))]}
+        content = {b"data": images[split], "labels": [7 + row // 2 for row in range(len(images[split]))]}
         (root / file.format(word)).write_bytes(pickle.dumps(content, 2))
     found = dataset(name)
     found.prepare(root.parent)

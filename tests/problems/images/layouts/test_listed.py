@@ -146,6 +146,13 @@ def test_a_list_decides_which_level_the_classes_are() -> None:
     people = pictures("ann/day", "ann/night", "bob/day", "bob/night", "cleo/day", "dan/day")
     lists = {"splits.csv": "class,split\nann,train\nbob,train\ncleo,val\ndan,test\n"}
     assert found(people, lists).classes == {"train": ["ann", "bob"], "validation": ["cleo"], "test": ["dan"]}
+    drawings = pictures("Greek/c1", "Greek/c2", "Latin/c1", "Latin/c2")
+    characters = {"splits.csv": "Class;Split\nGreek/c1;train\nGreek/c2;train\nLatin/c1;val\nLatin\\c2;test\n"}
+    made = found(drawings, characters)
+    assert made.classes == {"train": ["Greek/c1", "Greek/c2"], "validation": ["Latin/c1"], "test": ["Latin/c2"]}
+    assert "there is no folder of the class 'c1', or more than one" in refused(
+        drawings, {"splits.csv": "class,split\nc1,train\nGreek,val\nLatin,test\n"}
+    )
 
 
 def test_classes_of_flat_pictures_come_from_a_second_list() -> None:
