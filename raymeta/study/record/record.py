@@ -144,10 +144,11 @@ class StudyRecord:
             raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
         path, journal = folder / "study.yaml", folder / "journal.log"
         if isinstance(folder, Path) and not journal.is_file():
-            raise UserError(
-                f"{journal}: is not there, and without it {folder.name} is no study: restore it from a copy"
-            )
-        about = read_yaml(path)
+            raise UserError(f"{journal}: is not there: {_mend(folder)}")
+        try:
+            about = read_yaml(path)
+        except UserError as error:
+            raise UserError(f"{error}: {_mend(folder)}") from error
         made_with = about.get("versions")
         written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
         try:
