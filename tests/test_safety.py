@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import socket
 import subprocess
 import tarfile
 import zipfile
@@ -300,7 +301,9 @@ def test_mlflow_is_opened_on_loopback_only(studies: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("MLFLOW_HOST", "0.0.0.0")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # one that is free
+        port = server.getsockname()[1]
     with pytest.raises(typer.Exit):
-        ui(5000)
+        ui(port)
     (command,) = asked
     assert command[command.index("--host") + 1] == "127.0.0.1"
