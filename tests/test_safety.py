@@ -284,23 +284,18 @@ def test_a_link_among_the_studies_is_followed_nowhere_else(here: Path, studies: 
     assert isinstance(open_study("tiny"), StudyRecord)
 
 
-def test_mlflow_is_opened_on_loopback_only(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    import typer
-
-    from raymeta.cli.studies import ui
-    from raymeta.study.tracking.connection import connect
-
-    connect()  # imports MLflow, which runs `uname`
+def test_mlflow_is_opened_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from raymeta.study.tracking import server
 
     asked: list[list[str]] = []
 
-    def run(command: list[str], **options: Any) -> Any:
+    def start(command: list[str], **options: Any) -> Any:
         asked.append(command)
-        return subprocess.CompletedProcess(command, 0)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setenv("MLFLOW_HOST", "0.0.0.0")
-    with pytest.raises(typer.Exit):
-        ui(5000)
+    with pytest.raises(KeyboardInterrupt):
+        server.serve("sqlite:///nowhere", 5000)
     (command,) = asked
     assert command[command.index("--host") + 1] == "127.0.0.1"
