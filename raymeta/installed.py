@@ -10,6 +10,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
@@ -105,15 +106,22 @@ def current_folder_last() -> None:
 
 def child_environment() -> dict[str, str]:
     """The environment for a Python process of ours, in which no file of the current folder stands in for a library."""
-    here, path = Path.cwd(), os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    kept = os.pathsep.join(entry for entry in path if entry and Path(entry).resolve() != here)
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = os.pathsep.join(entry for entry in path if entry and not _is_here(entry))
     return {**os.environ, "PYTHONPATH": kept, "PYTHONSAFEPATH": "1"}
 
 
 def import_path() -> list[str]:
     """The import path with the current folder, which `python -m`, notebooks and pytest put first, at its end."""
-    here = Path.cwd()
-    return sorted(sys.path, key=lambda entry: Path(entry).resolve() == here)
+    return sorted(sys.path, key=_is_here)
+
+
+def _is_here(entry: str) -> bool:
+    """It is the current folder, which may have been deleted."""
+    try:
+        return Path(entry).resolve() == Path.cwd()
+    except FileNotFoundError:
+        return not Path(entry).is_absolute()
 
 
 @cache
@@ -180,10 +188,10 @@ def _roots(package: str, distribution: Distribution) -> Iterator[Path]:
         yield HERE
         return
     yield Path(str(distribution.locate_file("")))
-    path, here = [Path(entry).resolve() for entry in sys.path], Path.cwd()
-    yield from (entry for entry in path if entry != here)
+    yield from (Path(entry).resolve() for entry in sys.path if not _is_here(entry))
     for finder in sys.meta_path:
         spec = None if finder is PathFinder else finder.find_spec(package, None)
         if spec is not None and spec.origin is not None and spec.has_location:
             yield Path(spec.origin).parent.parent if spec.submodule_search_locations else Path(spec.origin).parent
-    yield from (entry for entry in path if entry == here)
+    with suppress(FileNotFoundError):
+        yield from (Path(entry).resolve() for entry in sys.path if _is_here(entry))

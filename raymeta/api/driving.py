@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raymeta.errors import Interrupted, RunFailed, UserError
+from raymeta.installed import child_environment
 from raymeta.problems.images.reading.remote import Root
 from raymeta.study.machines.packing import Pack, largest, take_slots
-from raymeta.study.machines.resources import Slots
+from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import INTERRUPTED, TERMINATED, Session
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.folder import driver_of
@@ -38,10 +39,14 @@ class How:
 
     def start(self, plan: Plan) -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the trials of a plan."""
-        given = take_slots(self.slots, self.pack, lambda: largest(plan))
-        from raymeta.study.machines.nodes import prepare_nodes
+        try:
+            given = take_slots(self.slots, self.pack, lambda: largest(plan))
+            from raymeta.study.machines.nodes import prepare_nodes
 
-        prepare_nodes(plan.base.task, self.data_root, ship=self.ship_data)
+            prepare_nodes(plan.base.task, self.data_root, ship=self.ship_data)
+        except BaseException:
+            stop_ray()  # part of it may be up
+            raise
         return given
 
     @property
@@ -105,7 +110,12 @@ class Background:
         with open(self.log, "ab") as log:
             self._from = log.tell()
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=child_environment(),
             )
 
     @property

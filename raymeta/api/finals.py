@@ -38,12 +38,14 @@ class FinalRuns(Shown):
         problems: a sentence for every run that was not: it diverged, or its worker kept dying.
         untracked: why MLflow lacks them; "": it has them.
         stepwise: they were scored by inner step, too.
+        exit_code: of a command, because it was asked to leave while the last runs ended; 0: it was not.
     """
 
     rows: "list[FinalTable]"
     problems: list[str] = field(default_factory=list)
     untracked: str = ""
     stepwise: bool = False
+    exit_code: int = 0
 
     def table(self) -> View:
         """Mean and 95 % interval over test tasks: a row a config, or a row a seed if there is only one config."""
@@ -148,7 +150,7 @@ def final(
     for trial in trials.values():
         pretrain(trial, open_problem(trial.task), quiet=quiet)
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
-    rows, problems = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
+    rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     untracked = ""
     try:
         from raymeta.finals.tracking import log_final
@@ -157,7 +159,7 @@ def final(
             log_final(row, found[row.name].provenance)
     except Exception as error:  # MLflow is a copy: whatever is wrong with it, the runs are whole
         untracked = problem_of(error)
-    return FinalRuns(rows, problems, untracked, by_step)
+    return FinalRuns(rows, problems, untracked, by_step, exit_code)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def _is_method(source: "str | Path | Study") -> bool:
     """A name, which is neither that of a file nor a path."""
     if not isinstance(source, str) or source.endswith((".yaml", ".yml")):
         return False
-    return Path(source).name == source and not Path(source).exists()
+    return Path(source).name == source and not Path(source).is_file()
 
 
 def _method(source: str) -> str:

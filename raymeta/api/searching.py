@@ -75,7 +75,6 @@ def search(
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
     from raymeta.study.machines.resources import beyond
-    from raymeta.study.record.folder import refuse_taken
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
     from raymeta.training.trainer import refuse_unfit
@@ -89,12 +88,13 @@ def search(
     refuse_unfit(plan.config(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
     words = [what, task or plan.base.task.data, *([Path(preset).stem] if preset is not None else [])]
-    folder = studies_folder() / (name or _free_name("-".join(words)))
+    stem = "-".join(words)
     given = {"task": task, "trials": trials, "space": space, "overrides": overrides, "preset": preset, "choose": choose}
     origin = command or _call(spec, given | {"name": name, "warm_start": getattr(warm_start, "name", warm_start)})
     how = How(slots, pack, root, ship_data, quiet)
 
     def create() -> StudyRecord:
+        folder = studies_folder() / (name or _free_name(stem))  # now: another search may have begun meanwhile
         record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint, origin)
         if not quiet:
             say(f"study {record.name}: {plan.study.trials} trials, rungs at {plan.rungs} outer steps, in {folder}")
@@ -102,7 +102,6 @@ def search(
 
     if background:
         return Study(create()).driven(how, started, background=True)
-    refuse_taken(folder)
     return Study(*begin(plan, create, how, started))
 
 

@@ -1,7 +1,9 @@
 """Studies that are there: what is known of one, and going on with it."""
 
+import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +24,7 @@ from raymeta.report.style import PICTURES
 from raymeta.storage.outputs import output, write_output
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.packing import Pack
+from raymeta.study.machines.resources import beyond
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import Standings, settled, standings
 from raymeta.study.record.home import all_studies
@@ -195,10 +198,11 @@ class Study(Shown):
         quiet: bool = False,
     ) -> Self:
         """Add trials and go on; see `resume`."""
-        started = time.time()
+        started, how = time.time(), How(slots, pack, root_of(data_root), ship_data, quiet)
+        beyond(slots)  # refused before anything is planned
         with self.record.locked():
             self.record.extend(trials)
-        return self.driven(How(slots, pack, root_of(data_root), ship_data, quiet), started, background=background)
+        return self.driven(how, started, background=background)
 
     def driven(self, how: How, started: float, *, background: bool) -> Self:
         """Drive it here to its end, or start a process that does."""
@@ -209,15 +213,15 @@ class Study(Shown):
         return self
 
     def sync(self) -> None:
-        """Copy to MLflow what it lacks of the study, as driving it does; the study itself is only read.
+        """Copy to MLflow what it lacks of the study, as driving it does; the study itself is not changed.
 
         Raises:
             UserError: a process drives it, which copies it.
             RunFailed: MLflow can't be used.
         """
-        if self.record.driven:
-            raise UserError(f"the study '{self.name}' is being driven: its driver copies it to MLflow")
-        with Tracker(self.record) as tracker:
+        # One copier at a time, as one driver; a read-only study has neither.
+        writable = not isinstance(self.folder, Path) or os.access(self.folder, os.W_OK)
+        with self.record.locked() if writable else nullcontext(), Tracker(self.record) as tracker:
             tracker.update_all()
             tracker.summarise()
         if tracker.problem:

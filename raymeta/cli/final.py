@@ -87,3 +87,5 @@ def final(
             say(f"drew {result.draw_by_step(by_step)}")
     if result.problems:
         raise RunFailed("; ".join(result.problems))
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

@@ -66,19 +66,20 @@ def export(
     from raymeta.storage.outputs import output
 
     study = open_study(name)
-    if str(out) == "-":
-        print(dump_yaml(study.exported(trial)), end="")  # noqa: T201
+    file = None if str(out) == "-" else output(out)
+    content = study.exported(trial)
+    if trial is None and (unscored := study.status.unscored):
+        say(f"{unscored}: it is the best by the search's scores; raymeta resume {name} scores the others")
+    if file is None:
+        print(dump_yaml(content), end="")  # noqa: T201
         return
-    file = output(out)
-    write_export(content := study.exported(trial), file)
+    write_export(content, file)
     if as_json:
         show_json(content)
         return
     about = content["provenance"]
     say(f"wrote trial {about['trial']} of {name} to {out}")
     say(about["against_start"])
-    if unscored := study.status.unscored:
-        say(f"{unscored}: it is the best by the search's scores; raymeta resume {name} scores the others")
     say(f"next: {shlex.join(['raymeta', 'final', str(out), '--seeds', '3'])}")
 
 
@@ -101,11 +102,11 @@ def ui(
 
     Example: raymeta ui --port 5001
     """
-    from raymeta.study.tracking.connection import to_be_served
+    from raymeta.study.tracking.connection import to_be_served, without_password
     from raymeta.study.tracking.server import HOST, refuse_taken, serve
 
     if (uri := to_be_served()) is None:
-        say(f"MLflow is a server of its own: {os.environ['MLFLOW_TRACKING_URI']}")
+        say(f"MLflow is a server of its own: {without_password(os.environ['MLFLOW_TRACKING_URI'])}")
         return
     refuse_taken(port)
     say(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)")

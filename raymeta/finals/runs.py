@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from typing import NamedTuple
 
 from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, RunFailed
@@ -27,6 +28,20 @@ from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
 
 
+class Done(NamedTuple):
+    """What final runs came to.
+
+    Attributes:
+        rows: one for every config of which all seeds have been tested.
+        problems: a sentence for every run that has not been: it diverged, or its worker kept dying.
+        exit_code: of the command, because it was asked to leave while the last runs ended; 0: it was not.
+    """
+
+    rows: list[FinalTable]
+    problems: list[str]
+    exit_code: int
+
+
 def final(
     configs: Mapping[str, TrialConfig],
     seeds: Sequence[int],
@@ -37,7 +52,7 @@ def final(
     data_root: Root | None = None,
     ship_data: bool = False,
     quiet: bool = False,
-) -> tuple[list[FinalTable], list[str]]:
+) -> Done:
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
     Args:
@@ -51,8 +66,7 @@ def final(
         quiet: show nothing.
 
     Returns:
-        A row for every config of which all seeds have been tested, and a sentence for every run that has not been: it
-        diverged, or its worker kept dying.
+        What they came to.
 
     Raises:
         UserError: a config cannot be tested.
@@ -83,7 +97,7 @@ def final(
                 f"{unfinished} of {len(runs)} final runs are not finished; what is trained is saved", session.exit_code
             )
     tables = [_table(name, config, runs) for name, config in configs.items()]
-    return [table for table in tables if table is not None], session.problems
+    return Done([table for table in tables if table is not None], session.problems, session.exit_code)
 
 
 def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots]) -> int:

@@ -64,7 +64,7 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
     if not (record.over and settled(record)):
         yield f"go on with: raymeta resume {record.name}"
     elif record.best() is None:
-        yield nothing_scored(_counts(record))
+        yield nothing_scored(record.name, _counts(record))
     else:
         yield f"next: raymeta export {record.name}   |   raymeta ui"
 

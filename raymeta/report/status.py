@@ -74,7 +74,7 @@ class Status:
             left = f"{self.unscored}; " if self.unscored else ""
             return f"{left}go on with: raymeta resume {self.study}"
         if self.best is None:
-            return nothing_scored(self.trials)
+            return nothing_scored(self.study, self.trials)
         return f"it is over: raymeta export {self.study}"
 
 

@@ -22,10 +22,10 @@ MOST_CLASSES = 8  # that have a column each
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "expand": True}  # a table that knows how wide the screen is
 
 
-def nothing_scored(counts: Mapping[str, int]) -> str:
+def nothing_scored(study: str, counts: Mapping[str, int]) -> str:
     """What to do where trials have ended and none has a score, by how many have ended how."""
     if counts.get("failed"):
-        return "no trial has a score: `raymeta status` says why they failed"
+        return f"no trial has a score: `raymeta status {study}` says why they failed"
     return "no trial has a score: all diverged; search smaller learning rates, or fix them by key=value"
 
 

@@ -143,7 +143,7 @@ def test_a_plan_that_is_not_understood_says_what_to_do(recorded: Path) -> None:
 def test_a_finished_final_run_is_found_again(recorded: Path) -> None:
     (folder,) = (recorded / "studies" / "finals").glob("glyphs-*")
     then, result = (json.loads((folder / file).read_text()) for file in ("table.json", "seed0/result.json"))
-    (row,), problems = final({"glyphs": read_export(recorded / "glyphs.yaml")[0]}, [0])
+    (row,), problems, _ = final({"glyphs": read_export(recorded / "glyphs.yaml")[0]}, [0])
     assert not problems
     assert (row.folder, row.mean, row.ci95) == (folder, then["mean"], then["ci95"])
     assert (row.seeds[0].values, row.seeds[0].rounds) == (result["values"], result["rounds"])

@@ -141,7 +141,8 @@ class Pool:
                 if session.saving:
                     session.saving = False
                     for slot in self._slots.values():
-                        ask_to_save(slot.entry.job.folder)
+                        if slot.entry.job.steps:  # what only scores has nothing to save
+                            ask_to_save(slot.entry.job.folder)
                 if not self._slots:
                     break
                 answered, _ = ray.wait(list(self._slots), num_returns=1, timeout=LISTEN_S)

@@ -6,11 +6,12 @@ changes underneath.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial, wraps
+from functools import cache, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,22 @@ def _takes_warm_workers(get: Any) -> Callable[[Any, type], Any]:
 def _said_now(name: str) -> Callable[[Any], bool]:
     """A constant of Ray's as the environment has it now; Ray has read it when it was imported."""
     return lambda value: os.environ[name].lower() in ("1", "true") if name in os.environ else bool(value)
+
+
+def _started_apart(popen: Any) -> Callable[..., Any]:
+    @wraps(popen, updated=())
+    def started(*arguments: Any, **named: Any) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):
+            return popen(*arguments, **named)
+        # A blocked signal stays so in what is started, and in what that starts: SIGUSR1 is for the driver alone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        try:
+            # Where the kernel does not end Ray with its driver, a process of the driver's group does.
+            return popen(*arguments, start_new_session=sys.platform == "linux", **named)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return started
 
 
 def _keeps_handlers(connect: Any) -> Callable[..., Any]:
@@ -150,7 +167,7 @@ START = (
     Patch(
         "ray._private.services:ConsolePopen",
         "starts Ray's own processes where signals for the command's group end them, before it has left",
-        lambda popen: partial(popen, start_new_session=True),
+        _started_apart,
         "...",
     ),
     Patch(

@@ -1,6 +1,6 @@
 """One searched key: its range or choices, and when it is searched."""
 
-from math import isfinite
+import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -55,8 +55,8 @@ class Param(Section):
             low, high = kinds[0]
             if not low <= high:  # type: ignore[operator]
                 raise ValueError(f"the range [{low}, {high}] is empty: low is above high")
-            if not isfinite(high - low):  # type: ignore[operator]
-                raise ValueError(f"the range [{low:g}, {high:g}] is too wide to draw numbers from")
+            if high - low > sys.float_info.max:  # type: ignore[operator]
+                raise ValueError(f"the range [{low}, {high}] is too wide to draw numbers from")
             if self.log and low <= 0:  # type: ignore[operator]
                 raise ValueError(f"a log range must lie above 0, found [{low}, {high}]")
         elif self.log:

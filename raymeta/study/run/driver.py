@@ -131,7 +131,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
 
 
 class Leave(tune.Stopper):  # type: ignore[misc]
-    """Ends every trial after its round once the user wants to leave, and all of them when they are not waited for."""
+    """Ends all trials once they are not waited for any longer. Never a single one: Tune would call it done."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -140,7 +140,7 @@ class Leave(tune.Stopper):  # type: ignore[misc]
         return {}  # as the driver
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.session.closing
+        return False
 
     def stop_all(self) -> bool:
         return self.session.leaving

@@ -5,6 +5,7 @@ Imports neither torch nor the study engine: the process that copies studies to M
 
 import os
 import re
+import shlex
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ def problem_of(error: BaseException) -> str:
     # SQLAlchemy has what the database said anywhere in what it says.
     match = re.search(r"\((?:sqlite3|psycopg2?|MySQLdb|pymysql|pyodbc)\.[^)]*\) (.*)", str(error))
     lines = [match[1]] if match else str(error).strip().splitlines() or [""]
-    said = re.sub("//[^/@ ]*@", "//", lines[0])[:200]
+    said = without_password(lines[0])[:200]
     if isinstance(error, ModuleNotFoundError) and error.name in DRIVERS:
         scheme = urlsplit(tracking_uri()).scheme
         return f"{scheme} needs a driver that is not installed: pip install '{DRIVERS[error.name]}'"
@@ -67,7 +68,7 @@ def problem_of(error: BaseException) -> str:
     if re.search(r"file is not a database|malformed|no such table|Can't locate revision|not a directory", str(error)):
         if not embedded.used():
             return f"it is damaged ({said})"
-        return f"{embedded.database()} is damaged ({said}): move it away, and `raymeta sync` fills a new one"
+        return f"{embedded.database()} is damaged ({said}): move it away"
     return f"{type(error).__name__}: {said}"
 
 
@@ -90,8 +91,8 @@ def experiment(client: "MlflowClient", name: str) -> str:
 
 def deleted(what: str, restore: str) -> str:
     """What there is to do about something of a study's that a user has deleted in MLflow."""
-    where = _shown(tracking_uri())
-    return f"{what} was deleted there: `MLFLOW_TRACKING_URI='{where}' mlflow {restore}`, or for good by `mlflow gc`"
+    where = shlex.quote(without_password(tracking_uri()))
+    return f"{what} was deleted there: `MLFLOW_TRACKING_URI={where} mlflow {restore}`, or for good by `mlflow gc`"
 
 
 def find_run(record: "StudyRecord", trial: int) -> tuple[str | None, str]:
@@ -135,17 +136,19 @@ def to_be_served() -> str | None:
                 port = parts.port or {"http": 80, "https": 443}[parts.scheme]
                 socket.create_connection((parts.hostname or "", port), timeout=5.0).close()
             except (OSError, ValueError) as error:
-                raise UserError(f"MLFLOW_TRACKING_URI={_shown(uri)}: no server answers there: {error}") from error
+                raise UserError(
+                    f"MLFLOW_TRACKING_URI={without_password(uri)}: no server answers there: {error}"
+                ) from error
         return None
     try:
         connect().search_experiments(max_results=1)
     except Exception as error:  # of any database, driver or file system
-        where = f"MLFLOW_TRACKING_URI={_shown(uri)}: " if uri else ""
+        where = f"MLFLOW_TRACKING_URI={without_password(uri)}: " if uri else ""
         raise UserError(f"{where}MLflow can't be opened: {problem_of(error)}; the studies are whole") from error
     return tracking_uri()
 
 
-def _shown(uri: str) -> str:
+def without_password(uri: str) -> str:
     return re.sub("//[^/@ ]*@", "//", uri)
 
 

@@ -60,7 +60,7 @@ def make_ready() -> None:
         with _locked(path):  # two searches may be started at once
             if not path.exists():
                 _make(path)
-    moved = _moved(path)
+    moved = _moved(path) if path == mlflow_folder() / "mlflow.db" else []  # one that a user names serves other homes
     if moved and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
         with _locked(path):
             _set_right(path, moved)

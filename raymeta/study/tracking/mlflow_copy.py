@@ -271,7 +271,9 @@ def _read(stream: BinaryIO, inbox: "queue.Queue[Message]") -> None:
 
 def main() -> None:
     """Copy until the driver has said the end and MLflow has everything."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # what Ctrl-C means is the driver's to decide
+    for name in ("SIGINT", "SIGUSR1"):  # what they mean is the driver's to decide
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.nice(NICENESS)
     states, sys.stdout = sys.stdout, sys.stderr  # whatever MLflow prints
     inbox: queue.Queue[Message] = queue.Queue()

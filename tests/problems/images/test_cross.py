@@ -204,7 +204,7 @@ def test_a_whole_final_run(stores: None, tmp_path: Path, monkeypatch: pytest.Mon
     # their nodes could not call this process, which owns what it puts into the object store.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     config = trial("omniglot", queries=2)
-    (table,), problems = finals.final({"maml": config}, [0], slots=1)
+    (table,), problems, _ = finals.final({"maml": config}, [0], slots=1)
     assert problems == []
     alone = Trainer(config)
     while not alone.done:
