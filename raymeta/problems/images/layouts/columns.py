@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from raymeta.problems.images.layouts.index import Index
-from raymeta.problems.images.layouts.lists import FILE, LABEL, SPLIT, Row, Table
+from raymeta.problems.images.layouts.lists import EITHER_NAME, FILE, LABEL, SPLIT, Row, Table
 from raymeta.problems.images.layouts.words import plain, said
 
 SAMPLE = 200  # rows that are looked at
@@ -70,7 +70,9 @@ def _columns(table: Table, index: Index) -> Columns | None:
     if file is None:
         stems = fits(lambda cell: index.picture(cell, stem=True), rows)
         called = [c for c in free if names[c] in FILE]
-        file = _best(stems, called or [c for c in free if stems[c] > 0.9 and stems[c] > folders[c] and not names[c]])
+        maybe = {"", *EITHER_NAME}
+        alike = [c for c in free if names[c] in maybe and stems[c] > 0.9 and stems[c] > folders[c]]
+        file = _best(stems, called or alike)
     free = [c for c in free if c != file]
     label = _best(folders, [c for c in free if names[c] in LABEL])
     if label is None or not folders[label]:

@@ -10,8 +10,8 @@ from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, so
 from raymeta.problems.images.layouts.columns import Columns, columns_of
 from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared
 from raymeta.problems.images.layouts.index import Index
-from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, tables
-from raymeta.problems.images.layouts.words import ALLOWED, names_splits, resolved, rest, said
+from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, stem, tables
+from raymeta.problems.images.layouts.words import ALLOWED, is_of_splits, names_splits, resolved, rest, said
 from raymeta.problems.images.reading.files import UNLISTED, UNUSED
 
 Read = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
@@ -28,7 +28,7 @@ class Understood(NamedTuple):
     @property
     def stem(self) -> str:
         """Its name without the suffix."""
-        return PurePosixPath(self.path).stem
+        return stem(self.path)
 
     def at(self, number: int) -> str:
         """Where a row is, for a sentence."""
@@ -53,6 +53,7 @@ class Lists:
     Attributes:
         says: those that say splits, by what they say together.
         labelled: one that says classes of pictures that lie in no class folder.
+        doubtful: what is wrong with one that seems to say splits and can't be used; '': there is none.
         unused: paths of the others.
     """
 
@@ -63,24 +64,22 @@ class Lists:
             top: of the pictures.
             others: paths of what is no picture.
             read: gives the contents of paths.
-            strict: a list that says splits by its name and can't be understood is an error.
+            strict: a list that says splits and can't be used is an error.
 
         Raises:
-            Unclear: see `strict`, or a list names what is not there.
+            Unclear: see `strict`.
         """
         self._all, self._index, self._strict = top.all(), Index(top), strict
         self._folder_of = _by_folder(top)
         self.unused: list[str] = []
         self.says: list[Saying] = []
-        self.labelled = ""
+        self.labelled = self.doubtful = ""
         together: dict[tuple[str, str, str], dict[str, Understood]] = {}
         alone: list[Understood] = []
         understood = self._understood(_spots(top, others), read)
         for one in understood:
             if one.columns.split is None and said(one.stem, loosely=True) is None:
-                if strict and names_splits(one.stem):
-                    raise Unclear(f"{one.path} says splits by its name, but it has no column of splits")
-                self.unused.append(one.path)
+                self._doubt(one.path, [one.table], "it has no column of splits")
         for one in understood:
             word = said(one.stem, loosely=True)
             if one.columns.split is not None:
@@ -104,8 +103,10 @@ class Lists:
         """What they say; None: nothing.
 
         Raises:
-            Unclear: they say different things, or not all splits.
+            Unclear: they say different things, or not all splits, or one that seems to say splits can't be used.
         """
+        if not self.says and self.doubtful:
+            raise Unclear(self.doubtful)
         if not self.says:
             return None
         first, *rest = sorted(self.says, key=lambda one: (-len({s for s, _ in one.homes.values()}), -len(one.homes)))
@@ -125,10 +126,16 @@ class Lists:
             UNLISTED: [path for path in self._all if path not in first.homes],
             UNUSED: self.unused + [path for other in rest for path in other.lists],
         }
-        layout = Layout(by_split, f"split by {', '.join(first.lists)}", left)
+        renamed = any(self._folder_of.get(path, label) != label for path, (_, label) in first.homes.items())
+        words = f"split by {', '.join(first.lists)}" + (
+            ", whose classes are not those of the folders" if renamed else ""
+        )
+        layout = Layout(by_split, words, left)
         missing = [split for split in SPLITS if split not in by_split]
         if missing == ["validation"] and share is not None:
             return held_out(layout, share)
+        if missing and self.doubtful:
+            raise Unclear(self.doubtful)
         if missing:
             verb = "names" if len(first.lists) == 1 else "name"
             raise Unclear(f"{told(first.lists)} {verb} no {' and no '.join(missing)} class", missing)
@@ -152,16 +159,14 @@ class Lists:
     def _understood(self, spots: Sequence[str], read: Read) -> list[Understood]:
         """The lists that name pictures or classes; those of classes of pictures first, for others may name these."""
         found: list[Understood] = []
-        waiting: list[tuple[str, list[Table], str]] = []
-        for path in spots:
-            problem, ways = "lists are read as csv, tsv, txt or json", list[Table]()
-            if is_list(path):
-                ((_, content),) = read([path])
-                try:
-                    problem, ways = "", tables(path, content)
-                except Unclear as error:
-                    problem = str(error)
-            waiting.append((path, ways, problem))
+        others = [path for path in spots if not is_list(path)]
+        waiting = [(path, list[Table](), "lists are read as csv, tsv, txt or json") for path in others]
+        for path, content in read(path for path in spots if is_list(path)):  # at once: a tar is read from its start
+            try:
+                waiting.append((path, tables(path, content), ""))
+            except Unclear as error:
+                waiting.append((path, [], str(error)))
+        waiting.sort(key=lambda one: one[0])
         for _ in range(2):
             left = []
             for path, ways, problem in waiting:
@@ -174,13 +179,21 @@ class Lists:
                 if best.columns.split is None and said(best.stem, loosely=True) is None:
                     self._label(best)
             waiting = left
-        for path, _, problem in waiting:
-            if self._strict and _says(PurePosixPath(path).stem):
-                raise Unclear(
-                    f"{path} says splits by its name, but {problem or 'names no pictures and no classes here'}"
-                )
-            self.unused.append(path)
+        for path, ways, problem in waiting:
+            self._doubt(path, ways, problem or "names no pictures and no classes here")
         return found
+
+    def _doubt(self, path: str, ways: Sequence[Table], problem: str) -> None:
+        """Put by a list that can't be used, and what is wrong with it if it seems to say splits."""
+        self.unused.append(path)
+        found = [[table.header] * bool(table.header) + [row.cells for row in table.rows] for table in ways]
+        heads = [rows[0] for rows in found if len(rows) > 1 and len(rows[0]) > 1]
+        if _says(stem(path)):
+            self.doubtful = self.doubtful or f"{path} says splits by its name, but {problem}"
+        elif column := next((cell for cells in heads for cell in cells if is_of_splits(cell)), ""):
+            self.doubtful = self.doubtful or (
+                f"{path} has a column '{column}', which is not read: a column split says train, val or test"
+            )
 
     def _label(self, one: Understood) -> None:
         """Classes of pictures that lie in one folder, by a list that says no splits."""
@@ -206,9 +219,10 @@ class Lists:
         named: dict[str, str] = {}  # picture -> class that a list gives it
         for split, one in lists.items():
             seen: set[str] = set()
+            either = resolved(word for _, cells in one.table.rows if (word := said(cells[one.columns.split or 0])))
             for number, cells in one.table.rows:
                 where = one.at(number)
-                own = split or _split(where, cells[one.columns.split or 0])
+                own = split or _split(where, cells[one.columns.split or 0], either)
                 if one.columns.file is None:
                     label = cells[one.columns.label or 0]
                     if label.casefold() in seen:
@@ -277,10 +291,9 @@ def _spots(top: Branch, others: Sequence[str]) -> list[str]:
     found = []
     for path in others:
         folder, _, name = path.rpartition("/")
-        stem, suffix = PurePosixPath(name).stem, PurePosixPath(name).suffix.lower()
-        says = _says(stem)
+        says, suffix = _says(stem(name)), PurePosixPath(name).suffix.lower()
         if (folder in around and is_list(path)) or (
-            (folder in around or folder not in holds) and says and (is_list(path) or suffix in OTHERS)
+            (folder in around or folder not in holds) and says and (is_list(path) or suffix in ("", *OTHERS))
         ):
             found.append(path)
     return found
@@ -291,8 +304,8 @@ def _says(stem: str) -> bool:
     return said(stem) is not None or names_splits(stem)
 
 
-def _split(where: str, cell: str) -> Split:
+def _split(where: str, cell: str, either: Split) -> Split:
     word = said(cell)
     if word is None:
         raise Unclear(f"{where}: unknown split '{cell}': {suggest(cell, ALLOWED)}")
-    return resolved([]) if word == "either" else word  # type: ignore[return-value]
+    return either if word == "either" else word  # type: ignore[return-value]

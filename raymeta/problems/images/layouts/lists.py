@@ -12,7 +12,10 @@ from raymeta.problems.images.layouts.branches import Unclear
 from raymeta.problems.images.layouts.words import plain, said
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".lst", ".list")
-OTHERS = (".xlsx", ".xls", ".ods", ".yaml", ".yml", ".parquet", ".feather", ".mat", ".xml", ".toml", ".jsonl")
+OTHERS = (
+    ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".parquet", ".feather", ".mat", ".xml", ".toml", ".jsonl", ".pkl",
+    ".pickle", ".npy", ".npz", ".h5", ".gz", ".bz2", ".xz", ".bak", ".dat", ".data", ".docx", ".md",
+)  # fmt: skip
 FILE = frozenset({
     "file", "filename", "filenames", "filepath", "filepaths", "files", "image", "imagefile", "imagefilename", "imageid",
     "imagename", "imagenames", "imagepath", "images", "img", "imgfile", "imgname", "imgpath", "path", "paths",
@@ -77,6 +80,14 @@ def tables(path: str, content: bytes) -> list[Table]:
     return found
 
 
+def stem(path: str) -> str:
+    """The name of a list without its suffixes: `train` of `splits/train.csv.gz`."""
+    name = PurePosixPath(path)
+    while name.suffix.lower() in (*SUFFIXES, *OTHERS):
+        name = name.with_suffix("")
+    return name.name
+
+
 def is_list(path: str) -> bool:
     """Whether a file is read as a list if it lies where lists do."""
     return PurePosixPath(path).suffix.lower() in SUFFIXES
@@ -106,6 +117,8 @@ def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
         rows = [Row(numbers[reader.line_num - 1], [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except csv.Error as error:
         raise Unclear(f"it cannot be read: {error}") from error
+    if not rows:
+        raise Unclear("it is empty")
     return _table(rows)
 
 
@@ -121,10 +134,9 @@ def _table(rows: list[Row]) -> Table:
 
 def _from_json(path: str, text: str) -> Table:
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        header, cells = _cells(json.loads(text))
+    except (ValueError, RecursionError) as error:
         raise Unclear(f"it is no JSON: {error}") from error
-    header, cells = _cells(content)
     width = max((len(row) for row in cells), default=0)
     rows = [Row(n, [str(cell).strip() for cell in row] + [""] * (width - len(row))) for n, row in enumerate(cells, 1)]
     return Table(header, rows, "entry")
@@ -140,8 +152,9 @@ def _cells(content: Any) -> tuple[list[str], list[list[Any]]]:
         if {"imagenames", "imagelabels"} <= set(names):  # CloserLookFewShot's
             images, labels = content[names["imagenames"]], content[names["imagelabels"]]
             called = content.get(names.get("labelnames", ""), None)
-            pairs = zip(images, labels, strict=False)
-            return ["file", "class"], [[image, _called(called, label)] for image, label in pairs]
+            if isinstance(images, list) and isinstance(labels, list) and len(images) == len(labels):
+                pairs = zip(images, labels, strict=True)
+                return ["file", "class"], [[image, _called(called, label)] for image, label in pairs]
         columns = {key: value for key, value in content.items() if plain(str(key)) in FILE | LABEL | SPLIT}
         lengths = {len(value) if isinstance(value, list) else -1 for value in columns.values()}
         if len(columns) > 1 and len(lengths) == 1 and lengths != {-1}:

@@ -17,7 +17,7 @@ _FILLERS = {
     "class", "classes", "data", "dataset", "file", "files", "folder", "image", "images", "img", "imgs", "label",
     "labels", "list", "meta", "names", "phase", "set", "split",
 }  # fmt: skip
-_LISTS = {"split", "splits", "partition", "partitions", "subset", "subsets"}
+_LISTS = {"split", "splits", "partition", "partitions", "subset", "subsets", "trainval", "traintest"}
 
 
 def tokens(name: str) -> list[str]:
@@ -59,9 +59,19 @@ def resolved(found: Iterable[str]) -> Split:
 
 
 def names_splits(stem: str) -> bool:
-    """Whether a list says by its name that splits are in it: `Splits`, `class_split`, `partition`."""
-    words = tokens(stem)
-    return bool(_LISTS & set(words)) and set(words) <= _LISTS | _FILLERS | {"few", "shot", "fewshot", "my"}
+    """Whether a list says by its name that splits are in it: `Splits`, `class_split_v2`, `train_val_test`."""
+    words = {word for word in tokens(stem) if not word.isdigit()}
+    several = len({_SPLITS[word] for word in words if word in _SPLITS}) > 1
+    known = _LISTS | _FILLERS | set(_SPLITS) | set(EITHER) | {"few", "shot", "fewshot", "my", "new", "final", "v"}
+    return (several or bool(_LISTS & words)) and words <= known
+
+
+def is_of_splits(column: str) -> bool:
+    """Whether a column says by its name that it is of one split: `train`, `is_training`."""
+    words = set(tokens(column))
+    return bool(words & {"train", "training", "test", "testing"}) and words <= {
+        "is", "in", "for", "train", "training", "test", "testing"
+    }  # fmt: skip
 
 
 def rest(name: str) -> str:

@@ -209,14 +209,13 @@ def _read_files(folder: Path, files: Files) -> None:
     """
     total, *one = files.shape
     done = _there(folder, files)
-    if files.notes is not None and (folder / "notes.json").exists():
-        files.notes.update(json.loads((folder / "notes.json").read_text()) or {})
     with open(folder / "images.npy", "r+b") as pixels:
         start = os.fstat(pixels.fileno()).st_size - prod(files.shape)
 
         def settle() -> None:
             _settle(pixels)
-            (folder / "notes.json").write_text(json.dumps(files.notes))
+            (folder / "new.json").write_text(json.dumps(files.notes))
+            (folder / "new.json").replace(folder / "notes.json")
             np.save(folder / "new.npy", done)
             (folder / "new.npy").replace(folder / "stamps.npy")
 
@@ -256,7 +255,10 @@ def _there(folder: Path, files: Files) -> NDArray[np.uint64]:
     with suppress(OSError, ValueError, EOFError):
         stamps = np.load(folder / "stamps.npy", allow_pickle=False)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        notes = json.loads((folder / "notes.json").read_text())
         if (stamps.shape, stamps.dtype) == (files.stamps.shape, np.uint64) and images.shape == files.shape:
+            if files.notes is not None:
+                files.notes.update(notes or {})
             return np.array(stamps)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -31,7 +31,7 @@ Fit = Callable[[Image.Image], Image.Image]
 Colour = tuple[int, int, int]
 WHITE: Colour = (255, 255, 255)
 _ANIMATED = ("AVIF", "DCX", "FLI", "GIF", "PNG", "TIFF", "WEBP")  # in others, more pages are previews or layers
-_DEPTH, _PHOTOMETRIC = 258, 262  # tags of TIFF
+_DEPTH, _PHOTOMETRIC, _SIGN = 258, 262, 339  # tags of TIFF
 
 
 class Why(NamedTuple):
@@ -42,6 +42,7 @@ class Why(NamedTuple):
 
 
 BROKEN = Why("is not an image that can be read", "are not images that can be read")
+TOO_LARGE = Why("has more pixels than are read, 178 million", "have more pixels than are read, 178 million")
 _RANGE = "whole numbers of 32 bits or with a sign, of which nothing says what is white (save {} with 8 or 16 bits)"
 WHOLE = Why(f"has {_RANGE.format('it')}", f"have {_RANGE.format('them')}")
 _UNIT = "floats that are not in 0..1 (divide them by their range)"
@@ -94,6 +95,8 @@ def decode(content: bytes, where: str, fit: Fit, note: Callable[[str], None] | N
             pixels = as_array(fit(image))
     except NotPlain as error:
         raise NotPlain(error.why, where) from None
+    except Image.DecompressionBombError as error:
+        raise NotPlain(TOO_LARGE, where) from error
     except Exception as error:  # a damaged file can do all sorts of things wrong
         raise NotPlain(BROKEN, where) from error
     if note is not None:
@@ -153,12 +156,15 @@ def centred(side: int) -> Fit:
 
 def _notes(image: Image.Image) -> Iterator[str]:
     """What is to be said of an opened picture, once for all of its kind."""
+    tiles: Any = getattr(image, "tile", None)
     if image.mode.startswith("I"):
-        yield "16 bits, divided by 257"
+        yield "16 bits, scaled by their range"
+    elif tiles and ";16" in str(tiles[0][3]):
+        yield "colour of 16 bits, its high bytes"
     if image.mode == "F":
         yield "floats, times 255"
     if image.has_transparency_data:
-        yield "transparent, over the background"
+        yield "with transparency, over the background"
     if image.format in _ANIMATED and _has_pages(image):
         yield "first page only"
 
@@ -178,9 +184,11 @@ def _in_bytes(image: Image.Image, opened: Image.Image, coding: str) -> Image.Ima
         opened: the same as it came of its file.
         coding: how the file has its pixels, by Pillow's name.
     """
+    tags: Any = getattr(opened, "tag_v2", {})
     clear = image.info.get("transparency")
+    if set(tags.get(_SIGN) or ()) & {2}:
+        raise NotPlain(WHOLE)
     if image.mode.startswith("I;16") or (image.mode == "I" and opened.format in ("PNG", "PPM")):
-        tags: Any = getattr(opened, "tag_v2", {})
         top = 4095 if tags.get(_DEPTH) in (12, (12,)) else 65535
         values = np.asarray(image).astype(np.int64)
         grey = (values * 255 + top // 2) // top
@@ -195,6 +203,8 @@ def _in_bytes(image: Image.Image, opened: Image.Image, coding: str) -> Image.Ima
             raise NotPlain(NOT_FINITE)
         if floats.size and not 0 <= floats.min() <= floats.max() <= 1:
             raise NotPlain(FLOATS)
+        if tags.get(_PHOTOMETRIC) == 0:  # white is 0
+            floats = 1 - floats
         return _grey((floats * 255).round(), None)
     # Pillow keeps a transparent colour in the file's bits, and the pixels in 8.
     if isinstance(clear, int) and coding in ("L;2", "L;4"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from raymeta.errors import UserError
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.layouts.words import resolved, said
+from raymeta.problems.images.reading.sources import reading
 
 
 def trio(root: Path, patterns: Sequence[str]) -> dict[Split, Path]:
@@ -27,7 +28,8 @@ def trio(root: Path, patterns: Sequence[str]) -> dict[Split, Path]:
         return {}
     for folder in (root, *_folders(root, "*"), *_folders(root, "*/*")):
         for pattern in patterns:
-            found = _in(folder, pattern)
+            with reading(folder):
+                found = _in(folder, pattern)
             if not found:
                 continue
             if missing := [split for split in SPLITS if split not in found]:

@@ -271,8 +271,8 @@ def test_what_was_noted_before_a_broken_picture_is_said_when_packing_goes_on(pet
         prepared(pets)
     Image.new("LA", (3, 3)).save(pets / "pet02" / "1.png")
     said = prepared(pets).describe()
-    assert said["16 bits, divided by 257"] == "1 (pet00/1.png)"
-    assert said["transparent, over the background"] == "2 (pet01/1.png, pet02/1.png)"
+    assert said["16 bits, scaled by their range"] == "1 (pet00/1.png)"
+    assert said["with transparency, over the background"] == "2 (pet01/1.png, pet02/1.png)"
 
 
 def test_size_and_colour_are_the_user_s(few: Path) -> None:
