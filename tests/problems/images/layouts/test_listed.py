@@ -1,12 +1,13 @@
 """Lists beside pictures: in the forms in which people save them, and what is wrong with them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from paths import KINDS, PARTS, by_split, found, pictures, refused
 
 from raymeta.problem import SPLITS
+from raymeta.problems.images.layouts.recognise import recognise
 from raymeta.problems.images.reading.files import UNLISTED, UNUSED
 
 PATHS = pictures(*KINDS)
@@ -261,3 +262,49 @@ def test_a_share_is_held_out_of_lists_too() -> None:
     made = found(PATHS, lists, share=0.25)
     assert [len(made.classes[split]) for split in SPLITS] == [6, 2, 2]
     assert made.classes["test"] == PARTS["test"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_test_split.txt", "train_val_test.txt", "split1.csv", "splits_v2.csv", "class_partition_final.csv",
+        "train.csv.gz", "splits.csv.bak", "train.pkl", "splits.npz", "splits.md", "train",
+    ],
+)  # fmt: skip
+def test_a_list_that_seems_to_say_splits_is_never_passed_over(name: str) -> None:
+    said = refused(PATHS, {name: "1 0\n2 1\n"})
+    assert name in said
+
+
+def test_a_doubtful_list_does_no_harm_where_another_says_the_splits() -> None:
+    good = "class,split\n" + "".join(f"{name},{split}\n" for split, names in PARTS.items() for name in names)
+    made = found(PATHS, {"splits.csv": good, "trainval.txt": "1 0\n", "train.csv.bak": "x"})
+    assert made.classes == PARTS
+
+
+@pytest.mark.parametrize("words", [("train", "eval", "test"), ("train", "val", "eval")])
+def test_eval_is_validation_or_the_test_by_the_other_words(words: tuple[str, str, str]) -> None:
+    rows = [f"{name},{word}\n" for word, names in zip(words, PARTS.values(), strict=True) for name in names]
+    assert found(PATHS, {"splits.csv": "class,split\n" + "".join(rows)}).classes == PARTS
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["|", '"",""', "", "[" * 100_000, '{"image_names": null, "image_labels": []}', '{"image_names": ["a"]}'],
+)
+@pytest.mark.parametrize("name", ["notes.txt", "a.json"])
+def test_a_list_of_something_else_is_no_fault(name: str, content: str) -> None:
+    assert sum(map(len, found(PATHS, {name: content}).classes.values())) == len(KINDS)
+
+
+def test_lists_are_read_in_one_pass() -> None:
+    """A tar archive is read from its start each time."""
+    passes = []
+
+    def read(wanted: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        passes.append(list(wanted))
+        return ((path, b"nothing of a split") for path in passes[-1])
+
+    sidecars = [f"{path}.txt" for path in PATHS]
+    recognise("tree", sorted(PATHS), sidecars, read, share=None, drawn=True)
+    assert len(passes) <= 1
