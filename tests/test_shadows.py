@@ -118,3 +118,19 @@ def test_a_space_is_linked_where_it_lies(tmp_path: Path) -> None:
         assert "it has no space of its own" in page("bare")
     assert "[its space](../../search_spaces/maml.yaml)" in page("maml")
     assert "[its space](../../search_spaces/regularizers/dropgrad.yaml) with the learner's." in page("dropgrad")
+
+
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """The shell still stands in it."""
+    (tmp_path / "gone").mkdir()
+    script = f'cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$0" --version'
+    done = subprocess.run(["sh", "-c", script, str(COMMAND)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_folder_called_like_a_method_is_not_taken_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raymeta.api.finals import _is_method
+
+    (tmp_path / "maml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert _is_method("maml")

@@ -164,7 +164,7 @@ def test_a_search_in_the_background_is_stopped_and_gone_on_with(studies: Path) -
     assert not study.running
     assert [trial.state for trial in study.trials()] == ["running"]
     assert study.record.about["command"].startswith("raymeta.search('maml+dropgrad', task='sinusoid-5s', trials=2, ")
-    assert "leaving; every finished round is saved" in (study.folder / "driver.log").read_text()
+    assert "leaving; what runs is saved first" in (study.folder / "driver.log").read_text()
 
 
 def test_what_a_driver_in_the_background_ends_with_is_raised(studies: Path) -> None:  # noqa: F811
@@ -224,3 +224,17 @@ def test_final_runs_that_cannot_be(
     Path("best.yaml").write_text("method: maml\n")
     with pytest.raises(UserError, match=sentence):
         raymeta.final(configs, **options)
+
+
+@pytest.mark.parametrize("wrong", [{"data_root": "~nosuchuser/x"}, {"slots": 10**6}])
+def test_a_study_is_not_extended_by_a_command_that_is_refused(studies: Path, wrong: dict[str, Any]) -> None:  # noqa: F811
+    tiny_record("one")
+    with pytest.raises(UserError):
+        raymeta.open_study("one").extend(3, **wrong)
+    assert raymeta.open_study("one").record.plan.study.trials == 8
+
+
+def test_a_study_that_is_driven_is_not_copied_by_another(studies: Path) -> None:  # noqa: F811
+    record = tiny_record("one")
+    with record.locked(), pytest.raises(UserError, match="is being driven by another process"):
+        raymeta.open_study("one").sync()

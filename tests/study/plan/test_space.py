@@ -328,3 +328,8 @@ def test_a_preset_outside_the_searched_range_is_named(files: Callable[[str, str]
         "maml.inner_lr: the starting point 'authors' setting' takes 0.01 from the preset, "
         "which is outside the searched range [0.2, 0.5]"
     )
+
+
+def test_a_range_beyond_all_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match="too wide to draw numbers from"):
+        Param(int=(1, 10**400))

@@ -16,6 +16,7 @@ from study.driving import load, tiny_record
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
+from raymeta.study.run.driver import Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
 
 STEPS = (2, 4, 6, 8, 10, 12, 14, 16, 18)  # of the rounds; rungs at 2, 6 and 18
@@ -292,3 +293,13 @@ def test_a_trial_that_is_to_be_alone_waits_for_the_others_and_they_for_it(studie
     assert searcher.suggest("e") is None  # d wants to be alone
     searcher.on_trial_complete("d")
     assert isinstance(searcher.suggest("f"), dict)
+
+
+def test_leaving_calls_no_trial_done(studies: Path) -> None:
+    """Tune would note it as over, and ASHA would not be asked."""
+    session = Session(slots=Slots(1, 1.0, 0.0))
+    stopper = Leave(session)
+    session.leave(100.0)
+    assert (session.closing, stopper("a", {}), stopper.stop_all()) == (True, False, False)
+    session.leave()
+    assert (stopper("a", {}), stopper.stop_all()) == (False, True)
