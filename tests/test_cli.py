@@ -85,7 +85,7 @@ WRONG = {
     "study by path": (["resume", "../nosuch"], "'../nosuch' is not a study's name"),
     "no study to export": (["export", "nosuch"], "no study 'nosuch' in"),
     "no file": (["final", "nosuch.yaml"], "nosuch.yaml: no such file"),
-    "not a file": (["final", "."], ".: cannot be read: Is a directory"),
+    "not a file": (["final", "."], ".: is a folder, where a file is expected"),
     "no config": (["final", "maml.inner_lr=1"], "final: found no config but maml.inner_lr=1"),
     "same twice": (["final", "maml", "maml", "--task", "sinusoid-5s"], "the name 'maml' is given twice"),
     "not a picture": (["final", "maml", "--picture", "curves.jpeg"], "its name is to end in .png, .svg or .pdf"),

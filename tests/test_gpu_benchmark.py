@@ -16,6 +16,8 @@ from study.fake_mps import calls, fake_mps
 
 from raymeta import registry
 
+pytestmark = pytest.mark.xdist_group("gpu benchmark")  # its runs are made once, by one worker
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks/gpu.py"
 Rows = list[dict[str, Any]]

@@ -34,6 +34,7 @@ def shadowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_search_among_files_of_such_names_and_with_long_paths(
     shadowed: Path,

@@ -298,6 +298,7 @@ print(json.dumps([[r.error and str(r.error), r.config, r.metrics] for r in resul
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_population_based_training(tmp_path: Path) -> None:
     command = [sys.executable, "-c", POPULATION, str(tmp_path)]

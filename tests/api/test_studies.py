@@ -84,7 +84,7 @@ def test_what_is_known_of_a_study(studies: Path) -> None:  # noqa: F811
     assert list(rounds.index) == [(0, 17), (0, 18), (1, 17), (1, 18), (2, 18)]
     assert rounds.loc[(1, 18), "val_mse"] == 4.0
     shown = str(study).splitlines()
-    assert shown[0].split() == ["trial", "state", "steps", "validation", "mse", "settings"]
+    assert shown[0].split() == ["trial", "state", "steps", "of", "18", "validation", "mse", "settings"]
     assert shown[-1] == str(study.status) == "go on with: raymeta resume one"
     assert "text/plain" in study._repr_mimebundle_([], [])  # type: ignore[arg-type]
     assert [one.name for one in raymeta.studies()] == ["one"]

@@ -37,6 +37,7 @@ def times(name: str) -> dict[int, list[float]]:
     return {trial.number: [entry["at"] for entry in trial.rounds] for trial in trials if trial.state != "running"}
 
 
+@pytest.mark.slow
 def test_the_driver_is_killed_in_mid_search(studies: Path, tmp_path_factory: pytest.TempPathFactory) -> None:  # noqa: F811
     expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
     driver = start("search", *ONE)

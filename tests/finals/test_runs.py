@@ -73,6 +73,7 @@ def left(command: "subprocess.Popen[str]", words: list[str]) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_ctrl_c_once(studies: Path) -> None:  # noqa: F811
     command = start(*SHORT)
     until(lambda: trained(studies), command)

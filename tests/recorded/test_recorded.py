@@ -149,6 +149,7 @@ def test_a_finished_final_run_is_found_again(recorded: Path) -> None:
     assert (row.seeds[0].values, row.seeds[0].rounds) == (result["values"], result["rounds"])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_killed_final_run_goes_on(recorded: Path) -> None:
     (folder,) = (recorded / "studies" / "finals").glob("sinusoid-*")

@@ -21,7 +21,7 @@ from raymeta.storage.files import (
     studies_folder,
     write_atomically,
 )
-from raymeta.storage.places import expanded, place
+from raymeta.storage.places import any_path, expanded
 
 # PyYAML does not bring back a text that is one of the rarer line breaks.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85\u2028\u2029"))
@@ -204,4 +204,4 @@ def test_a_user_that_is_not_there() -> None:
     with pytest.raises(UserError, match="~nosuchuser/x: there is no user 'nosuchuser'"):
         expanded("~nosuchuser/x")
     with pytest.raises(UserError, match="there is no user 'nosuchuser'"):
-        place("~nosuchuser/x")
+        any_path("~nosuchuser/x")

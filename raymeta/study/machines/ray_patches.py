@@ -83,7 +83,7 @@ def _started_apart(popen: Any) -> Callable[..., Any]:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         try:
             # Where the kernel does not end Ray with its driver, a process of the driver's group does.
-            return popen(*arguments, start_new_session=sys.platform == "linux", **named)
+            return popen(*arguments, **named | {"start_new_session": sys.platform == "linux"})
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -54,6 +54,7 @@ def test_a_wrong_task_or_no_cluster_is_one_sentence(studies: Path) -> None:
     assert "raymeta: RAY_ADDRESS=127.0.0.1:9: cannot join" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(240)
 def test_a_cluster(studies: Path, tmp_path: Path, glyphs: ImageDataset) -> None:

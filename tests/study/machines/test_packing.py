@@ -120,6 +120,7 @@ print(json.dumps({"count": slots.count, "per_trial": slots.per_trial, "memory": 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_on_cores_ray_keeps_each_trials_memory() -> None:
     found = in_a_fresh_process(ON_CORES)
@@ -190,7 +191,8 @@ def test_trials_see_the_gpus_that_the_user_has_chosen_and_share_them_by_mps(tmp_
         CUDA_VISIBLE_DEVICES="5,7",
         RAY_OVERRIDE_RESOURCES='{"GPU": 2}',
     )
-    assert (found["count"], found["why"]) == (4, "2 trials on each GPU, as asked; CUDA MPS on")
+    assert found["count"] == 4
+    assert found["why"].endswith("2 trials on each GPU, as asked; CUDA MPS on")  # after what 4 slots on few cores mean
     assert {seen["CUDA_VISIBLE_DEVICES"] for seen in found["seen"]} <= {"5", "7"}
     (folder,) = {seen["CUDA_MPS_PIPE_DIRECTORY"] for seen in found["seen"]}
     assert calls(log)[1:] == [f"start {folder}", f"quit {folder}"]

@@ -12,7 +12,9 @@ from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
+if "nohup" not in sys.argv:  # as whoever started the tests may have it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from raymeta.study.machines import session as module
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
@@ -75,7 +77,7 @@ def test_what_cannot_leave_is_ended() -> None:
 
 def test_nohup_is_respected() -> None:
     ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + PROGRAM
-    code, lines, _ = told("up", signals=[signal.SIGHUP, signal.SIGINT, signal.SIGINT], program=ignoring)
+    code, lines, _ = told("up", "nohup", signals=[signal.SIGHUP, signal.SIGINT, signal.SIGINT], program=ignoring)
     assert (code, lines) == (0, ["True True True 130"])
 
 

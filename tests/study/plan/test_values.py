@@ -100,7 +100,7 @@ def test_a_choice_begins_with_what_another_study_found(studies: Path) -> None:
     number = started.space.labels.index("base: trial 2")
     point = {"regularizer": "dropgrad"} | base.trial(2).point
     assert started.space.start_from[number] == point
-    assert started.trial(point).regularizers == base.config(base.trial(2)).regularizers
+    assert started.config(point).regularizers == base.config(base.trial(2)).regularizers
     other = make_plan("maml", "sinusoid-5s", None, WORDS, "mr,none")
     with pytest.raises(UserError, match="--warm-start base: no scored trial of it has a value"):
         warm_started(other, base)

@@ -261,7 +261,7 @@ def test_nothing_is_scored_twice(studies: Path) -> None:
     trained(record)
     scored(record)
     before, this = files(record), session()
-    reevaluate(record, this, quiet=True)
+    reevaluate(record, this)
     assert files(record) == before
     assert (this.busy_s, this.problems, this.leaving) == (0, [], False)
 
