@@ -102,7 +102,7 @@ def test_moved(copied: Path, tmp_path: Path) -> None:
 
 
 def test_tracking_that_is_away(copied: Path, tmp_path: Path) -> None:
-    allowed = {"sync": ("1", "2"), "ui": ("0",), "doctor": ("0", "1")}
+    allowed = {"sync": ("1", "2"), "ui": ("2",), "doctor": ("0", "1")}
     cells("server away", allowed, lambda verb: run(verb, copied, tmp_path / "out", MLFLOW_TRACKING_URI=CLOSED))
 
 
