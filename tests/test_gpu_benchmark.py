@@ -16,8 +16,6 @@ from study.fake_mps import calls, fake_mps
 
 from raymeta import registry
 
-pytestmark = pytest.mark.xdist_group("gpu benchmark")  # its runs are made once, by one worker
-
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks/gpu.py"
 Rows = list[dict[str, Any]]
@@ -62,6 +60,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, glyphs: object) -> Done:
     return Done(result.stdout, tables, ended, calls(log))
 
 
+@pytest.mark.slow
 def test_every_part_runs_without_a_gpu(done: Done) -> None:
     assert done.ended == dict.fromkeys(("machine", "checks", "speed", "packing"), "ok")
     for name, rows in done.tables.items():
@@ -70,6 +69,7 @@ def test_every_part_runs_without_a_gpu(done: Done) -> None:
     assert {row["what"] for row in done.tables["machine"]} >= {"Python, torch, NumPy", "copy, read and written"}
 
 
+@pytest.mark.slow
 def test_every_learner_and_regularizer_is_checked(done: Done) -> None:
     rows = {row["composition"]: row for row in done.tables["checks"]}
     wanted = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
@@ -80,6 +80,7 @@ def test_every_learner_and_regularizer_is_checked(done: Done) -> None:
     assert 0 < max(batched) < 1e-9
 
 
+@pytest.mark.slow
 def test_the_peer_is_timed_beside_equal_gradients(done: Done) -> None:
     rows = done.tables["outer steps"]
     who = ["learn2learn's way", "raymeta, looped", "raymeta, batched", "the same, whole outer step"]
@@ -95,6 +96,7 @@ def test_the_peer_is_timed_beside_equal_gradients(done: Done) -> None:
     assert [row["tasks"] for row in done.tables["evaluation"]] == 4 * [4]
 
 
+@pytest.mark.slow
 def test_processes_share_the_device_without_and_with_mps(done: Done) -> None:
     rows = done.tables["packing"]
     assert [(row["MPS"], row["processes"]) for row in rows] == [("off", 1), ("off", 2), ("on", 1), ("on", 2)]
