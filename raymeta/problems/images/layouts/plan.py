@@ -9,7 +9,7 @@ from PIL import Image
 
 from raymeta.errors import UserError, shown
 from raymeta.problem import SPLITS
-from raymeta.problems.images.layouts.branches import Layout
+from raymeta.problems.images.layouts.branches import Layout, some
 from raymeta.problems.images.layouts.lists import is_list
 from raymeta.problems.images.layouts.recognise import recognise, summary
 from raymeta.problems.images.layouts.words import names_splits
@@ -59,7 +59,7 @@ class Plan(NamedTuple):
             shape: of a packed image.
         """
         splits = {
-            str(split): f"{len(names):,} classes, {sum(map(len, names.values())):,} images ({_few(sorted(names))})"
+            str(split): f"{len(names):,} classes, {sum(map(len, names.values())):,} images ({some(sorted(names))})"
             for split, names in self.layout.classes.items()
         }
         about = self.about()
@@ -161,8 +161,3 @@ def _lists_in(folder: Path) -> Mapping[str, Path]:
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from error
     return {file.relative_to(folder).as_posix(): file for file in sorted(files)}
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
