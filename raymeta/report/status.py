@@ -19,7 +19,7 @@ from raymeta.report.tables import (
     validated,
     varying,
 )
-from raymeta.study.record.finalists import all_weights, missing, settled, standings
+from raymeta.study.record.finalists import all_weights, missing, standings
 from raymeta.study.record.record import StudyRecord
 
 STATES = ("completed", "pruned", "diverged", "failed", "running")
@@ -92,7 +92,7 @@ def status_of(record: StudyRecord) -> Status:
         trials={state: count for state in STATES if (count := sum(trial.state == state for trial in trials))},
         driven=record.driven,
         over=record.over,
-        settled=record.over and settled(record),
+        settled=record.over and (standing is not None or not everything),
         finalists=(len(everything) - len(missing(record)) if everything else 0, len(everything)),
         last_round=datetime.fromtimestamp(last).astimezone().isoformat(timespec="seconds") if last else None,
         best=best.number if best else None,

@@ -142,7 +142,7 @@ def test_a_home_that_cannot_be_written(studies: Path) -> None:
     if os.getuid() == 0:  # whom permissions do not stop
         command = ["unshare", "--mount", "sh", "-c", READ_ONLY, str(studies), *command]
         if subprocess.run([*command[:6], "true"], capture_output=True).returncode:
-            pytest.skip("no read-only mount can be made here")
+            pytest.skip("root without the right to mount: nothing can be made read-only for it")
     before = {path: path.stat().st_mtime_ns for path in [studies, *studies.rglob("*")]}
     for path in before:
         path.chmod(0o555 if path.is_dir() else 0o444)
