@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from raymeta.errors import suggest
+from raymeta.errors import some, suggest
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, some, told
+from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, told
 from raymeta.problems.images.layouts.columns import Columns, columns_of
 from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared
 from raymeta.problems.images.layouts.index import Index
@@ -109,8 +109,8 @@ class Lists:
             raise Unclear(self.doubtful)
         if not self.says:
             return None
-        first, *rest = sorted(self.says, key=lambda one: (-len({s for s, _ in one.homes.values()}), -len(one.homes)))
-        for other in rest:
+        first, *others = sorted(self.says, key=lambda one: (-len({s for s, _ in one.homes.values()}), -len(one.homes)))
+        for other in others:
             if any(first.homes.get(path, home)[0] != home[0] for path, home in other.homes.items()):
                 raise Unclear(f"{told(first.lists)} and {told(other.lists)} say different splits: leave one there")
         by_split: dict[Split, dict[str, list[str]]] = {}
@@ -124,7 +124,7 @@ class Lists:
         refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS}, advice)
         left = {
             UNLISTED: [path for path in self._all if path not in first.homes],
-            UNUSED: self.unused + [path for other in rest for path in other.lists],
+            UNUSED: self.unused + [path for other in others for path in other.lists],
         }
         renamed = any(self._folder_of.get(path, label) != label for path, (_, label) in first.homes.items())
         words = f"split by {', '.join(first.lists)}" + (
