@@ -11,7 +11,7 @@ from torch import Tensor
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.models.conv4 import Conv4, Conv4Config
+from raymeta.models.conv4 import Conv4, Conv4Config, Conv4Init
 from raymeta.models.passes import Pass
 
 SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
@@ -124,7 +124,7 @@ def test_groups_hold_every_parameter_once_and_scopes_are_made_of_them(conv_bias:
 def test_initial_weights() -> None:
     def wide(init: Any) -> Conv4:
         torch.manual_seed(0)
-        return Conv4(Conv4Config(width=64, init=init), (3, 32, 32), 5, steps=1)
+        return Conv4(Conv4Config(width=64, init=Conv4Init(conv=init)), (3, 32, 32), 5, steps=1)
 
     for layer, channels in (("block1", 3), ("block3", 64)):
         bound = (6 / (9 * channels + 9 * 64)) ** 0.5

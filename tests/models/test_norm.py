@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.norm import BatchNorm, NormConfig, NormMode
 from raymeta.models.passes import Pass
 
 CHANNELS, STEPS, EPS = 3, 4, 1e-3
 
 
 def layer(mode: NormMode) -> BatchNorm:
-    norm = BatchNorm(CHANNELS, mode, STEPS, EPS).double()
+    norm = BatchNorm(CHANNELS, NormConfig(norm=mode, norm_eps=EPS), STEPS).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         norm.weight.copy_(1 + torch.rand(norm.weight.shape, generator=generator))
