@@ -182,7 +182,7 @@ def test_the_inner_loop_moves_all_but_the_encoder(case: Case, on: str, adapt_nor
 def test_without_noise_and_penalty_it_is_the_split_learner(
     case: Case, blocks: int | None, base: str, order: str
 ) -> None:
-    made, tasks = make(case, order=order, blocks=blocks, beta=0.0), case.tasks(1)
+    made, tasks = make(case, order=order, blocks=blocks, beta=0.0, sigma_floor=0.0), case.tasks(1)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if beside_theta(name):
