@@ -254,7 +254,7 @@ WRONG_WORDS = {
         "unknown key 'regularizers.drpgrad.rate', did you mean 'regularizers.dropgrad.rate'?"
     ),
     "maml.zzzz=1..2": (
-        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, task, outer, "
+        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, model.init, task, outer, "
         "pretraining, budget, engine, maml"
     ),
     "maml.inner_lr=-1..0.5": "maml.inner_lr: found -1.0: input should be greater than or equal to 0",
