@@ -186,3 +186,11 @@ def test_methods_that_became_their_authors_compute_in_old_configs_what_they_did(
     assert old == merge(config, nest({name: now}))
     typed = parse_trial(merge({"method": method}, nest({name: then}))).as_dict()
     assert (typed["regularizers"] if "." in name else typed)[last] == of_now | then, "what is typed is of now"
+
+
+@pytest.mark.parametrize("method", ["mamlpp", "l2f"])
+def test_all_that_is_learned_was_clipped(method: str) -> None:
+    config = parse_trial({"method": method, "outer": {"clip": 10.0}}).as_dict()
+    assert config["outer"]["clip_scope"] == "model"
+    del config["outer"]["clip_scope"]
+    assert parse_trial(config).outer.clip_scope == "all"
