@@ -1,5 +1,9 @@
 """Colours, and how a picture is begun and saved: one look for all of them."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ BEST, EQUAL, REST = "C3", "C0", "0.65"
 GUIDE: dict[str, Any] = {"color": "0.8", "lw": 0.8, "ls": "--", "zorder": 0}  # lines to read by, behind the data
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 110
+INK = "#010203"  # stands for the colour of a page's text
 
 
 def panels(rows: int, columns: int, width: float, height: float, *, share_y: bool = False) -> tuple[Any, Any]:
@@ -38,6 +43,38 @@ def drawn(figure: Any, suffix: str = ".png") -> bytes:
     content = BytesIO()
     figure.savefig(content, format=suffix[1:].lower(), dpi=DPI)
     return content.getvalue()
+
+
+def inline(figure: Any, name: str, title: str, alt: str) -> str:
+    """A picture as an `<svg>` element of a page: lines and text in the page's own colour, light or dark.
+
+    Args:
+        figure: begun inside `on_paper`.
+        name: what sets its ids off from those of the page's other pictures.
+        title: what it shows.
+        alt: the same in a sentence, for those who don't see it.
+    """
+    content = BytesIO()
+    figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), transparent=True)
+    text = content.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL).replace(INK, "currentColor")
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    head = f'<svg {box[0]} role="img" aria-labelledby="{name}-title {name}-alt" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    said = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-alt">{escape(alt)}</desc>'
+    return head + said + text[text.index(">") + 1 :].strip()
+
+
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Figures that are begun and saved inside take the page's ink and font, and equal ones give equal text."""
+    import matplotlib
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    with matplotlib.rc_context(dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "svg.hashsalt": "raymeta"}):
+        yield
 
 
 def save(figure: Any, path: Path) -> None:

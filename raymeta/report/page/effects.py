@@ -80,11 +80,12 @@ def interactions(table: Scored, seed: int = 0) -> list[Interaction]:
     A response surface (linear and quadratic in numbers, free in choices) without interactions is fitted to all keys
     that were searched in the pair's trials; then the products of the pair's terms are tried on what it leaves.
     """
-    tried = [found for pair in combinations(table.varied, 2) if (found := _tried(table, *pair)) is not None]
-    tried.sort(key=lambda found: found.p)
+    there = [pair for keys in combinations(table.varied, 2) if (pair := _pair(table, *keys)) is not None]
+    scored = [(pair, pair.share(table, np.ones(len(pair.rows)))[1]) for pair in there]
+    tried = sorted(((pair, p) for pair, p in scored if p is not None), key=lambda item: item[1])
     kept, worst = [], 0.0
-    for place, one in enumerate(tried):
-        worst = min(1.0, max(worst, one.p * (len(tried) - place)))  # Holm
+    for place, (one, p) in enumerate(tried):
+        worst = min(1.0, max(worst, p * (len(tried) - place)))  # Holm
         if worst > LEVEL:
             break
         kept.append(one.described(table, worst, np.random.default_rng([seed, place])))
@@ -93,53 +94,64 @@ def interactions(table: Scored, seed: int = 0) -> list[Interaction]:
 
 @dataclass(frozen=True)
 class _Pair:
+    """Two keys, the trials in which both were searched, and the surface there: columns [trials, terms] of all keys
+    without the pair's products, then with them."""
+
     keys: tuple[str, str]
     rows: list[int]
-    p: float
+    plain: Array
+    wide: Array
+
+    def share(self, table: Scored, often: Array) -> tuple[float, float | None]:
+        """Omega squared of the interaction over all trials, and the p-value of its F test; None: too few for one.
+
+        Args:
+            often: how often each of the trials counts, [trials].
+        """
+        from scipy.stats import f
+
+        y = table.y[self.rows]
+        y = y - np.average(y, weights=often)
+        (base, left), (whole, least) = (_fitted(columns, y, often) for columns in (self.plain, self.wide))
+        more, spare = whole - base, int(often.sum()) - whole
+        everything = float(often @ y**2)
+        if more < 1 or spare < SPARE or not everything or least <= 1e-12 * everything:
+            return 0.0, None
+        noise = least / spare
+        omega = max(0.0, (left - least - more * noise) / (everything + noise))
+        return table.weight(self.rows) * omega, float(f.sf((left - least) / more / noise, more, spare))
 
     def described(self, table: Scored, p: float, chance: np.random.Generator) -> Interaction:
-        one, other = self.keys
-        share, _ = _share(table, self.keys, self.rows)
         count = len(self.rows)
-        again = ([self.rows[place] for place in chance.integers(count, size=count)] for _ in range(DRAWS))
-        draws = [_share(table, self.keys, rows)[0] for rows in again]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        parted = max(2, min(3, round(sqrt(len(self.rows) / GROUP))))
+        share, _ = self.share(table, np.ones(count))
+        again = (np.bincount(chance.integers(count, size=count), minlength=count).astype(float) for _ in range(DRAWS))
+        low, high = np.quantile([self.share(table, often)[0] for often in again], [0.025, 0.975])
+        parted = max(2, min(3, round(sqrt(count / GROUP))))
         parts = [_parted(table, key, self.rows, parted) for key in self.keys]
         cells = [[_mean(table, sorted(set(mine) & set(theirs))) for theirs in parts[1]] for mine in parts[0]]
-        names = ([_span(table, one, part) for part in parts[0]], [_span(table, other, part) for part in parts[1]])
-        return Interaction(self.keys, share, float(low), float(high), p, names, cells)
+        one, other = ([_span(table, key, part) for part in own] for key, own in zip(self.keys, parts, strict=True))
+        return Interaction(self.keys, share, float(low), float(high), p, (one, other), cells)
 
 
-def _tried(table: Scored, one: str, other: str) -> _Pair | None:
+def _pair(table: Scored, one: str, other: str) -> _Pair | None:
     rows = sorted(set(table.varied[one]) & set(table.varied[other]))
     if len(rows) < 2 * GROUP:
         return None
-    _, p = _share(table, (one, other), rows)
-    return _Pair((one, other), rows, p) if p is not None else None
-
-
-def _share(table: Scored, keys: tuple[str, str], rows: Sequence[int]) -> tuple[float, float | None]:
-    """Omega squared of an interaction over all trials, and the p-value of its F test; None: too few trials for one."""
-    from scipy.stats import f
-
-    y = table.y[list(rows)]
     terms = {key: _terms(table.space[key], table.coded(key, rows)) for key in table.beside(rows)}
-    if not set(keys) <= set(terms):
-        return 0.0, None
-    plain = np.column_stack([np.ones(len(y)), *terms.values()])
-    one, other = (terms[key] for key in keys)
-    products = (one[:, :, None] * other[:, None, :]).reshape(len(y), -1)
-    base, wide = _basis(plain), _basis(np.column_stack([plain, products]))
-    more, spare = wide.shape[1] - base.shape[1], len(y) - wide.shape[1]
-    if not more or spare < SPARE:
-        return 0.0, None
-    left, least = (float(((y - basis @ (basis.T @ y)) ** 2).sum()) for basis in (base, wide))
-    noise, everything = least / spare, float(((y - y.mean()) ** 2).sum())
-    if not noise or not everything:
-        return 0.0, None
-    omega = max(0.0, (left - least - more * noise) / (everything + noise))
-    return table.weight(rows) * omega, float(f.sf((left - least) / more / noise, more, spare))
+    if not {one, other} <= set(terms):
+        return None
+    plain = np.column_stack([np.ones(len(rows)), *terms.values()])
+    products = (terms[one][:, :, None] * terms[other][:, None, :]).reshape(len(rows), -1)
+    return _Pair((one, other), rows, plain, np.column_stack([plain, products]))
+
+
+def _fitted(columns: Array, y: Array, often: Array) -> tuple[int, float]:
+    """The rank of the columns, and the sum of squares that the best combination of them leaves of y."""
+    weighted = columns * often[:, None]
+    sizes, vectors = np.linalg.eigh(columns.T @ weighted)
+    kept = sizes > 1e-11 * sizes[-1]
+    along = vectors[:, kept].T @ (weighted.T @ y)
+    return int(kept.sum()), max(0.0, float(often @ y**2 - along @ (along / sizes[kept])))
 
 
 def _terms(param: Param, values: Array) -> Array:
@@ -149,12 +161,6 @@ def _terms(param: Param, values: Array) -> Array:
     low, high = ends(param)
     x = 2 * (values - low) / (high - low) - 1
     return np.column_stack([x, 1.5 * x**2 - 0.5]) if len(np.unique(values)) > 2 else x[:, None]
-
-
-def _basis(columns: Array) -> Array:
-    """An orthonormal basis of what the columns span."""
-    vectors, sizes, _ = np.linalg.svd(columns, full_matrices=False)
-    return np.asarray(vectors[:, sizes > 1e-9 * sizes[0]])
 
 
 def _parted(table: Scored, key: str, rows: Sequence[int], count: int) -> list[list[int]]:

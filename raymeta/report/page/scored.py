@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.study.plan.param import Param, Point, Value
+from raymeta.study.plan.param import Param, Point
 
 Array = NDArray[np.float64]
 
@@ -50,12 +50,9 @@ class Scored:
 
     def beside(self, rows: Sequence[int]) -> list[str]:
         """Keys that were searched in all of some trials, and had more than one value there."""
-        inside = set(rows)
-        return [
-            key
-            for key, own in self.varied.items()
-            if inside <= set(own) and len({self.points[row][key] for row in rows}) > 1
-        ]
+        place = list(rows)
+        own = {key: self.columns[key][place] for key in self.varied}
+        return [key for key, values in own.items() if not np.isnan(values).any() and len(np.unique(values)) > 1]
 
     def groups(self) -> Iterator[tuple[tuple[int, ...], list[str]]]:
         """Keys that were searched in the very same trials, with these; the most trials first."""
@@ -73,20 +70,28 @@ class Scored:
         own = self.y[list(rows)]
         return float(((own - own.mean()) ** 2).sum()) / everything if everything else 0.0
 
+    @cached_property
+    def columns(self) -> dict[str, Array]:
+        """Values on the scale on which they are drawn, [trials] a key: the logarithm where it is log, a choice's place.
+
+        Numbers lie within the range; what was not searched is not a number.
+        """
+        found = {}
+        for key, param in self.space.items():
+            column = np.full(len(self.points), np.nan)
+            rows = self.rows(key)
+            values = [self.points[row][key] for row in rows]
+            if param.choice is not None:
+                column[rows] = [param.choice.index(value) for value in values]
+            else:
+                numbers = np.array(values, dtype=np.float64)
+                column[rows] = np.clip(np.log(numbers) if param.log else numbers, *ends(param))
+            found[key] = column
+        return found
+
     def coded(self, key: str, rows: Sequence[int]) -> Array:
-        """Values on the scale on which they are drawn: the logarithm where it is log; a choice is its place."""
-        param = self.space[key]
-        values = [self.points[row][key] for row in rows]
-        return np.array([code(param, value) for value in values])
-
-
-def code(param: Param, value: Value) -> float:
-    """A value as a number on the scale that it is drawn on, within the range."""
-    if param.choice is not None:
-        return float(param.choice.index(value))
-    low, high = ends(param)
-    assert isinstance(value, int | float)
-    return float(np.clip(np.log(value) if param.log else value, low, high))
+        """The values of a key in some trials on that scale."""
+        return self.columns[key][list(rows)]
 
 
 def ends(param: Param) -> tuple[float, float]:
