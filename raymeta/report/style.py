@@ -46,34 +46,36 @@ def drawn(figure: Any, suffix: str = ".png") -> bytes:
 
 
 def inline(figure: Any, name: str, title: str, alt: str) -> str:
-    """A picture as an `<svg>` element of a page: lines and text in the page's own colour, light or dark.
+    """A picture as an `<svg>` element of a page: lines and text in the page's own colour and font, light or dark.
 
     Args:
-        figure: begun inside `on_paper`.
+        figure: begun and saved inside `on_paper`.
         name: what sets its ids off from those of the page's other pictures.
         title: what it shows.
         alt: the same in a sentence, for those who don't see it.
     """
     content = BytesIO()
-    figure.savefig(content, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), transparent=True)
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(content, format="svg", metadata=nothing, transparent=True)
     text = content.getvalue().decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL).replace(INK, "currentColor")
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    box = re.search(r'viewBox="[^"]*"', text)
-    assert box is not None
-    head = f'<svg {box[0]} role="img" aria-labelledby="{name}-title {name}-alt" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    body = text[text.index(">", text.index("<svg")) + 1 :].strip()
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    wide, high = (72 * inches for inches in figure.get_size_inches())
+    box = f'viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}"'
     said = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-alt">{escape(alt)}</desc>'
-    return head + said + text[text.index(">") + 1 :].strip()
+    return f'<svg {box} role="img" aria-labelledby="{name}-title" aria-describedby="{name}-alt">{said}{body}'
 
 
 @contextmanager
 def on_paper() -> Iterator[None]:
-    """Figures that are begun and saved inside take the page's ink and font, and equal ones give equal text."""
+    """Figures that are begun and saved inside take the page's ink, and equal ones give equal text."""
     import matplotlib
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    with matplotlib.rc_context(dict.fromkeys(inks, INK) | {"svg.fonttype": "none", "svg.hashsalt": "raymeta"}):
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "raymeta", "text.parse_math": False}
+    with matplotlib.rc_context(settings | dict.fromkeys(inks, INK)):
         yield
 
 

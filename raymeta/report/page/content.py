@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
+PAGE = "report.html"  # in a study's folder
 Cell = str | int | float | bool | None
 
 
@@ -29,13 +30,12 @@ class Grid:
     @property
     def numbers(self) -> list[bool]:
         """For each column whether it holds numbers and nothing else."""
-        columns = [[cell for cell in column if cell is not None] for column in zip(*self.rows, strict=True)]
-        return [bool(column) and all(is_number(cell) for cell in column) for column in columns]
+        there = [[row[place] for row in self.rows if row[place] is not None] for place in range(len(self.columns))]
+        return [bool(cells) and all(map(is_number, cells)) for cells in there]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data; what is no number is null."""
-        rows = [[None if isinstance(c, float) and not isfinite(c) else c for c in row] for row in self.rows]
-        return {"name": self.name, "title": self.title, "columns": list(self.columns), "rows": rows}
+        """Plain data."""
+        return {"name": self.name, "title": self.title, "columns": [*self.columns], "rows": [[*r] for r in self.rows]}
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,8 @@ def interactions(table: Scored, seed: int = 0) -> list[Interaction]:
 @dataclass(frozen=True)
 class _Pair:
     """Two keys, the trials in which both were searched, and the surface there: columns [trials, terms] of all keys
-    without the pair's products, then with them."""
+    without the pair's products, then with them.
+    """
 
     keys: tuple[str, str]
     rows: list[int]
@@ -106,6 +107,7 @@ class _Pair:
         """Omega squared of the interaction over all trials, and the p-value of its F test; None: too few for one.
 
         Args:
+            table: of all trials.
             often: how often each of the trials counts, [trials].
         """
         from scipy.stats import f

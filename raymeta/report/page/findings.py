@@ -12,6 +12,7 @@ from raymeta.study.plan.space import BASELINE
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
+MOST_COLOURED = 5
 ENOUGH, PER_KEY = 24, 4  # trials that a budget is to have for importance, at all and for every searched key
 
 
@@ -88,6 +89,13 @@ class Findings:
     def pairs(self) -> list[Interaction]:
         """Keys that interact there."""
         return interactions(self.common.table) if self.common else []
+
+    @cached_property
+    def coloured(self) -> list[TrialRecord]:
+        """The trials that are told apart in pictures: the best finalists, or the first of the search's ranking."""
+        if self.standing:
+            return [one.trial for one in self.standing.finalists][:MOST_COLOURED]
+        return self.record.ranking()[:MOST_COLOURED]
 
     def ended(self, *states: str) -> list[TrialRecord]:
         """Trials in some states."""
