@@ -133,6 +133,17 @@ def _initial_values_are_said_by_tensor(data: dict[str, Any]) -> None:
     keep(data, "regularizers.mr", ("noise", "blocks", "beta", "init"), sigma_floor=0.0)
 
 
+def _scopes_of_dropgrad_are_the_papers(data: dict[str, Any]) -> None:
+    """0.2.0. Before, `layers: first` was the stem where there is one, not the first block. Of a config that was not
+    written down whole it is not known what is meant there: it is refused.
+    """
+    regularizers, model = _mapping(data.get("regularizers")), _mapping(data.get("model"))
+    dropgrad, stem = regularizers.get("dropgrad"), model.get("name") in ("resnet10", "resnet18")
+    known = data.keys() >= WHOLE or not stem
+    if isinstance(dropgrad, dict) and dropgrad.get("layers") == "first" and known:
+        dropgrad["layers"] = "stem" if stem else "start"
+
+
 def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
     """A whole `model` section as the first version that could say as much wrote it, so that what is kept under a digest
     of it is found again.
@@ -157,6 +168,7 @@ RULES: tuple[Rule, ...] = (
     _sinusoid_is_a_problem,
     _methods_became_their_authors,
     _initial_values_are_said_by_tensor,
+    _scopes_of_dropgrad_are_the_papers,
 )
 
 

@@ -198,6 +198,7 @@ class ResNet10(ResNet):
     """Inputs [n, C, H, W] of any size."""
 
     Config: ClassVar[type[Section]] = ResNet10Config
+    stem_blocks: ClassVar[tuple[str, ...]] = ("stem",)
     depth: ClassVar[int] = 1  # basic blocks of a stage
 
     def __init__(
@@ -221,7 +222,7 @@ class ResNet10(ResNet):
         self.finish(outputs, config.init)
 
     def blocks(self) -> tuple[str, ...]:
-        return ("stem", *BLOCKS)
+        return (*self.stem_blocks, *BLOCKS)
 
     def ends(self) -> tuple[str, ...]:
         return tuple(f"{block}.{self.depth - 1}" for block in BLOCKS)

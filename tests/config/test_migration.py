@@ -262,6 +262,20 @@ def test_a_word_that_was_none_is_refused(word: Any) -> None:
         parse_trial({"method": "maml", "model": {"init": word}})
 
 
+@pytest.mark.parametrize(("model", "meant"), [("conv4", "start"), ("resnet12", "start"), ("resnet18", "stem")])
+def test_the_first_layers_of_dropgrad_are_those_of_then(model: str, meant: str) -> None:
+    data = {"method": "maml", "model": {"name": model}, "regularizers": {"dropgrad": {}}}
+    config = parse_trial(data).as_dict()
+    config["regularizers"]["dropgrad"]["layers"] = "first"
+    assert parse_trial(config).as_dict()["regularizers"]["dropgrad"]["layers"] == meant
+    typed = merge(data, {"regularizers": {"dropgrad": {"layers": "first"}}})
+    if meant == "start":
+        assert parse_trial(typed).as_dict()["regularizers"]["dropgrad"]["layers"] == "start"
+    else:  # the stem, or the first block?
+        with pytest.raises(UserError, match=r"found 'first': not a value of this key, .*start, stem"):
+            parse_trial(typed)
+
+
 @pytest.mark.parametrize("method", ["mamlpp", "l2f"])
 def test_all_that_is_learned_was_clipped(method: str) -> None:
     config = parse_trial({"method": method, "outer": {"clip": 10.0}}).as_dict()

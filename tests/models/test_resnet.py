@@ -234,7 +234,8 @@ def test_groups_hold_every_parameter_once(name: str, model: dict[str, Any], norm
     assert built.scope("all") == set(built.weights())
     assert built.scope("head") == {"head.weight", "head.bias"}
     assert built.scope("last") == {*groups["block4"], *groups["head"]}
-    assert built.scope("first") == set(groups["stem" if stem else "block1"])
+    assert built.scope("stem") == set(groups["stem"] if stem else ())
+    assert built.scope("start") == built.scope("stem") | set(groups["block1"])
     assert built.scope("body") == built.scope("all") - built.scope("head")
     rest = built.scope("body") - built.norm_names()
     assert all(built.weights()[key].ndim == 4 for key in rest)
