@@ -106,6 +106,7 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     keep(data, "relationnet", ("loss", "hidden"), passes="separate", padding="full")
     keep(data, "outer", ("lr", "clip", "reduction"), clip_scope="all")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
+    keep(data, "boil", ("inner_steps", "inner_lr", "adapt_norm"), adapt_shortcuts=True)
     keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
     mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
     keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")
@@ -148,7 +149,7 @@ def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
     """A whole `model` section as the first version that could say as much wrote it, so that what is kept under a digest
     of it is found again.
     """
-    later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False}
+    later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False, "plain_blocks": 0}
     found = {key: value for key, value in model.items() if key not in later or value != later[key]}
     for old in ({"init": "xavier"}, {"init": "fan_out"}, {"init": "truncated_normal"}):
         data = {"model": {"name": found.get("name"), **old}}

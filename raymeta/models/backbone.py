@@ -125,6 +125,10 @@ class Backbone(nn.Module, ABC):
         """Names of the scales and shifts of normalisation."""
         return frozenset(name for name, _ in self.named_parameters() if ".norm" in name)
 
+    def shortcut_names(self) -> frozenset[str]:
+        """Names of the weights of convolutions beside a block, and of their norms."""
+        return frozenset()
+
 
 def refuse_shape(model: str, takes: str, shape: tuple[int, ...], allowed: str) -> UserError:
     """The sentence for inputs that a backbone has no use for."""

@@ -158,6 +158,17 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
         },
         "now": {"init": {"film": "torch", "film_bias": "torch"}},
     },
+    "boil": {
+        "then": {
+            "order": "second",
+            "first_order_share": 0.0,
+            "inner_lr": 0.5,
+            "adapt_norm": True,
+            "inner_steps": 1,
+            "eval_steps": None,
+        },
+        "now": {"adapt_shortcuts": True, "centering": False, "outer_fix": False},
+    },
     "regularizers.mr": {
         "then": {"noise": "weights", "blocks": None, "beta": 5e-5, "init": -10.0},
         "now": {"sigma_floor": 0.0, "mu": None, "bias": None},
