@@ -50,8 +50,10 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def presets(incomplete: str) -> list[str]:
-    """Presets, and YAML files of this folder."""
-    return _starting(incomplete, [*registry.presets(), *_yaml_files()])
+    """Presets, rows of tables, and YAML files of this folder."""
+    from raymeta.study.plan.tables import names
+
+    return _starting(incomplete, [*names(), *_yaml_files()])
 
 
 def spaces(incomplete: str) -> list[str]:
