@@ -195,7 +195,9 @@ def _configs(
     if row is not None:
         return [_row(row, preset, given, task, scale)]  # type: ignore[arg-type]
     if not sources and preset is not None:
-        raise UserError(f"final: {preset} is a preset for any method; name one, as in raymeta final maml --preset {preset}")
+        raise UserError(
+            f"final: {preset} is a preset for any method; name one, as in raymeta final maml --preset {preset}"
+        )
     if not sources:
         but = f" but {given}" if str(given) else ""
         raise UserError(f"final: found no config{but}; name methods, .yaml files or, as --preset, a row of a table")

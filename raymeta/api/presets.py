@@ -1,6 +1,6 @@
 """What presets there are: those for any method, and the rows of papers' tables.
 
-    python -m raymeta.api.presets docs/presets.md        # writes the tables of that page
+`python -m raymeta.api.presets docs/presets.md` writes the tables of that page.
 """
 
 import re
@@ -139,7 +139,10 @@ def pages() -> str:
 def _page(table: Table) -> Iterator[str]:
     yield from ("", f"### {table.name}", "", f"{table.source}.", "")
     if table.rows:
-        yield from ("| row | method | published | ± | evidence | outer steps |", "| --- | --- | --- | --- | --- | --- |")
+        yield from (
+            "| row | method | published | ± | evidence | outer steps |",
+            "| --- | --- | --- | --- | --- | --- |",
+        )
     for name, row in table.rows.items():
         figure, steps = row.figure or "-", f"{row.outer_steps:,}" if row.outer_steps else "-"
         meaning = row.figure.meaning if row.figure else ""

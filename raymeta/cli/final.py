@@ -74,8 +74,8 @@ def final(
     try:
         result = finals.final(
             [word for word in configs if word not in words], task, seeds=seeds, overrides=words, preset=preset,
-            scale=scale, test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data, slots=slots,
-            pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
+            scale=scale, test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data,
+            slots=slots, pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
         )  # fmt: skip
     except Interrupted as left:
         say(str(left))

@@ -55,7 +55,8 @@ def heading(rows: Sequence["FinalTable"]) -> str:
     title = tasks.pop() if len(tasks) == 1 else f"{len(rows)} configs, not all of one task"
     if len(rows) == 1:
         (row,) = rows
-        title = f"{row.config.spec}, {title}" if row.origin is None else f"{row.origin.row.name}: {row.config.spec}, {title}"
+        name = f"{row.origin.row.name}: " if row.origin is not None else ""
+        title = f"{name}{row.config.spec}, {title}"
     if len(shortened) > 1:
         return f"{title}, some shortened (NAME@SHARE)"
     return ", ".join(filter(None, [title, *shortened]))

@@ -217,8 +217,7 @@ def make_config(
 ) -> TrialConfig:
     """The config alone, as `make_plan` puts it together: for final runs, which have no rungs and search nothing.
 
-    Args:
-        scale: to which share the preset's budget is shortened, below what words and overrides say.
+    With `scale` the preset's budget is shortened to that share, below what words and overrides say.
     """
     spec, settings = split_settings(spec)
     own = own_values(overrides or {}).then(own_words([*words, *settings], split_spec(spec)[0]))

@@ -5,7 +5,7 @@
     evidence: P                                # how far to trust a figure; see `Evidence`
     outer: {lr: 1e-3}                          # sections as in any preset: of all rows,
     tasks:                                     # … of the rows of a task, on top,
-      mini-5w1s: {task: {dataset: miniimagenet, shots: 1}, outer: {tasks_per_step: 4}}
+      mini-5w1s: {task: {dataset: miniimagenet}, outer: {tasks_per_step: 4}}
     methods:                                   # … of a method,
       alfa: {spec: alfa, published: {mini-5w1s: 50.58 ± 0.51}, alfa: {depth: 3}}
     rows:                                      # … and of one row alone
@@ -13,9 +13,9 @@
     lacking:                                   # rows that no preset covers
       tiered-5w1s-alfa: {published: 53.16, needs: the images}
 
-A method has a row of every task that its `published` names; null: no figure is known. `differs` says what of a source no
-key can say, and `spec`, `source`, `evidence`, `interval`, `unit` and `differs` may stand at every level. Nothing here
-needs the classes of methods, so that tables are listed at once.
+A method has a row of every task that its `published` names; null: no figure is known. `differs` says what of a source
+no key can say, and `spec`, `source`, `evidence`, `interval`, `unit` and `differs` may stand at every level. Nothing
+here needs the classes of methods, so that tables are listed at once.
 """
 
 import re
@@ -48,6 +48,7 @@ EVIDENCE: dict[Evidence, str] = {
     "M": "measured",
     "J": "judged",
 }
+ENDS = (".yaml", ".yml")
 FIGURE = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?:±|\+-)\s*(?P<interval>\d*\.?\d+)\s*")
 FORMER = {  # names of presets that rows have replaced
     "cifarfs": "alfa-table1/cifarfs-5w5s-maml",
@@ -222,9 +223,7 @@ def _row(name: str, file: Path, base: str | None, levels: list[dict[str, Any]], 
         raise UserError(f"{where}: spec: it is missing: which method a row trains, as in spec: maml+dropgrad")
     data = {key: value for key, value in merged.items() if key not in About.model_fields}
     found = _figure(figure, about, where)
-    return Row(
-        f"{file.stem}/{name}", about.spec, data, base, found, about.source, about.evidence, about.differs, file
-    )
+    return Row(f"{file.stem}/{name}", about.spec, data, base, found, about.source, about.evidence, about.differs, file)
 
 
 def _figure(found: Any, about: About, where: str) -> Figure | None:
@@ -250,9 +249,10 @@ def names() -> list[str]:
 
 
 def is_file(preset: str | Path) -> bool:
-    """Whether a preset is named by its file, or by the file of its table."""
-    ends = (".yaml", ".yml")
-    return isinstance(preset, Path) or preset.endswith(ends) or Path(preset).parent.suffix in ends
+    """Whether a preset is named by its file, or by the file of its table: a name has one slash, or none."""
+    if isinstance(preset, Path) or preset.endswith(ENDS) or Path(preset).parent.suffix in ENDS:
+        return True
+    return preset.count("/") > 1 or preset.startswith((".", "~", "/")) or (Path(preset).is_file() and "/" in preset)
 
 
 def row_of(preset: str | Path) -> Row | None:
@@ -266,11 +266,11 @@ def row_of(preset: str | Path) -> Row | None:
     """
     if is_file(preset):
         path = expanded(preset)
-        return read_table(path.parent).row(path.name) if path.parent.suffix in (".yaml", ".yml") else None
+        return read_table(path.parent).row(path.name) if path.parent.suffix in ENDS else None
     name, slash, row = str(preset).partition("/")
     if slash and name in registry.tables():
         return read_table(_file(name)).row(row)
-    if slash and not Path(preset).is_file():
+    if slash:
         raise UserError(f"unknown preset '{preset}': {_nearest(str(preset))}")
     if name in registry.tables():
         raise UserError(f"{name} is a table; name one of its rows: {_some(read_table(_file(name)))}")
