@@ -84,7 +84,7 @@ def test_a_row_needs_nothing_of_its_data_sets_preset(table: Path) -> None:
     assert (own.outer.tasks_per_step, own.budget.outer_steps) == (25, 70_000)  # the preset sinusoid
     plan = make_plan("maml", preset=f"{table}/5s-maml")
     assert plan.base.settings.inner_steps == 5
-    assert set(plan.origins.values()) == {"defaults of sinusoid", "mine/5s-maml"}
+    assert set(plan.origins.values()) == {"mine/5s-maml"}
 
 
 def test_a_table_of_a_package_is_found_and_built_upon(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_table_may_have_a_base(tmp_path: Path) -> None:
     (tmp_path / "below.yaml").write_text("outer: {lr: 0.5, min_lr: 0.25}")
     (tmp_path / "mine.yaml").write_text(f"base: below.yaml\n{TABLE}")
     config = make_config("maml", preset=tmp_path / "mine.yaml/5s-maml")
-    assert (config.outer.lr, config.outer.min_lr) == (0.02, 0.25)
+    assert (config.outer.lr, config.outer.min_lr) == (0.002, 0.25)
 
 
 ONE = "tasks: {x: }\nmethods: {maml: {spec: maml, published: {x: %s}}}"
