@@ -104,6 +104,7 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     plain = {"fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
     keep(data, "matchingnet", ("scale",), passes="separate", **plain)
     keep(data, "relationnet", ("loss", "hidden"), passes="separate", padding="full")
+    keep(data, "outer", ("lr", "clip", "reduction"), clip_scope="all")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
     keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
     mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")

@@ -260,3 +260,11 @@ def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
 def test_a_word_that_was_none_is_refused(word: Any) -> None:
     with pytest.raises(UserError, match=r"^config: model\.init: found .*: expected a section of keys, allowed: bn_ga"):
         parse_trial({"method": "maml", "model": {"init": word}})
+
+
+@pytest.mark.parametrize("method", ["mamlpp", "l2f"])
+def test_all_that_is_learned_was_clipped(method: str) -> None:
+    config = parse_trial({"method": method, "outer": {"clip": 10.0}}).as_dict()
+    assert config["outer"]["clip_scope"] == "model"
+    del config["outer"]["clip_scope"]
+    assert parse_trial(config).outer.clip_scope == "all"

@@ -42,13 +42,13 @@ EPSILON = 2**-23  # of float32, 1.2e-7
 
 
 class MRConfig(Section):
-    """Defaults: the authors' sinusoid, but for the encoder, which is theirs for none of our networks."""
+    """Defaults: the authors' sinusoid, but for rho, theirs for poses, and the encoder, theirs for none of ours."""
 
     noise: Literal["weights", "activations"] = "weights"
     blocks: int | None = Field(None, ge=0, description="Of the encoder, from the input on; null: all; 0: it is off.")
     beta: Number = Field(5e-5, ge=0, description="On weights; theirs for poses: 1e-3. On activations theirs is 5.")
     init: Number = Field(
-        -50.0, ge=-80, description="rho at the start, with a deviation of 0.1; on weights. Theirs for poses: -20."
+        -20.0, ge=-80, description="rho at the start, deviation 0.1; on weights. Theirs for curves: -50, which stays."
     )
     mu: WeightLaw | None = Field(
         None, description="Law of mu at the start, on weights; theirs: normal(0.1); null: as `model.init` says."
