@@ -21,6 +21,7 @@ here needs the classes of methods, so that tables are listed at once.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,7 +52,6 @@ EVIDENCE: dict[Evidence, str] = {
 ENDS = (".yaml", ".yml")
 FIGURE = re.compile(r"\s*(?P<value>\d+(?:\.\d+)?)\s*(?:±|\+-)\s*(?P<interval>\d*\.?\d+)\s*")
 FORMER = {  # names of presets that rows have replaced
-    "cifarfs": "alfa-table1/cifarfs-5w5s-maml",
     "metamix-omniglot20w": "metamix-table/omniglot-20w1s-metamix",
     "metadropout-omniglot20w": "metadropout-table/omniglot-20w1s-metadropout",
 }
@@ -183,6 +183,12 @@ def read_table(file: Path) -> Table:
     Raises:
         UserError: it is none.
     """
+    changed = file.stat() if file.is_file() else None
+    return _read(file, changed and (changed.st_mtime_ns, changed.st_size))
+
+
+@lru_cache(maxsize=64)
+def _read(file: Path, changed: tuple[int, int] | None) -> Table:
     data = read_yaml(file)
     sections = {key: value for key, value in data.items() if key not in Whole.model_fields}
     for key, value in sections.items():
