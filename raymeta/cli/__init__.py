@@ -18,7 +18,7 @@ from raymeta.cli.common import show
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
 from raymeta.cli.final import final
-from raymeta.cli.methods import methods, space
+from raymeta.cli.methods import methods, presets, space
 from raymeta.cli.predict import predict
 from raymeta.cli.search import extend, resume, search
 from raymeta.cli.studies import export, ls, status, sync, ui
@@ -33,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, doctor)
+VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, presets, doctor)
 for verb in VERBS:  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")
