@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
+    from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
     from raymeta.api.studies import Study, open_study, studies
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "datasets", "describe",
-    "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "preview", "search",
-    "space", "studies",
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "check_data", "datasets",
+    "describe", "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "presets",
+    "preview", "search", "space", "studies",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -35,6 +36,7 @@ _MODULES = {
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
+    "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),
     "studies": ("Study", "open_study", "studies"),
     "using": ("Predictions", "load", "predict"),

@@ -205,6 +205,15 @@ class Problem(ABC):
             raise TestSplitClosed("the test split is opened by final runs only")
         return self._bank(split, seed)
 
+    def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
+        """The training tasks of a trial, of which outer step t has those from t * tasks_per_step on. A problem whose
+        tasks of a step have something in common overrides this.
+
+        Raises:
+            UserError: as for `bank`.
+        """
+        return self.bank("train", seed)
+
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
 

@@ -264,6 +264,11 @@ class ImageDataset(Problem):
             lines["left_out"] += f"; all of it: {listed}"
         return {**lines, **meta.get("notes", {})}
 
+    def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
+        if not self.task.share_classes:
+            return super().training_bank(seed, tasks_per_step)
+        return ImageEpisodes(self.store, self.task, "train", seed, self._on_device, sharing=tasks_per_step)
+
     def _bank(self, split: Split, seed: int) -> Bank:
         bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes
         if split == "test" and self._other is not None:
