@@ -1,6 +1,5 @@
 """Studies that are written by the record's own writer, as a search would have, with scores of a formula."""
 
-import time
 from math import log10
 
 import numpy as np
@@ -9,7 +8,7 @@ from study.driving import give, tiny_record
 from raymeta.study.record.finalists import all_weights
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
-LR, RATE = "maml.inner_lr", "regularizers.dropgrad.rate"
+LR = "maml.inner_lr"
 FROM = 1.7e9  # seconds since the epoch
 
 
@@ -74,8 +73,3 @@ def _run(
             break
     record.finish(trial.number, *(("failed", "its worker died <twice> & said $nothing$") if failed else ()))
     return at
-
-
-def timed(name: str, trials: int) -> tuple[StudyRecord, float]:
-    start = time.perf_counter()
-    return made(name, trials), time.perf_counter() - start

@@ -1,7 +1,7 @@
 """What a report is made of: sections of sentences, tables and figures. Every form of it is written from these."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -79,13 +79,13 @@ class Report:
     """A whole report.
 
     Attributes:
-        facts: what programs want to know, in raw numbers.
+        facts: gives what programs want to know, in raw numbers.
     """
 
     title: str
     subtitle: str
     sections: Sequence[Section]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Callable[[], dict[str, Any]] = dict
 
     def grid(self, name: str) -> Grid:
         """A table by its name."""
@@ -94,7 +94,7 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         sections = [section.as_dict() for section in self.sections]
-        return {"title": self.title, "subtitle": self.subtitle, **self.facts, "sections": sections}
+        return {"title": self.title, "subtitle": self.subtitle, **self.facts(), "sections": sections}
 
 
 def is_number(cell: Cell) -> bool:

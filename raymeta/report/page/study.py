@@ -33,7 +33,7 @@ def report_of(record: StudyRecord) -> Report:
     times, planned = found.times(), count(record.plan.study.trials, "trial")
     until = f", as of {moment(times[-1])}" if times else ""
     subtitle = f"{record.plan.spec} on {record.plan.base.task.title}, {planned}{until}"
-    return Report(record.name, subtitle, [section(found) for section in SECTIONS], _facts(found))
+    return Report(record.name, subtitle, [section(found) for section in SECTIONS], lambda: _facts(found))
 
 
 def write_page(record: StudyRecord) -> None:
