@@ -61,7 +61,7 @@ def inline(figure: Any, name: str, title: str, alt: str) -> str:
     body = text[text.index(">", text.index("<svg")) + 1 :].strip()
     body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
-    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r"font-family: [^;\"]*; ?", "", re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body))
     wide, high = (72 * inches for inches in figure.get_size_inches())
     box = f'viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}"'
     said = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-alt">{escape(alt)}</desc>'

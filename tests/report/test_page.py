@@ -42,6 +42,7 @@ def checked(record: StudyRecord) -> str:
     assert len(ids) == len(set(ids))
     outside = re.findall(r'(?:src|href|action)="(?!#)[^"]*"|url\((?!#)|@import|<script|<link|<iframe|data:', page)
     assert outside == []
+    assert "font-family:" not in page[page.index("</style>") :]  # pictures take the page's font
     for link in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
         assert link in ids
     assert [element.tag for element in root.iter("h1")] == ["h1"]

@@ -32,7 +32,7 @@ def curves(found: Findings) -> Any:
         rounds = [(entry["outer_steps"], scale * entry[found.key]) for entry in trial.rounds if found.key in entry]
         axis.plot(*zip(*rounds, strict=True), color=colour, lw=1.4, marker=".", ms=4, label=f"trial {trial.number}")
     for rung in found.plan.rungs[:-1]:
-        axis.axvline(rung, **GUIDE)
+        axis.axvline(rung, **GUIDE | {"color": INK, "alpha": 0.3})
     axis.set(xlabel="outer steps (dashed: rungs)", ylabel=found.label)
     if found.coloured:
         axis.legend(frameon=False, fontsize=8)
