@@ -52,7 +52,11 @@ def test_its_answer(found: Finished) -> None:
     assert parse_trial(answer["best"]["config"]) == record.config(best)
     assert 0 < answer["first_result_s"] < answer["wall_s"]
     assert 0 < answer["slot_efficiency"] <= 1
-    assert found.done.stderr.splitlines()[-1] == f"next: raymeta export {NAME}   |   raymeta ui"
+    assert found.done.stderr.splitlines()[-2:] == [
+        f"report: {found.studies / NAME / 'report.html'}",
+        f"next: raymeta export {NAME}   |   raymeta ui",
+    ]
+    assert f"Trial {best.number} is the best" in (found.studies / NAME / "report.html").read_text()
 
 
 def test_trials_end_at_rungs_and_have_all_their_rounds(found: Finished) -> None:
