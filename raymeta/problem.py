@@ -206,11 +206,8 @@ class Problem(ABC):
         return self._bank(split, seed)
 
     def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
-        """The training tasks of a trial, of which outer step t has those from t * tasks_per_step on. A problem whose
-        tasks of a step have something in common overrides this.
-
-        Raises:
-            UserError: as for `bank`.
+        """`bank` of training tasks, for a problem whose tasks of one outer step may have something in common: step t
+        has those from t * tasks_per_step on.
         """
         return self.bank("train", seed)
 
@@ -379,11 +376,7 @@ def open_problem(task: TaskConfig) -> Problem:
 
 
 def predictions(
-    learner: "Learner",
-    tasks: Tasks,
-    vectorized: bool,
-    numbers: int | Sequence[int] = 0,
-    steps: int | None = None,
+    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
 ) -> Tensor:
     """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
 

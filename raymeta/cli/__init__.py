@@ -106,5 +106,7 @@ def main() -> None:
     except OSError as error:  # nobody else has said what to do about it
         if error.errno not in REFUSED:
             raise
-        say(f"raymeta: {error.filename or 'what is written'}: {error.strerror}")
+        from raymeta.study.machines.failures import unwritable
+
+        say(f"raymeta: {unwritable(error)}")
         sys.exit(1)
