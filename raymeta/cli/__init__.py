@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from raymeta.cli.common import show
+from raymeta.cli.compare import compare
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
 from raymeta.cli.final import final
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, doctor)
+VERBS = (search, resume, extend, ls, status, export, final, compare, predict, sync, ui, space, methods, doctor)
 for verb in VERBS:  # as `--help` lists them
     app.command()(verb)
 app.add_typer(data_app, name="data")
