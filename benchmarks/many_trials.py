@@ -91,8 +91,7 @@ def main() -> None:
 
 def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     """Run the study and print its table."""
-    from raymeta.study.machines.packing import take_slots
-    from raymeta.study.run.search import run
+    from raymeta.api.driving import How, drive
     from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])
@@ -100,7 +99,7 @@ def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     record = StudyRecord.create(folder, plan, problem.metric, problem.fingerprint)
     watch = Watch(folder / "trials", every)
     watch.start()
-    session = run(record, lambda: take_slots(slots, 1, list), quiet=True)
+    session = drive(record, How(slots, 1, quiet=True), time.time())
     end = sample(trials)
     ended = sum(trial.state != "running" for trial in record.trials())
     tracked = runs(connect(), folder.name)

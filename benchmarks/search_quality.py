@@ -71,9 +71,8 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     """Rounds of a search with raymeta's engine, in order of time."""
     import optuna
 
-    from raymeta.study.machines.packing import take_slots
+    from raymeta.api.driving import How, drive
     from raymeta.study.record.record import StudyRecord
-    from raymeta.study.run.search import run
 
     class Multivariate(StudyRecord):
         def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
@@ -99,7 +98,7 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
                 time.sleep(0.5)
 
         threading.Thread(target=watch, daemon=True).start()
-        run(record, lambda: take_slots(slots, 1, list), quiet=True)
+        drive(record, How(slots, 1, quiet=True), time.time())
         rounds = [
             {
                 "at": entry["at"],

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+NAMED = 3  # names that a sentence gives
+
 
 class UserError(ValueError):
     """Bad input. The message is one sentence; the command line prints it and exits with code 2."""
@@ -54,6 +56,18 @@ def shown(name: object) -> str:
     if text.isprintable():
         return text
     return "$'" + "".join(map(_letter, text)) + "'"
+
+
+def some(names: Iterable[object], count: int | None = None) -> str:
+    """The first names, and how many more there are: `a.png, b.png, c.png and 4 more`.
+
+    Args:
+        names: of files, classes and the like.
+        count: how many there are; None: as many as names.
+    """
+    first = [shown(name) for name in names]
+    more = (len(first) if count is None else count) - len(first[:NAMED])
+    return ", ".join(first[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _letter(letter: str) -> str:

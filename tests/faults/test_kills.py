@@ -94,7 +94,7 @@ def _to_the_end(
             if driver.poll() is None:
                 _note(killed, "driver", studies / name)
                 _kill("driver", driver.pid, studies)
-        _, err = driver.communicate(timeout=60)
+        _, err = driver.communicate(timeout=180)
         for pid in processes(studies):  # what Ray left behind; it would go by itself, but not at once
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -73,7 +73,7 @@ def give_all(record: StudyRecord, **values: list[float]) -> None:
 
 def raymeta(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [str(COMMAND), *words], capture_output=True, text=True, timeout=240, env=os.environ | environment, check=False
+        [str(COMMAND), *words], capture_output=True, text=True, timeout=600, env=os.environ | environment, check=False
     )
 
 

@@ -11,6 +11,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from raymeta.errors import some
 from raymeta.problem import SPLITS
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
@@ -18,7 +19,6 @@ from raymeta.problems.images.reading.packing import Progress
 from raymeta.problems.images.reading.sources import Published
 from raymeta.problems.images.store import Store
 
-EXAMPLES = 3  # duplicates that are named
 MOST_HOMES = 4  # classes of one image that are named
 
 
@@ -125,7 +125,7 @@ def _duplicates(store: Store, digests: NDArray[np.uint64], *, as_published: bool
             across[" = ".join(_homes(store, classes[same], home))] += 1
     pairs = [name + (f", {count} times" if count > 1 else "") for name, count in across.most_common()]
     remark = "the published files have such, too" if as_published and across else ""
-    found = f"{across.total():,}" + (f": {_some(pairs)}" if pairs else "")
+    found = f"{across.total():,}" + (f": {some(pairs)}" if pairs else "")
     return [
         Finding(store.split, "images in two splits", found, "0", as_published or not across, remark),
         Finding(store.split, "images twice in a split", f"{within:,}", None, True),
@@ -153,11 +153,7 @@ def _split(number: int) -> str:
 
 
 def _listed(problems: list[str]) -> str:
-    return f"{len(problems)}" + (f": {_some(problems)}" if problems else "")
-
-
-def _some(problems: list[str]) -> str:
-    return ", ".join(problems[:EXAMPLES]) + (", ..." if len(problems) > EXAMPLES else "")
+    return f"{len(problems)}" + (f": {some(problems)}" if problems else "")
 
 
 def _digests(store: Store, progress: Progress) -> NDArray[np.uint64]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from raymeta.installed import import_path
+
+LISTENS_S = 0.05  # how long a signal's listener takes to end
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ def _started_apart(popen: Any) -> Callable[..., Any]:
     def started(*arguments: Any, **named: Any) -> Any:
         if not hasattr(signal, "pthread_sigmask"):
             return popen(*arguments, **named)
-        # A blocked signal stays so in what is started, and in what that starts: SIGUSR1 is for the driver alone.
+        # A blocked signal stays so in what is started, and in what that starts: SIGUSR1 is for the driver alone, and
+        # SIGTERM is blocked here only while Ray starts.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             # Where the kernel does not end Ray with its driver, a process of the driver's group does.
             return popen(*arguments, **named | {"start_new_session": sys.platform == "linux"})
@@ -90,20 +95,31 @@ def _started_apart(popen: Any) -> Callable[..., Any]:
     return started
 
 
-def _keeps_handlers(connect: Any) -> Callable[..., Any]:
-    @wraps(connect)
-    def connected(*arguments: Any, **named: Any) -> Any:
-        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
-            return connect(*arguments, **named)
-        handler = signal.getsignal(signal.SIGTERM)
+def _keeps_handlers(init: Any) -> Callable[..., Any]:
+    @wraps(init)
+    def started(*arguments: Any, **named: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "sigtimedwait"):
+            return init(*arguments, **named)
+        handler, done = signal.getsignal(signal.SIGTERM), threading.Event()
+
+        def listen() -> None:
+            while not done.is_set():
+                if signal.sigtimedwait({signal.SIGTERM}, LISTENS_S) is not None:
+                    interrupt_main(signal.SIGTERM)  # as if it had arrived: Python's handler, never Ray's
+
+        # In this thread and so in all that Ray starts: any of them may run Ray's handler until ours is set again.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
         try:
-            return connect(*arguments, **named)
+            return init(*arguments, **named)
         finally:
+            done.set()
+            listener.join()
             signal.signal(signal.SIGTERM, handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    return connected
+    return started
 
 
 def _imports_as_here(serialize: Any) -> Callable[[Any], Any]:
@@ -171,7 +187,7 @@ START = (
         "...",
     ),
     Patch(
-        "ray._private.worker:connect",
+        "ray:init",
         "has SIGTERM write addresses of machine code and abort, below Python",
         _keeps_handlers,
         "...",

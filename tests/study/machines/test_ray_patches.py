@@ -69,14 +69,20 @@ def test_what_ray_read_at_its_import_is_what_the_environment_says_now(
     assert name not in os.environ
 
 
-def test_sigterm_is_heard_by_whoever_heard_it_before_ray_connected() -> None:
-    """Below Python, too: Ray's own handler writes addresses and aborts."""
+def test_sigterm_is_heard_by_whoever_heard_it_before_ray_started() -> None:
+    """Below Python, too, and at every moment of the start: Ray's own handler writes addresses and aborts."""
     program = """
-import os, signal, time
+import os, signal, subprocess, sys, time
 from raymeta.study.machines.resources import start_ray, stop_ray
 heard = []
 signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+again = f"import os, time\\nwhile True: os.kill({os.getpid()}, {signal.SIGTERM:d}); time.sleep(0.005)"
+sender = subprocess.Popen([sys.executable, "-c", again])
 start_ray(1)
+sender.kill()
+sender.wait()
+assert len(heard) > 20
+heard.clear()
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(0.1)
 stop_ray()

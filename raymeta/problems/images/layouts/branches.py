@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from raymeta.errors import shown, some
 from raymeta.problem import Split
 
 READ = (
     "read are CLASS/PICTURE, SPLIT/CLASS/PICTURE (train, val, test), with other folders around them or not, and "
     "CLASS/PICTURE or a folder of pictures with lists that say the split"
 )
-NAMED = 3  # folders or files that a sentence names
 
 
 class Unclear(Exception):
@@ -93,16 +93,9 @@ def grown(pictures: Iterable[str]) -> Branch:
     return top
 
 
-def some(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMED:,} more" if len(listed) > NAMED else ""
-    return ", ".join(listed[:NAMED]) + more
-
-
 def folders(branches: Iterable[Branch]) -> str:
     """Some folders and how many pictures are in each: `cat/ (3), dog/ (4)`."""
-    return some(f"{one.name} ({len(one.all()):,})" for one in branches)
+    return some(f"{shown(one.name)} ({len(one.all()):,})" for one in branches)
 
 
 def told(names: Sequence[str]) -> str:

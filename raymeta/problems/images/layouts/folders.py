@@ -4,8 +4,9 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from raymeta.errors import some
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, folders, some, told
+from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, folders, told
 from raymeta.problems.images.layouts.words import plain, said, splits_of
 from raymeta.problems.images.reading.files import BELOW, NO_CLASS, NO_SPLIT
 

@@ -1,12 +1,13 @@
 """Lists beside pictures that say which classes, or which pictures, are of which split."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from raymeta.errors import suggest
+from raymeta.errors import some, suggest
 from raymeta.problem import SPLITS, Split
-from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, some, told
+from raymeta.problems.images.layouts.branches import Branch, Layout, Unclear, told
 from raymeta.problems.images.layouts.columns import Columns, columns_of
 from raymeta.problems.images.layouts.folders import classes_in, held_out, refuse_shared
 from raymeta.problems.images.layouts.index import Index
@@ -14,6 +15,7 @@ from raymeta.problems.images.layouts.lists import OTHERS, Table, is_list, stem, 
 from raymeta.problems.images.layouts.words import ALLOWED, is_of_splits, names_splits, resolved, rest, said
 from raymeta.problems.images.reading.files import UNLISTED, UNUSED
 
+FEW = 20  # lists of a folder that are all read
 Read = Callable[[Iterable[str]], Iterator[tuple[str, bytes]]]
 Home = tuple[Split, str]  # of a picture: its split and its class
 
@@ -109,8 +111,8 @@ class Lists:
             raise Unclear(self.doubtful)
         if not self.says:
             return None
-        first, *rest = sorted(self.says, key=lambda one: (-len({s for s, _ in one.homes.values()}), -len(one.homes)))
-        for other in rest:
+        first, *others = sorted(self.says, key=lambda one: (-len({s for s, _ in one.homes.values()}), -len(one.homes)))
+        for other in others:
             if any(first.homes.get(path, home)[0] != home[0] for path, home in other.homes.items()):
                 raise Unclear(f"{told(first.lists)} and {told(other.lists)} say different splits: leave one there")
         by_split: dict[Split, dict[str, list[str]]] = {}
@@ -124,7 +126,7 @@ class Lists:
         refuse_shared(by_split, {split: f"the {split} split" for split in SPLITS}, advice)
         left = {
             UNLISTED: [path for path in self._all if path not in first.homes],
-            UNUSED: self.unused + [path for other in rest for path in other.lists],
+            UNUSED: self.unused + [path for other in others for path in other.lists],
         }
         renamed = any(self._folder_of.get(path, label) != label for path, (_, label) in first.homes.items())
         words = f"split by {', '.join(first.lists)}" + (
@@ -282,18 +284,23 @@ def _by_folder(top: Branch) -> dict[str, str]:
 
 
 def _spots(top: Branch, others: Sequence[str]) -> list[str]:
-    """Lists where they are looked for: around the class folders, and by their names in folders without pictures."""
+    """Lists where they are looked for: around the class folders, and in folders without pictures.
+
+    Of a folder of many lists, which are those of single pictures, only the ones that say splits by their names.
+    """
     trunk = top.trunk()
     around = {"/".join(one.path) for one in trunk}
     if len(leaves := top.leaves()) == 1:
         around.add("/".join(leaves[0].path))
     holds = {"/".join(leaf.path[:depth]) for leaf in leaves for depth in range(len(leaf.path) + 1)}
     found = []
+    lists = Counter(path.rpartition("/")[0] for path in others if is_list(path))
     for path in others:
         folder, _, name = path.rpartition("/")
         says, suffix = _says(stem(name)), PurePosixPath(name).suffix.lower()
-        if (folder in around and is_list(path)) or (
-            (folder in around or folder not in holds) and says and (is_list(path) or suffix in ("", *OTHERS))
+        apart = folder not in holds
+        if ((folder in around or (apart and lists[folder] <= FEW)) and is_list(path)) or (
+            (folder in around or apart) and says and (is_list(path) or suffix in ("", *OTHERS))
         ):
             found.append(path)
     return found

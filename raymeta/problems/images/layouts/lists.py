@@ -62,9 +62,9 @@ def tables(path: str, content: bytes) -> list[Table]:
     Raises:
         Unclear: it is no text, or no JSON.
     """
-    text = _text(path, content)
+    text = _text(content)
     if path.lower().endswith(".json"):
-        return [_from_json(path, text)]
+        return [_from_json(text)]
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip(" \t,;")]
     marks = ",;\t|"
     if lines and (told := _MARK.fullmatch(lines[0][1].strip())):  # a spreadsheet's own word on it
@@ -72,7 +72,7 @@ def tables(path: str, content: bytes) -> list[Table]:
     lines = [(number, line) for number, line in lines if not line.startswith("# ")] or lines
     if not lines:
         raise Unclear("it is empty")
-    found = [_separated(path, lines, mark) for mark in marks if mark in lines[0][1]]
+    found = [_separated(lines, mark) for mark in marks if mark in lines[0][1]]
     found.append(_table([Row(number, [line.strip()]) for number, line in lines]))
     for words in ([line.split() for _, line in lines], [line.rsplit(None, 1) for _, line in lines]):
         if len({len(cells) for cells in words}) == 1 and len(words[0]) > 1:
@@ -93,7 +93,7 @@ def is_list(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in SUFFIXES
 
 
-def _text(path: str, content: bytes) -> str:
+def _text(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         encodings = ["utf-16"]
     elif b"\0" in content[:64]:
@@ -110,7 +110,7 @@ def _text(path: str, content: bytes) -> str:
     raise Unclear("it is no text")
 
 
-def _separated(path: str, lines: list[tuple[int, str]], mark: str) -> Table:
+def _separated(lines: list[tuple[int, str]], mark: str) -> Table:
     numbers = [number for number, _ in lines]
     try:
         reader = csv.reader(io.StringIO("\n".join(line for _, line in lines)), delimiter=mark, skipinitialspace=True)
@@ -132,7 +132,7 @@ def _table(rows: list[Row]) -> Table:
     return Table([], rows)
 
 
-def _from_json(path: str, text: str) -> Table:
+def _from_json(text: str) -> Table:
     try:
         header, cells = _cells(json.loads(text))
     except (ValueError, RecursionError) as error:

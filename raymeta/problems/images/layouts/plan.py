@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from raymeta.errors import UserError, shown
+from raymeta.errors import UserError, shown, some
 from raymeta.problem import SPLITS
-from raymeta.problems.images.layouts.branches import Layout, some
+from raymeta.problems.images.layouts.branches import Layout
 from raymeta.problems.images.layouts.lists import is_list
 from raymeta.problems.images.layouts.recognise import recognise, summary
 from raymeta.problems.images.layouts.words import names_splits
@@ -78,17 +78,17 @@ class Plan(NamedTuple):
             (split, name, paths) for split in SPLITS for name, paths in sorted(self.layout.classes[split].items())
         ]
         step = max(1, len(classes) // EXAMPLES)
-        some = {paths[0]: f"{split} {name}" for split, name, paths in classes[::step][:EXAMPLES]}
+        sample = {paths[0]: f"{split} {name}" for split, name, paths in classes[::step][:EXAMPLES]}
         if self.tree is None:
-            yield from (f"{path} ({home})" for path, home in some.items())
+            yield from (f"{path} ({home})" for path, home in sample.items())
             return
-        for path, content in sorted(self.tree.read(some)):
+        for path, content in sorted(self.tree.read(sample)):
             try:
                 with Image.open(io.BytesIO(content)) as image:
                     what = f"{image.width}x{image.height} {image.mode}"
             except (*UNREADABLE, ValueError):
                 what = "not an image that can be read"
-            yield f"{path} ({some[path]}, {what})"
+            yield f"{path} ({sample[path]}, {what})"
 
 
 def needed(root: Path | None, name: str, holds: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from PIL import Image
 
-from raymeta.errors import shown
+from raymeta.errors import shown, some
 
 LeftOut = dict[str, list[str]]  # why, in one of the words below or a suffix, to paths
 NO_SUFFIX = "without a suffix"
@@ -24,15 +24,14 @@ NO_SPLIT = "picture of a folder that is no split"
 BELOW = "picture in a folder within a class"
 UNLISTED = "picture that no list names"
 UNUSED = "list that is not used"
-BROKEN = "broken picture"
+BROKEN_PICTURE = "broken picture"
 _MANY = {
     NOWHERE: "links that lead nowhere", AGAIN: "links to folders that are read by their own names",
     FOLDER_LINK: "links to folders of the archive", FIFO: "FIFOs", SOCKET: "sockets", DEVICE: "devices",
     NO_CLASS: "pictures of no class", NO_SPLIT: "pictures of folders that are no splits",
     BELOW: "pictures in folders within classes", UNLISTED: "pictures that no list names",
-    UNUSED: "lists that are not used", BROKEN: "broken pictures",
+    UNUSED: "lists that are not used", BROKEN_PICTURE: "broken pictures",
 }  # fmt: skip
-NAMED = 3  # paths that a sentence names
 
 # Suffixes that Pillow knows of what it can't read everywhere: no pictures, or by a program that may not be there.
 _NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
@@ -72,18 +71,6 @@ def typed(word: object) -> str:
     """A word of a command line, as it is to be typed."""
     text = str(word)
     return shlex.quote(text) if text.isprintable() else shown(text)
-
-
-def some(paths: Iterable[str], count: int | None = None) -> str:
-    """The first names, and how many more there are: `a.png, b.png, c.png and 4 more`.
-
-    Args:
-        paths: of files.
-        count: how many there are; None: as many as paths.
-    """
-    names = list(paths)
-    more = (len(names) if count is None else count) - len(names[:NAMED])
-    return ", ".join(map(shown, names[:NAMED])) + (f" and {more:,} more" if more > 0 else "")
 
 
 def counted(kind: str, count: int) -> str:

@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from raymeta.errors import UserError, shown
-from raymeta.problems.images.reading.files import some
+from raymeta.errors import UserError, shown, some
 
 Fit = Callable[[Image.Image], Image.Image]
 Colour = tuple[int, int, int]

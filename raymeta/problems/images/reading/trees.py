@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError, shown
+from raymeta.errors import UserError, shown, some
 from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.archives import READ, Lost, Tar, Zip, check_size, opened
 from raymeta.problems.images.reading.files import (
-    BROKEN as BROKEN_PICTURE,
-)
-from raymeta.problems.images.reading.files import (
+    BROKEN_PICTURE,
     HEAD,
     NO_CLASS,
     NO_SUFFIX,
@@ -30,7 +28,6 @@ from raymeta.problems.images.reading.files import (
     begins_as_picture,
     is_picture,
     sentence,
-    some,
     suffix,
 )
 from raymeta.problems.images.reading.packing import Files, Packed, Progress

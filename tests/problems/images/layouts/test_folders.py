@@ -166,5 +166,5 @@ def test_validation_classes_are_held_out_where_there_are_none() -> None:
 
 
 def test_names_with_line_breaks_stay_on_one_line() -> None:
-    assert r"a\nb/ (2)" in refused(pictures("a\nb", "images"))
-    assert r"\udce9/ (2)" in refused(pictures("\udce9", "images"))
+    assert r"$'a\nb/' (2)" in refused(pictures("a\nb", "images"))
+    assert r"$'\xe9/' (2)" in refused(pictures("\udce9", "images"))

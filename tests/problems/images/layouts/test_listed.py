@@ -282,6 +282,15 @@ def test_a_doubtful_list_does_no_harm_where_another_says_the_splits() -> None:
     assert made.classes == PARTS
 
 
+def test_a_list_is_found_in_a_folder_of_any_name() -> None:
+    """Where lists are few, that is: of folders of many, each is one of a picture."""
+    said = "class,split\n" + "".join(f"{name},{split}\n" for split, names in PARTS.items() for name in names)
+    photos = [f"photos/{path}" for path in PATHS]
+    assert found(photos, {"info/about.csv": said, "info/licence.txt": "free for all\n"}).classes == PARTS
+    many = {f"info/{number}.txt": "nothing of a split\n" for number in range(30)}
+    assert "info/30.csv" not in found(photos, {**many, "info/30.csv": said}).layout.words
+
+
 @pytest.mark.parametrize("words", [("train", "eval", "test"), ("train", "val", "eval")])
 def test_eval_is_validation_or_the_test_by_the_other_words(words: tuple[str, str, str]) -> None:
     rows = [f"{name},{word}\n" for word, names in zip(words, PARTS.values(), strict=True) for name in names]
