@@ -41,6 +41,7 @@ class Learner(nn.Module, ABC):
         needs: what it has no meaning without: `labels` or `images` of the problem.
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
+        networks: by backbone, what it changes besides of the section `model`: initial values above all.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
         presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
         own_settings: what it does not take over.
@@ -54,6 +55,7 @@ class Learner(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     inner_loop: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {}
+    networks: ClassVar[dict[str, dict[str, Any]]] = {}
     presets_of: ClassVar[tuple[str, ...]] = ()
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}

@@ -8,11 +8,12 @@ The norm's scales and shifts are part of the body and move with it. The head lea
 else; second-order terms cross it. One Adam throughout: the authors' code makes a new one every 100 outer steps.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from raymeta.learner import InnerLoopConfig
+from raymeta.models.init import TORCH
 from raymeta.registry import method
 from raymeta.schema import Number, Section
 from trainables.maml import MAML
@@ -34,6 +35,10 @@ class BOIL(MAML):
     adapts: ClassVar[str] = "the body, norm included"
     learns: ClassVar[str] = "theta"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
+    networks: ClassVar[dict[str, dict[str, Any]]] = {
+        "conv4": {"init": TORCH},
+        "resnet12": {"init": {"conv": "fan_out", "head": "torch", "head_bias": "torch"}},
+    }
     cost: ClassVar[float | None] = 1.0
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
 

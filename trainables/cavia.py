@@ -5,8 +5,8 @@ Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast Context Adaptation via Meta-L
     phi_0 = 0;  phi_{j+1} = phi_j - alpha * dLs(theta, phi_j)/dphi;  the outer loop learns theta alone
 
 Images: phi scales and shifts the channels of one block after pooling and before its nonlinearity (FiLM), by a learned
-linear map of phi that starts as PyTorch's does, so that scales start near 0, not near 1. Regression: phi is appended to
-the inputs.
+linear map of phi. At phi = 0 scale and shift are its biases, which start in U(+-1/sqrt(size of phi)), so that half of
+the scales are negative. Regression: phi is appended to the inputs.
 """
 
 from dataclasses import replace
@@ -20,6 +20,7 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError, suggest
 from raymeta.learner import StepsConfig, Support, backbone
 from raymeta.models import Backbone, Weights
+from raymeta.models.init import BiasLaw, WeightLaw, linear
 from raymeta.models.passes import Pass
 from raymeta.problem import Problem
 from raymeta.registry import method
@@ -29,6 +30,13 @@ from trainables.maml import MAML
 CONTEXT = "context"  # its name among the weights of a task
 
 
+class FilmInit(Section):
+    """What the map from phi to scales and shifts starts from; the authors'."""
+
+    film: WeightLaw = "kaiming_uniform(linear)"
+    film_bias: BiasLaw = "torch"
+
+
 class CAVIAConfig(StepsConfig):
     """Defaults: the authors' code."""
 
@@ -36,6 +44,7 @@ class CAVIAConfig(StepsConfig):
     context_lr: Number = Field(1.0, ge=0, description="alpha, of the mean support loss.")
     context_size: int | None = Field(None, ge=1, description="Numbers in phi; null: 100 for images, 5 for regression.")
     block: int = Field(3, ge=1, description="Which block phi modulates, from 1; images only.")
+    init: FilmInit = FilmInit()
 
 
 @method("cavia")
@@ -48,6 +57,10 @@ class CAVIA(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.6
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps"})
+    networks: ClassVar[dict[str, dict[str, Any]]] = {
+        "conv4": {"init": {"conv": "kaiming_uniform", "head": "kaiming_uniform(linear)"}},
+        "mlp": {"init": {"hidden": "torch", "hidden_bias": "torch", "head": "torch", "head_bias": "torch"}},
+    }
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)
@@ -60,7 +73,8 @@ class CAVIA(MAML):
                     f"{suggest(str(self.settings.block), [str(i + 1) for i in range(len(channels))])}"
                 )
             self.block = self.model.blocks()[self.settings.block - 1]
-            self.film = nn.Linear(self.size, 2 * channels[self.settings.block - 1])
+            init = self.settings.init
+            self.film = linear(self.size, 2 * channels[self.settings.block - 1], init.film, init.film_bias)
 
     def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
         images = "images" in problem.offers

@@ -60,7 +60,10 @@ class L2F(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.1
     exact: ClassVar[dict[str, Any]] = {"embed_graph": True}  # else the gradients that the MLP sees are constants
-    defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}, "model": {"conv_bias": False}}
+    defaults: ClassVar[dict[str, Any]] = {
+        "outer": {"reduction": "sum", "clip_scope": "model"},
+        "model": {"conv_bias": False},
+    }
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

@@ -65,7 +65,7 @@ class MAMLPP(MAML):
     learns: ClassVar[str] = "theta, a rate per tensor and step, a norm per step"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 2.1
-    defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}}
+    defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "per_step"}, "outer": {"clip_scope": "model"}}
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:

@@ -17,7 +17,7 @@ without them h = f(x) and g = z. CloserLookFewShot's code has them, cuts negativ
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +99,7 @@ class MatchingNet(ProtoNet):
     learns: ClassVar[str] = "the features, the LSTMs of the full context"
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.6
+    networks: ClassVar[dict[str, dict[str, Any]]] = {"conv4": {"init": {"conv": "fan_out", "conv_bias": "torch"}}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

@@ -33,6 +33,7 @@ from raymeta.errors import UserError
 from raymeta.inner import Context, descend, gradients, regularized
 from raymeta.learner import Adapted, InnerLoopConfig, Support
 from raymeta.models import Weights
+from raymeta.models.init import TORCH
 from raymeta.problem import Examples, Problem
 from raymeta.registry import method
 from raymeta.schema import Number, Section
@@ -104,6 +105,7 @@ class ModGrad(MAML):
     cost: ClassVar[float | None] = 1.7
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})
     defaults: ClassVar[dict[str, Any]] = {"outer": {"reduction": "sum"}}
+    networks: ClassVar[dict[str, dict[str, Any]]] = {"conv4": {"init": TORCH}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

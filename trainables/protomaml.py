@@ -42,6 +42,9 @@ class ProtoMAML(MAML):
     cost: ClassVar[float | None] = 1.2
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
     defaults: ClassVar[dict[str, Any]] = {"model": {"norm": "support"}}
+    networks: ClassVar[dict[str, dict[str, Any]]] = {
+        "conv4": {"conv_bias": False, "init": {"conv": "truncated_normal(0.1)"}}
+    }
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:

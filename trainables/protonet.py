@@ -67,6 +67,7 @@ class ProtoNet(Learner):
     learns: ClassVar[str] = "the features"
     cost: ClassVar[float | None] = 0.3
     needs: ClassVar[frozenset[str]] = frozenset({"labels"})
+    networks: ClassVar[dict[str, dict[str, Any]]] = {"conv4": {"init": {"conv": "torch", "conv_bias": "torch"}}}
 
     def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
         return backbone(config, problem.input_shape, None)

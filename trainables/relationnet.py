@@ -12,6 +12,7 @@ padding, nor have g's on maps of 10 places or more on a side; with `full` all ar
 """
 
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,6 +25,8 @@ from raymeta.errors import UserError
 from raymeta.learner import probabilities
 from raymeta.models import Backbone
 from raymeta.models.conv4 import Block, Conv4, Conv4Config
+from raymeta.models.init import BiasLaw, WeightLaw, linear
+from raymeta.models.norm import NormMode
 from raymeta.models.passes import Pass
 from raymeta.problem import Problem
 from raymeta.registry import method
@@ -33,28 +36,42 @@ from trainables.protonet import Memory, MetricConfig, ProtoNet, class_means
 SMALL = 10  # places on a side, below which the authors pad the relation module's convolutions
 
 
+class RelationInit(Section):
+    """What the relation module starts from. RelationNet's authors: biases zeros, linear layers normal(0.01) and 1."""
+
+    conv: WeightLaw = "fan_out"
+    conv_bias: BiasLaw = "torch"
+    linear: WeightLaw = "torch"
+    linear_bias: BiasLaw = "torch"
+
+
 class RelationNetConfig(MetricConfig):
     """Defaults: CloserLookFewShot's code."""
 
     loss: Literal["mse", "softmax"] = "mse"
     padding: Literal["authors", "full"] = Field("authors", description="Of convolutions.")
     hidden: int = Field(8, ge=1, description="Units between the two linear layers of the relation module.")
+    norm_momentum: float = Field(1.0, gt=0, le=1, description="As `model.norm_momentum`, of the relation module.")
+    init: RelationInit = RelationInit()
 
 
 class Relation(nn.Module):
     """g: stacked maps [n, 2C, h, w] to relations [n]."""
 
-    def __init__(self, shape: tuple[int, ...], settings: RelationNetConfig, norm: Any, eps: float) -> None:
+    def __init__(self, shape: tuple[int, ...], settings: RelationNetConfig, norm: NormMode, model: Section) -> None:
         super().__init__()
-        channels, height, width = shape
-        config = Conv4Config(width=channels, norm=norm, norm_eps=eps, init="fan_out")
-        padding = int(settings.padding == "full" or max(height, width) < SMALL)
-        self.relation1 = Block(2 * channels, config, 1, padding=padding)
-        self.relation2 = Block(channels, config, 1, padding=padding)
-        for _ in range(2):
-            height, width = ((side - 2 + 2 * padding) >> 1 for side in (height, width))
-        self.hidden = nn.Linear(channels * height * width, settings.hidden)
-        self.score = nn.Linear(settings.hidden, 1)
+        channels, *size = shape
+        init = settings.init
+        own = {"norm_momentum": settings.norm_momentum, "init": {"conv": init.conv, "conv_bias": init.conv_bias}}
+        kept = {key: getattr(model, key) for key in ("norm_eps", "norm_scale") if hasattr(model, key)}
+        config = Conv4Config.model_validate({"width": channels, "norm": norm, **kept, **own})
+        padded = settings.padding == "full" or max(size) < SMALL
+        self.relation1 = Block(2 * channels, config, 1, padded=padded)
+        self.relation2 = Block(channels, config, 1, padded=padded)
+        for block in (self.relation1, self.relation2):
+            size = [block.ends_in(side) for side in size]
+        self.hidden = linear(channels * prod(size), settings.hidden, init.linear, init.linear_bias)
+        self.score = linear(settings.hidden, 1, init.linear, init.linear_bias)
 
     def forward(self, pairs: Tensor, now: Pass) -> Tensor:
         weights = dict(self.named_parameters())
@@ -72,6 +89,7 @@ class RelationNet(ProtoNet):
     presets_of: ClassVar[tuple[str, ...]] = ("protonet",)
     cost: ClassVar[float | None] = 0.4
     defaults: ClassVar[dict[str, Any]] = {"model": {"pools": 2}}
+    networks: ClassVar[dict[str, dict[str, Any]]] = {"conv4": {"init": {"conv": "fan_out", "conv_bias": "torch"}}}
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)
@@ -82,7 +100,7 @@ class RelationNet(ProtoNet):
             )
         if norm not in ("batch", "running"):
             raise UserError(f"model.norm: found '{norm}', but relationnet compares pairs; allowed: batch, running")
-        self.relation = Relation(shape, self.settings, norm, getattr(config.model, "norm_eps", 1e-5))
+        self.relation = Relation(shape, self.settings, norm, config.model)
 
     def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
         if config.model.name != "conv4" or self.settings.padding == "full":

@@ -104,15 +104,60 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     plain = {"fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
     keep(data, "matchingnet", ("scale",), passes="separate", **plain)
     keep(data, "relationnet", ("loss", "hidden"), passes="separate", padding="full")
+    keep(data, "outer", ("lr", "clip", "reduction"), clip_scope="all")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
     keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
     mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
     keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")
 
 
+def _initial_values_are_said_by_tensor(data: dict[str, Any]) -> None:
+    """0.2.0. Before, `model.init` was one word for all kernels, where there was a choice; heads were Xavier's, biases
+    0, and what learners add to a network had no key.
+    """
+    model, head = data.get("model"), {"head": "xavier", "head_bias": "zeros"}
+    if isinstance(model, dict):
+        if model.get("name") == "mlp":
+            laws = {"xavier": "xavier", "truncated_normal": "truncated_normal(0.01)"}
+            said = {word: {"hidden": law, "hidden_bias": "zeros", **head, "head": law} for word, law in laws.items()}
+        else:
+            said = {word: {"conv": word, "conv_bias": "zeros", **head} for word in ("xavier", "fan_out")}
+        if isinstance(word := model.get("init"), str) and word in said:
+            model["init"] = said[word]
+        elif str(model.get("name")).startswith("resnet"):
+            keep(data, "model", ("channels", "norm", "norm_eps"), init=head)
+    keep(data, "cavia", ("context_lr", "context_size", "block"), init={"film": "torch", "film_bias": "torch"})
+    relation = {"conv": "fan_out", "conv_bias": "zeros", "linear": "torch", "linear_bias": "torch"}
+    keep(data, "relationnet", ("loss", "hidden"), norm_momentum=0.1, init=relation)
+    keep(data, "regularizers.metadropout", ("noise", "head", "init_std"), init_head="truncated_normal")
+    keep(data, "regularizers.mr", ("noise", "blocks", "beta", "init"), sigma_floor=0.0)
+
+
+def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole `model` section as the first version that could say as much wrote it, so that what is kept under a digest
+    of it is found again.
+    """
+    later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False}
+    found = {key: value for key, value in model.items() if key not in later or value != later[key]}
+    for old in ({"init": "xavier"}, {"init": "fan_out"}, {"init": "truncated_normal"}):
+        data = {"model": {"name": found.get("name"), **old}}
+        _initial_values_are_said_by_tensor(data)
+        if found.get("init") in (data["model"]["init"], {**_mapping(data["model"]["init"]), "bn_gamma": "ones"}):
+            return found | old
+    return found
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
 # In the order of the versions that began to write the new form. A rule goes by the data alone: a config that a user has
 # typed or edited names no version.
-RULES: tuple[Rule, ...] = (_sinusoid_is_a_problem, _methods_became_their_authors)
+RULES: tuple[Rule, ...] = (
+    _sinusoid_is_a_problem,
+    _methods_became_their_authors,
+    _initial_values_are_said_by_tensor,
+)
 
 
 def of_another_version(written_by: Any) -> str:

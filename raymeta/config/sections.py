@@ -1,6 +1,6 @@
 """The sections that every trial has: the task, but for what its problem adds; outer loop, budget, engine."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -55,6 +55,30 @@ class TaskConfig(Section):
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+def _refuse_falling(milestones: Sequence[float]) -> None:
+    if list(milestones) != sorted(set(milestones)):
+        raise ValueError(f"milestones: found {list(milestones)}, which do not rise")
+
+
+class AddedConfig(Section):
+    """The outer update of what learners and regularizers learn beside the model: ModGrad's modulator, say."""
+
+    lr: Annotated[float | None, NUMBER] = Field(None, gt=0, description="Step size; null: outer.lr.")
+    milestones: tuple[Share, ...] = Field(
+        (), description="Shares of the full budget, rising, where the step size changes; none: outer.schedule holds."
+    )
+    factors: tuple[float, ...] = Field((), description="Of lr, one from each milestone on.")
+
+    @model_validator(mode="after")
+    def _steps(self) -> Self:
+        if len(self.milestones) != len(self.factors):
+            raise ValueError(
+                f"milestones: found {len(self.milestones)}, and {len(self.factors)} factors; as many are needed"
+            )
+        _refuse_falling(self.milestones)
+        return self
+
+
 class OuterConfig(Section):
     """The outer update."""
 
@@ -62,11 +86,28 @@ class OuterConfig(Section):
     lr: Number = Field(1e-3, gt=0, description="Step size; of SGD 0.1 in Meta-MaxUp's code.")
     momentum: float = Field(0.0, ge=0, lt=1, description="sgd.")
     nesterov: bool = Field(False, description="sgd: Nesterov's momentum.")
-    weight_decay: Number = Field(0.0, ge=0, description="Times the parameters, added to their gradients.")
+    weight_decay: Number = Field(
+        0.0, ge=0, description="Times the parameters, added to their gradients; a loss term of l |w|^2 is 2 l."
+    )
+    decay_of: Literal["all", "kernels"] = Field(
+        "all", description="What decays; kernels: no biases and no norms, as in Meta-Dataset's code."
+    )
     tasks_per_step: int = Field(4, ge=1, description="Tasks of one outer step.")
     reduction: Literal["mean", "sum"] = Field("mean", description="How the tasks' query losses are put together.")
     clip: Annotated[float | None, NUMBER] = Field(
         None, gt=0, description="Outer gradients are clipped to [-clip, clip]; null: not."
+    )
+    clip_norm: Annotated[float | None, NUMBER] = Field(
+        None, gt=0, description="Outer gradients are scaled down to this norm; null: not. RelationNet's authors: 0.5."
+    )
+    clip_scope: Literal["all", "model", "head", "per_module"] = Field(
+        "all",
+        description="What is clipped: all that is learned, the model alone (MAML++, L2F), its head, or by norm the "
+        "model and each module beside it separately (RelationNet).",
+    )
+    clip_when: Literal["after_mean", "per_task"] = Field(
+        "after_mean",
+        description="Clip the tasks' mean (or sum), or each task's gradient before it (CAVIA's regression).",
     )
     schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
         "constant", description="Step size over the full budget."
@@ -76,6 +117,17 @@ class OuterConfig(Section):
     factors: tuple[float, ...] = Field((), description="step: of lr, one from each milestone on.")
     every: float = Field(1.0, gt=0, le=1, description="exponential: share of the full budget that a stair is long.")
     decay: float = Field(0.5, gt=0, le=1, description="exponential: of lr, at the end of every stair.")
+    added: AddedConfig = AddedConfig()
+    restart_every: int | None = Field(
+        None,
+        ge=1,
+        description="Outer steps after which the optimizer's moments start over; null: never. BOIL's code: 100, "
+        "MR-MAML's: 1.",
+    )
+    restart_of: Literal["all", "unadapted"] = Field(
+        "all",
+        description="Whose moments; unadapted: of what no inner loop moves (MR-MAML's encoder of activations).",
+    )
 
     @model_validator(mode="after")
     def _what_belongs_together(self) -> Self:
@@ -88,8 +140,13 @@ class OuterConfig(Section):
                 f"schedule: found {self.schedule} with {len(self.milestones)} milestones and {len(self.factors)} "
                 "factors; step needs as many of both, one or more, and no other schedule has any"
             )
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones: found {list(self.milestones)}, which do not rise")
+        if self.clip is not None and self.clip_norm is not None:
+            raise ValueError(f"clip_norm: found {self.clip_norm} beside clip {self.clip}; allowed: one of them")
+        if self.clip is not None and self.clip_scope == "per_module":
+            raise ValueError("clip_scope: found 'per_module', which is for clip_norm; allowed: all, model, head")
+        if self.restart_every is not None and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError(f"restart_every: found {self.restart_every}, but sgd without momentum has no moments")
+        _refuse_falling(self.milestones)
         return self
 
 

@@ -183,8 +183,9 @@ def _chosen(data: Mapping[str, Any], section: str, source: str) -> str:
 
 def _defaults(method: str, schema: type[TrialConfig], names: Mapping[str, Any]) -> dict[str, Any]:
     """The method's own defaults of other sections, of which those are left out that a chosen section does not have."""
-    defaults = merge(registry.find("method", method).defaults)
+    learner = registry.find("method", method)
+    defaults = merge(learner.defaults)
     for section in names.keys() & defaults.keys():
         known = schema.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
         defaults[section] = {key: value for key, value in defaults[section].items() if key in known}
-    return merge(defaults, names)
+    return merge(defaults, {"model": learner.networks.get(names["model"]["name"], {})}, names)

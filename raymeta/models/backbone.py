@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.errors import UserError
+from raymeta.models.init import linear
 from raymeta.models.norm import NormMode
 from raymeta.models.passes import Pass, Weights
 from raymeta.schema import Section
@@ -40,12 +41,9 @@ class Backbone(nn.Module, ABC):
         super().__init__()
         self.input_shape = input_shape
 
-    def add_head(self, outputs: int | None) -> None:
-        """The linear layer on the features, Xavier-uniform with zero biases; to be called once they are known."""
-        self.head = None if outputs is None else nn.Linear(self.feature_size, outputs)
-        if self.head is not None:
-            nn.init.xavier_uniform_(self.head.weight)
-            nn.init.zeros_(self.head.bias)
+    def add_head(self, outputs: int | None, weight: str = "xavier", bias: str = "zeros") -> None:
+        """The linear layer on the features, drawn by two laws; to be called once `feature_size` is known."""
+        self.head = None if outputs is None else linear(self.feature_size, outputs, weight, bias)
 
     def weights(self) -> Weights:
         """The parameters by name."""

@@ -1,16 +1,22 @@
 """Conv-4: four blocks of 3x3 convolution, batch norm, activation and 2x2 max-pooling, then a linear head.
 
-One class for the variants of the papers; `width`, `activation`, `conv_bias`, `init` and `norm_eps` tell them apart:
+One class for the variants of the papers; `width`, `activation`, `conv_bias`, the norm's keys and how the image shrinks
+tell them apart, and `init` what they start from (docs/initial-values.md):
 
-| variant | width | activation | conv_bias | init | used by |
-| --- | --- | --- | --- | --- | --- |
-| B1 | 32 | relu | true | xavier | MAML, Meta-Dropout, CAVIA |
-| B2 | 48 | leaky_relu | true | xavier | MAML++, ALFA, L2F |
-| B3 | 48 | leaky_relu | false | xavier | CxGrad |
-| B4 | 64 | relu | true | fan_out | CloserLookFewShot, DropGrad, MGAug |
+| variant | width | activation | conv_bias | used by |
+| --- | --- | --- | --- | --- |
+| B1 | 32 | relu | true | MAML, Meta-Dropout, CAVIA, MetaMix |
+| B2 | 48 | leaky_relu | true | MAML++, ALFA |
+| B3 | 48 | leaky_relu | false | L2F, CxGrad |
+| B4 | 64 | relu | true | CloserLookFewShot, DropGrad, MGAug, BOIL, ModGrad |
+
+On Omniglot 64 filters, and MAML's convolutions have stride 2 in place of pooling (`stride: 2, pools: 0`), MetaMix's
+neither (`pools: 0`); the head of both sees the mean over places (`spatial_mean`). A convolution of stride 2 is padded
+as TensorFlow's `same` is: at the bottom and right only where a side is even. MAML's norm and Meta-Dropout's have no
+scale and an eps of 1e-3 (`norm_scale: false, norm_eps: 0.001`).
 """
 
-from math import prod, sqrt
+from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -18,38 +24,44 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from raymeta.errors import UserError
 from raymeta.models.backbone import Backbone, refuse_shape
-from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
+from raymeta.models.norm import BatchNorm, NormConfig, NormInit
 from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
-from raymeta.schema import Section
 
 BLOCKS = 4
 
 
-class Conv4Config(Section):
+class Conv4Init(HeadInit, NormInit):
+    """`model.init` of Conv-4; what a learner's authors do is its default."""
+
+    conv: WeightLaw = "xavier"
+    conv_bias: BiasLaw = "zeros"
+
+
+class Conv4Config(NormConfig):
     """`model: {name: conv4, ...}`."""
 
     name: Literal["conv4"] = "conv4"
     width: int = Field(64, ge=1, description="Filters of each block.")
-    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/models/norm.py.")
-    norm_eps: float = Field(1e-5, gt=0)
     activation: Literal["relu", "leaky_relu"] = "relu"
     conv_bias: bool = True
-    pools: int = Field(4, ge=1, le=4, description="Blocks that pool, from the first on; CloserLook's RelationNet: 2.")
-    init: Literal["xavier", "fan_out"] = Field(
-        "xavier", description="xavier: uniform (MAML++); fan_out: N(0, 2/(9*width)) convolutions (CloserLookFewShot)."
-    )
+    stride: Literal[1, 2] = Field(1, description="Of every convolution; MAML on Omniglot: 2, with pools 0.")
+    pools: int = Field(4, ge=0, le=4, description="Blocks that pool, from the first on; CloserLook's RelationNet: 2.")
+    spatial_mean: bool = Field(False, description="The head sees means over places; MAML, MetaMix on Omniglot: true.")
+    init: Conv4Init = Conv4Init()
 
 
 class Patches(NamedTuple):
     """What passes over the same images share.
 
     Attributes:
-        rows: [n, H*W, 9*C + 1]: the 3x3 neighbourhood of every place, then a 1 that carries shifts.
-        mean: [9*C], over all pixels of all images.
+        rows: [n, h*w, 9*C + 1]: the 3x3 neighbourhood of every place, then a 1 that carries shifts.
+        mean: [9*C], over all places of all images.
         covariance: [9*C, 9*C], likewise.
-        size: (H, W), of the convolution's output.
+        size: (h, w), of the convolution's output.
     """
 
     rows: Tensor
@@ -64,24 +76,23 @@ class Block(nn.Module):
     This is the unit that a fused kernel may replace: it sees all of convolution, norm, activation and pooling.
     """
 
-    def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True, padding: int = 1) -> None:
+    def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True, padded: bool = True) -> None:
         super().__init__()
-        self.padding = padding
+        self.stride, self.pool, self.padded = config.stride, pool, padded
         self.slope = 0.01 if config.activation == "leaky_relu" else 0.0
-        self.pool = pool
-        self.weight = nn.Parameter(torch.empty(config.width, channels, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(config.width)) if config.conv_bias else None
-        self.norm = BatchNorm(config.width, config.norm, steps, config.norm_eps)
-        if config.init == "xavier":
-            nn.init.xavier_uniform_(self.weight)
-        else:
-            nn.init.normal_(self.weight, std=sqrt(2 / (9 * config.width)))
+        self.weight = nn.Parameter(fill(torch.empty(config.width, channels, 3, 3), config.init.conv))
+        self.bias = nn.Parameter(torch.empty(config.width)) if config.conv_bias else None
+        if self.bias is not None:
+            fill(self.bias, config.init.conv_bias, self.weight)
+        self.norm = BatchNorm(config.width, config, steps)
+
+    def ends_in(self, side: int) -> int:
+        """Places on a side of what `forward` makes of a side; 0: none."""
+        side = max(-(-(side if self.padded else side - 2) // self.stride), 0)
+        return side // 2 if self.pool else side
 
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
-        """[n, C, H, W] (the first block: `Patches`) to [n, width, H//2, W//2] (H, W without pooling).
-
-        Channels last in memory. Without padding H and W are first less by 2.
-        """
+        """[n, C, H, W] (the first block: `Patches`) to [n, width, h, w], channels last in memory."""
         h = self.normalised(x, weights, now, layer)
         if self.pool:
             h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
@@ -93,41 +104,51 @@ class Block(nn.Module):
         return h
 
     def normalised(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
-        """Convolution and norm, [n, width, H, W]."""
+        """Convolution and norm, [n, width, h, w]."""
         h = self.convolve(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
         for change in now.on_convolution:
             h = change(h, lambda weight, bias: self.convolve(x, weight, bias), layer, now)
         return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
 
     def convolve(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The block's input convolved with a weight [width, C, 3, 3]: [n, width, H, W]."""
-        return F.conv2d(x, weight, bias, padding=self.padding)
+        """The block's input convolved with a weight [width, C, 3, 3]: [n, width, h, w]."""
+        if self.stride == 1:
+            return F.conv2d(x, weight, bias, padding=int(self.padded))
+        return F.conv2d(self.pad(x), weight, bias, stride=self.stride)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Images with the zeros around them that TensorFlow's `same` has; as they are, if the block is unpadded."""
+        if not self.padded:
+            return x
+        before = [int(self.stride == 1 or side % 2 == 1) for side in x.shape[-2:]]
+        return F.pad(x, (before[1], 1, before[0], 1))
 
     @staticmethod
-    def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor, Tensor]:
-        return weights[f"{layer}.norm.weight"], weights[f"{layer}.norm.bias"]
+    def _norm_weights(weights: Weights, layer: str) -> tuple[Tensor | None, Tensor]:
+        return weights.get(f"{layer}.norm.weight"), weights[f"{layer}.norm.bias"]
 
 
 class FirstBlock(Block):
     """The block that sees the images, whose activations are the largest: one matrix product with the patches.
 
     A linear map of the patches has mean w.m and variance w.C.w, for their mean m and covariance C, so the norm needs no
-    pass over the activations: it is folded into the matrix. And the product, [n, H*W, width], is channels-last memory,
+    pass over the activations: it is folded into the matrix. And the product, [n, h*w, width], is channels-last memory,
     which all later operations keep; from an image with one channel torch would take the layout in which pooling is ten
     times slower.
     """
 
     def prepare(self, x: Tensor) -> Patches:
         """The patches of images [n, C, H, W]."""
-        rows = F.pad(F.unfold(x, kernel_size=3, padding=self.padding).transpose(-1, -2), (0, 1), value=1.0)
+        x = self.pad(x)
+        rows = F.pad(F.unfold(x, kernel_size=3, stride=self.stride).transpose(-1, -2), (0, 1), value=1.0)
         flat = rows.flatten(0, 1)
         mean = flat.mean(0)
         # Centred before the product, or what is left after it is rounding; and in float64, since in float32 some
         # processors' sums of so many products keep four digits.
         centred = (flat - mean).double()
         covariance = (centred.t() @ centred / len(flat)).to(x.dtype)
-        less = 2 - 2 * self.padding
-        return Patches(rows, mean[:-1], covariance[:-1, :-1], (x.shape[-2] - less, x.shape[-1] - less))
+        height, width = ((side - 3) // self.stride + 1 for side in x.shape[-2:])
+        return Patches(rows, mean[:-1], covariance[:-1, :-1], (height, width))
 
     def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
         if self.norm.mode == "running" or now.on_convolution:
@@ -158,7 +179,7 @@ class FirstBlock(Block):
 
 @backbone("conv4")
 class Conv4(Backbone):
-    """See the module's docstring; inputs [n, C, H, W] with H, W >= 16.
+    """See the module's docstring; inputs [n, C, H, W] that do not shrink to nothing: H, W >= 16 by default.
 
     Args:
         unpadded: so many blocks, from the first on, have convolutions without padding (RelationNet's).
@@ -182,16 +203,22 @@ class Conv4(Backbone):
         if len(input_shape) != 3:
             raise refuse_shape("conv4", "images", input_shape, "mlp")
         channels, *size = input_shape
-        self.norm_mode = config.norm
+        self.norm_mode, self.spatial_mean = config.norm, config.spatial_mean
         for i in range(BLOCKS):
-            kind, pool, padding = FirstBlock if i == 0 else Block, i < config.pools, int(i >= unpadded)
-            self.add_module(f"block{i + 1}", kind(channels, config, steps, pool=pool, padding=padding))
-            size = [(side - 2 + 2 * padding) >> pool for side in size]
+            kind, pool, padded = FirstBlock if i == 0 else Block, i < config.pools, i >= unpadded
+            block = kind(channels, config, steps, pool=pool, padded=padded)
+            self.add_module(f"block{i + 1}", block)
+            size = [block.ends_in(side) for side in size]
             channels = config.width
+            if not all(size):
+                raise UserError(
+                    f"model: images of {'x'.join(map(str, input_shape[1:]))} pixels shrink to nothing in block {i + 1} "
+                    f"of conv4 with stride {config.stride} and pools {config.pools}; use larger images or fewer pools"
+                )
         self.map_shape = (channels, *size)
-        self.feature_size = prod(self.map_shape)
+        self.feature_size = channels if self.spatial_mean else prod(self.map_shape)
         self.film_channels = (config.width,) * BLOCKS
-        self.add_head(outputs)
+        self.add_head(outputs, config.init.head, config.init.head_bias)
 
     def prepare(self, x: Tensor) -> Patches:
         return self.block1.prepare(x)
@@ -201,6 +228,11 @@ class Conv4(Backbone):
         for layer in self.blocks():
             h = getattr(self, layer)(h, weights, now, layer)
         return h  # type: ignore[no-any-return]
+
+    def features(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
+        if not self.spatial_mean:
+            return super().features(prepared, weights, now)
+        return self.maps(prepared, weights, now).mean((-2, -1))
 
     def blocks(self) -> tuple[str, ...]:
         return tuple(f"block{i + 1}" for i in range(BLOCKS))

@@ -4,12 +4,20 @@ from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, linear
 from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
+
+
+class MLPInit(HeadInit):
+    """`model.init` of an MLP. MAML's regression: truncated_normal(0.01) weights."""
+
+    hidden: WeightLaw = "xavier"
+    hidden_bias: BiasLaw = "zeros"
 
 
 class MLPConfig(Section):
@@ -17,9 +25,7 @@ class MLPConfig(Section):
 
     name: Literal["mlp"] = "mlp"
     hidden: tuple[int, ...] = Field((40, 40), min_length=1, description="Units of each hidden layer.")
-    init: Literal["xavier", "truncated_normal"] = Field(
-        "xavier", description="Weights, uniform; truncated_normal: standard deviation 0.01 (MAML). Biases are 0."
-    )
+    init: MLPInit = MLPInit()
 
 
 @backbone("mlp")
@@ -35,11 +41,9 @@ class MLP(Backbone):
             raise refuse_shape("mlp", "vectors", input_shape, "conv4, resnet10, resnet18, resnet12")
         self._layers = tuple(f"layer{i + 1}" for i in range(len(config.hidden)))
         for layer, inputs, units in zip(self._layers, (*input_shape, *config.hidden), config.hidden, strict=False):
-            self.add_module(layer, _linear(nn.Linear(inputs, units), config.init))
+            self.add_module(layer, linear(inputs, units, config.init.hidden, config.init.hidden_bias))
         self.feature_size = config.hidden[-1]
-        self.add_head(outputs)
-        if self.head is not None and config.init != "xavier":
-            _linear(self.head, config.init)
+        self.add_head(outputs, config.init.head, config.init.head_bias)
 
     def run(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared
@@ -51,12 +55,3 @@ class MLP(Backbone):
 
     def blocks(self) -> tuple[str, ...]:
         return self._layers
-
-
-def _linear(layer: nn.Linear, init: str) -> nn.Linear:
-    if init == "xavier":
-        nn.init.xavier_uniform_(layer.weight)
-    else:
-        nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer

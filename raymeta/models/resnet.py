@@ -1,21 +1,20 @@
 """Residual networks for few-shot learning: ResNet-10, ResNet-18 and two ResNet-12, with a linear head on the mean.
 
-| name | variant | blocks | activation | halves the image in | init | used by |
-| --- | --- | --- | --- | --- | --- | --- |
-| resnet10 | | stem, 4 of 1 basic block | relu | stem (twice), blocks 2-4 | fan_out | CloserLookFewShot, MGAug |
-| resnet18 | | stem, 4 of 2 basic blocks | relu | stem (twice), blocks 2-4 | fan_out | CloserLookFewShot, DropGrad |
-| resnet12 | a | 4 of 3 convolutions | relu | blocks 1-3 (block 3 pools with padding 1) | xavier | ALFA, L2F |
-| resnet12 | b | 4 of 3 convolutions | leaky_relu, 0.1 | blocks 1-4 | fan_out | BOIL, after MetaOptNet |
+| name | variant | blocks | activation | halves the image in | used by |
+| --- | --- | --- | --- | --- | --- |
+| resnet10 | | stem, 4 of 1 basic block | relu | stem (twice), blocks 2-4 | CloserLookFewShot, MGAug |
+| resnet18 | | stem, 4 of 2 basic blocks | relu | stem (twice), blocks 2-4 | CloserLookFewShot, DropGrad |
+| resnet12 | a | 4 of 3 convolutions | relu | blocks 1-3 (block 3 pools with padding 1) | ALFA, L2F |
+| resnet12 | b | 4 of 3 convolutions | leaky_relu, 0.1 | blocks 1-4 | BOIL, after MetaOptNet |
 
-The head sees the mean of the last block's output over its places. No convolution has a bias. Initial convolutions are
-Xavier-uniform or normal with standard deviation sqrt(2/(k*k*C_out)) (fan_out). Variant a is ALFA's code; its paper
-pools in every block. BOIL's code runs the shortcuts of b without fast weights, so they never adapt; here they do.
+The head sees the mean of the last block's output over its places. No convolution has a bias. Initial values are those
+of the code that the last column names (`model.init`). Variant a is ALFA's code; its paper pools in every block. BOIL's
+code runs the shortcuts of b without fast weights, so they never adapt; here they do.
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (CVPR 2016). Chen et al.: A Closer Look at Few-shot
 Classification (ICLR 2019). Lee et al.: Meta-Learning with Differentiable Convex Optimization (CVPR 2019).
 """
 
-from math import sqrt
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -24,7 +23,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, refuse_shape
-from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
+from raymeta.models.norm import BatchNorm, NormConfig, NormInit
 from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
@@ -33,27 +33,48 @@ Channels = Annotated[int, Field(ge=1)]
 BLOCKS = ("block1", "block2", "block3", "block4")
 
 
-class ResNetConfig(Section):
+class ResNetInit(HeadInit, NormInit):
+    """`model.init` of ResNet-10 and ResNet-18: MAML's in CloserLookFewShot's and DropGrad's code."""
+
+    conv: WeightLaw = "fan_out"
+    head: WeightLaw = "torch"
+
+
+class ResNet12Init(NormInit):
+    """`model.init` of ResNet-12. What is null is the variant's: ALFA's, or BOIL's."""
+
+    conv: WeightLaw | None = Field(None, description="null: a xavier, b fan_out.")
+    head: WeightLaw | None = Field(None, description="null: a xavier, b torch.")
+    head_bias: BiasLaw | None = Field(None, description="null: a zeros, b torch.")
+
+    def of(self, variant: str) -> ResNetInit:
+        """The laws, with those of a variant in place of null."""
+        of_variant = {"a": ("xavier", "xavier", "zeros"), "b": ("fan_out", "torch", "torch")}[variant]
+        laws = dict(zip(("conv", "head", "head_bias"), of_variant, strict=True))
+        return ResNetInit(**laws | self.model_dump(exclude_none=True))
+
+
+class ResNetConfig(NormConfig):
     """What all of them have."""
 
     name: str
     channels: tuple[Channels, Channels, Channels, Channels] = Field(
         (64, 128, 256, 512), description="Filters of blocks 1 to 4; the stem has as many as block 1."
     )
-    norm: NormMode = Field("batch", description="Whose statistics normalise a pass; see raymeta/models/norm.py.")
-    norm_eps: float = Field(1e-5, gt=0)
 
 
 class ResNet10Config(ResNetConfig):
     """`model: {name: resnet10, ...}`."""
 
     name: Literal["resnet10"] = "resnet10"
+    init: ResNetInit = ResNetInit()
 
 
 class ResNet18Config(ResNetConfig):
     """`model: {name: resnet18, ...}`."""
 
     name: Literal["resnet18"] = "resnet18"
+    init: ResNetInit = ResNetInit()
 
 
 class ResNet12Config(ResNetConfig):
@@ -61,6 +82,7 @@ class ResNet12Config(ResNetConfig):
 
     name: Literal["resnet12"] = "resnet12"
     variant: Literal["a", "b"] = Field("a", description="a: ALFA, L2F; b: BOIL, MetaOptNet.")
+    init: ResNet12Init = ResNet12Init()
 
 
 class ConvNorm(nn.Module):
@@ -70,8 +92,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.stride, self.padding = stride, size // 2
         self.weight = nn.Parameter(torch.empty(outputs, inputs, size, size))
-        self.norm = BatchNorm(outputs, config.norm, steps, config.norm_eps)
-        nn.init.normal_(self.weight, std=sqrt(2 / (size * size * outputs)))
+        self.norm = BatchNorm(outputs, config, steps)
+        fill(self.weight, "fan_out")  # until `finish`
 
     def forward(self, x: Tensor, now: Pass, layer: str) -> Tensor:
         """[n, inputs, H, W] to [n, outputs, h, w]."""
@@ -150,6 +172,13 @@ class ResNet(Backbone):
         self.norm_mode = config.norm
         self.feature_size = config.channels[-1]
 
+    def finish(self, outputs: int | None, init: ResNetInit) -> None:
+        """Add the head, and draw convolutions again whose law is another; to be called when all blocks are there."""
+        for module in self.modules():
+            if isinstance(module, ConvNorm) and init.conv != "fan_out":
+                fill(module.weight, init.conv)
+        self.add_head(outputs, init.head, init.head_bias)
+
     def run(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared
         for layer in self.blocks():
@@ -171,7 +200,13 @@ class ResNet10(ResNet):
     Config: ClassVar[type[Section]] = ResNet10Config
     depth: ClassVar[int] = 1  # basic blocks of a stage
 
-    def __init__(self, config: ResNetConfig, input_shape: tuple[int, ...], outputs: int | None, steps: int) -> None:
+    def __init__(
+        self,
+        config: ResNet10Config | ResNet18Config,
+        input_shape: tuple[int, ...],
+        outputs: int | None,
+        steps: int,
+    ) -> None:
         super().__init__(config, input_shape, outputs, steps)
         inputs = config.channels[0]
         self.stem = Stem(input_shape[0], inputs, 7, config, steps, stride=2)
@@ -183,7 +218,7 @@ class ResNet10(ResNet):
                 inputs, stride = width, 1
             self.add_module(name, stage)
         self.map_shape = (inputs, *(-(-side // 32) for side in input_shape[1:]))
-        self.add_head(outputs)
+        self.finish(outputs, config.init)
 
     def blocks(self) -> tuple[str, ...]:
         return ("stem", *BLOCKS)
@@ -217,9 +252,5 @@ class ResNet12(ResNet):
         for name, width, pool in zip(BLOCKS, config.channels, pools, strict=True):
             self.add_module(name, Residual(inputs, width, config, steps, convolutions=3, slope=slope, pool=pool))
             inputs = width
-        if variant_a:
-            for module in self.modules():
-                if isinstance(module, ConvNorm):
-                    nn.init.xavier_uniform_(module.weight)
         self.map_shape = (inputs, *(side // 8 + 1 if variant_a else side // 16 for side in size))
-        self.add_head(outputs)
+        self.finish(outputs, config.init.of(config.variant))

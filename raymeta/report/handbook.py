@@ -19,6 +19,7 @@ from raymeta.installed import HERE
 from raymeta.learner import build_learner
 from raymeta.problem import open_problem, task_section
 from raymeta.report.shown import Shown
+from raymeta.schema import fields
 from raymeta.storage.files import write_atomically
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def page(name: str) -> str:
     (one,) = about(name)
     cls = registry.find("method", name)
     lines = [*_head(cls), f"Adapts {one.adapts}. Meta-learned: {one.learns}.", "", *_settings(cls, name)]
-    if cls.defaults:
+    if cls.defaults or cls.networks:
         plain, own = parse_trial({"method": "maml"}).flat(), parse_trial({"method": name}).flat()
         changed = [f"`{k}: {str(v).lower()}`" for k, v in own.items() if k in plain and plain[k] != v and k != "method"]
         lines += ["", f"Unless said otherwise: {', '.join(changed)}."]
@@ -166,7 +167,7 @@ def _head(cls: type) -> list[str]:
 def _settings(cls: Any, section: str) -> list[str]:
     """A row for each key of the section."""
     rows = []
-    for key, field in cls.Config.model_fields.items():
+    for key, field in fields(cls.Config).items():
         default = "null" if field.default is None else str(field.default).lower()
         rows.append(f"| `{section}.{key}` | {default} | {_values(field.annotation)} | {field.description or ''} |")
     return ["| setting | default | values | what it is |", "| --- | --- | --- | --- |", *rows] if rows else []

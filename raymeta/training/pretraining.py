@@ -21,6 +21,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from raymeta.config import TrialConfig
+from raymeta.config.migration import as_before
 from raymeta.errors import UserError
 from raymeta.learner import backbone
 from raymeta.models import Backbone, Weights
@@ -73,7 +74,7 @@ def _path(config: TrialConfig, problem: Problem, examples: Labelled) -> Path:
     about = {
         **examples.about,
         "data": problem.fingerprint,
-        "model": config.model.model_dump(mode="json"),
+        "model": as_before(config.model.model_dump(mode="json")),
         "pretraining": config.pretraining.model_dump(mode="json"),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

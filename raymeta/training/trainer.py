@@ -20,13 +20,13 @@ from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
 from raymeta.inner import Context
-from raymeta.learner import Learner, build_learner, task_loss
+from raymeta.learner import build_learner, task_loss
 from raymeta.metric import Score
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
 from raymeta.training.device import device_of, keeps_on_device, vectorized
-from raymeta.training.outer import optimizer_of, rate
+from raymeta.training.outer import OuterUpdate
 from raymeta.training.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
@@ -51,10 +51,8 @@ class Trainer:
         if config.pretraining.epochs:
             load_pretrained(self.learner.model, config, self.problem, self.device)
         self.vectorized = vectorized(config, self.device, self.learner)
-        self._learned = [parameter for parameter in self.learner.parameters() if parameter.requires_grad]
-        groups = _by_lr_factor(self.learner)
-        self._lr_factors = list(groups)
-        self.optimizer = optimizer_of(config.outer, groups.values())
+        self.update = OuterUpdate(config, self.learner)
+        self.optimizer = self.update.optimizer
         if keeps_on_device(config, self.device, self.learner):
             self.problem.keep_on(self.device)
         self._training = self.problem.bank("train", config.seed)
@@ -114,15 +112,9 @@ class Trainer:
 
     def outer_update(self) -> Tensor:
         """One outer step; returns the loss it followed, averaged over its tasks, []."""
-        outer = self.config.outer
-        for group, factor in zip(self.optimizer.param_groups, self._lr_factors, strict=True):
-            group["lr"] = rate(outer, self.outer_step / self.config.budget.outer_steps) * factor
-            group["weight_decay"] = outer.weight_decay  # a checkpoint may be of one with other numbers
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update.begin(self.outer_step)
         loss = self.outer_gradient()
-        if outer.clip is not None:
-            torch.nn.utils.clip_grad_value_(self._learned, outer.clip)
-        self.optimizer.step()
+        self.update.step()
         self.outer_step += 1
         return loss
 
@@ -184,16 +176,18 @@ class Trainer:
 
         def loss_of(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             task = Task(Examples(*support), Examples(*query))
-            loss = task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
-            if not self.vectorized:
-                torch.autograd.backward(loss * weight)  # task by task: the graph of one task at a time
-            return loss if self.vectorized else loss.detach()
+            return task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
 
-        losses = for_each(loss_of, keys, tasks.support, tasks.query, vectorized=self.vectorized)
-        if isinstance(losses, Tensor):
-            torch.autograd.backward(losses.sum() * weight)
-            return losses.detach().double().mean()
-        return torch.stack(losses).double().mean()
+        def followed(*arguments: Any) -> Tensor:
+            loss = loss_of(*arguments)
+            self.update.backward(loss, weight)  # task by task: the graph of one task at a time
+            return loss.detach()
+
+        arguments = (keys, tasks.support, tasks.query)
+        if self.vectorized:
+            return self.update.batched(self.learner, loss_of, arguments, weight).double().mean()
+        losses = for_each(followed, *arguments, vectorized=False)
+        return torch.stack(losses).double().mean()  # type: ignore[arg-type]
 
     def _generator(self, place: int) -> torch.Generator:
         """Of what is drawn on the CPU, before an outer step, for all of its tasks."""
@@ -344,13 +338,3 @@ def refuse_unfit(config: TrialConfig) -> None:
     learner, cpu = build_learner(config, open_problem(config.task)), torch.device("cpu")
     vectorized(config, cpu, learner)
     keeps_on_device(config, cpu, learner)
-
-
-def _by_lr_factor(learner: Learner) -> dict[float, list[torch.nn.Parameter]]:
-    """The meta-learned parameters by how much faster than the rest they learn: 1, but for some regularizers'."""
-    factors = {id(p): one.lr_factor for one in learner.regularizers for p in one.parameters()}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for parameter in learner.parameters():
-        if parameter.requires_grad:
-            groups.setdefault(float(factors.get(id(parameter), 1.0)), []).append(parameter)  # type: ignore[arg-type]
-    return groups

@@ -138,10 +138,34 @@ def test_keep_makes_no_section(section: str) -> None:
 
 
 PLAIN = {"passes": "separate", "fce": False, "relu": False, "eps": 0.0, "loss": "cross_entropy"}
+RELATION = {"conv": "fan_out", "conv_bias": "zeros", "linear": "torch", "linear_bias": "torch"}
 THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
     "protonet": {"then": {}, "now": {"passes": "separate"}},
     "matchingnet": {"then": {"scale": 100.0}, "now": PLAIN},
-    "relationnet": {"then": {"loss": "mse", "hidden": 8}, "now": {"passes": "separate", "padding": "full"}},
+    "relationnet": {
+        "then": {"loss": "mse", "hidden": 8},
+        "now": {"passes": "separate", "padding": "full", "norm_momentum": 0.1, "init": RELATION},
+    },
+    "cavia": {
+        "then": {
+            "order": "second",
+            "first_order_share": 0.0,
+            "inner_steps": 2,
+            "eval_steps": None,
+            "context_lr": 1.0,
+            "context_size": None,
+            "block": 3,
+        },
+        "now": {"init": {"film": "torch", "film_bias": "torch"}},
+    },
+    "regularizers.mr": {
+        "then": {"noise": "weights", "blocks": None, "beta": 5e-5, "init": -10.0},
+        "now": {"sigma_floor": 0.0, "mu": None, "bias": None},
+    },
+    "regularizers.metadropout": {
+        "then": {"noise": "learned", "head": True, "init_std": 0.02, "lr_factor": 1.0, "eval_samples": 30},
+        "now": {"init_head": "truncated_normal"},
+    },
     "regularizers.metamix": {
         "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
         "now": {"draws": "independent"},
@@ -186,3 +210,61 @@ def test_methods_that_became_their_authors_compute_in_old_configs_what_they_did(
     assert old == merge(config, nest({name: now}))
     typed = parse_trial(merge({"method": method}, nest({name: then}))).as_dict()
     assert (typed["regularizers"] if "." in name else typed)[last] == of_now | then, "what is typed is of now"
+
+
+XAVIER = {"conv": "xavier", "conv_bias": "zeros", "head": "xavier", "head_bias": "zeros"}
+CURVE = {"hidden_bias": "zeros", "head_bias": "zeros"}
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"init": "xavier"}, XAVIER),
+        ({"name": "conv4", "width": 8, "init": "fan_out"}, XAVIER | {"conv": "fan_out"}),
+        ({"name": "mlp", "init": "xavier"}, CURVE | {"hidden": "xavier", "head": "xavier"}),
+        (
+            {"name": "mlp", "init": "truncated_normal"},
+            CURVE | {"hidden": "truncated_normal(0.01)", "head": "truncated_normal(0.01)"},
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["maml", "boil", "cavia"])
+def test_one_word_of_initial_values_is_a_law_for_each_tensor(method: str, model: Any, expected: dict[str, str]) -> None:
+    """Whatever the learner's own defaults are now."""
+    found = parse_trial({"method": method, "model": model}).as_dict()["model"]["init"]
+    bn = {} if model.get("name") == "mlp" else {"bn_gamma": "ones"}
+    assert found == expected | bn
+
+
+@pytest.mark.parametrize(
+    ("name", "laws"),
+    [
+        ("resnet10", {"conv": "fan_out"}),
+        ("resnet18", {"conv": "fan_out"}),
+        ("resnet12", {"conv": None}),  # the variant's, as then
+    ],
+)
+def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
+    config = parse_trial({"method": "maml", "model": {"name": name}}).as_dict()
+    new = config["model"]["init"]
+    assert new["head"] != "xavier"
+    del config["model"]["init"]
+    for key in ("norm_momentum", "norm_scale"):
+        del config["model"][key]
+    old = parse_trial(config).as_dict()["model"]
+    assert old["init"] == {"head": "xavier", "head_bias": "zeros", "bn_gamma": "ones"} | laws
+    assert (old["norm_momentum"], old["norm_scale"]) == (0.1, True)
+
+
+@pytest.mark.parametrize("word", ["xavir", "truncated_normal", 3])
+def test_a_word_that_was_none_is_refused(word: Any) -> None:
+    with pytest.raises(UserError, match=r"^config: model\.init: found .*: expected a section of keys, allowed: bn_ga"):
+        parse_trial({"method": "maml", "model": {"init": word}})
+
+
+@pytest.mark.parametrize("method", ["mamlpp", "l2f"])
+def test_all_that_is_learned_was_clipped(method: str) -> None:
+    config = parse_trial({"method": method, "outer": {"clip": 10.0}}).as_dict()
+    assert config["outer"]["clip_scope"] == "model"
+    del config["outer"]["clip_scope"]
+    assert parse_trial(config).outer.clip_scope == "all"

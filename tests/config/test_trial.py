@@ -36,7 +36,11 @@ ONE_OF: dict[str, st.SearchStrategy[Any]] = {
     "task.labels": st.sampled_from(["shuffled", "fixed"]),
     "task.bank_seed": SEEDS,
     "outer.lr": POSITIVE,
-    "outer.clip": st.none() | POSITIVE,
+    "outer.clip_norm": st.none() | POSITIVE,
+    "outer.clip_scope": st.sampled_from(["all", "model", "head", "per_module"]),
+    "outer.clip_when": st.sampled_from(["after_mean", "per_task"]),
+    "outer.added.lr": st.none() | POSITIVE,
+    "outer.restart_every": st.none() | COUNTS,
     "outer.schedule": st.sampled_from(["constant", "cosine", "exponential"]),
     "outer.weight_decay": POSITIVE,
     "engine.tasks": st.sampled_from(["auto", "loop", "vmap"]),
@@ -140,7 +144,9 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
 
 SECTIONS = "budget, engine, maml, method, model, outer, pretraining, regularizers, seed, task"
 MAML_KEYS = "adapt_norm, eval_steps, first_order_share, inner_lr, inner_steps, order"
-CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
+CONV4_KEYS = (
+    "activation, conv_bias, init, name, norm, norm_eps, norm_momentum, norm_scale, pools, spatial_mean, stride, width"
+)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +198,7 @@ CONV4_KEYS = "activation, conv_bias, init, name, norm, norm_eps, pools, width"
         ({"alfa.inner_lr": 0.1}, f"f.yaml: unknown key 'alfa', allowed: {SECTIONS}"),
         (
             {"model": 3},
-            "f.yaml: model: found 3: expected a section of keys, allowed: activation, conv_bias, init, name, norm, "
-            "norm_eps, pools, width",
+            f"f.yaml: model: found 3: expected a section of keys, allowed: {CONV4_KEYS}",
         ),
         (
             {"model.name": "conv5"},

@@ -11,7 +11,7 @@ from torch import Tensor
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.models.conv4 import Conv4, Conv4Config
+from raymeta.models.conv4 import Conv4, Conv4Config, Conv4Init
 from raymeta.models.passes import Pass
 
 SHAPES = [(1, 16, 16), (3, 16, 16), (1, 28, 28), (3, 21, 35)]
@@ -124,7 +124,7 @@ def test_groups_hold_every_parameter_once_and_scopes_are_made_of_them(conv_bias:
 def test_initial_weights() -> None:
     def wide(init: Any) -> Conv4:
         torch.manual_seed(0)
-        return Conv4(Conv4Config(width=64, init=init), (3, 32, 32), 5, steps=1)
+        return Conv4(Conv4Config(width=64, init=Conv4Init(conv=init)), (3, 32, 32), 5, steps=1)
 
     for layer, channels in (("block1", 3), ("block3", 64)):
         bound = (6 / (9 * channels + 9 * 64)) ** 0.5
@@ -153,3 +153,59 @@ def test_vectors_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         build_learner(parse_trial({"method": "maml"}), Random((7,), "values"))
     assert str(caught.value) == "model.name: conv4 takes images, not inputs of shape (7,); allowed: mlp"
+
+
+# Networks of the sources
+
+
+def plain(x: Tensor, weights: dict[str, Tensor], stride: int, pools: int, eps: float) -> Tensor:
+    """Convolution with explicit zeros, batch norm without a scale, ReLU, pooling, the mean over places, the head."""
+    for i in range(1, 5):
+        height, width = x.shape[-2:]
+        if stride == 2:  # TensorFlow's `same`: what is odd in the padding is at the bottom and right
+            x = F.pad(x, (width % 2, 1, height % 2, 1))
+            x = F.conv2d(x, weights[f"block{i}.weight"], weights[f"block{i}.bias"], stride=2)
+        else:
+            x = F.conv2d(x, weights[f"block{i}.weight"], weights[f"block{i}.bias"], padding=1)
+        mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+        x = (x - mean) / (variance + eps).sqrt()
+        shift = weights[f"block{i}.norm.bias"][:, None, None]
+        x = F.relu(x * weights.get(f"block{i}.norm.weight", torch.ones(8).double())[:, None, None] + shift)
+        x = F.max_pool2d(x, 2) if i <= pools else x
+    return x.mean((2, 3)) @ weights["head.weight"].T + weights["head.bias"]
+
+
+@pytest.mark.parametrize("norm", ["batch", "support"])
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize(("stride", "pools"), [(2, 0), (1, 0), (2, 1), (1, 4)])
+def test_networks_of_the_sources(stride: Any, pools: int, scale: bool, norm: Any) -> None:
+    """MAML's on Omniglot is the first, MetaMix's the second; sides are even and odd."""
+    model: dict[str, Any] = {"stride": stride, "pools": pools, "spatial_mean": True, "norm_scale": scale, "norm": norm}
+    for shape in ((1, 28, 28), (3, 21, 18)):
+        built, x = network(shape, norm_eps=1e-3, **model), images(shape)
+        weights = {name: (weight + 0.1).detach().requires_grad_() for name, weight in built.weights().items()}
+        assert any(name.endswith("norm.weight") for name in weights) is scale
+        assert weights["head.weight"].shape == (5, 8)
+        found, expected = built(built.prepare(x), weights, Pass()), plain(x, weights, stride, pools, 1e-3)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        for ours, theirs in zip(
+            torch.autograd.grad((found * expected.detach()).sum(), list(weights.values())),
+            torch.autograd.grad((expected * expected.detach()).sum(), list(weights.values())),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+        assert built.map_shape == tuple(built.maps(built.prepare(x), weights, Pass()).shape[1:])
+
+
+def test_finns_sides() -> None:
+    assert network((1, 28, 28), stride=2, pools=0).map_shape == (8, 2, 2)
+    assert network((1, 28, 28), pools=0).map_shape == (8, 28, 28)
+
+
+def test_images_that_shrink_to_nothing_are_refused() -> None:
+    with pytest.raises(UserError) as caught:
+        network((1, 28, 28), stride=2)
+    assert str(caught.value) == (
+        "model: images of 28x28 pixels shrink to nothing in block 3 of conv4 with stride 2 and pools 4; use larger "
+        "images or fewer pools"
+    )

@@ -8,7 +8,7 @@ from torch import nn
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
-from raymeta.models.mlp import MLP, MLPConfig
+from raymeta.models.mlp import MLP, MLPConfig, MLPInit
 from raymeta.models.passes import Pass
 
 
@@ -45,7 +45,7 @@ def test_parameters_are_as_many_as_the_formula_says() -> None:
 
 def test_truncated_normal_weights() -> None:
     torch.manual_seed(0)
-    model = MLP(MLPConfig(hidden=(200, 200), init="truncated_normal"), (1,), 1, steps=1)
+    model = MLP(MLPConfig(hidden=(200, 200), init=MLPInit(hidden="truncated_normal(0.01)")), (1,), 1, steps=1)
     weight = model.weights()["layer2.weight"].detach()
     assert float(weight.abs().max()) <= 0.02
     assert float(weight.std()) == pytest.approx(0.01 * 0.88, rel=0.02)  # a normal cut off at two deviations

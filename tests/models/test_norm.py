@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raymeta.models.norm import BatchNorm, NormMode
+from raymeta.models.norm import BatchNorm, NormConfig, NormMode
 from raymeta.models.passes import Pass
 
 CHANNELS, STEPS, EPS = 3, 4, 1e-3
 
 
 def layer(mode: NormMode) -> BatchNorm:
-    norm = BatchNorm(CHANNELS, mode, STEPS, EPS).double()
+    norm = BatchNorm(CHANNELS, NormConfig(norm=mode, norm_eps=EPS), STEPS).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         norm.weight.copy_(1 + torch.rand(norm.weight.shape, generator=generator))
@@ -106,3 +106,25 @@ def test_weights_of_a_pass_may_be_others_than_the_layers_own() -> None:
     norm, x = layer("batch"), images(1)
     found = norm(x, 2 * norm.weight, 2 * norm.bias, Pass(), "layer")
     torch.testing.assert_close(found, 2 * run(norm, x))
+
+
+@pytest.mark.parametrize("momentum", [0.3, 1.0])
+def test_running_averages_move_by_their_momentum(momentum: float) -> None:
+    norm, x = BatchNorm(CHANNELS, NormConfig(norm="running", norm_momentum=momentum), STEPS).double(), images(1)
+    run(norm, x)
+    torch.testing.assert_close(norm.running_mean, momentum * x.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, 1 - momentum + momentum * x.var((0, 2, 3)))
+
+
+@pytest.mark.parametrize("mode", get_args(NormMode))
+def test_without_a_scale_it_is_one(mode: NormMode) -> None:
+    with_scale = BatchNorm(CHANNELS, NormConfig(norm=mode), STEPS).double()
+    without = BatchNorm(CHANNELS, NormConfig(norm=mode, norm_scale=False), STEPS).double()
+    assert [name for name, _ in without.named_parameters()] == ["bias"]
+    torch.testing.assert_close(run(without, images(1), step=1), run(with_scale, images(1), step=1))
+
+
+def test_scales_may_start_uniform() -> None:
+    norm = BatchNorm(1000, NormConfig(init={"bn_gamma": "uniform"}), STEPS)  # type: ignore[arg-type]
+    assert norm.weight is not None
+    assert 0 <= float(norm.weight.detach().min()) < 0.01 < 0.99 < float(norm.weight.detach().max()) <= 1

@@ -14,7 +14,7 @@ from study.driving import load, parse, raymeta
 from raymeta import cli
 from raymeta.api.studies import open_study
 from raymeta.config import parse_trial
-from raymeta.config.migration import VERSION
+from raymeta.config.migration import VERSION, migrated
 from raymeta.errors import UserError
 from raymeta.finals.folders import FILE, folder_of
 from raymeta.finals.runs import final
@@ -246,7 +246,7 @@ def test_every_composition_has_the_settings_and_the_weights_it_had(
         trainer = Trainer(parse_trial(then["config"], spec))
         assert trainer.config.spec == spec.split()[0]
         for section in ("outer", "budget", "model", trainer.config.method, "regularizers"):
-            found, expected = (flatten(data[section]) for data in (trainer.config.as_dict(), then["config"]))
+            found, expected = (flatten(data[section]) for data in (trainer.config.as_dict(), migrated(then["config"])))
             assert expected.items() <= found.items(), spec
         weights = {name: list(tensor.shape) for name, tensor in trainer.learner.state_dict().items()}
         assert weights == then["weights"], spec

@@ -71,7 +71,8 @@ def test_orders_differ() -> None:
 
 def test_gradient_for_film_is_the_finite_difference() -> None:
     method = cavia(IMAGES, model={"width": 2}, context_size=3)
-    assert finite_difference_error(method, IMAGES.tasks(1), beside_theta) < 1e-7
+    # A step of 1e-5 crosses a kink of a ReLU.
+    assert finite_difference_error(method, IMAGES.tasks(1), beside_theta, step=1e-6) < 1e-7
 
 
 def test_gradient_of_regression_is_the_finite_difference() -> None:

@@ -238,7 +238,7 @@ def test_the_context_has_an_effect() -> None:
     (task,) = IMAGES.tasks(1)
 
     def adapted(**settings: Any) -> Weights:
-        weights = modgrad(**settings).adapt(task.support, EVALUATION).weights
+        weights = modgrad(model={"width": 6}, **settings).adapt(task.support, EVALUATION).weights
         return {name: weight.detach() for name, weight in weights.items()}
 
     assert relative_error(adapted(context_lr=0.0), adapted(context_lr=BETA), floor=1) > 1e-4

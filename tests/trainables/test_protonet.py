@@ -100,9 +100,8 @@ def test_one_pass_updates_the_running_averages_once_with_all_images() -> None:
 @pytest.mark.parametrize("norm", ["batch", "support"])
 def test_proto_maml_without_steps_predicts_alike(norm: str) -> None:
     method, (task,) = protonet(way="support" if norm == "support" else "separate"), IMAGES.tasks(1)
-    other = learner(
-        IMAGES, method="protomaml", model={"name": "conv4", "width": 6, "norm": norm}, protomaml={"inner_steps": 0}
-    )
+    model = {"name": "conv4", "width": 6, "norm": norm, "conv_bias": True}
+    other = learner(IMAGES, method="protomaml", model=model, protomaml={"inner_steps": 0})
     other.load_state_dict({**other.state_dict(), **method.state_dict()})
     for context in (TRAINING, EVALUATION):
         ours, theirs = predict(method, task, context), predict(other, task, context)

@@ -33,6 +33,7 @@ from raymeta.hooks import Convolve, Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.models import Backbone
+from raymeta.models.init import fill
 from raymeta.models.passes import Pass
 from raymeta.problem import Problem, Tasks
 from raymeta.registry import regularizer
@@ -45,6 +46,9 @@ class MetaDropoutConfig(Section):
     noise: Literal["learned", "fixed", "weight", "independent", "none"] = "learned"
     head: bool = Field(True, description="Noise on the logits too.")
     init_std: Number = Field(0.02, gt=0, description="Of phi's initial weights, as of the authors' theta.")
+    init_head: Literal["normal", "truncated_normal"] = Field(
+        "normal", description="Law of phi's initial weights for the logits; those of convolutions are truncated normal."
+    )
     lr_factor: float = Field(1.0, gt=0, description="Outer step size of phi, relative to theta's.")
     eval_samples: int = Field(30, ge=1, description="Passes per inner step in evaluation.")
 
@@ -69,20 +73,18 @@ class MetaDropout(Regularizer):
         for layer in model.blocks():
             shape = model.weights()[f"{layer}.weight"].shape
             if learned:
-                self.weights[layer] = nn.Parameter(self._truncated(*shape))
+                self.weights[layer] = nn.Parameter(self._drawn("truncated_normal", *shape))
             elif config.noise == "weight":
                 self.weights[layer] = nn.Parameter(torch.ones(1))
             if config.noise != "weight":
                 self.shifts[layer] = nn.Parameter(torch.zeros(shape[0]))
         if config.head and model.head is not None:
             if learned:
-                self.weights["head"] = nn.Parameter(self._truncated(1, model.feature_size))
+                self.weights["head"] = nn.Parameter(self._drawn(config.init_head, 1, model.feature_size))
             self.shifts["head"] = nn.Parameter(torch.zeros(1))
 
-    def _truncated(self, *shape: int) -> Tensor:
-        """Normal initial weights within two deviations, as TensorFlow's truncated normal."""
-        deviation = self.settings.init_std
-        return nn.init.trunc_normal_(torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation)
+    def _drawn(self, law: str, *shape: int) -> Tensor:
+        return fill(torch.empty(shape), f"{law}({self.settings.init_std})")
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         if self.settings.noise == "none":

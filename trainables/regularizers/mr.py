@@ -5,7 +5,7 @@ Yin, Tucker, Zhou, Levine, Finn: Meta-Learning without Memorization (ICLR 2020).
 The first `blocks` blocks are an encoder, which the inner loop never moves. With `noise: weights` its kernels w are
 random,
 
-    w = mu + sigma * eps in every pass, eps ~ N(0, 1), mu and sigma = softplus(rho) meta-learned
+    w = mu + sigma * eps in every pass, eps ~ N(0, 1), mu and sigma = softplus(rho) + 1.2e-7 meta-learned
     outer loss = Lq + beta * sum over w of KL(N(mu, sigma^2) || N(0, 1))
 
 in evaluation too, as in the authors' code. With `noise: activations` its output h is, in support and query,
@@ -14,8 +14,9 @@ in evaluation too, as in the authors' code. With `noise: activations` its output
     outer loss = Lq + beta * mean over the query's z of KL(N(h, sigma^2) || N(0, 1))
 
 KL(N(m, s^2) || N(0, 1)) = (m^2 + s^2 - 1 - log s^2) / 2. Inner losses have no such term. Biases and norms are not
-random. For classification there is no code of the authors': which blocks are the encoder is a choice of ours, and beta
-belongs to a number of weights. Their mean of z is a linear map of its own.
+random. The constant in sigma bounds the divergence: at the authors' initial rho sigma is nothing else. For
+classification there is no code of the authors': which blocks are the encoder is a choice of ours, and beta belongs to a
+number of weights. Their mean of z is a linear map of its own.
 """
 
 from functools import partial
@@ -31,19 +32,29 @@ from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.models import Backbone, Weights
+from raymeta.models.init import BiasLaw, WeightLaw, fill
 from raymeta.models.passes import Pass
 from raymeta.problem import Problem, Task, Tasks
 from raymeta.registry import regularizer
 from raymeta.schema import Number, Section
 
+EPSILON = 2**-23  # of float32, 1.2e-7
+
 
 class MRConfig(Section):
-    """Defaults: the authors' sinusoid, but for the encoder, which is theirs for none of our networks."""
+    """Defaults: the authors' sinusoid, but for rho, theirs for poses, and the encoder, theirs for none of ours."""
 
     noise: Literal["weights", "activations"] = "weights"
     blocks: int | None = Field(None, ge=0, description="Of the encoder, from the input on; null: all; 0: it is off.")
     beta: Number = Field(5e-5, ge=0, description="On weights; theirs for poses: 1e-3. On activations theirs is 5.")
-    init: Number = Field(-10.0, ge=-80, description="rho at the start, with a deviation of 0.1; on weights.")
+    init: Number = Field(
+        -20.0, ge=-80, description="rho at the start, deviation 0.1; on weights. Theirs for curves: -50, which stays."
+    )
+    mu: WeightLaw | None = Field(
+        None, description="Law of mu at the start, on weights; theirs: normal(0.1); null: as `model.init` says."
+    )
+    bias: BiasLaw | None = Field(None, description="Likewise of the encoder's biases; theirs: normal(0.1).")
+    sigma_floor: Number = Field(EPSILON, ge=0, description="Added to softplus(rho); theirs: float32's epsilon.")
 
 
 @regularizer("mr")
@@ -71,6 +82,7 @@ class MR(Regularizer):
             for name in self.kernels:
                 shape = model.weights()[name].shape
                 self.rho[_key(name)] = nn.Parameter(config.init + 0.1 * torch.randn(shape))
+            self._draw_encoder(model)
             return
         ends = [end for end in model.ends() if end.split(".")[0] == self.encoder[-1]]
         if not ends:
@@ -81,6 +93,18 @@ class MR(Regularizer):
             nn.Parameter(torch.zeros(channels, channels)),
             nn.Parameter(torch.zeros(channels)),
         )
+
+    def _draw_encoder(self, model: Backbone) -> None:
+        weights = model.weights()
+        for name in self.kernels:
+            if self.settings.mu is not None:
+                fill(weights[name], self.settings.mu)
+            if self.settings.bias is not None and (bias := name.replace("weight", "bias")) in weights:
+                fill(weights[bias], self.settings.bias, weights[name])
+
+    def sigma(self, name: str) -> Tensor:
+        """Of a kernel's noise, in the kernel's shape."""
+        return F.softplus(self.rho[_key(name)]) + self.numbers.sigma_floor
 
     def freezes(self, name: str) -> bool:
         return name.split(".")[0] in self.encoder
@@ -95,8 +119,7 @@ class MR(Regularizer):
 
     def on_weights(self, weights: Weights, now: Pass) -> Weights:
         return weights | {
-            name: weights[name] + F.softplus(self.rho[_key(name)]) * now.noise.normal(weights[name])
-            for name in self.kernels
+            name: weights[name] + self.sigma(name) * now.noise.normal(weights[name]) for name in self.kernels
         }
 
     def on_block(self, h: Tensor, layer: str, now: Pass) -> Tensor:
@@ -114,7 +137,7 @@ class MR(Regularizer):
             penalty = adapted.query.penalties[-1]  # of the last pass: the query's
         else:
             means = learner.model.weights()
-            terms = [divergence(means[name], F.softplus(self.rho[_key(name)])).sum() for name in self.kernels]
+            terms = [divergence(means[name], self.sigma(name)).sum() for name in self.kernels]
             penalty = torch.stack(terms).sum()
         return loss + self.numbers.beta * penalty  # type: ignore[no-any-return]
 

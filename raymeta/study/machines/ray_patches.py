@@ -110,14 +110,16 @@ def _keeps_handlers(init: Any) -> Callable[..., Any]:
         # In this thread and so in all that Ray starts: any of them may run Ray's handler until ours is set again.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
         try:
+            listener.start()
             return init(*arguments, **named)
         finally:
             done.set()
-            listener.join()
-            signal.signal(signal.SIGTERM, handler)
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                listener.join()  # a handler may raise here as well
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     return started
 

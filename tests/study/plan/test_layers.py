@@ -75,9 +75,9 @@ def test_settings_of_other_methods_are_taken_over_below_the_own(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("outer: {learning_rate: 1}", "{file}: unknown key 'outer.learning_rate', allowed: clip, decay, every, "
-            "factors, lr, milestones, min_lr, momentum, nesterov, optimizer, reduction, schedule, tasks_per_step, "
-            "weight_decay"),
+        ("outer: {learning_rate: 1}", "{file}: unknown key 'outer.learning_rate', allowed: added, clip, clip_norm, "
+            "clip_scope, clip_when, decay, decay_of, every, factors, lr, milestones, min_lr, momentum, nesterov, "
+            "optimizer, reduction, restart_every, restart_of, schedule, tasks_per_step, weight_decay"),
         ("modle: {name: mlp}", "{file}: unknown key 'modle', did you mean 'model'? (allowed: budget, engine, maml, "
             "method, model, outer, pretraining, regularizers, seed, task)"),
         ("study: {trails: 3}", "{file}: study: unknown key 'trails', did you mean 'trials'? (allowed: finalist_seeds, "

@@ -162,7 +162,7 @@ def test_a_condition_stays_unless_another_is_said() -> None:
     space = {
         "maml.inner_steps": {"int": [1, 5], "when": {"maml.order": {"one_of": ["first"]}}},
         "maml.order": "first,second",  # stands below what depends on it
-        "maml.eval_steps": {"int": [1, 5], "when": {"model.init": {"one_of": ["truncated_normal"]}}},  # never
+        "maml.eval_steps": {"int": [1, 5], "when": {"model.init.head": {"one_of": ["zeros"]}}},  # never
     }
     plan = planned(space=space)
     assert list(plan.space.params).index("maml.order") < list(plan.space.params).index("maml.inner_steps")
@@ -254,7 +254,7 @@ WRONG_WORDS = {
         "unknown key 'regularizers.drpgrad.rate', did you mean 'regularizers.dropgrad.rate'?"
     ),
     "maml.zzzz=1..2": (
-        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, task, outer, "
+        "unknown key 'maml.zzzz', allowed: keys of regularizers.dropgrad, model, model.init, task, outer, "
         "pretraining, budget, engine, maml"
     ),
     "maml.inner_lr=-1..0.5": "maml.inner_lr: found -1.0: input should be greater than or equal to 0",

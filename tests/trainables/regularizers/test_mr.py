@@ -37,7 +37,7 @@ from raymeta.problem import Task, predictions
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.testing import conformance
 from raymeta.training.trainer import Trainer
-from trainables.regularizers.mr import MR, divergence
+from trainables.regularizers.mr import EPSILON, MR, divergence
 
 STEPS, BETA = 2, 0.3
 ON = pytest.mark.parametrize("on", ["weights", "activations"])
@@ -109,7 +109,7 @@ def slow(made: Learner, on: str, order: str) -> Loss:
 
     def loss(theta: Weights, own: Weights, task: Task) -> Tensor:
         noise = noise_of(0)
-        sigmas = {name.split(".")[-1].replace("-", "."): F.softplus(rho) for name, rho in own.items()}
+        sigmas = {name.split(".")[-1].replace("-", "."): F.softplus(rho) + EPSILON for name, rho in own.items()}
         rho = {name.split(".")[-1]: tensor for name, tensor in own.items()}
         terms: list[Tensor] = []  # of activations, by pass
 
@@ -182,7 +182,7 @@ def test_the_inner_loop_moves_all_but_the_encoder(case: Case, on: str, adapt_nor
 def test_without_noise_and_penalty_it_is_the_split_learner(
     case: Case, blocks: int | None, base: str, order: str
 ) -> None:
-    made, tasks = make(case, order=order, blocks=blocks, beta=0.0), case.tasks(1)
+    made, tasks = make(case, order=order, blocks=blocks, beta=0.0, sigma_floor=0.0), case.tasks(1)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if beside_theta(name):
