@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
-    from raymeta.api.comparing import compare
+    from raymeta.api.comparing import compare, rank
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "compare", "datasets",
     "describe", "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "preview",
-    "search", "space", "studies",
+    "rank", "search", "space", "studies",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
 _MODULES = {
     "catalogue": ("describe", "doctor", "methods"),
-    "comparing": ("compare",),
-    "data": ("check_data", "compare", "datasets", "draw_data", "prepare"),
+    "comparing": ("compare", "rank"),
+    "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "searching": ("preview", "search", "space"),

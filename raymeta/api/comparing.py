@@ -8,6 +8,8 @@ from raymeta.api.finals import FinalRuns
 from raymeta.api.studies import Study
 from raymeta.comparison.comparison import Comparison, compared
 from raymeta.comparison.entries import Entry, of_final_run, of_finalists, of_table, of_trial
+from raymeta.comparison.ranking import Ranking
+from raymeta.comparison.ranking import rank as ranked
 from raymeta.errors import UserError, suggest
 from raymeta.finals.folders import folder_of
 from raymeta.report.export import read_export
@@ -31,9 +33,25 @@ def compare(runs: Run | Sequence[Run], *, rope: float | None = None, unpaired: b
     Raises:
         UserError: there is no such run, it has no scores task by task, or they can't be compared.
     """
+    return compared(_all_entries(runs), rope=rope, unpaired=unpaired)
+
+
+def rank(runs: Sequence[Run], *, unpaired: bool = False) -> Ranking:
+    """Rank methods over many tasks: mean ranks, Friedman's test and critical differences (Demšar 2006).
+
+    Args:
+        runs: as `compare` takes them; each method once in each task.
+        unpaired: methods may have other budgets, or be scored on other episodes of a task.
+
+    Raises:
+        UserError: see `compare`; or there are fewer than three methods or two tasks, or a method lacks one.
+    """
+    return ranked(_all_entries(runs), unpaired=unpaired)
+
+
+def _all_entries(runs: Run | Sequence[Run]) -> list[Entry]:
     given = [runs] if isinstance(runs, str | Path | Study | FinalRuns) else list(runs)
-    entries = [entry for one in given for entry in _entries(one, alone=len(given) == 1)]
-    return compared(entries, rope=rope, unpaired=unpaired)
+    return [entry for one in given for entry in _entries(one, alone=len(given) == 1)]
 
 
 def _entries(run: Run, *, alone: bool) -> list[Entry]:

@@ -26,6 +26,10 @@ def compare(
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Compare means of other tasks or budgets, too; without pairs.")
     ] = False,
+    ranks: Annotated[
+        bool,
+        typer.Option("--ranks", help="Rank methods over many tasks, each once in each, with critical differences."),
+    ] = False,
     form: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--format", metavar="md|tex|csv|json", help="By default the ending of --out, or a table."),
@@ -37,16 +41,20 @@ def compare(
     Example: raymeta compare maml-omniglot-5w1s-1f0c2a3b alfa-omniglot-5w1s-77a0b1c2 --rope 0.5
 
     Example: raymeta compare maml+dropgrad-glyphs:0 maml+dropgrad-glyphs:3 -o table.tex
+
+    Example: raymeta compare --ranks maml-omniglot-* alfa-omniglot-* l2f-omniglot-* -o table.tex
     """
     from raymeta.api import comparing
-    from raymeta.comparison.comparison import FORMATS
+    from raymeta.comparison.written import FORMATS
     from raymeta.errors import UserError, suggest
     from raymeta.storage.outputs import output, write_output
 
     if form is not None and form not in FORMATS:
         raise UserError(f"--format: found '{form}', {suggest(form, FORMATS)}")
     file = None if out is None else output(out, () if form else tuple(f".{one}" for one in FORMATS))
-    found = comparing.compare(runs, rope=rope, unpaired=unpaired)
+    if ranks and rope is not None:
+        raise UserError("--rope: found with --ranks, which compares ranks: expected one of them")
+    found = comparing.rank(runs, unpaired=unpaired) if ranks else comparing.compare(runs, rope=rope, unpaired=unpaired)
     form = form or (file.suffix[1:].lower() if file else None)
     if file is not None and form is not None:
         write_output(file, found.written(form))

@@ -13,15 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from raymeta.comparison.entries import Entry, other_budget, other_tasks
-from raymeta.comparison.statistics import differences, holm
+from raymeta.comparison.statistics import differences, holm, pooled, spread
+from raymeta.comparison.written import equal_p, latex, latex_score, markdown, number, p_value, unit
 from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.report.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
-
-FORMATS = ("md", "tex", "csv", "json")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Comparison(Shown):
             for pair in self.pairs[: len(self.entries) - 1]:
                 worse, same, better = pair.practically or (0.0, 0.0, 0.0)
                 parts.append(
-                    f"{first.name} is better than {pair.a} by more than {self.rope:g}{_unit(self.metric)} with "
+                    f"{first.name} is better than {pair.a} by more than {self.rope:g}{unit(self.metric)} with "
                     f"{100 * better:.0f} %, as good with {100 * same:.0f} %, and worse with {100 * worse:.0f} %"
                 )
         return "; ".join([*parts, _seeds(self)])
@@ -139,9 +138,7 @@ class Comparison(Shown):
             return str(self.frame().to_csv())
         if form == "tex":
             return _latex(self)
-        rows = [_head(self), ["---"] * len(_head(self)), *_cells(self)]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join([*lines, "", self.sentence, *self.remarks, ""])
+        return markdown(_head(self), _cells(self), [self.sentence, *self.remarks])
 
     def __rich__(self) -> RenderableType:
         return Group(self.table(), Text(self.sentence), *map(Text, self.remarks))
@@ -180,10 +177,11 @@ def compared(entries: Sequence[Entry], *, rope: float | None = None, unpaired: b
         remarks.append(f"the first {common} tasks are compared, which all of them have")
     sign = -1 if metric.mode == "max" else 1
     ordered = sorted(entries, key=lambda one: sign * float(one.scores[:, : None if unpaired else common].mean()))
-    found, both = [], list(combinations(ordered, 2))  # the better of each stands first
-    for better, worse in both:
-        a, b = (one.scores[:, : None if unpaired else common][None] for one in (worse, better))
-        found.append(differences(a, b, paired=not unpaired, comparisons=len(both)))
+    scores = {one.name: one.scores[None, :, : None if unpaired else common] for one in ordered}
+    shared = pooled([spread(each) for each in scores.values()])
+    both = list(combinations(ordered, 2))  # the better of each stands first
+    options: dict[str, Any] = {"shared": shared, "paired": not unpaired, "comparisons": len(both)}
+    found = [differences(scores[worse.name], scores[better.name], **options) for better, worse in both]
     corrected = holm(np.array([one.p.item() for one in found]))
     pairs = [
         Pair(
@@ -233,39 +231,27 @@ def _tell(one: Comparison) -> str:
         which = ", ".join(part for part in found if part)
         return f"{first.name} has the best mean, {which} {where} (Holm, {len(one.pairs)} comparisons)"
     pair, metric = one.pairs[0], one.metric
-    gap = f"{_number(abs(pair.difference), metric)} ± {_number(pair.half, metric)}{_unit(metric)}"
+    gap = f"{number(abs(pair.difference), metric)} ± {number(pair.half, metric)}{unit(metric)}"
     side = "above" if metric.mode == "max" else "below"
     less = "" if metric.mode == "max" else f" in {metric.name}, where less is better,"
     verdict = "" if pair.significant else ", which is not significant"
-    p = _p(pair.p) if pair.p < 0.001 else f"= {_p(pair.p)}"
-    return f"{first.name} is {gap} {side} {second.name}{less} {where} (p {p}){verdict}"
+    return f"{first.name} is {gap} {side} {second.name}{less} {where} ({equal_p(pair.p)}){verdict}"
 
 
 def _seeds(one: Comparison) -> str:
-    single = [entry.name for entry in one.entries if entry.seeds == 1]
-    if len(single) == len(one.entries):
+    if all(entry.seeds == 1 for entry in one.entries):
         return "each has one seed, so the intervals leave out the luck of a training"
-    if single:
-        return f"{', '.join(single)}: one seed, whose spread is taken from the others"
+    few = [entry for entry in one.entries if entry.seeds < 3]
+    if any(entry.seeds == 1 for entry in few):
+        names = ", ".join(f"{entry.name} ({entry.seeds})" for entry in few)
+        return f"too few seeds to tell their spread, which is taken to be that of the others: {names}"
     counts = sorted({entry.seeds for entry in one.entries})
     pooled = sqrt(float(np.mean([(entry.sd_seeds or 0.0) ** 2 for entry in one.entries])))
     most = one.pairs[0].of_seeds > 0.5
     so = "the luck of a training: more seeds" if most else "the choice of tasks: more test tasks"
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    spread = f"{_number(pooled, one.metric)}{_unit(one.metric)}"
+    spread = f"{number(pooled, one.metric)}{unit(one.metric)}"
     return f"with {seeds} seeds the spread between seeds is {spread}, so most of the ± is {so} would narrow it"
-
-
-def _number(value: float, metric: Metric) -> str:
-    return f"{metric.scale * value:.{metric.digits}f}"
-
-
-def _unit(metric: Metric) -> str:
-    return " points" if metric.unit == "%" else f" {metric.unit}" if metric.unit else ""
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _row(pair: Pair) -> dict[str, Any]:
@@ -288,29 +274,17 @@ def _cells(one: Comparison) -> list[list[str]]:
                 entry.name,
                 metric.text(entry.mean, entry.ci95),
                 str(entry.seeds),
-                _number(entry.sd_seeds, metric) if entry.sd_seeds is not None else "-",
-                f"{metric.scale * -pair.difference:+.{metric.digits}f} ± {_number(pair.half, metric)}" if pair else "-",
-                _p(pair.corrected) if pair else "-",
+                number(entry.sd_seeds, metric) if entry.sd_seeds is not None else "-",
+                f"{metric.scale * -pair.difference:+.{metric.digits}f} ± {number(pair.half, metric)}" if pair else "-",
+                p_value(pair.corrected) if pair else "-",
             ]
         )
     return rows
 
 
-_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_SPECIAL |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
-
-
-def _tex(text: str) -> str:
-    return "".join(_SPECIAL.get(letter, letter) for letter in text)
-
-
 def _latex(one: Comparison) -> str:
-    """A table of booktabs; the best is bold if it is significantly better than every other."""
+    """The best is bold if it is significantly better than every other."""
     metric = one.metric
-    unit = f" ({_tex(metric.unit)})" if metric.unit else ""
-    lines = [r"\begin{tabular}{lr}", r"\toprule", f"Method & {_tex(metric.name.capitalize())}{unit} \\\\", r"\midrule"]
-    for entry in one.entries:
-        mean, half = _number(entry.mean, metric), _number(entry.ci95, metric)
-        score = rf"$\mathbf{{{mean} \pm {half}}}$" if entry is one.best else rf"${mean} \pm {half}$"
-        lines.append(f"{_tex(entry.name)} & {score} \\\\")
-    return "\n".join([f"% {one.sentence}", *lines, r"\bottomrule", r"\end{tabular}", ""])
+    unit_ = f" ({metric.unit})" if metric.unit else ""
+    rows = [[entry.name, latex_score(entry.mean, entry.ci95, metric, bold=entry is one.best)] for entry in one.entries]
+    return latex(["Method", f"{metric.name.capitalize()}{unit_}"], rows, [one.sentence, *one.remarks])

@@ -3,14 +3,22 @@
 A config's scores are [seeds, tasks]. All configs are scored on the same tasks, so a task's difficulty cancels in the
 difference of two; trainings with other seeds are nested in their config, and don't cancel. The variance of a mean is
 
-    tasks:  of the differences, averaged over seeds, a task each                        freedom: tasks - 1
-    seeds:  of the seeds' means, less what tasks and their noise put into these         freedom: Welch and Satterthwaite
+    seeds:  of the seeds' means, over their number                                      freedom: seeds - 1
+    tasks:  of the differences, averaged over seeds, a task each, over their number,
+            less the noise of single scores, which is in the seeds' means already       freedom: tasks - 1
+
+The noise is the residual of the two-way layout of seeds and tasks without replication (Searle, Casella and McCulloch
+1992, chapter 4). It is taken off the tasks' part, of which much is known, not off the seeds', of which little is: a
+variance of few seeds less something would often be zero.
+
+Configs with three seeds or more have spreads of their own, and the freedom of their sum is by Welch (1947). Where one
+has fewer, both are taken to have that of all configs of the comparison, pooled: two seeds say next to nothing of
+theirs, and one nothing.
 
 A replicate of the mean's error is the mean of tasks drawn with replacement, minus the mean (Efron and Tibshirani 1993,
 chapter 13), plus a normal draw for the seeds; each is divided by a draw of sqrt(chi2 / freedom), which makes
-Student's t of a normal error, so that a few seeds or tasks widen the interval as far as they must. The seeds'
-variance is that of a two-way layout without replication (Searle, Casella and McCulloch 1992,
-chapter 4). Interval and p are quantiles of the replicates, so the interval leaves zero out where p is below 0.05.
+Student's t of a normal error, so that a few seeds or tasks widen the interval as far as they must. Interval and p are
+quantiles of the replicates, so the interval leaves zero out where p is below 0.05.
 """
 
 from collections.abc import Sequence
@@ -28,17 +36,29 @@ FEWEST_BEYOND = 25  # replicates on either side beyond a p of 0.05 that is corre
 
 
 class Spread(NamedTuple):
-    """What the seeds of configs put into the variance of their means.
+    """How far the seeds of configs are from each other.
 
     Attributes:
-        raw: variance of the mean by the spread of the seeds' means, [...].
-        noise: what of it is of tasks, [...]: the rest is of the seeds.
-        freedom: seeds - 1.
+        seeds: how many each config has.
+        raw: variance of a seed's mean over tasks, [...].
+        noise: what of it is of the scores' noise, [...]: the rest is of the training.
     """
 
+    seeds: int
     raw: Array
     noise: Array
+
+
+class Pool(NamedTuple):
+    """The spread that several configs are taken to have alike.
+
+    Attributes:
+        freedom: of both variances; 0: they are of one seed each, of which nothing is known.
+    """
+
     freedom: int
+    raw: Array
+    noise: Array
 
 
 @dataclass(frozen=True)
@@ -50,7 +70,7 @@ class Differences:
         high: upper end.
         p: two-sided, of no difference; not corrected for their number.
         variance: of the mean.
-        of_seeds: what of that is of the seeds.
+        of_seeds: what of that is of the trainings, and only more seeds make less.
         freedom: of Student's t with that variance.
     """
 
@@ -64,7 +84,7 @@ class Differences:
 
 
 def spread(scores: Array) -> Spread:
-    """What the seeds of configs add.
+    """How far the seeds of configs are from each other.
 
     Args:
         scores: [..., seeds, tasks].
@@ -72,69 +92,106 @@ def spread(scores: Array) -> Spread:
     seeds, tasks = scores.shape[-2:]
     nothing = np.zeros(scores.shape[:-2])
     if seeds < 2:
-        return Spread(nothing, nothing, 0)
+        return Spread(seeds, nothing, nothing)
     of_seeds = scores.mean(-1)
-    raw = of_seeds.var(-1, ddof=1) / seeds
+    raw = of_seeds.var(-1, ddof=1)
     if tasks < 2:
-        return Spread(raw, nothing, seeds - 1)
+        return Spread(seeds, raw, nothing)
     left = scores - of_seeds[..., None] - scores.mean(-2, keepdims=True) + scores.mean((-2, -1), keepdims=True)
-    noise = (left**2).sum((-2, -1)) / ((seeds - 1) * (tasks - 1)) / (seeds * tasks)
-    return Spread(raw, noise, seeds - 1)
+    return Spread(seeds, raw, (left**2).sum((-2, -1)) / ((seeds - 1) * (tasks - 1) * tasks))
+
+
+def pooled(spreads: Sequence[Spread]) -> Pool:
+    """The spread that configs have in common, each seed counted alike."""
+    freedom = sum(one.seeds - 1 for one in spreads)
+    raw, noise = (
+        np.sum([(one.seeds - 1) * part for one, part in zip(spreads, parts, strict=True)], axis=0) / max(1, freedom)
+        for parts in ([one.raw for one in spreads], [one.noise for one in spreads])
+    )
+    return Pool(freedom, raw, noise)
 
 
 def differences(
-    first: Array, second: Array, *, paired: bool = True, comparisons: int = 1, replicates: int = REPLICATES
+    first: Array,
+    second: Array,
+    *,
+    shared: Pool | None = None,
+    paired: bool = True,
+    comparisons: int = 1,
+    replicates: int = REPLICATES,
 ) -> Differences:
     """Mean of `second` minus mean of `first`; the same numbers always, as the draws are those of one seed.
 
     Args:
         first: scores [P, seeds, tasks].
         second: the same of others, with seeds of their own.
+        shared: what stands in for spreads of fewer than three seeds; None: the two's, pooled.
         paired: the tasks of both are the same.
         comparisons: for how many p will be corrected: replicates are as many as that takes.
         replicates: at least so many.
     """
     a, b = first.mean(-2), second.mean(-2)
-    sides = [b - a] if paired else [b, -a]
-    seeds, freedom = _of_seeds(spread(first), spread(second))
-    mean = np.sum([side.mean(-1) for side in sides], axis=0)
-    of_tasks = [side.var(-1, ddof=1) / side.shape[-1] for side in sides]
-    errors = _errors(sides, seeds, freedom, max(replicates, 40 * FEWEST_BEYOND * comparisons))
-    upper, lower = np.quantile(errors, [0.975, 0.025], axis=0)
-    beyond = [(1 + side.sum(0)) / (len(errors) + 1) for side in (errors >= mean, errors <= mean)]
-    variance = np.sum(of_tasks, axis=0) + seeds
-    parts = [*((one, side.shape[-1] - 1) for one, side in zip(of_tasks, sides, strict=True)), (seeds, freedom)]
+    one, two = spread(first), spread(second)
+    if few := min(one.seeds, two.seeds) < 3:
+        shared = shared or pooled([one, two])
+        one, two = (Spread(config.seeds, shared.raw, shared.noise) for config in (one, two))
+    noises = [two.noise / two.seeds, one.noise / one.seeds]
+    sides, noises = ([b - a], [noises[0] + noises[1]]) if paired else ([b, -a], noises)
+    whole = [side.var(-1, ddof=1) / side.shape[-1] for side in sides]
+    of_tasks = [np.maximum(0.0, part - noise) for part, noise in zip(whole, noises, strict=True)]
+    of_seeds = [config.raw / config.seeds for config in (one, two)]
+    raw = of_seeds[0] + of_seeds[1]
+    freedom = (
+        np.full_like(raw, max(1, shared.freedom))
+        if few and shared
+        else _together(
+            [(of_seeds[0], one.seeds - 1.0), (of_seeds[1], two.seeds - 1.0)], more=2 if one.seeds == two.seeds else 0
+        )
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        whole = variance**2 / np.sum([one**2 / free for one, free in parts], axis=0)
+        shrunk = [
+            side * np.where(all_of > 0, np.sqrt(part / all_of), 0.0)[:, None]
+            for side, part, all_of in zip(sides, of_tasks, whole, strict=True)
+        ]
+    variance = np.sum(of_tasks, axis=0) + raw
+    parts = [(raw, freedom), *((part, side.shape[-1] - 1.0) for part, side in zip(of_tasks, sides, strict=True))]
+    errors = _errors(shrunk, raw, freedom, max(replicates, 40 * FEWEST_BEYOND * comparisons))
+    mean = np.sum([side.mean(-1) for side in sides], axis=0)
+    upper, lower = np.quantile(errors, [0.975, 0.025], axis=0)
+    beyond = [(1 + beyond.sum(0)) / (len(errors) + 1) for beyond in (errors >= mean, errors <= mean)]
     return Differences(
         mean=mean,
         low=mean - upper,
         high=mean - lower,
         p=np.minimum(1.0, 2 * np.minimum(*beyond)),
         variance=variance,
-        of_seeds=seeds,
-        freedom=np.where(variance > 0, whole, 1.0),
+        of_seeds=np.maximum(0.0, raw - np.sum(noises, axis=0)),
+        freedom=_together(parts),
     )
 
 
-def _of_seeds(a: Spread, b: Spread) -> tuple[Array, Array]:
-    """Variance of the mean difference by the seeds, not below 0, and its freedom, [P] each.
+def _together(parts: Sequence[tuple[Array, Array | float]], more: int = 0) -> Array:
+    """Freedom of a sum of variances by Welch (1947).
 
-    A config with one seed has the variance of the other's seeds; of two such nothing is known.
+    Args:
+        parts: variances with their freedoms.
+        more: 0, which is on the safe side, or 2, which has next to no bias where the parts' freedoms are equal.
     """
-    if not a.freedom and not b.freedom:
-        return np.zeros_like(a.raw), np.ones_like(a.raw)
-    if not a.freedom or not b.freedom:
-        one = a if a.freedom else b
-        a, b = one, Spread(one.raw * (one.freedom + 1), one.noise * (one.freedom + 1), one.freedom)
-    raw = a.raw + b.raw
-    with np.errstate(invalid="ignore"):
-        freedom = raw**2 / (a.raw**2 / a.freedom + b.raw**2 / b.freedom)
-    return np.maximum(0.0, raw - a.noise - b.noise), np.where(raw > 0, freedom, 1.0)
+    whole = np.sum([part for part, _ in parts], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = whole**2 / np.sum([part**2 / (freedom + more) for part, freedom in parts], axis=0) - more
+    return np.where(whole > 0, found, 1.0)
 
 
 def _errors(sides: Sequence[Array], seeds: Array, freedom: Array, replicates: int) -> Array:
-    """Replicates of the error of mean differences, [replicates, P]."""
+    """Replicates of the error of mean differences, [replicates, P].
+
+    Args:
+        sides: scores whose means' errors add up, [P, tasks] each.
+        seeds: variance of the mean by the seeds, [P].
+        freedom: of that, [P].
+        replicates: how many.
+    """
     generator, found = np.random.default_rng(0), []
     for first in range(0, replicates, CHUNK):
         count = min(CHUNK, replicates - first)

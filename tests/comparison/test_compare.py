@@ -3,13 +3,16 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from study.driving import WORDS, give_all, noted, raymeta, tiny_record
+from study.driving import WORDS, give_all, noted, tiny_record
+from typer.testing import CliRunner
 
 import raymeta as package
+from raymeta.cli import app
 from raymeta.comparison.comparison import compared
 from raymeta.comparison.entries import TEST, Entry
 from raymeta.errors import UserError
@@ -55,7 +58,7 @@ def test_a_clear_difference_is_a_sentence() -> None:
     found = compared([entry("A", scores(0.60, seed=1)), entry("B", scores(0.614, seed=2))])
     assert [one.name for one in found.entries] == ["B", "A"]
     assert found.best is not None
-    assert found.sentence.startswith("B is 1.35 ± 0.13")
+    assert found.sentence.startswith("B is 1.35 ± 0.16")
     assert " points above A on the same 600 test tasks (p < 0.001)" in found.sentence
     assert "with 3 seeds the spread between seeds is 0." in found.sentence
     assert found.pairs[0].difference == pytest.approx(
@@ -122,6 +125,18 @@ def test_the_first_tasks_that_both_have() -> None:
     assert found.remarks == ["the first 100 tasks are compared, which all of them have"]
 
 
+def test_few_seeds_have_the_others_spread() -> None:
+    one, three, five = (entry(f"{n} seeds", scores(0.6, seeds=n, seed=n)) for n in (1, 3, 5))
+    said = "too few seeds to tell their spread, which is taken to be that of the others: 1 seeds (1)"
+    for others in ([three], [three, five]):
+        found = compared([one, *others])
+        assert said in found.sentence
+        assert all(pair.half > 0 for pair in found.pairs)
+    alone, another = compared([one, replace(one, name="other")]), compared([one, three, replace(one, name="other")])
+    (two,) = (pair for pair in another.pairs if {pair.a, pair.b} == {"1 seeds", "other"})
+    assert two.half > alone.pairs[0].half  # the third config tells how far trainings are apart
+
+
 def test_a_region_of_practical_equivalence() -> None:
     alike = [entry("A", scores(0.6, seed=1)), entry("B", scores(0.601, seed=2))]
     assert compared(alike, rope=0.5).pairs[0].practically[1] > 0.95  # type: ignore[index]
@@ -169,15 +184,17 @@ def test_a_trial_of_which_only_means_are_kept(studies: Path) -> None:
 def test_the_command(studies: Path, tmp_path: Path) -> None:
     a, b, short = final_run("a", 1.0), final_run("b", 0.5), final_run("c", 0.5, "budget.outer_steps=16")
     assert data_of(studies / "finals" / a)
-    done = raymeta("compare", a, b, "--format", "json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    file = tmp_path / "table.csv"
+    assert CliRunner().invoke(app, ["compare", a, b, "-o", str(file)]).exit_code == 0
+    found = json.loads(CliRunner().invoke(app, ["compare", a, b, "--format", "json"]).stdout)
     assert [one["name"] for one in found["entries"]] == [b, a]
     assert found["pairs"][0]["difference"] == pytest.approx(-0.5)
-    file = tmp_path / "table.csv"
-    assert raymeta("compare", a, b, "-o", str(file)).returncode == 0
     (row,) = csv.DictReader(io.StringIO(file.read_text()))
     assert (row["a"], row["b"], row["significant"]) == (a, b, "True")
+    refused = CliRunner().invoke(app, ["compare", a, b, "--ranks", "--rope", "1"]).exception
+    assert "found with --ranks" in str(refused)
+    with pytest.raises(UserError, match="--ranks: found 1 methods"):
+        package.rank([a, b])
     with pytest.raises(UserError, match="was trained 18 outer steps and"):
         package.compare([a, short])
     with pytest.raises(UserError, match=f"did you mean '{b}'"):
