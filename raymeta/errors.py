@@ -26,6 +26,10 @@ class Interrupted(RuntimeError):
         self.exit_code = exit_code
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP while nothing runs yet that listens to it; no library takes it for an error of its own."""
+
+
 class StorageError(OSError):
     """A store of studies that cannot be reached, or does not do what it is asked; `str` is one sentence."""
 

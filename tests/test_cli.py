@@ -262,6 +262,29 @@ def closed_at_once(command: list[str], environment: dict[str, str]) -> None:
 # What needs no search
 
 
+@pytest.mark.parametrize("words", [["search", "maml", "--name", "it"], ["final", "maml", "--seeds", "1"]])
+def test_a_home_that_can_be_none(words: list[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_atomically(tmp_path / "file", "")
+    monkeypatch.setenv("RAYMETA_STUDIES", str(tmp_path / "file" / "studies"))
+    code, _, err = run(*words, "--task", "sinusoid-5s")
+    assert code == 2
+    assert err.endswith(f"kept there: {tmp_path / 'file'} is no folder that you may write to\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("methods >&-", 0, ""),
+        ("methods >&- 2>&- <&-", 0, ""),
+        ("space mamll 2>&-", 2, ""),
+        ("methods > /dev/full", 1, "raymeta: what is written: No space left on device\n"),
+    ],
+)
+def test_standard_streams_that_take_nothing(words: str, code: int, said: str) -> None:
+    done = subprocess.run(["sh", "-c", f'"$0" {words}', COMMAND], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
 def test_methods(run: Run) -> None:
     code, out, err = run("methods")
     assert (code, err) == (0, "")

@@ -86,7 +86,7 @@ def begin(plan: Plan, record: Callable[[], StudyRecord], how: How, started: floa
     """
     session, made = Session(started, quiet=how.quiet), None
     with on_slots(session):
-        session.slots = how.start(plan)
+        session.take(lambda: how.start(plan))
         made = record()
         session.go_on = f"raymeta resume {made.name}"
         run(made, session, lambda: how.start(plan))

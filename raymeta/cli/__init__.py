@@ -5,6 +5,7 @@ from raymeta.installed import current_folder_last
 current_folder_last()  # ahead of all imports that a file of the user's could stand in the way of
 
 # ruff: noqa: E402
+import errno
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from raymeta.cli.methods import methods, space
 from raymeta.cli.predict import predict
 from raymeta.cli.search import extend, resume, search
 from raymeta.cli.studies import export, ls, status, sync, ui
-from raymeta.errors import Interrupted, RunFailed, StorageError, UserError
+from raymeta.errors import Interrupted, RunFailed, StorageError, Terminated, UserError
 from raymeta.report.remarks import say
 
 app = typer.Typer(
@@ -56,12 +57,26 @@ def _root(
     pass
 
 
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # by the user's file system
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)
+    raise Terminated
+
+
+def _open_streams() -> None:
+    """Give closed standard streams (`>&-`) to nobody, or the next file that is opened takes their place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
 
 
 def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
+    _open_streams()
     for name in ("SIGTERM", "SIGHUP"):  # what has begun is put in order; a study's driver has handlers of its own
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
@@ -79,9 +94,18 @@ def main() -> None:
     except Interrupted as left:
         say(str(left))
         sys.exit(left.exit_code)
+    except Terminated:
+        say("left before anything ran: the same command begins again")
+        sys.stderr.flush()
+        os._exit(143)  # libraries that are half imported crash at an ordinary exit
     except RunFailed as error:
         say(f"raymeta: {error}")
         sys.exit(1)
     except BrokenPipeError:  # `raymeta methods | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # nobody else has said what to do about it
+        if error.errno not in REFUSED:
+            raise
+        say(f"raymeta: {error.filename or 'what is written'}: {error.strerror}")
         sys.exit(1)

@@ -23,9 +23,11 @@ from raymeta.finals.results import TABLE, FinalTable, read_result
 from raymeta.problems.images.reading.remote import Root
 from raymeta.report.progress import Jobs
 from raymeta.storage.files import write_atomically
+from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.packing import Pack, take_slots
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
+from raymeta.study.record.folder import refuse_unwritable
 
 
 class Done(NamedTuple):
@@ -69,7 +71,7 @@ def final(
         What they came to.
 
     Raises:
-        UserError: a config cannot be tested.
+        UserError: a config cannot be tested, or nothing can be kept where its runs are.
         RunFailed: the disk is full, or the store is away. What is there is good.
         Interrupted: the user left (Ctrl-C) before all was done.
     """
@@ -87,16 +89,25 @@ def final(
                 prepare_nodes(config.task.elsewhere, ship=ship_data)
         return given
 
-    if left := [run for run in runs if not run.tested]:
-        with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
-            unfinished = _work(left, session, start)
-        if session.broken:
-            raise RunFailed(f"{session.broken}; what is trained is safe: the same command goes on")
-        if session.stopping and unfinished:
-            raise Interrupted(
-                f"{unfinished} of {len(runs)} final runs are not finished; what is trained is saved", session.exit_code
-            )
-    tables = [_table(name, config, runs) for name, config in configs.items()]
+    tables: list[FinalTable | None] = []
+    try:
+        if left := [run for run in runs if not run.tested]:
+            refuse_unwritable(left[0].folder.parent.parent, "final runs")
+            with redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
+                unfinished = _work(left, session, start)
+            if session.stopping and unfinished and not session.broken:
+                raise Interrupted(
+                    f"{unfinished} of {len(runs)} final runs are not finished; what is trained is saved",
+                    session.exit_code,
+                )
+        if not session.broken:
+            tables = [_table(name, config, runs) for name, config in configs.items()]
+    except OSError as error:
+        if not ends_session(error):
+            raise
+        session.broken = unwritable(error)
+    if session.broken:
+        raise RunFailed(f"{session.broken}; what is trained is safe: the same command goes on")
     return Done([table for table in tables if table is not None], session.problems, session.exit_code)
 
 
@@ -104,10 +115,10 @@ def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots]) -> 
     """Do the runs on the machine's slots; returns how many are still to be gone on with."""
     with session.interruptible("no new rounds; the running ones finish and are saved"):
         try:
-            session.slots = start()
+            session.take(start)
             from raymeta.study.machines.pool import Pool  # imported here: Ray's workers warm up meanwhile
 
-            if session.slots.why:
+            if session.slots and session.slots.why:
                 session.say(session.slots.why)
             pool = Pool(runs, session)
             with Jobs(pool, session, "final runs tested") as jobs:

@@ -16,6 +16,7 @@ from rich.console import Console
 from raymeta.study.machines.resources import Slots
 
 LEAVING = "leaving; what runs is saved first"
+LEAVING_START = "leaving as soon as Ray has started"
 SAVING = "what runs is asked to save now; every finished round is saved anyway"
 # How long the running rounds may still take, and then Ray, which waits a minute for what is dead, if all that it has
 # started heard the same signal. Schedulers kill ten seconds after they have asked, or later.
@@ -97,6 +98,23 @@ class Session:
         self.stopping = self.saving = True
         self._leave_at = min(self._leave_at, time.monotonic() + within_s)
 
+    def take(self, start: Callable[[], Slots]) -> None:
+        """Start what it runs on, unless that is up; then leave, if that was asked for meanwhile.
+
+        Ray crashes where its start or its import is interrupted, so that is never done.
+
+        Raises:
+            KeyboardInterrupt: the user wants to leave.
+        """
+        if self.slots is None:
+            try:
+                self.slots = start()
+            except Exception:
+                if not self.closing:
+                    raise  # else what ended this process has ended Ray, too
+        if self.closing:
+            raise KeyboardInterrupt
+
     def break_off(self, reason: str) -> None:
         """Leave, and write nothing more."""
         self.broken = reason
@@ -107,7 +125,7 @@ class Session:
         """Signals inside are heard instead of raised.
 
         Ctrl-C once: nothing new is started. Twice, or SIGTERM or SIGHUP, as schedulers and closed terminals send
-        them: what runs is saved, and left. Once more, or while Ray is still being started: what is inside ends at once.
+        them: what runs is saved, and left. Once more: what is inside ends at once.
         SIGUSR1: what runs is saved, and goes on. Python hears signals in its main thread only, so in another one
         nothing is changed.
 
@@ -138,10 +156,10 @@ class Session:
             self.leave(GRACE_S)
             if not again:
                 watchdog.start()
-            if again or self.slots is None:
+            if again:
                 self.leave()
                 raise KeyboardInterrupt
-            told(LEAVING)
+            told(LEAVING if self.slots else LEAVING_START)
 
         watchdog = threading.Timer(GRACE_S + RAY_GRACE_S, self._end)
         watchdog.daemon = True

@@ -134,16 +134,29 @@ def check_name(name: str) -> None:
         raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
 
 
+def refuse_unwritable(folder: AnyPath, what: str) -> None:
+    """Say that nothing can be kept in a folder, which need not be there yet.
+
+    Args:
+        folder: where.
+        what: is to be kept there.
+
+    Raises:
+        UserError: it is no folder, or the user may not write to it. (Of a store only writing tells.)
+    """
+    if isinstance(folder, Path):
+        above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{folder}: {what} can't be kept there: {above} is no folder that you may write to")
+
+
 def refuse_taken(folder: AnyPath) -> None:
     """Say that there is a study of this name, or something else, or that there can be none.
 
     Raises:
         UserError: there is, or no study can be made there.
     """
-    if isinstance(folder, Path):
-        above = next(path for path in folder.parents if os.path.lexists(path))
-        if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-            raise UserError(f"{folder.parent}: studies can't be kept there: {above} is no folder that you may write to")
+    refuse_unwritable(folder.parent, "studies")
     name = folder.name
     if (folder / "study.yaml").exists():
         raise UserError(f"the study '{name}' exists: go on with `raymeta resume {name}`, or give another --name")

@@ -69,8 +69,8 @@ def on_slots(session: Session) -> Iterator[None]:
 
 
 def _search(record: StudyRecord, session: Session, tracker: Tracker, start: Callable[[], Slots]) -> None:
-    session.slots = session.slots or start()
-    if session.slots.why:
+    session.take(start)
+    if session.slots and session.slots.why:
         session.say(session.slots.why)
     if not record.over:
         from raymeta.study.run.tuning import tune_study  # imported here: Ray's workers warm up meanwhile

@@ -61,6 +61,8 @@ def problem_of(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name in DRIVERS:
         scheme = urlsplit(tracking_uri()).scheme
         return f"{scheme} needs a driver that is not installed: pip install '{DRIVERS[error.name]}'"
+    if re.search(r"Max retries exceeded|Connection refused|timed out", str(error)):
+        return f"no server answers at {without_password(tracking_uri())}"
     if type(error).__name__.startswith("Unsupported"):
         return (
             f"MLflow knows no address of the kind '{urlsplit(tracking_uri()).scheme}:', but https, postgresql, sqlite"

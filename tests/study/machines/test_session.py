@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 
@@ -51,8 +52,37 @@ def told(*words: str, signals: list[int], program: str = PROGRAM) -> tuple[int, 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_scheduler_that_ends_it(number: int, code: int) -> None:
     assert told("up", signals=[number]) == (0, [f"True True True {code}"], "leaving; what runs is saved first\n")
-    # While Ray starts there is nothing to save.
-    assert told(signals=[number]) == (0, [f"True True True {code}"], "")
+    # While Ray starts, which is never broken off in its middle.
+    starting = "leaving as soon as Ray has started\n"
+    assert told(signals=[number]) == (0, [f"True True True {code}"], starting)
+
+
+def test_who_leaves_while_ray_starts_leaves_once_it_has_started() -> None:
+    session, slots = Session(quiet=True), Slots(1, 1.0, 0.0)
+
+    def start() -> Slots:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        return slots
+
+    with session.interruptible("nothing new"):
+        session.take(start)
+        pytest.fail("it goes on")
+    assert (session.slots, session.exit_code) == (slots, 143)
+
+
+def test_what_ends_ray_as_it_starts_asks_to_leave_as_well() -> None:
+    def start() -> Slots:
+        if asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        raise OSError("Ray is gone")
+
+    for asked in (True, False):
+        session = Session(quiet=True)
+        with pytest.raises(OSError, match="gone") if not asked else nullcontext(), session.interruptible("nothing"):
+            session.take(start)
+        assert session.exit_code == (143 if asked else 0)
 
 
 def test_ctrl_c() -> None:
