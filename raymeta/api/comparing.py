@@ -15,6 +15,7 @@ from raymeta.finals.folders import folder_of
 from raymeta.report.export import read_export
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import any_path, expanded
+from raymeta.study.record.folder import names_in
 from raymeta.study.record.home import open_study
 
 Run = str | Path | Study | FinalRuns
@@ -69,7 +70,7 @@ def _entries(run: Run, *, alone: bool) -> list[Entry]:
     for folder in (any_path(text), home / "finals" / any_path(text).name):
         if list(folder.glob("seed*/result.json")):
             return [of_final_run(folder.name, folder)]
-    names = [path.parent.name for path in home.glob("*/study.yaml")]
+    names = names_in(home)
     names += [path.parent.parent.name for path in home.glob("finals/*/seed*/result.json")]
     raise UserError(f"{text}: neither a study nor a tested final run; {suggest(any_path(text).name, set(names))}")
 

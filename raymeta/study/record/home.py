@@ -5,7 +5,7 @@ import os
 from raymeta.errors import StorageError, UserError
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath
-from raymeta.study.record.folder import check_name, refuse_taken
+from raymeta.study.record.folder import check_name, names_in, refuse_taken
 from raymeta.study.record.record import StudyRecord
 
 
@@ -35,8 +35,7 @@ def open_study(name: str) -> StudyRecord:
 def all_studies() -> list[StudyRecord | UserError]:
     """The studies of this folder, by name; of one that cannot be read what is wrong with it, in a sentence."""
     folder = studies_folder()
-    names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
-    return [_read(folder / name) for name in names if not name.startswith(".")]
+    return [_read(folder / name) for name in names_in(folder)]
 
 
 def _read(folder: AnyPath) -> StudyRecord | UserError:
