@@ -19,15 +19,17 @@ if TYPE_CHECKING:
     from raymeta.api.comparing import compare, rank
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
+    from raymeta.api.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.searching import preview, search, space
     from raymeta.api.studies import Study, open_study, studies
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "check_data", "compare", "datasets",
-    "describe", "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "preview",
-    "rank", "search", "space", "studies",
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "archive", "check_data", "compare",
+    "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move", "note",
+    "open_archive", "open_study", "predict", "prepare", "preview", "prune", "rank", "remove", "search", "space",
+    "studies", "tag",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -36,6 +38,7 @@ _MODULES = {
     "comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
+    "keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "searching": ("preview", "search", "space"),
     "studies": ("Study", "open_study", "studies"),

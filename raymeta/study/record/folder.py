@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +102,49 @@ def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Non
     finally:
         (folder / DRIVER).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def held_still(folder: AnyPath) -> Iterator[None]:
+    """Hold a study that is to be read whole, moved or removed: no driver is at work, and none begins.
+
+    Raises:
+        UserError: a process drives it.
+    """
+    if not isinstance(folder, Path):
+        with Lease(folder / "driver.lease").held():
+            yield
+        return
+    handle = _lock_file(folder / LOCK)
+    if handle is None:  # it can't be written to, so it has no drivers
+        yield
+        return
+    try:
+        kind = fcntl.LOCK_EX if os.access(folder / LOCK, os.W_OK) else fcntl.LOCK_SH
+        end = time.monotonic() + 1  # `is_driven` may be looking
+        while True:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"the study '{folder.name}' is in use by another process: let it end, or stop it"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
 
 
 @contextmanager
