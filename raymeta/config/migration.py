@@ -108,6 +108,7 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
     keep(data, "boil", ("inner_steps", "inner_lr", "adapt_norm"), adapt_shortcuts=True)
     keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
+    keep(data, "regularizers.taml", ("weight", "measure"), of="query")
     keep(data, "regularizers.maxup", ("copies", "pool"), draws="task", worst="tasks", box="rounded")
     mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
     keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")

@@ -181,6 +181,10 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
         "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
         "now": {"draws": "independent"},
     },
+    "regularizers.taml": {
+        "then": {"weight": 0.1, "measure": "entropy_reduction"},
+        "now": {"of": "query", "exponent": 2.0, "epsilon": 1.0},
+    },
     "regularizers.maxup": {
         "then": {"copies": 4, "pool": "full"},
         "now": {"draws": "task", "worst": "tasks", "box": "rounded"},

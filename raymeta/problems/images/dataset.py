@@ -19,9 +19,10 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
+from raymeta.engine.labelled import Labelled
 from raymeta.errors import UserError, suggest
 from raymeta.metric import Metric
-from raymeta.problem import SPLITS, Bank, Examples, Labelled, Problem, Split, Tasks
+from raymeta.problem import SPLITS, Bank, Examples, Problem, Split, Tasks
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
 from raymeta.problems.images.given import pixels

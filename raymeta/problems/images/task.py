@@ -1,7 +1,7 @@
 """The `task` section of images: what an episode is."""
 
 from collections.abc import Collection
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import ImageColor
 from pydantic import Field, field_validator, model_validator
@@ -130,6 +130,20 @@ class ImagesTask(TaskConfig):
     @property
     def elsewhere(self) -> "ImagesTask | None":
         return None if self.test_dataset is None else ImagesTask(dataset=self.test_dataset)
+
+    def of_evaluation(self, test: bool) -> dict[str, Any]:
+        """Not what is of training alone: its queries, labels, classes and rotations."""
+        of_training: dict[str, Any] = {"queries": None, "labels": None, "train_classes": None}
+        rotations = "none" if self.rotations == "train" else self.rotations
+        queries = self.queries if self.eval_queries is None else self.eval_queries
+        other = self.test_dataset if test else None
+        return {
+            **self.model_dump(),
+            **of_training,
+            "rotations": rotations,
+            "eval_queries": queries,
+            "test_dataset": other,
+        }
 
     def refuse_ignored(self, given: Collection[str]) -> None:
         """A sampler that draws an episode's shape would ignore what a user says of it."""
