@@ -165,9 +165,19 @@ class Study(Shown):
         Raises:
             UserError: there is no such form, or the file can't be written.
         """
-        from raymeta.api.reports import write_report
+        from raymeta.report.page.forms import form_of
 
-        return write_report(self.record, path, form)
+        form = form_of(path, form)
+        file = output(path if path is not None else f"{self.name}.{form}")
+        write_output(file, self.reported(form))
+        return file
+
+    def reported(self, form: str = "html") -> str:
+        """What `report` writes."""
+        from raymeta.report.page.forms import FORMS, form_of
+        from raymeta.report.page.study import report_of
+
+        return FORMS[form_of(None, form)](report_of(self.record))
 
     def trial_folder(self, trial: int | None = None) -> AnyPath:
         """Where the checkpoint of a trial lies, by default the best's.

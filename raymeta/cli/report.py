@@ -31,12 +31,12 @@ def report(
 
     Example: raymeta report maml+dropgrad-glyphs
     """
-    from raymeta.api.reports import form_of, written
     from raymeta.api.studies import open_study
+    from raymeta.report.page.forms import form_of
 
     form = form_of(out, form)
     study = open_study(name)
     if out == "-":
-        print(written(study.record, form), end="")  # noqa: T201
+        print(study.reported(form), end="")  # noqa: T201
         return
     say(f"wrote {study.report(Path(out) if out is not None else None, form)}")

@@ -15,12 +15,11 @@ from study.driving import give_all, noted, raymeta, tiny_record
 from study.record.test_record import entry
 from typer.testing import CliRunner
 
-from raymeta.api.reports import form_of, written
 from raymeta.api.studies import Study
 from raymeta.cli import app
 from raymeta.errors import UserError
 from raymeta.report.page.content import Grid, printed
-from raymeta.report.page.forms import FORMS, html, latex, markdown
+from raymeta.report.page.forms import FORMS, form_of, html, latex, markdown
 from raymeta.report.page.study import report_of, write_page
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
@@ -217,7 +216,7 @@ def test_the_command(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "wrote one.html\n")
     parsed((tmp_path / "one.html").read_text())
     done = ask(app, ["report", "one", "--format", "json", "-o", "-"])
-    assert done.stdout == written(record, "json")
+    assert done.stdout == Study(record).reported("json")
     done = ask(app, ["report", "onee"])
     assert isinstance(done.exception, UserError)
     assert "did you mean 'one'?" in str(done.exception)

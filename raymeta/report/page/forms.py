@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from raymeta.errors import UserError, shown, suggest
 from raymeta.report.page.content import Grid, Report
 from raymeta.report.style import inline, on_paper
 
@@ -110,6 +111,21 @@ def _finite(data: Any) -> Any:
     if isinstance(data, list | tuple):
         return [_finite(value) for value in data]
     return None if isinstance(data, float) and not isfinite(data) else data
+
+
+def form_of(path: str | Path | None, form: str | None) -> str:
+    """How a report is to be written: as is said, else by the file's ending, else as a page.
+
+    Raises:
+        UserError: there is no such form.
+    """
+    if form is None:
+        form = Path(path).suffix[1:].lower() if path is not None and str(path) != "-" else "html"
+        if form not in FORMS:
+            raise UserError(f"{shown(path)}: its ending names no format: name one by --format ({', '.join(FORMS)})")
+    if form not in FORMS:
+        raise UserError(f"unknown format '{form}': {suggest(form, FORMS)}")
+    return form
 
 
 def _md(text: str) -> str:
