@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from raymeta.api.finals import FinalRuns, final
     from raymeta.api.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
+    from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
     from raymeta.api.studies import Study, open_study, studies
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Study", "archive", "check_data", "compare",
-    "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move", "note",
-    "open_archive", "open_study", "predict", "prepare", "preview", "prune", "rank", "remove", "search", "space",
-    "studies", "tag",
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "archive", "check_data",
+    "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move",
+    "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune", "rank", "remove",
+    "search", "space", "studies", "tag",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -40,6 +41,7 @@ _MODULES = {
     "finals": ("FinalRuns", "final"),
     "keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
+    "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),
     "studies": ("Study", "open_study", "studies"),
     "using": ("Predictions", "load", "predict"),

@@ -118,19 +118,31 @@ def shared_space(name: str, file: Path) -> Path | None:
 
 
 def presets() -> list[str]:
-    """Names of all presets."""
+    """Names of all presets that are a file each; the rows of tables are in raymeta/study/plan/tables.py."""
     return sorted({path.stem for _, path in _presets()})
 
 
-def preset_file(name: str) -> Path:
-    """The file of a preset.
+def preset_file(name: str) -> Path | None:
+    """The file of a preset; None: there is none of that name.
 
     Raises:
-        UserError: no such preset, with the nearest one; or two files are it.
+        UserError: two files are it.
     """
-    if (path := _only("presets", name, [one for one in _presets() if one[1].stem == name])) is None:
-        raise UserError(f"unknown preset '{name}': {suggest(name, presets())}")
-    return path
+    return _only("presets", name, [one for one in _presets() if one[1].stem == name])
+
+
+def tables() -> list[str]:
+    """Names of all tables, whose rows are presets."""
+    return sorted({path.stem for _, path in _tables()})
+
+
+def table_file(name: str) -> Path | None:
+    """The file of a table; None: there is none of that name.
+
+    Raises:
+        UserError: two files are it.
+    """
+    return _only("tables", name, [one for one in _tables() if one[1].stem == name])
 
 
 def _presets() -> list[tuple[installed.Place, Path]]:
@@ -142,6 +154,11 @@ def _presets() -> list[tuple[installed.Place, Path]]:
             beside = [(place, place.path.with_name(f"{name}.yaml")) for place in places]
             found += [(place, path) for place, path in beside if path.is_file()]
     return found
+
+
+def _tables() -> list[tuple[installed.Place, Path]]:
+    folders = [place for _, place in installed.places("raymeta.presets")]
+    return [(place, path) for place in folders for path in place.path.glob("tables/*.yaml")]
 
 
 def _only(what: str, name: str, candidates: Sequence[tuple[installed.Place, Path]]) -> Path | None:

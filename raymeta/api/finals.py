@@ -14,14 +14,16 @@ from raymeta.api.studies import Study
 from raymeta.api.words import Given, Overrides
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
+from raymeta.finals.results import Origin
 from raymeta.problem import open_problem
 from raymeta.report.export import read_export
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import Shown, View
-from raymeta.schema import merge, nest, parse_overrides
+from raymeta.schema import flatten, merge, nest, parse_overrides
 from raymeta.storage.places import expanded
 from raymeta.study.machines.packing import Pack
 from raymeta.study.plan.plan import make_config
+from raymeta.study.plan.tables import Row, row_of
 
 if TYPE_CHECKING:
     import pandas
@@ -87,12 +89,13 @@ class FinalRuns(Shown):
 
 
 def final(
-    configs: "str | Path | Study | Sequence[str | Path | Study]",
+    configs: "str | Path | Study | Sequence[str | Path | Study]" = (),
     task: str | None = None,
     *,
     seeds: int | Sequence[int] = 3,
     overrides: Overrides = None,
     preset: str | Path | None = None,
+    scale: float | None = None,
     test_data: str | None = None,
     by_step: bool = False,
     data_root: str | Path | None = None,
@@ -106,11 +109,14 @@ def final(
     The same call goes on from what is there; a seed that was tested is not trained again.
 
     Args:
-        configs: files that `Study.export` wrote, studies (their best), or methods at the preset (`maml+dropgrad`).
+        configs: files that `Study.export` wrote, studies (their best), or methods at the preset (`maml+dropgrad`);
+            none: the preset is a row of a table, which knows its method.
         task: of the methods, `omniglot-5w1s`; None: that of the files and studies beside them, else the preset's.
         seeds: how many, 0, 1, …, or which.
         overrides: keys to values, of all configs; what stands in a method's own section is that method's only.
-        preset: of the methods; None: the data set's.
+        preset: of the methods, or a row of a table; None: the data set's.
+        scale: to which share of its outer steps the preset is shortened, with as many rounds and tasks as go with it;
+            all that comes of it says so, and shows no published figure.
         test_data: another data set to test on, whose data are prepared: cross-domain.
         by_step: score each run before and after every inner step, too.
         data_root: see `raymeta.search`; so `ship_data`, `slots`, `pack`.
@@ -135,7 +141,11 @@ def final(
     given = Given.of(overrides)
     if test_data is not None:
         given = Given(given.words, {**given.values, "task.test_dataset": test_data})
-    found = {one.name: one for one in _configs(sources, given, task, preset)}
+    if scale is not None and preset is None:
+        raise UserError("--scale: it shortens a preset; name one with --preset (raymeta presets lists them)")
+    if scale is not None and not 0 < scale <= 1:
+        raise UserError(f"--scale {scale:g}: expected a share above 0 and at most 1, as in 0.05")
+    found = {one.name: one for one in _configs(sources, given, task, preset, scale or 1.0)}
     trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
         problem, provenance = open_problem(trial.task), found[name].provenance
@@ -150,6 +160,7 @@ def final(
     for trial in trials.values():
         pretrain(trial, open_problem(trial.task), quiet=quiet)
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
+    options["origins"] = {name: one.origin for name, one in found.items() if one.origin is not None}
     rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     untracked = ""
     try:
@@ -169,18 +180,27 @@ class _Source:
     name: str
     config: TrialConfig
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 def _configs(
-    sources: "Sequence[str | Path | Study]", given: Given, task: str | None, preset: str | Path | None
+    sources: "Sequence[str | Path | Study]", given: Given, task: str | None, preset: str | Path | None, scale: float
 ) -> list[_Source]:
     """The configs in their order; overrides change them all.
 
     What stands in a method's own section changes that method only. Methods beside files have the files' task, if that
     is one and no other was asked for.
     """
+    row = row_of(preset) if preset is not None and not sources else None
+    if row is not None:
+        return [_row(row, preset, given, task, scale)]  # type: ignore[arg-type]
+    if not sources and preset is not None:
+        raise UserError(
+            f"final: {preset} is a preset for any method; name one, as in raymeta final maml --preset {preset}"
+        )
     if not sources:
-        raise UserError(f"final: found no config but {given}; name methods or .yaml files")
+        but = f" but {given}" if str(given) else ""
+        raise UserError(f"final: found no config{but}; name methods, .yaml files or, as --preset, a row of a table")
     methods = [source for source in sources if _is_method(source)]
     named = {_method(str(source)) for source in methods} & set(registry.names("method"))
 
@@ -193,7 +213,8 @@ def _configs(
         if _method(name) not in registry.names("method") and Path(f"{name}.yaml").is_file():
             raise UserError(f"unknown method '{name}': did you mean the file '{name}.yaml'?")
         own = given.without(named - {_method(name)})
-        return _Source(name, make_config(name, task or shared, preset, own.words, overrides=own.values))
+        config = make_config(name, task or shared, preset, own.words, overrides=own.values, scale=scale)
+        return _Source(_named(name, scale), config)
 
     written = [None if source in methods else file(source) for source in sources]
     tasks = {one.config.task.name for one in written if one is not None}
@@ -204,6 +225,20 @@ def _configs(
         if names.count(name) > 1:
             raise UserError(f"{name}: a config of the name '{name}' is given twice")
     return found
+
+
+def _row(row: Row, preset: str | Path, given: Given, task: str | None, scale: float) -> _Source:
+    """A row of a table as it is, or with what the user changes of it."""
+    config = make_config(row.spec, task, preset, given.words, overrides=given.values, scale=scale)
+    theirs = flatten(make_config(row.spec, None, preset, scale=scale).as_dict())
+    same = ("seed", "engine.", "task.bank_seed", "task.source")  # how a row is run, not what it is
+    changed = [key for key, value in config.flat().items() if theirs.get(key) != value and not key.startswith(same)]
+    return _Source(_named(row.name, scale), config, {"preset": row.name}, Origin(row, tuple(changed)))
+
+
+def _named(name: str, scale: float) -> str:
+    """What tables, pictures and folders call a config: a shortened one so that it is seen everywhere."""
+    return name if scale == 1 else f"{name}@{scale:g}"
 
 
 def _written(source: "str | Path | Study", given: Given) -> _Source:

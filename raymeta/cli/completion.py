@@ -50,8 +50,8 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def presets(incomplete: str) -> list[str]:
-    """Presets, and YAML files of this folder."""
-    return _starting(incomplete, [*registry.presets(), *_yaml_files()])
+    """Presets, rows of tables, and YAML files of this folder."""
+    return _starting(incomplete, [*registry.presets(), *_rows(), *_yaml_files()])
 
 
 def spaces(incomplete: str) -> list[str]:
@@ -93,6 +93,18 @@ def configs(ctx: typer.Context, incomplete: str) -> list[str]:
     known = _yaml_files()
     before = [word for word in ctx.params.get("configs") or [] if "=" not in word and word.split(":")[0] not in known]
     return [*specs(incomplete), *_starting(incomplete, known), *(f"{k}=" for k in _keys_of(before, incomplete))]
+
+
+def _rows() -> list[str]:
+    """Names of the rows of all tables, as raymeta/study/plan/tables.py makes them."""
+    from raymeta.storage.files import read_yaml
+
+    found = []
+    for table in registry.tables():
+        with suppress(ValueError, AttributeError, TypeError):  # a broken table is told of by the commands
+            for method, entry in read_yaml(registry.table_file(table) or Path())["methods"].items():
+                found += [f"{table}/{task}-{method}" for task in entry["published"]]
+    return found
 
 
 def _keys_of(given: Iterable[str], incomplete: str) -> list[str]:

@@ -15,15 +15,23 @@ from raymeta.report.remarks import say
 
 def final(
     configs: Annotated[
-        list[str],
+        Optional[list[str]],  # noqa: UP045
         typer.Argument(
             help="Methods at the preset, as in maml+dropgrad or maml+dropgrad:rate=0.2, or .yaml files as "
-            "`raymeta export` writes; and key=value.",
+            "`raymeta export` writes; none: the preset is a row of a table; and key=value.",
             autocompletion=complete.configs,
         ),
-    ],
+    ] = None,
     task: Task = None,
     preset: Preset = None,
+    scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            metavar="SHARE",
+            help="Shorten the preset to a share of its outer steps, as in 0.05, with as many rounds and tasks as go "
+            "with it; every output says so.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, …")] = 3,
     data_root: DataRoot = None,
     ship_data: ShipData = False,
@@ -52,6 +60,8 @@ def final(
 
     Example: raymeta final maml alfa l2f --task omniglot-5w1s --picture curves.png
 
+    Example: raymeta final --preset alfa-table1/cifarfs-5w1s-maml --scale 0.01
+
     Example: raymeta final alfa --task miniimagenet-5w5s --data-root ~/data/mini --test-data cub
     """
     from raymeta.api import finals
@@ -59,12 +69,13 @@ def final(
     from raymeta.storage.outputs import output
 
     picture, by_step = (None if path is None else output(path, PICTURES) for path in (picture, by_step))
+    configs = configs or []
     words = [word for word in configs if "=" in word.split(":")[0]]
     try:
         result = finals.final(
             [word for word in configs if word not in words], task, seeds=seeds, overrides=words, preset=preset,
-            test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data, slots=slots,
-            pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
+            scale=scale, test_data=test_data, by_step=by_step is not None, data_root=data_root, ship_data=ship_data,
+            slots=slots, pack=pack, quiet=as_json,  # type: ignore[arg-type]  # its callback has parsed it
         )  # fmt: skip
     except Interrupted as left:
         say(str(left))

@@ -1,4 +1,4 @@
-"""What there is to search: `space` and `methods`."""
+"""What there is to search and to run: `space`, `methods` and `presets`."""
 
 import sys
 from pathlib import Path
@@ -68,3 +68,29 @@ def methods(
         show_json(catalogue.methods().as_dict())
     else:
         show(catalogue.methods())
+
+
+def presets(
+    word: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(
+            metavar="[WORD|NAME]",
+            help="Only those with it in their name, data set, method or source; a whole name shows all of that one.",
+            autocompletion=complete.presets,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List presets: those for any method, and the rows of papers' tables with their published figures and cost.
+
+    Example: raymeta presets cub
+
+    Example: raymeta presets alfa-table1/cifarfs-5w1s-maml
+    """
+    from raymeta.api import presets as listed
+
+    found = listed.presets(word)
+    if as_json:
+        show_json(found.as_dict())
+    else:
+        show(found)

@@ -171,6 +171,31 @@ class BudgetConfig(Section):
     ensemble: int = Field(
         5, ge=1, description="Best validated weights whose mean outputs are tested beside the best alone (MAML++: 5)."
     )
+    scale: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The share to which `--scale` has shortened a preset's budget; it stands here so that all that is "
+        "made of the config says so.",
+    )
+
+    def shortened(self, scale: float) -> "BudgetConfig":
+        """The same budget for a share of the outer steps, with as many rounds and tasks as go with it.
+
+        Rounds and validation and test tasks shrink by the share, too, but to no fewer than 5, 50 and 100 (or what they
+        were): the ensemble is of 5 validations, and fewer tasks would say little.
+        """
+        steps = max(1, round(self.outer_steps * scale))
+        rounds = min(steps, _share(self.outer_steps // self.validate_every, scale, 5))
+        length = max(1, round(steps / rounds))
+        return BudgetConfig(
+            outer_steps=length * rounds,
+            validate_every=length,
+            validation_tasks=_share(self.validation_tasks, scale, 50),
+            test_tasks=_share(self.test_tasks, scale, 100),
+            ensemble=self.ensemble,
+            scale=scale,
+        )
 
     @model_validator(mode="after")
     def _whole_rounds(self) -> Self:
@@ -179,6 +204,10 @@ class BudgetConfig(Section):
                 f"outer_steps ({self.outer_steps}) must be a multiple of validate_every ({self.validate_every})"
             )
         return self
+
+
+def _share(count: int, scale: float, least: int) -> int:
+    return max(min(count, least), round(count * scale))
 
 
 class EngineConfig(Section):

@@ -3,12 +3,13 @@
     <studies>/finals/<name>-<task>-<hash>/config.yaml     the config without its seed, and the version that made it
 
 The hash is of the whole config, so a folder of an older version, whose schema was another one, has another hash. It is
-found by what is in it, and the same command goes on with it.
+found by what is in it, and the same command goes on with it. A shortened run's config says so (`budget.scale`), so that
+it never shares a folder with a whole one.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import FIRST, VERSION
 from raymeta.errors import UserError
+from raymeta.finals.results import Origin
 from raymeta.problem import open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
@@ -31,7 +33,7 @@ def folder_of(name: str, config: TrialConfig) -> AnyPath:
         name: what tables call the config.
         config: its seed does not matter.
     """
-    label, wanted = name.replace(":", "-"), _seedless(config.as_dict())
+    label, wanted = name.replace(":", "-").replace("/", "-"), _seedless(config.as_dict())
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     finals = studies_folder() / "finals"
     own = finals / f"{label}-{config.task.name}-{digest}"
@@ -41,11 +43,12 @@ def folder_of(name: str, config: TrialConfig) -> AnyPath:
     return next((folder for folder in named if config_in(folder) == wanted), own)
 
 
-def begin(folder: AnyPath, config: TrialConfig) -> None:
+def begin(folder: AnyPath, config: TrialConfig, origin: Origin | None = None) -> None:
     """Note in a folder what it is of, and the data it is tested on, unless that is noted."""
     if not (folder / FILE).exists():
         task = config.task.elsewhere or config.task
-        _note(folder, config, VERSION, {"name": task.data, "fingerprint": open_problem(task).fingerprint})
+        about: dict[str, Any] = {"data": {"name": task.data, "fingerprint": open_problem(task).fingerprint}}
+        _note(folder, config, VERSION, about | ({"preset": origin.as_dict()} if origin else {}))
 
 
 def data_of(folder: AnyPath) -> str:
@@ -55,8 +58,8 @@ def data_of(folder: AnyPath) -> str:
     return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
 
 
-def _note(folder: AnyPath, config: TrialConfig, written_by: str, data: dict[str, str] | None = None) -> None:
-    provenance = {"versions": {"raymeta": written_by}, **({"data": data} if data else {})}
+def _note(folder: AnyPath, config: TrialConfig, written_by: str, about: Mapping[str, Any] | None = None) -> None:
+    provenance = {"versions": {"raymeta": written_by}, **(about or {})}
     write_atomically(folder / FILE, dump_yaml({"provenance": provenance, **_seedless(config.as_dict())}))
 
 

@@ -10,6 +10,7 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
+from raymeta.study.plan.tables import Figure, Row
 
 RESULT, BY_STEP, TABLE = "result.json", "steps.json", "table.json"
 
@@ -52,14 +53,53 @@ class SeedResult:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Which row of a paper's table a config is, and by which keys it is none.
+
+    Attributes:
+        changed: the keys that have other values than the row's, but for those that `--scale` sets.
+    """
+
+    row: Row
+    changed: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, without the figure: whether it may be shown depends on the run."""
+        return {
+            "name": self.row.name,
+            "source": self.row.source,
+            "differs": list(self.row.differs),
+            "changed": list(self.changed),
+        }
+
+
+@dataclass(frozen=True)
 class FinalTable:
-    """A table's row: every seed of a config, and all of them together."""
+    """A table's row: every seed of a config, and all of them together.
+
+    Attributes:
+        origin: the row of a paper's table that it is; None: it is none.
+    """
 
     name: str
     config: TrialConfig
     metric: Metric
     folder: AnyPath
     seeds: list[SeedResult]
+    origin: Origin | None = None
+
+    @property
+    def shortened(self) -> str:
+        """`shortened to 5 % of its preset's outer steps`; "": it is not."""
+        scale = self.config.budget.scale
+        return "" if scale == 1 else f"shortened to {100 * scale:g} % of its preset's outer steps"
+
+    @property
+    def published(self) -> Figure | None:
+        """The figure that a table may show beside this: of a row that was run as it is, unchanged and whole."""
+        if self.origin is None or self.origin.changed or self.shortened:
+            return None
+        return self.origin.row.figure
 
     @property
     def mean(self) -> float:
@@ -106,6 +146,10 @@ class FinalTable:
             "ensemble_of": self.config.budget.ensemble,
             "test_tasks": self.config.budget.test_tasks,
             "outer_steps": self.config.budget.outer_steps,
+            "scale": self.config.budget.scale,
+            "shortened": self.shortened,
+            "preset": self.origin.as_dict() if self.origin else None,
+            "published": self.published.as_dict() if self.published else None,
             "seeds": [
                 {
                     "seed": result.seed,

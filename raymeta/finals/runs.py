@@ -19,7 +19,7 @@ from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, RunFailed
 from raymeta.finals.folders import begin
 from raymeta.finals.plan import Run, plan_runs
-from raymeta.finals.results import TABLE, FinalTable, read_result
+from raymeta.finals.results import TABLE, FinalTable, Origin, read_result
 from raymeta.problems.images.reading.remote import Root
 from raymeta.report.progress import Jobs
 from raymeta.storage.files import write_atomically
@@ -54,6 +54,7 @@ def final(
     data_root: Root | None = None,
     ship_data: bool = False,
     quiet: bool = False,
+    origins: Mapping[str, Origin] | None = None,
 ) -> Done:
     """Train and test configs with each seed, as many at a time as the machine has slots.
 
@@ -66,6 +67,7 @@ def final(
         data_root: where the machines of a cluster find the data; None: they are drawn or downloaded.
         ship_data: they get this machine's packed stores instead.
         quiet: show nothing.
+        origins: of configs that are rows of papers' tables, by the same names.
 
     Returns:
         What they came to.
@@ -76,6 +78,7 @@ def final(
         Interrupted: the user left (Ctrl-C) before all was done.
     """
     runs, session = plan_runs(configs, seeds, by_step), Session(time.time(), quiet=quiet)
+    origins = origins or {}
 
     def start() -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the runs."""
@@ -83,7 +86,7 @@ def final(
         from raymeta.study.machines.nodes import prepare_nodes
 
         for name, config in configs.items():
-            begin(next(run.folder.parent for run in runs if run.name == name), config)
+            begin(next(run.folder.parent for run in runs if run.name == name), config, origins.get(name))
             prepare_nodes(config.task, data_root, ship=ship_data)
             if config.task.elsewhere is not None:
                 prepare_nodes(config.task.elsewhere, ship=ship_data)
@@ -101,7 +104,7 @@ def final(
                     session.exit_code,
                 )
         if not session.broken:
-            tables = [_table(name, config, runs) for name, config in configs.items()]
+            tables = [_table(name, config, runs, origins.get(name)) for name, config in configs.items()]
     except OSError as error:
         if not ends_session(error):
             raise
@@ -130,12 +133,12 @@ def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots]) -> 
     return len(runs)  # it was left before it had begun
 
 
-def _table(name: str, config: TrialConfig, runs: Sequence[Run]) -> FinalTable | None:
+def _table(name: str, config: TrialConfig, runs: Sequence[Run], origin: Origin | None) -> FinalTable | None:
     """A config's row, written down; None: not all of its seeds are tested."""
     own = [run for run in runs if run.name == name]
     if not all(run.tested for run in own):
         return None
     folder = own[0].folder.parent
-    table = FinalTable(name, config, own[0].metric, folder, [read_result(run.folder) for run in own])
+    table = FinalTable(name, config, own[0].metric, folder, [read_result(run.folder) for run in own], origin)
     write_atomically(folder / TABLE, json.dumps(table.as_dict(), indent=1))
     return table

@@ -21,6 +21,10 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
     label, metric = table.folder.name, f"test_{table.metric.name}"
     older = client.search_runs([experiment_id], f"tags.`raymeta.final` = '{label}'")
     tags = {"mlflow.runName": label, "raymeta.final": label, "raymeta.study": str(provenance.get("study", ""))}
+    if table.origin:
+        tags["raymeta.preset"] = table.origin.row.name
+    if table.shortened:
+        tags |= {"raymeta.shortened": table.shortened, "raymeta.scale": f"{table.config.budget.scale:g}"}
     parent = str(client.create_run(experiment_id, tags=tags).info.run_id)
     seeds = ",".join(str(result.seed) for result in table.seeds)
     log_params(client, parent, {**table.config.flat(), "seeds": seeds})

@@ -23,7 +23,7 @@ def final_table(rows: Sequence["FinalTable"]) -> Table:
 
 def _seeds(row: "FinalTable") -> Table:
     metric = row.metric
-    title = f"{row.config.spec}, {_task(row)}, norm: {_norm(row)}"
+    title = f"{heading([row])}, norm: {_norm(row)}"
     table = Table("seed", *_columns(row), "selected at", "train time", title=title)
     for result in row.seeds:
         table.add_row(
@@ -43,15 +43,45 @@ def _seeds(row: "FinalTable") -> Table:
         f"{row.config.budget.test_tasks} test tasks",
         "",
     )
+    if row.published is not None:
+        table.add_row("published", str(row.published))
+    table.caption, table.caption_justify = _remarks([row]), "left"
     return table
 
 
-def _comparison(rows: Sequence["FinalTable"]) -> Table:
-    first, tasks = rows[0], {_task(row) for row in rows}
+def heading(rows: Sequence["FinalTable"]) -> str:
+    """What tables and pictures are called: the row of a table or the method, the task, and whether it was shortened."""
+    tasks, shortened = {_task(row) for row in rows}, {row.shortened for row in rows}
     title = tasks.pop() if len(tasks) == 1 else f"{len(rows)} configs, not all of one task"
+    if len(rows) == 1:
+        (row,) = rows
+        name = f"{row.origin.row.name}: " if row.origin is not None else ""
+        title = f"{name}{row.config.spec}, {title}"
+    if len(shortened) > 1:
+        return f"{title}, some shortened (NAME@SHARE)"
+    return ", ".join(filter(None, [title, *shortened]))
+
+
+def _remarks(rows: Sequence["FinalTable"]) -> str | None:
+    """What a figure of a source means, and why a run is not what the source did."""
+    found = []
+    for row in rows:
+        name = f"{row.name}: " if len(rows) > 1 else ""
+        if row.published is not None and row.origin is not None:
+            found += [f"{name}published: {'; '.join(filter(None, [row.origin.row.source, row.published.meaning]))}"]
+        if row.origin is not None and row.origin.changed:
+            found += [f"{name}not the preset's own: {', '.join(row.origin.changed)}"]
+        found += [f"{name}differs from its source: {one}" for one in row.origin.row.differs] if row.origin else []
+    return "\n".join(dict.fromkeys(found)) or None
+
+
+def _comparison(rows: Sequence["FinalTable"]) -> Table:
+    first, title = rows[0], heading(rows)
     title += f", {len(first.seeds)} seed{'s'[: len(first.seeds) != 1]}, {first.config.budget.test_tasks} test tasks"
     config = Column("config", overflow="fold")  # never cut off: names differ at their ends
-    table = Table(config, *_columns(first), "outer steps", "train time", "norm", title=title)
+    published = any(row.published for row in rows) and not any(row.shortened for row in rows)
+    others = ["published"] if published else []
+    table = Table(config, *_columns(first), *others, "outer steps", "train time", "norm", title=title)
     for row in rows:
         metric = row.metric
         table.add_row(
@@ -64,10 +94,12 @@ def _comparison(rows: Sequence["FinalTable"]) -> Table:
                 # Of one seed: the others have the same validation tasks, so their intervals don't average out.
                 statistics.fmean(result.val_ci95 for result in row.seeds),
             ),
+            *([str(row.published or "-")] if published else []),
             str(row.config.budget.outer_steps),
             f"{statistics.fmean(result.seconds for result in row.seeds) / 60:.1f} min",
             _norm(row),
         )
+    table.caption, table.caption_justify = _remarks(rows), "left"
     return table
 
 
@@ -110,14 +142,15 @@ def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
             axis.plot(steps, mean, color=f"C{number}", lw=1.8, label=label)
         axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation "))
     axes[0].legend(frameon=False)
-    figure.suptitle(_task(rows[0]))
+    figure.suptitle(heading(rows))
     save(figure, path)
 
 
 def by_step_table(rows: Sequence["FinalTable"]) -> Table:
     """Two rows a config: training tasks and test tasks."""
     steps = max(len(row.by_step()["test"]) for row in rows)
-    table = Table("config", "tasks", "before", *(f"step {step}" for step in range(1, steps)), title="by inner step")
+    table = Table("config", "tasks", "before", *(f"step {step}" for step in range(1, steps)))
+    table.title = f"by inner step: {heading(rows)}"
     for row in rows:
         for tasks in TASKS:
             table.add_row(row.name, tasks, *(value(mean, row.metric, ci) for mean, ci in row.by_step()[tasks]))
@@ -136,4 +169,5 @@ def draw_by_step(rows: Sequence["FinalTable"], path: Path) -> None:
         axis.set(xlabel="inner steps", title=TASKS[tasks])
     axes[0].set_ylabel(rows[0].metric.name)
     axes[0].legend(frameon=False)
+    figure.suptitle(heading(rows))
     save(figure, path)

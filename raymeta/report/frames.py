@@ -41,6 +41,11 @@ def finals_frame(finals: "Sequence[FinalTable]") -> "pandas.DataFrame":
 
     rows = []
     for one in finals:
-        about = {"config": one.name, "method": one.config.spec, "task": one.config.task.name}
+        about = {
+            "config": one.name,
+            "method": one.config.spec,
+            "task": one.config.task.name,
+            "scale": one.config.budget.scale,
+        }
         rows += [about | seed for seed in one.as_dict()["seeds"]]
     return pandas.DataFrame(rows, columns=None if rows else ["config", "seed"]).set_index(["config", "seed"])

@@ -67,6 +67,11 @@ class ImagesTask(TaskConfig):
     labels: Literal["shuffled", "fixed"] = Field(
         "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
     )
+    share_classes: bool = Field(
+        False,
+        description="All tasks of an outer step have the same classes with the same labels, and other images of them, "
+        "as in Meta-Dropout's code.",
+    )
     train_classes: int | None = Field(
         None, ge=1, description="Train on so many of the training classes only, drawn once; null: on all."
     )
@@ -92,6 +97,10 @@ class ImagesTask(TaskConfig):
     def _one_number_of_ways(self) -> Self:
         if self.sampler != "fixed" and self.labels == "fixed":
             raise ValueError(f"labels: found 'fixed', but sampler {self.sampler} draws the ways; allowed: shuffled")
+        if self.sampler != "fixed" and self.share_classes:
+            raise ValueError(
+                f"share_classes: found true, but sampler {self.sampler} draws classes task by task; allowed: false"
+            )
         return self
 
     @property

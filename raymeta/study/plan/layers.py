@@ -1,7 +1,7 @@
 """The config of a study's trials but for what is searched, put together in layers.
 
 From the bottom: defaults, those of the data set, its preset (or the problem's), `--preset` on top of its own bases,
-`--task`, what the user fixes.
+`--task`, what the user fixes. A row of a table is whole: the data set's preset is not below it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from raymeta.schema import Section, check, flatten, merge, nest
 from raymeta.storage.files import read_yaml
 from raymeta.storage.places import expanded
 from raymeta.study.plan.own import Said
+from raymeta.study.plan.tables import is_file, named_file, row_of
 
 
 class StudyConfig(Section):
@@ -44,11 +45,16 @@ class StudyConfig(Section):
 
 
 class Layer(NamedTuple):
-    """A part of the config, what a sentence about it begins with, and where it is from in short."""
+    """A part of the config, what a sentence about it begins with, and where it is from in short.
+
+    Attributes:
+        whole: it needs no preset of its data set's below it.
+    """
 
     data: dict[str, Any]
     source: str
     origin: str
+    whole: bool = False
 
 
 class Base(NamedTuple):
@@ -72,7 +78,7 @@ def base_of(spec: str, task: str | None, preset: str | Path | None, fixed: Mappi
     defaults = {"task": {**parse_task(named), **find_problem(named).task_defaults}}
     layers = [
         Layer(defaults, "config", f"defaults of {named}"),
-        *(preset_layers(named) if named in registry.presets() else []),
+        *([] if any(layer.whole for layer in chosen) or named not in registry.presets() else preset_layers(named)),
         *chosen,
         Layer({"task": asked}, "config", "--task"),
     ]
@@ -119,39 +125,60 @@ def _section(method: str, preset: Mapping[str, Any]) -> dict[str, Any]:
     return {method: merge(known, preset.get(method, {}))}
 
 
-def preset_layers(preset: str | Path) -> list[Layer]:
+def preset_layers(preset: str | Path, above: tuple[Path, ...] = ()) -> list[Layer]:
     """A preset by its name or its file, with those that it builds on (`base`) before it.
+
+    Args:
+        preset: a name, that of a row of a table (`alfa-table1/mini-5w1s-maml`), or a file.
+        above: files that build on it.
 
     Raises:
         UserError: there is none, or it is none.
     """
-    named = isinstance(preset, str) and "/" not in preset and not preset.endswith((".yaml", ".yml"))
-    return _with_bases(registry.preset_file(str(preset)) if named else expanded(preset), ())
+    if (row := row_of(preset)) is None:
+        return _with_bases(expanded(preset) if is_file(preset) else named_file(str(preset)), above)
+    layer = Layer(row.data, f"{row.file}: {row.name.partition('/')[2]}", row.name, whole=True)
+    return [*_bases(row.base, row.file, above), _checked(layer)]
 
 
 def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     data = read_yaml(path)
+    if "methods" in data:
+        raise UserError(f"{path}: it is a table; name one of its rows, as in {path}/TASK-METHOD")
     base = data.pop("base", None)
-    for key, value in [*data.items(), *_mapping(data, "regularizers").items()]:
+    own = _checked(Layer(data, str(path), "/".join(path.parts[-2:])))
+    return [*_bases(base, path, above), own]
+
+
+def _checked(layer: Layer) -> Layer:
+    """Every section is one, and the regularizers' are of such."""
+    for key, value in [*layer.data.items(), *_mapping(layer.data, "regularizers").items()]:
         if not isinstance(value, Mapping) and key != "seed":
-            raise UserError(f"{path}: {key}: expected a section of keys, found {value!r}")
-    for name in _mapping(data, "regularizers"):
+            raise UserError(f"{layer.source}: {key}: expected a section of keys, found {value!r}")
+    for name in _mapping(layer.data, "regularizers"):
         if name not in registry.names("regularizer"):
             known = suggest(name, registry.names("regularizer"))
-            raise UserError(f"{path}: regularizers: unknown regularizer '{name}', {known}")
-    layers: list[Layer] = []
-    if base is not None:
-        if not isinstance(base, str):
-            raise UserError(f"{path}: base: expected a preset's name or file, found {base!r}")
-        beside = path.parent / base
-        below = beside if beside.is_file() or base not in registry.presets() else registry.preset_file(base)
-        if below in (path, *above):
-            raise UserError(f"{path}: base: {base} builds on this file")
-        if not below.is_file():
-            known = suggest(base, [*registry.presets(), *(file.name for file in path.parent.glob("*.yaml"))])
-            raise UserError(f"{path}: base: unknown preset '{base}', {known}")
-        layers = _with_bases(below, (path, *above))
-    return [*layers, Layer(data, str(path), "/".join(path.parts[-2:]))]
+            raise UserError(f"{layer.source}: regularizers: unknown regularizer '{name}', {known}")
+    return layer
+
+
+def _bases(base: Any, path: Path, above: tuple[Path, ...]) -> list[Layer]:
+    """What a file builds on: a preset beside it, or one by its name, which may be a row of a table."""
+    if base is None:
+        return []
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: expected a preset's name or file, found {base!r}")
+    beside = path.parent / base
+    row = None if beside.is_file() or "/" not in base or is_file(base) else row_of(base)
+    below = row.file if row else beside if beside.is_file() else registry.preset_file(base)
+    if below in (path, *above):
+        raise UserError(f"{path}: base: {base} builds on this file")
+    if row is not None:
+        return preset_layers(base, (path, *above))
+    if below is None:
+        known = suggest(base, [*registry.presets(), *(file.name for file in path.parent.glob("*.yaml"))])
+        raise UserError(f"{path}: base: unknown preset '{base}', {known}")
+    return _with_bases(below, (path, *above))
 
 
 def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:

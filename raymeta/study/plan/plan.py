@@ -165,6 +165,7 @@ def make_plan(
     names = [name for name in choices if name != NONE]
     own = own_space(space) if space is not None else Own()
     own = own.then(own_values(overrides or {})).then(own_words([*words, *settings], method))
+    _refuse_scale(own, ["budget.scale"])
 
     def base_with(chosen: str | None) -> Base:
         others = [f"regularizers.{name}." for name in names if name != chosen]
@@ -212,15 +213,34 @@ def make_config(
     words: Sequence[str] = (),
     *,
     overrides: Mapping[str, Any] | None = None,
+    scale: float = 1.0,
 ) -> TrialConfig:
-    """The config alone, as `make_plan` puts it together: for final runs, which have no rungs and search nothing."""
+    """The config alone, as `make_plan` puts it together: for final runs, which have no rungs and search nothing.
+
+    With `scale` the preset's budget is shortened to that share, below what words and overrides say.
+    """
     spec, settings = split_settings(spec)
     own = own_values(overrides or {}).then(own_words([*words, *settings], split_spec(spec)[0]))
     for said in own.ranges.values():
         raise UserError(f"{said.source}: a final run searches nothing; give the key one value")
+    _refuse_scale(own, ["budget.scale", *(["budget.outer_steps", "budget.validate_every"] if scale < 1 else [])])
+    if scale < 1:
+        own = _shortened(base_of(spec, task, preset, {}).config, scale).then(own)
     config = base_of(spec, task, preset, own.fixed).config
     _accept(config)
     return config
+
+
+def _refuse_scale(own: Own, keys: Sequence[str]) -> None:
+    for key in keys:
+        if key in own.fixed:
+            raise UserError(f"{key}: it is what `raymeta final --scale` sets; leave it out")
+
+
+def _shortened(config: TrialConfig, scale: float) -> Own:
+    budget, epochs = config.budget.shortened(scale), config.pretraining.epochs
+    values = {"budget": budget.model_dump(), "pretraining": {"epochs": max(min(epochs, 1), round(epochs * scale))}}
+    return own_values(values)
 
 
 def _choices(choose: str | None) -> list[str]:

@@ -33,8 +33,8 @@ def cub(root: Path) -> tuple[type, Published]:
 
 SMALLER = ["budget.validation_tasks=2", "outer.tasks_per_step=1", "maml.inner_steps=1"]  # a dry run takes steps
 ROWS = [
-    ("dropgrad-table1", "maml+aug+dropgrad", mini, "model.channels=[2,2,2,2]"),
-    ("mgaug-table2", "maml+aug+mgaug", cub, "model.width=2"),
+    ("dropgrad-table1/mini-5w1s-maml-dropgrad", "maml+aug+dropgrad", mini, "model.channels=[2,2,2,2]"),
+    ("mgaug-table2/cub-5w1s-maml-mgaug", "maml+aug+mgaug", cub, "model.width=2"),
 ]
 
 

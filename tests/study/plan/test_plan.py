@@ -17,10 +17,7 @@ from raymeta.study.plan.plan import Plan, make_config, make_plan
 
 METHODS, REGULARIZERS = (", ".join(registry.names(kind)) for kind in ("method", "regularizer"))
 
-PRESETS = (
-    "allowed: cifarfs, dropgrad-table1, glyphs, learners, memorisation, metadropout-omniglot20w, metamix-omniglot20w, "
-    "mgaug-table2, omniglot, sinusoid, smoke"
-)
+PRESETS = f"allowed: {', '.join(registry.presets())}"
 
 
 def flat(*arguments: Any, **named: Any) -> dict[str, Any]:
@@ -209,7 +206,10 @@ WRONG = [
         "unknown data set 'glyps': did you mean 'glyphs'? (allowed: cifarfs, cub, fc100, folder, glyphs, "
         "images, miniimagenet, omniglot, sinusoid, tieredimagenet)",
     ),
-    (("maml", None, "smok"), f"unknown preset 'smok': did you mean 'smoke'? ({PRESETS})"),
+    (
+        ("maml", None, "smok"),
+        f"unknown preset 'smok': did you mean 'smoke'? ({PRESETS}); rows of tables: raymeta presets",
+    ),
     (("maml", None, "../maml"), "../maml: no such file"),
     (
         (*SINUSOID, ["study.trails=3"]),
