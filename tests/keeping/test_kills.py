@@ -16,7 +16,7 @@ import raymeta
 from raymeta.keeping import moving
 
 PROGRAM = """
-import sys, raymeta.api.keeping as keeping
+import sys, raymeta.api.kept.keeping as keeping
 print("ready", flush=True)
 sys.stdin.readline()
 {call}
