@@ -10,7 +10,6 @@ from study.driving import parse, raymeta
 
 import raymeta as package
 from raymeta.api.finals import _configs
-from raymeta.api.words import Given
 from raymeta.errors import UserError
 from raymeta.finals.folders import folder_of
 from raymeta.finals.results import FinalTable, SeedResult
@@ -19,6 +18,7 @@ from raymeta.problem import open_problem
 from raymeta.report.finals import draw_curves, final_table
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import text
+from raymeta.study.plan.words import Given
 
 TABLE = """
 source: Somebody 2020, Table 1
