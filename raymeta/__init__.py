@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
+    from raymeta.api.comparing import compare, rank
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
+    from raymeta.api.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
@@ -25,16 +27,19 @@ if TYPE_CHECKING:
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "check_data", "datasets",
-    "describe", "doctor", "draw_data", "final", "load", "methods", "open_study", "predict", "prepare", "presets",
-    "preview", "search", "space", "studies",
+    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "archive", "check_data",
+    "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move",
+    "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune", "rank", "remove",
+    "search", "space", "studies", "tag",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
 _MODULES = {
     "catalogue": ("describe", "doctor", "methods"),
+    "comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
+    "keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),

@@ -29,6 +29,8 @@ class Hooks:
     Attributes:
         task: (task, loss, context) to the outer loss of a task, given the function that computes it for any task.
         query: (adapted, task, context) to the learner's state and the task that the query loss is computed of.
+        query_losses: (losses, context) to the losses of a task's query examples, [n], of which the learner's outer loss
+            is the mean.
         query_loss: (loss, adapted, task, context) to a task's outer loss, []: adds what depends on the adapted learner.
         weights: (weights, pass) to the weights below the head that a pass uses, and no other pass.
         inner_gradients: (gradients, context) to the gradients of an inner step, by parameter name, before the
@@ -44,6 +46,7 @@ class Hooks:
 
     task: Callable[[Task, Loss, Context], Tensor] | None = None
     query: Callable[[Any, Task, Context], tuple[Any, Task]] | None = None
+    query_losses: Callable[[Tensor, Context], Tensor] | None = None
     query_loss: Callable[[Tensor, Any, Task, Context], Tensor] | None = None
     weights: Callable[[Weights, Pass], Weights] | None = None
     inner_gradients: Callable[[Weights, Context], Weights] | None = None

@@ -96,6 +96,14 @@ class Learner(nn.Module, ABC):
         """The task's outer loss, a scalar: by default the mean loss of the predictions."""
         return self.loss(self.predict(adapted, query.x), query.y)
 
+    def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The loss of every example, [n], whose mean is `loss`."""
+        return torch.vmap(lambda one, expected: self.loss(one[None], expected[None]))(outputs, y)
+
+    def query_losses(self, adapted: Any, query: Examples) -> Tensor:
+        """The outer loss of every query example, [n], whose mean is `query_loss`."""
+        return self.losses(self.predict(adapted, query.x), query.y)
+
     def with_hook(self, adapted: Any, on_block: Callable[..., Tensor]) -> Any:
         """An adapted state whose query passes call one more hook on the blocks' outputs."""
         return replace(adapted, query=hooked(adapted.query, on_block))
@@ -309,7 +317,7 @@ def task_loss(learner: Learner, task: Task, context: Context) -> Tensor:
         for hooks in context.hooks:
             if hooks.query is not None:
                 queried, asked = hooks.query(queried, asked, context)
-        found = learner.query_loss(queried, asked.query)
+        found = _queried(learner, queried, asked, context)
         for hooks in context.hooks:
             if hooks.query_loss is not None:
                 found = hooks.query_loss(found, adapted, task, context)
@@ -323,6 +331,17 @@ def task_loss(learner: Learner, task: Task, context: Context) -> Tensor:
         if hooks.task is not None:
             whole = within(hooks.task, whole)
     return whole(task)
+
+
+def _queried(learner: Learner, adapted: Any, task: Task, context: Context) -> Tensor:
+    """The learner's own outer loss of a task, []."""
+    changes = [hooks.query_losses for hooks in context.hooks if hooks.query_losses is not None]
+    if not changes:
+        return learner.query_loss(adapted, task.query)
+    losses = learner.query_losses(adapted, task.query)
+    for change in changes:
+        losses = change(losses, context)
+    return losses.mean()
 
 
 def probabilities(y: Tensor, labels: int, dtype: torch.dtype) -> Tensor:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.arrays import as_numbers
+from raymeta.engine.labelled import Labelled
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.engine.tasks import for_each, of_task
 from raymeta.errors import UserError, suggest
@@ -73,22 +72,6 @@ class Tasks(NamedTuple):
     def to(self, device: torch.device | str) -> "Tasks":
         """The same tasks on a device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
-
-
-class Labelled(NamedTuple):
-    """Training examples by number, with their classes.
-
-    Attributes:
-        classes: how many there are.
-        size: how many examples.
-        take: numbers [n] to examples with labels, on the CPU.
-        about: which of the data they are, as plain data.
-    """
-
-    classes: int
-    size: int
-    take: Callable[[NDArray[np.int64]], Examples]
-    about: dict[str, Any]
 
 
 class Bank(Protocol):
@@ -204,6 +187,12 @@ class Problem(ABC):
         if split == "test" and not final:
             raise TestSplitClosed("the test split is opened by final runs only")
         return self._bank(split, seed)
+
+    def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
+        """`bank` of training tasks, for a problem whose tasks of one outer step may have something in common: step t
+        has those from t * tasks_per_step on.
+        """
+        return self.bank("train", seed)
 
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
@@ -370,11 +359,7 @@ def open_problem(task: TaskConfig) -> Problem:
 
 
 def predictions(
-    learner: "Learner",
-    tasks: Tasks,
-    vectorized: bool,
-    numbers: int | Sequence[int] = 0,
-    steps: int | None = None,
+    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
 ) -> Tensor:
     """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
 

@@ -277,7 +277,7 @@ def test_a_home_that_can_be_none(words: list[str], run: Run, tmp_path: Path, mon
         ("methods >&-", 0, ""),
         ("methods >&- 2>&- <&-", 0, ""),
         ("space mamll 2>&-", 2, ""),
-        ("methods > /dev/full", 1, "raymeta: what is written: No space left on device\n"),
+        ("methods > /dev/full", 1, "raymeta: the disk is full\n"),
     ],
 )
 def test_standard_streams_that_take_nothing(words: str, code: int, said: str) -> None:

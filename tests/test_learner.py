@@ -174,6 +174,42 @@ def test_a_hook_on_the_query_changes_what_is_asked_and_not_what_later_hooks_are_
     assert told == [task]
 
 
+LEARNERS = [
+    name for name in registry.names("method") if registry.find("method", name).__module__.startswith("trainables")
+]
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learners_outer_loss_is_the_mean_of_the_losses_of_query_examples(name: str, soft: bool) -> None:
+    """Each of them is a part of its own: what the others' labels are has no say."""
+    problem = Random((1, 28, 28))
+    method, (task,) = learner(problem, method=name, model={"width": 4}), problem.tasks(1)
+    y = F.one_hot(task.query.y, 3).double() if soft else task.query.y
+    adapted = method.adapt(task.support, TRAINING)
+    losses = method.query_losses(adapted, Examples(task.query.x, y))
+    assert losses.shape == (9,)
+    torch.testing.assert_close(losses.mean(), method.query_loss(adapted, Examples(task.query.x, y)))
+    others = torch.cat([y[:1], y[1:].roll(4, 0)])
+    moved = method.query_losses(adapted, Examples(task.query.x, others))
+    assert torch.equal(moved[0], losses[0])
+    assert not torch.equal(moved[1:], losses[1:])
+
+
+def test_a_hook_on_the_losses_of_queries_comes_before_their_mean_and_before_terms() -> None:
+    method, (task,) = learner(VECTORS, **MLP), VECTORS.tasks(1)
+    weights = torch.arange(len(task.query.y)).double()
+    hooks = (
+        Hooks(query_loss=lambda loss, adapted, task, context: loss + 1),
+        Hooks(query_losses=lambda losses, context: weights * losses),
+        Hooks(query_losses=lambda losses, context: losses + 2),
+    )
+    adapted = method.adapt(task.support, TRAINING)
+    squares = (method.predict(adapted, task.query.x) - task.query.y).square().mean(1)
+    found = task_loss(method, task, replace(TRAINING, hooks=hooks))
+    torch.testing.assert_close(found, (weights * squares).mean() + 3)
+
+
 def test_what_is_frozen_stays_in_the_inner_loop_and_is_learned_in_the_outer_one() -> None:
     method = learner(VECTORS, **MLP, regularizers={"frozen": {}}, maml={"inner_lr": 0.1, "inner_steps": 2})
     (task,), before = VECTORS.tasks(1), method.model.weights()

@@ -103,9 +103,17 @@ class MAMLPP(MAML):
     def query_loss(self, adapted: Adapted, query: Examples) -> Tensor:
         if not isinstance(adapted, Steps):
             return super().query_loss(adapted, query)
+        return self._over_steps(self.loss, adapted, query)
+
+    def query_losses(self, adapted: Adapted, query: Examples) -> Tensor:
+        if not isinstance(adapted, Steps):
+            return super().query_losses(adapted, query)
+        return self._over_steps(self.losses, adapted, query)
+
+    def _over_steps(self, loss: Callable[[Tensor, Tensor], Tensor], adapted: "Steps", query: Examples) -> Tensor:
         x = self.model.prepare(query.x)
-        losses = [share * self.loss(self.outputs(x, weights, now), query.y) for share, weights, now in adapted.path]
-        return torch.stack(losses).sum()
+        losses = [share * loss(self.outputs(x, weights, now), query.y) for share, weights, now in adapted.path]
+        return torch.stack(losses).sum(0)
 
     def with_hook(self, adapted: Adapted, on_block: Callable[..., Tensor]) -> Adapted:
         changed: Adapted = super().with_hook(adapted, on_block)

@@ -151,6 +151,24 @@ class Study(Shown):
         write_output(where, search_picture(self.record, where.suffix))
         return where
 
+    def report(self, path: str | Path | None = None, form: str | None = None) -> Path:
+        """Write what the study has found: the best and how sure that is, what made it so, what it took, what failed.
+
+        Args:
+            path: the file; None: the study's name with the form's ending, in this folder.
+            form: `html` (a page that needs nothing but itself), `md` or `tex` (its tables), `csv` (the trials) or
+                `json`; None: what the file's name ends in, or a page.
+
+        Returns:
+            The file.
+
+        Raises:
+            UserError: there is no such form, or the file can't be written.
+        """
+        from raymeta.api.reports import write_report
+
+        return write_report(self.record, path, form)
+
     def trial_folder(self, trial: int | None = None) -> AnyPath:
         """Where the checkpoint of a trial lies, by default the best's.
 

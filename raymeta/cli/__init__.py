@@ -15,13 +15,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from raymeta.cli.common import show
+from raymeta.cli.compare import compare
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
 from raymeta.cli.final import final
+from raymeta.cli.keeping import archive, ls, mv, note, open_, prune, rm, tag
 from raymeta.cli.methods import methods, presets, space
 from raymeta.cli.predict import predict
+from raymeta.cli.report import report
 from raymeta.cli.search import extend, resume, search
-from raymeta.cli.studies import export, ls, status, sync, ui
+from raymeta.cli.studies import export, status, sync, ui
 from raymeta.errors import Interrupted, RunFailed, StorageError, Terminated, UserError
 from raymeta.report.remarks import say
 
@@ -33,9 +36,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
-VERBS = (search, resume, extend, ls, status, export, final, predict, sync, ui, space, methods, presets, doctor)
+VERBS = (
+    search, resume, extend, ls, status, report, export, final, compare, predict,
+    note, tag, mv, archive, open_, prune, rm,
+    sync, ui, space, methods, presets, doctor,
+)  # fmt: skip
 for verb in VERBS:  # as `--help` lists them
-    app.command()(verb)
+    app.command(verb.__name__.rstrip("_"))(verb)
 app.add_typer(data_app, name="data")
 
 
@@ -106,5 +113,7 @@ def main() -> None:
     except OSError as error:  # nobody else has said what to do about it
         if error.errno not in REFUSED:
             raise
-        say(f"raymeta: {error.filename or 'what is written'}: {error.strerror}")
+        from raymeta.study.machines.failures import unwritable
+
+        say(f"raymeta: {unwritable(error)}")
         sys.exit(1)

@@ -61,8 +61,10 @@ def spaces(incomplete: str) -> list[str]:
 
 def studies(incomplete: str) -> list[str]:
     """Studies of this folder; none of those on a store, which may be far away."""
+    from raymeta.study.record.folder import names_in
+
     folder = _studies()
-    return _starting(incomplete, sorted(path.parent.name for path in folder.glob("*/study.yaml")) if folder else [])
+    return _starting(incomplete, names_in(folder) if folder else [])
 
 
 def runs(incomplete: str) -> list[str]:

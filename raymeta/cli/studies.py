@@ -1,4 +1,4 @@
-"""What is done with studies that are there: `ls`, `status`, `export`, `ui`."""
+"""What is done with studies that are there: `status`, `export`, `ui`."""
 
 import os
 import shlex
@@ -11,21 +11,6 @@ import typer
 from raymeta.cli import completion as complete
 from raymeta.cli.common import Json, Name, show, show_json
 from raymeta.report.remarks import say
-
-
-def ls(as_json: Json = False) -> None:
-    """List the studies of this folder: how far they are, and the best of each.
-
-    Example: raymeta ls
-    """
-    from raymeta.api.studies import studies
-    from raymeta.report.status import ls_table
-
-    rows = [study.status for study in studies()]
-    if as_json:
-        show_json([row.as_dict() for row in rows])
-    else:
-        show(ls_table(rows))
 
 
 def status(name: Name, as_json: Json = False) -> None:

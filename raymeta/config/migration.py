@@ -106,7 +106,10 @@ def _methods_became_their_authors(data: dict[str, Any]) -> None:
     keep(data, "relationnet", ("loss", "hidden"), passes="separate", padding="full")
     keep(data, "outer", ("lr", "clip", "reduction"), clip_scope="all")
     keep(data, "modgrad", ("context_lr", "context_size"), variant="paper", factors=5)
+    keep(data, "boil", ("inner_steps", "inner_lr", "adapt_norm"), adapt_shortcuts=True)
     keep(data, "regularizers.metamix", ("rate", "beta", "layers", "shuffle", "shuffle_start"), draws="independent")
+    keep(data, "regularizers.taml", ("weight", "measure"), of="query")
+    keep(data, "regularizers.maxup", ("copies", "pool"), draws="task", worst="tasks", box="rounded")
     mgaug = ("pruning", "networks", "keep", "weight", "resize", "sizes", "count")
     keep(data, "regularizers.mgaug", mgaug, cap=1.0, scores="adapted", head="averaged")
 
@@ -133,11 +136,22 @@ def _initial_values_are_said_by_tensor(data: dict[str, Any]) -> None:
     keep(data, "regularizers.mr", ("noise", "blocks", "beta", "init"), sigma_floor=0.0)
 
 
+def _scopes_of_dropgrad_are_the_papers(data: dict[str, Any]) -> None:
+    """0.2.0. Before, `layers: first` was the stem where there is one, not the first block. Of a config that was not
+    written down whole it is not known what is meant there: it is refused.
+    """
+    regularizers, model = _mapping(data.get("regularizers")), _mapping(data.get("model"))
+    dropgrad, stem = regularizers.get("dropgrad"), model.get("name") in ("resnet10", "resnet18")
+    known = data.keys() >= WHOLE or not stem
+    if isinstance(dropgrad, dict) and dropgrad.get("layers") == "first" and known:
+        dropgrad["layers"] = "stem" if stem else "start"
+
+
 def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
     """A whole `model` section as the first version that could say as much wrote it, so that what is kept under a digest
     of it is found again.
     """
-    later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False}
+    later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False, "plain_blocks": 0}
     found = {key: value for key, value in model.items() if key not in later or value != later[key]}
     for old in ({"init": "xavier"}, {"init": "fan_out"}, {"init": "truncated_normal"}):
         data = {"model": {"name": found.get("name"), **old}}
@@ -157,6 +171,7 @@ RULES: tuple[Rule, ...] = (
     _sinusoid_is_a_problem,
     _methods_became_their_authors,
     _initial_values_are_said_by_tensor,
+    _scopes_of_dropgrad_are_the_papers,
 )
 
 

@@ -1,7 +1,7 @@
 """The sections that every trial has: the task, but for what its problem adds; outer loop, budget, engine."""
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,6 +35,14 @@ class TaskConfig(Section):
     def elsewhere(self) -> "TaskConfig | None":
         """Of the data that a final run is tested on, where they are others than those trained on."""
         return None
+
+    def of_evaluation(self, test: bool) -> dict[str, Any]:
+        """What of it decides how evaluation's tasks are drawn: configs that agree in it are scored on the same ones.
+
+        Args:
+            test: the tasks are those of a test, not of a validation.
+        """
+        return self.model_dump()
 
     def refuse_ignored(self, given: Collection[str]) -> None:
         """Say which of the keys that a user gave would be ignored.

@@ -18,6 +18,7 @@ from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import FIRST, VERSION
 from raymeta.errors import UserError
 from raymeta.finals.results import Origin
+from raymeta.problem import open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
 from raymeta.storage.places import AnyPath
@@ -39,13 +40,22 @@ def folder_of(name: str, config: TrialConfig) -> AnyPath:
     if own.exists():
         return own
     named = sorted(folder for folder in finals.glob("*") if folder.name.startswith(f"{label}-"))
-    return next((folder for folder in named if _config_in(folder) == wanted), own)
+    return next((folder for folder in named if config_in(folder) == wanted), own)
 
 
 def begin(folder: AnyPath, config: TrialConfig, origin: Origin | None = None) -> None:
-    """Note in a folder what it is of, unless that is noted."""
+    """Note in a folder what it is of, and the data it is tested on, unless that is noted."""
     if not (folder / FILE).exists():
-        _note(folder, config, VERSION, {"preset": origin.as_dict()} if origin else {})
+        task = config.task.elsewhere or config.task
+        about: dict[str, Any] = {"data": {"name": task.data, "fingerprint": open_problem(task).fingerprint}}
+        _note(folder, config, VERSION, about | ({"preset": origin.as_dict()} if origin else {}))
+
+
+def data_of(folder: AnyPath) -> str:
+    """The fingerprint of the data that the runs in a folder are tested on; "": older versions noted none."""
+    about = read_yaml(folder / FILE).get("provenance") if (folder / FILE).exists() else None
+    data = about.get("data") if isinstance(about, dict) else None
+    return str(data.get("fingerprint", "")) if isinstance(data, dict) else ""
 
 
 def _note(folder: AnyPath, config: TrialConfig, written_by: str, about: Mapping[str, Any] | None = None) -> None:
@@ -53,7 +63,7 @@ def _note(folder: AnyPath, config: TrialConfig, written_by: str, about: Mapping[
     write_atomically(folder / FILE, dump_yaml({"provenance": provenance, **_seedless(config.as_dict())}))
 
 
-def _config_in(folder: AnyPath) -> dict[str, Any] | None:
+def config_in(folder: AnyPath) -> dict[str, Any] | None:
     """The config that a folder is of; None: nothing in it tells. 0.1.0 left it in the checkpoints only, which are
     large: once read it is noted.
     """

@@ -26,6 +26,7 @@ class Backbone(nn.Module, ABC):
         offers: what regularizers may need of it: `convolutions`, if it calls hooks on them.
         feature_size: F, numbers in the features of an example.
         map_shape: (C, h, w) of the last block's output; () where there are no places.
+        stem_blocks: those of `blocks` that come before the first block proper.
         film_channels: C of every block that a pass can scale and shift before its nonlinearity (`Pass.on_normalised`).
     """
 
@@ -33,6 +34,7 @@ class Backbone(nn.Module, ABC):
     offers: ClassVar[frozenset[str]] = frozenset()
     batches_tasks_on_cpu: ClassVar[bool]  # whether vmap over tasks beats a loop on a CPU
     norm_mode: NormMode = "batch"
+    stem_blocks: ClassVar[tuple[str, ...]] = ()
     feature_size: int
     map_shape: tuple[int, ...] = ()
     film_channels: tuple[int, ...] = ()
@@ -107,15 +109,25 @@ class Backbone(nn.Module, ABC):
         return {part: tuple(name for name in names if name.startswith(f"{part}.")) for part in parts}
 
     def scope(self, layers: str) -> frozenset[str]:
-        """Parameter names of a scope: `all`, `head`, `last` (the last block and the head), `first`, `body`."""
+        """Parameter names of a scope: `all`, `head`, `last` (the last block and the head), `start` (the first block and
+        the stem, if there is one), `stem` (empty without one), `body`.
+        """
         groups = self.groups()
         body, head = [groups[block] for block in self.blocks()], groups.get("head", ())
-        chosen = {"all": [*body, head], "head": [head], "last": [body[-1], head], "first": body[:1], "body": body}
+        stem = len(self.stem_blocks)
+        chosen = {
+            "all": [*body, head], "head": [head], "last": [body[-1], head], "body": body,
+            "stem": body[:stem], "start": body[: stem + 1],
+        }  # fmt: skip
         return frozenset(name for group in chosen[layers] for name in group)
 
     def norm_names(self) -> frozenset[str]:
         """Names of the scales and shifts of normalisation."""
         return frozenset(name for name, _ in self.named_parameters() if ".norm" in name)
+
+    def shortcut_names(self) -> frozenset[str]:
+        """Names of the weights of convolutions beside a block, and of their norms."""
+        return frozenset()
 
 
 def refuse_shape(model: str, takes: str, shape: tuple[int, ...], allowed: str) -> UserError:

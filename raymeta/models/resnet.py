@@ -8,8 +8,9 @@
 | resnet12 | b | 4 of 3 convolutions | leaky_relu, 0.1 | blocks 1-4 | BOIL, after MetaOptNet |
 
 The head sees the mean of the last block's output over its places. No convolution has a bias. Initial values are those
-of the code that the last column names (`model.init`). Variant a is ALFA's code; its paper pools in every block. BOIL's
-code runs the shortcuts of b without fast weights, so they never adapt; here they do.
+of the code that the last column names (`model.init`). Variant a is ALFA's code; its paper pools in every block. In
+resnet12 the last `plain_blocks` have no shortcut: BOIL's "disconnection trick", 0 to 4 for its `--blocks-type` a to e.
+Whether shortcuts adapt in an inner loop is the learner's to say (`boil.adapt_shortcuts`).
 
 He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (CVPR 2016). Chen et al.: A Closer Look at Few-shot
 Classification (ICLR 2019). Lee et al.: Meta-Learning with Differentiable Convex Optimization (CVPR 2019).
@@ -82,6 +83,9 @@ class ResNet12Config(ResNetConfig):
 
     name: Literal["resnet12"] = "resnet12"
     variant: Literal["a", "b"] = Field("a", description="a: ALFA, L2F; b: BOIL, MetaOptNet.")
+    plain_blocks: int = Field(
+        0, ge=0, le=4, description="So many blocks, the last, have no shortcut; BOIL's blocks-type b: 1."
+    )
     init: ResNet12Init = ResNet12Init()
 
 
@@ -112,8 +116,9 @@ class Stem(ConvNorm):
 class Residual(nn.Module):
     """3x3 convolutions with norms, a shortcut beside them, the activation after their sum, then perhaps 2x2 pooling.
 
-    The first convolution and the shortcut have the `stride`. The shortcut is a 1x1 convolution with a norm (`project`)
-    or the input as it is. `slope` is the activation's below 0, `pool` the pooling's padding; None: no pooling.
+    The first convolution and the shortcut have the `stride`. The shortcut is a 1x1 convolution with a norm (`project`),
+    or the input as it is, or none (`plain`). `slope` is the activation's below 0; `pool` is the pooling's padding, and
+    None no pooling.
     """
 
     def __init__(
@@ -126,22 +131,24 @@ class Residual(nn.Module):
         convolutions: int,
         stride: int = 1,
         project: bool = True,
+        plain: bool = False,
         slope: float = 0.0,
         pool: int | None = None,
     ) -> None:
         super().__init__()
-        self.slope, self.pool = slope, pool
+        self.slope, self.pool, self.plain = slope, pool, plain
         self._names = tuple(f"conv{i + 1}" for i in range(convolutions))
         self.conv1 = ConvNorm(inputs, outputs, 3, config, steps, stride=stride)
         for name in self._names[1:]:
             self.add_module(name, ConvNorm(outputs, outputs, 3, config, steps))
-        self.shortcut = ConvNorm(inputs, outputs, 1, config, steps, stride=stride) if project else None
+        self.shortcut = ConvNorm(inputs, outputs, 1, config, steps, stride=stride) if project and not plain else None
 
     def forward(self, x: Tensor, now: Pass, layer: str) -> Tensor:
         h = self.conv1(x, now, f"{layer}.conv1")
         for name in self._names[1:]:
             h = getattr(self, name)(self._activate(h), now, f"{layer}.{name}")
-        h = h + (x if self.shortcut is None else self.shortcut(x, now, f"{layer}.shortcut"))
+        if not self.plain:
+            h = h + (x if self.shortcut is None else self.shortcut(x, now, f"{layer}.shortcut"))
         h = self._activate(h if self.pool is None else F.max_pool2d(h, 2, padding=self.pool))
         for change in now.on_block:
             h = change(h, layer, now)
@@ -192,12 +199,16 @@ class ResNet(Backbone):
     def blocks(self) -> tuple[str, ...]:
         return BLOCKS
 
+    def shortcut_names(self) -> frozenset[str]:
+        return frozenset(name for name in self.weights() if ".shortcut." in name)
+
 
 @backbone("resnet10")
 class ResNet10(ResNet):
     """Inputs [n, C, H, W] of any size."""
 
     Config: ClassVar[type[Section]] = ResNet10Config
+    stem_blocks: ClassVar[tuple[str, ...]] = ("stem",)
     depth: ClassVar[int] = 1  # basic blocks of a stage
 
     def __init__(
@@ -221,7 +232,7 @@ class ResNet10(ResNet):
         self.finish(outputs, config.init)
 
     def blocks(self) -> tuple[str, ...]:
-        return ("stem", *BLOCKS)
+        return (*self.stem_blocks, *BLOCKS)
 
     def ends(self) -> tuple[str, ...]:
         return tuple(f"{block}.{self.depth - 1}" for block in BLOCKS)
@@ -249,8 +260,10 @@ class ResNet12(ResNet):
         if min(size) < smallest:
             model, takes = f"resnet12 (variant {config.variant})", f"images of at least {smallest}x{smallest} pixels"
             raise refuse_shape(model, takes, input_shape, "resnet10, resnet18")
-        for name, width, pool in zip(BLOCKS, config.channels, pools, strict=True):
-            self.add_module(name, Residual(inputs, width, config, steps, convolutions=3, slope=slope, pool=pool))
+        for number, (name, width, pool) in enumerate(zip(BLOCKS, config.channels, pools, strict=True)):
+            plain = number >= len(BLOCKS) - config.plain_blocks
+            block = Residual(inputs, width, config, steps, convolutions=3, plain=plain, slope=slope, pool=pool)
+            self.add_module(name, block)
             inputs = width
         self.map_shape = (inputs, *(side // 8 + 1 if variant_a else side // 16 for side in size))
         self.finish(outputs, config.init.of(config.variant))

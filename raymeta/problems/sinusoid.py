@@ -48,6 +48,10 @@ class SinusoidTask(TaskConfig):
     def title(self) -> str:
         return f"{self.problem} {self.shots}-shot"
 
+    def of_evaluation(self, test: bool) -> dict[str, Any]:
+        """Not the query points of training."""
+        return {**self.model_dump(), "queries": None, "eval_queries": self.eval_queries or self.queries}
+
 
 class Curves:
     """Tasks of one curve each: x and y are float32, support [T, K, 1] and query [T, Q, 1]."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from raymeta.report.export import against_start
+from raymeta.report.page.content import PAGE
 from raymeta.report.status import STATES
 from raymeta.report.tables import finalists_table, fresh, nothing_scored, settings, validated
 from raymeta.storage.files import mlflow_folder
@@ -61,6 +62,8 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
         yield f"MLflow lacks something of it: {session.untracked}; then `raymeta sync {record.name}` sends it"
     if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
         yield f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server"
+    if (page := record.folder / PAGE).is_file():
+        yield f"report: {page}"
     if not (record.over and settled(record)):
         yield f"go on with: raymeta resume {record.name}"
     elif record.best() is None:

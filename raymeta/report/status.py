@@ -1,6 +1,5 @@
 """How far a study is, as `raymeta ls` and `raymeta status` tell it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -102,18 +101,6 @@ def status_of(record: StudyRecord) -> Status:
         if best
         else "-",
     )
-
-
-def ls_table(rows: Sequence[Status]) -> Table:
-    """A row for each study."""
-    whole = [Column(name, no_wrap=True) for name in ("state", "trials", "best", "last round")]
-    table = Table(Column("study", overflow="fold"), *whole, rest("method, task"), **PLAIN)
-    for row in rows:
-        ended = sum(count for state, count in row.trials.items() if state != "running")
-        best = f"{row.score} (trial {row.best})" if row.best is not None else "-"
-        last = row.last_round[:16].replace("T", " ") if row.last_round else "-"
-        table.add_row(row.study, row.state, f"{ended}/{row.planned}", best, last, f"{row.method}, {row.task}")
-    return table
 
 
 def status_table(record: StudyRecord) -> Group:

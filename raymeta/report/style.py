@@ -1,5 +1,9 @@
 """Colours, and how a picture is begun and saved: one look for all of them."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ BEST, EQUAL, REST = "C3", "C0", "0.65"
 GUIDE: dict[str, Any] = {"color": "0.8", "lw": 0.8, "ls": "--", "zorder": 0}  # lines to read by, behind the data
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 110
+INK = "#010203"  # stands for the colour of a page's text
 
 
 def panels(rows: int, columns: int, width: float, height: float, *, share_y: bool = False) -> tuple[Any, Any]:
@@ -38,6 +43,40 @@ def drawn(figure: Any, suffix: str = ".png") -> bytes:
     content = BytesIO()
     figure.savefig(content, format=suffix[1:].lower(), dpi=DPI)
     return content.getvalue()
+
+
+def inline(figure: Any, name: str, title: str, alt: str) -> str:
+    """A picture as an `<svg>` element of a page: lines and text in the page's own colour and font, light or dark.
+
+    Args:
+        figure: begun and saved inside `on_paper`.
+        name: what sets its ids off from those of the page's other pictures.
+        title: what it shows.
+        alt: the same in a sentence, for those who don't see it.
+    """
+    content = BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(content, format="svg", metadata=nothing, transparent=True)
+    text = content.getvalue().decode()
+    body = text[text.index(">", text.index("<svg")) + 1 :].strip()
+    body = re.sub(r"<(metadata|style)\b.*?</\1>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    wide, high = (72 * inches for inches in figure.get_size_inches())
+    box = f'viewBox="0 0 {wide:g} {high:g}" width="{wide:g}" height="{high:g}"'
+    said = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-alt">{escape(alt)}</desc>'
+    return f'<svg {box} role="img" aria-labelledby="{name}-title" aria-describedby="{name}-alt">{said}{body}'
+
+
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Figures that are begun and saved inside take the page's ink, and equal ones give equal text."""
+    import matplotlib
+
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "raymeta", "text.parse_math": False}
+    with matplotlib.rc_context(settings | dict.fromkeys(inks, INK)):
+        yield
 
 
 def save(figure: Any, path: Path) -> None:

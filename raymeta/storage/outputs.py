@@ -25,7 +25,8 @@ def output(path: str | Path, endings: Sequence[str] = ()) -> Path:
         raise UserError(f"'{path}' is not the name of a file to write")
     given = expanded(path)
     if endings and given.suffix.lower() not in endings:
-        raise UserError(f"{shown(given)}: its name is to end in {', '.join(endings[:-1])} or {endings[-1]}")
+        allowed = " or ".join(filter(None, [", ".join(endings[:-1]), endings[-1]]))
+        raise UserError(f"{shown(given)}: its name is to end in {allowed}")
     try:
         target = given.resolve()
         if target.is_dir():

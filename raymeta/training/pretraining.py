@@ -22,11 +22,12 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.config.migration import as_before
+from raymeta.engine.labelled import Labelled
 from raymeta.errors import UserError
 from raymeta.learner import backbone
 from raymeta.models import Backbone, Weights
 from raymeta.models.passes import Pass
-from raymeta.problem import Labelled, Problem
+from raymeta.problem import Problem
 from raymeta.storage import checkpoints
 from raymeta.storage.files import cache_folder
 

@@ -55,7 +55,7 @@ class Trainer:
         self.optimizer = self.update.optimizer
         if keeps_on_device(config, self.device, self.learner):
             self.problem.keep_on(self.device)
-        self._training = self.problem.bank("train", config.seed)
+        self._training = self.problem.training_bank(config.seed, config.outer.tasks_per_step)
         self._validation = self.problem.bank("validation", config.task.bank_seed)
         self.outer_step = 0
         self.diverged = False

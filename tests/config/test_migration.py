@@ -158,6 +158,17 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
         },
         "now": {"init": {"film": "torch", "film_bias": "torch"}},
     },
+    "boil": {
+        "then": {
+            "order": "second",
+            "first_order_share": 0.0,
+            "inner_lr": 0.5,
+            "adapt_norm": True,
+            "inner_steps": 1,
+            "eval_steps": None,
+        },
+        "now": {"adapt_shortcuts": True, "centering": False, "outer_fix": False},
+    },
     "regularizers.mr": {
         "then": {"noise": "weights", "blocks": None, "beta": 5e-5, "init": -10.0},
         "now": {"sigma_floor": 0.0, "mu": None, "bias": None},
@@ -169,6 +180,14 @@ THEN: dict[str, dict[str, Any]] = {  # 0.1.0's sections, and what they are now
     "regularizers.metamix": {
         "then": {"rate": 1.0, "beta": 2.0, "layers": "all", "shuffle": 0.5, "shuffle_start": 0.1},
         "now": {"draws": "independent"},
+    },
+    "regularizers.taml": {
+        "then": {"weight": 0.1, "measure": "entropy_reduction"},
+        "now": {"of": "query", "exponent": 2.0, "epsilon": 1.0},
+    },
+    "regularizers.maxup": {
+        "then": {"copies": 4, "pool": "full"},
+        "now": {"draws": "task", "worst": "tasks", "box": "rounded"},
     },
     "regularizers.mgaug": {
         "then": {
@@ -260,6 +279,20 @@ def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
 def test_a_word_that_was_none_is_refused(word: Any) -> None:
     with pytest.raises(UserError, match=r"^config: model\.init: found .*: expected a section of keys, allowed: bn_ga"):
         parse_trial({"method": "maml", "model": {"init": word}})
+
+
+@pytest.mark.parametrize(("model", "meant"), [("conv4", "start"), ("resnet12", "start"), ("resnet18", "stem")])
+def test_the_first_layers_of_dropgrad_are_those_of_then(model: str, meant: str) -> None:
+    data = {"method": "maml", "model": {"name": model}, "regularizers": {"dropgrad": {}}}
+    config = parse_trial(data).as_dict()
+    config["regularizers"]["dropgrad"]["layers"] = "first"
+    assert parse_trial(config).as_dict()["regularizers"]["dropgrad"]["layers"] == meant
+    typed = merge(data, {"regularizers": {"dropgrad": {"layers": "first"}}})
+    if meant == "start":
+        assert parse_trial(typed).as_dict()["regularizers"]["dropgrad"]["layers"] == "start"
+    else:  # the stem, or the first block?
+        with pytest.raises(UserError, match=r"found 'first': not a value of this key, .*start, stem"):
+            parse_trial(typed)
 
 
 @pytest.mark.parametrize("method", ["mamlpp", "l2f"])

@@ -28,7 +28,7 @@ ONE_OF: dict[str, st.SearchStrategy[Any]] = {
     "maml.adapt_norm": st.booleans(),
     "regularizers.dropgrad.rate": st.floats(0, 1, exclude_max=True),
     "regularizers.dropgrad.noise": st.sampled_from(["gaussian", "binary"]),
-    "regularizers.dropgrad.layers": st.sampled_from(["all", "last", "head", "first"]),
+    "regularizers.dropgrad.layers": st.sampled_from(["all", "last", "head", "start"]),
     "task.dataset": st.sampled_from(registry.names("dataset")),
     "task.split": st.none() | st.sampled_from(["standard", "1e3", "null", "yes", "0x1", "2024-01-01", "", "é: #"]),
     "task.ways": st.integers(2, 50),
@@ -143,7 +143,7 @@ def test_a_config_is_frozen_and_its_schema_is_made_once() -> None:
 
 
 SECTIONS = "budget, engine, maml, method, model, outer, pretraining, regularizers, seed, task"
-MAML_KEYS = "adapt_norm, eval_steps, first_order_share, inner_lr, inner_steps, order"
+MAML_KEYS = "adapt_norm, eval_steps, first_order_share, inner_lr, inner_steps, order, zero_head"
 CONV4_KEYS = (
     "activation, conv_bias, init, name, norm, norm_eps, norm_momentum, norm_scale, pools, spatial_mean, stride, width"
 )

@@ -116,7 +116,8 @@ def test_groups_hold_every_parameter_once_and_scopes_are_made_of_them(conv_bias:
     assert model.scope("all") == set(model.weights())
     assert model.scope("head") == {"head.weight", "head.bias"}
     assert model.scope("last") == {*groups["block4"], *groups["head"]}
-    assert model.scope("first") == set(groups["block1"])
+    assert model.scope("start") == set(groups["block1"])
+    assert model.scope("stem") == set()
     assert model.scope("body") == model.scope("all") - model.scope("head")
     assert model.norm_names() == {f"block{i}.norm.{kind}" for i in (1, 2, 3, 4) for kind in ("weight", "bias")}
 

@@ -50,8 +50,10 @@ def run(model: Backbone, x: Tensor, weights: Weights | None = None, now: Pass | 
     return found
 
 
-def resnet12(variant: str, eps: float = 1e-5) -> Network:
-    """Variants a and b of ResNet-12 line by line, in the textbook order; the statistics are those of x."""
+def resnet12(variant: str, eps: float = 1e-5, plain: int = 0) -> Network:
+    """Variants a and b of ResNet-12 line by line, in the textbook order; the statistics are those of x. The last
+    `plain` blocks have no shortcut.
+    """
 
     def network(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
         assert normaliser is None
@@ -69,7 +71,8 @@ def resnet12(variant: str, eps: float = 1e-5) -> Network:
             h = activation(conv_norm(x, f"{block}.conv1", 1))
             h = activation(conv_norm(h, f"{block}.conv2", 1))
             h = conv_norm(h, f"{block}.conv3", 1)
-            x = activation(h + conv_norm(x, f"{block}.shortcut", 0))
+            beside = int(block[-1]) <= 4 - plain
+            x = activation(h + conv_norm(x, f"{block}.shortcut", 0)) if beside else activation(h)
             if variant == "b" or block in ("block1", "block2"):
                 x = F.max_pool2d(x, 2)
             elif block == "block3":
@@ -234,12 +237,23 @@ def test_groups_hold_every_parameter_once(name: str, model: dict[str, Any], norm
     assert built.scope("all") == set(built.weights())
     assert built.scope("head") == {"head.weight", "head.bias"}
     assert built.scope("last") == {*groups["block4"], *groups["head"]}
-    assert built.scope("first") == set(groups["stem" if stem else "block1"])
+    assert built.scope("stem") == set(groups["stem"] if stem else ())
+    assert built.scope("start") == built.scope("stem") | set(groups["block1"])
     assert built.scope("body") == built.scope("all") - built.scope("head")
     rest = built.scope("body") - built.norm_names()
     assert all(built.weights()[key].ndim == 4 for key in rest)
     assert all(built.weights()[key].ndim == (2 if norm == "per_step" else 1) for key in built.norm_names())
     assert built.norm_mode == norm
+
+
+@pytest.mark.parametrize("plain", range(5))
+@pytest.mark.parametrize("variant", ["a", "b"])
+def test_the_last_plain_blocks_have_no_shortcut(variant: str, plain: int) -> None:
+    built, x = network("resnet12", variant=variant, plain_blocks=plain), images(4)
+    beside = {key.split(".")[0] for key in built.shortcut_names()}
+    assert beside == {f"block{number}" for number in range(1, 5 - plain)}
+    assert built.shortcut_names() == {key for key in built.weights() if "shortcut" in key}
+    torch.testing.assert_close(run(built, x), resnet12(variant, plain=plain)(x, built.weights(), 0, None))
 
 
 def test_initial_weights() -> None:

@@ -7,7 +7,7 @@ import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Random, learner
+from reference import GLYPHS, Random, learner, small_trial
 from torch import Tensor
 from unrolled import (
     ALPHA,
@@ -17,7 +17,9 @@ from unrolled import (
     assert_evaluation_only_predicts,
     assert_gradient,
     everything,
+    expected_gradient,
     finite_difference_error,
+    learned,
     no_norm,
     outer_gradient,
     relative_error,
@@ -29,6 +31,10 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import Learner, build_learner
 from raymeta.problem import Task
+from raymeta.schema import merge
+from raymeta.training.trainer import Trainer
+
+HEAD = {"head.weight", "head.bias"}
 
 
 def conv4(shape: tuple[int, ...] = (1, 16, 16), *, model: dict[str, Any] | None = None, **maml: Any) -> Learner:
@@ -137,6 +143,53 @@ def test_first_order_is_the_plain_gradient_at_the_adapted_weights() -> None:
     there = conv4(order="first", inner_steps=0)
     there.model.load_state_dict({name: weight.detach() for name, weight in adapted.weights.items()})
     assert relative_error(outer_gradient(method, [task])[1], outer_gradient(there, [task])[1], floor=1) < 1e-12
+
+
+@ORDERS
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_a_zero_head_is_a_constant_of_the_outer_gradient(order: str, vectorized: bool) -> None:
+    """Whatever the model's own head is: it has no part in anything."""
+    method, tasks = conv4(order=order, zero_head=True), Random((1, 16, 16)).tasks(2)
+
+    def loss(theta: Any, own: Any, task: Task) -> Tensor:
+        start = theta | {name: torch.zeros_like(w).requires_grad_() for name, w in theta.items() if name in HEAD}
+        return unrolled_loss(reference.conv4(), start, task, order=order, adapted=no_norm)
+
+    expected_loss, expected = expected_gradient(method, tasks, loss)
+    assert all(name not in learned(method) for name in (f"model.{name}" for name in HEAD))
+    found_loss, found = outer_gradient(method, tasks, Context(True, vectorized=vectorized))
+    assert found.keys() == {name for name in expected if name.removeprefix("model.") not in HEAD}
+    assert found_loss == pytest.approx(expected_loss, rel=1e-10)
+    assert relative_error(found, {name: expected[name] for name in found}) < 1e-8
+
+
+@pytest.mark.parametrize("context", [TRAINING, EVALUATION])
+def test_the_first_step_of_a_zero_head_moves_the_head_alone_and_has_a_closed_form(context: Context) -> None:
+    """W = alpha * mean of (onehot(y) - 1/N) f(x), b = alpha * mean of (onehot(y) - 1/N), 0 for balanced classes."""
+    method, (task,) = conv4(zero_head=True, inner_steps=1, eval_steps=1), Random((1, 16, 16)).tasks(1)
+    theta = {name: weight.detach().clone() for name, weight in method.model.weights().items()}
+    adapted = method.adapt(task.support, context).weights
+    for name in theta.keys() - HEAD:
+        assert torch.equal(adapted[name], theta[name])
+    features = reference.maps(task.support.x, theta).flatten(1)
+    pull = torch.nn.functional.one_hot(task.support.y, 3).double() - 1 / 3
+    torch.testing.assert_close(adapted["head.weight"].detach(), ALPHA * pull.T @ features / len(features))
+    torch.testing.assert_close(adapted["head.bias"].detach(), torch.zeros(3).double(), rtol=0, atol=1e-15)
+    further = conv4(zero_head=True, inner_steps=2, eval_steps=2).adapt(task.support, context).weights
+    assert not torch.equal(further["block1.weight"], theta["block1.weight"])
+
+
+def test_a_head_that_starts_from_zeros_is_learned_and_a_zero_head_is_not(glyphs: object) -> None:
+    """So `model.init.head: zeros` is the same for the first outer step only."""
+    first, later = [], []
+    for sections in ({"maml": {"zero_head": True}}, {"model": {"init": {"head": "zeros"}}}):
+        made = Trainer(small_trial(merge(GLYPHS, {"maml": {"order": "first"}}, sections)))
+        first.append(float(made.outer_update()))
+        later.append(float(made.outer_update()))
+        head = {name for name in learned(made.learner) if "head" in name}
+        assert len(head) == (0 if "maml" in sections else 2)
+    assert first[0] == first[1]
+    assert later[0] != later[1]
 
 
 def test_orders_differ_where_the_loss_is_curved_and_agree_without_adaptation() -> None:

@@ -10,6 +10,16 @@ Drawn anew for every element, tensor, inner step and task; never differentiated;
 1 and variance p / (1 - p). The linear ramp grows p (binary) or the standard deviation (gaussian) with the full budget,
 as the authors' code does. Their code trains in first order only; here the noise is a constant factor in second order
 too.
+
+Scopes (`layers`) are the paper's, on ResNet-18; its code knows `all` alone:
+
+| layers | paper | ResNet-10, ResNet-18 | Conv-4 |
+| --- | --- | --- | --- |
+| all | full | all that the inner loop moves, biases and norms too | the same |
+| head | fc | head | head |
+| last | block4 + fc | last stage with its shortcuts, head | block 4, head |
+| start | conv1 + block1 | 7x7 convolution with its norm, first stage | block 1 |
+| stem | conv1 | 7x7 convolution with its norm | there is none: refused |
 """
 
 from typing import Any, ClassVar, Literal
@@ -18,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
@@ -32,8 +43,10 @@ class DropGradConfig(Section):
 
     rate: Number = Field(0.1, ge=0, lt=1, description="p; the paper recommends 0.1 to 0.2.")
     noise: Literal["gaussian", "binary"] = "gaussian"
-    layers: Literal["all", "last", "head", "first"] = Field(
-        "all", description="Whose gradients: every layer, the last block and the head, the head, the first block."
+    layers: Literal["all", "last", "head", "start", "stem"] = Field(
+        "all",
+        description="Whose gradients: every layer, the last block and the head, the head, the first block with what is "
+        "before it, the convolution before the first block.",
     )
     ramp: Literal["constant", "linear"] = "constant"
 
@@ -50,6 +63,11 @@ class DropGrad(Regularizer):
     def __init__(self, config: DropGradConfig, model: Backbone, problem: Problem) -> None:
         super().__init__(config, model, problem)
         self.scope = model.scope(config.layers)
+        if not self.scope:
+            raise UserError(
+                f"regularizers.dropgrad.layers: found '{config.layers}', but the model has none; allowed: all, last, "
+                "head, start"
+            )
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         return Hooks(inner_gradients=self.on_inner_gradients)

@@ -2,28 +2,31 @@
 
 Jamal, Qi: Task Agnostic Meta-Learning for Few-Shot Learning (CVPR 2019).
 
-With l_i the query loss of task i under the initial model, T tasks to an outer step and l the mean of theirs, the outer
-loss gets `weight` times
+With l_i the loss of task i under the initial model, T tasks to an outer step and l the mean of theirs, the outer loss
+gets `weight` times
 
-    entropy_maximisation   mean of -H_i(theta)               H: mean Shannon entropy of the predictions for the query
+    entropy_maximisation   mean of -H_i(theta)               H: mean Shannon entropy of the predictions
     entropy_reduction      mean of -H_i(theta) + H_i(theta_S)
     theil                  mean of (l_i/l) ln(l_i/l)
-    generalised_entropy    mean of ((l_i/l)^2 - 1) / 2       (its exponent is 2)
-    atkinson               1 - (geometric mean of l_i) / l   (its epsilon is 1)
+    generalised_entropy    mean of ((l_i/l)^a - 1) / (a (a - 1)),  a: `exponent`, 2 in the paper
+    atkinson               1 - (mean of l_i^(1 - e))^(1 / (1 - e)) / l,  e: `epsilon`; for 1 the geometric mean of l_i
     gini                   sum over i, j of |l_i - l_j| / (2 T^2 l)
     log_variance           variance of ln l_i
 
-The last five compare tasks. Their gradient is computed task by task and still exact: the losses are computed first, and
-each task then follows its own loss with the derivative of the measure as its weight. The initial model is the learner
-before its first step, without other regularizers. Off in evaluation. There is no code of the authors'; formulas are
-after descriptions of the paper, not the paper itself.
+l_i and H_i(theta) are those of the examples that the inner gradient is of, the support set, or with `of: query` of the
+query set; H_i(theta_S) is of the query set always. The last five compare tasks. Their gradient is computed task by task
+and still exact: the losses are computed first, and each task then follows its own loss with the derivative of the
+measure as its weight. The initial model is the learner before its first step, without other regularizers. Off in
+evaluation. There is no code of the authors'; formulas are after descriptions of the paper, not the paper itself: whose
+losses they take and their epsilon are not known for sure.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from raymeta.engine.tasks import of_task
@@ -32,7 +35,7 @@ from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.models import Backbone
-from raymeta.problem import Problem, Task, Tasks
+from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.registry import regularizer
 from raymeta.schema import Number, Section
 
@@ -46,6 +49,16 @@ class TAMLConfig(Section):
 
     weight: Number = Field(0.1, ge=0, description="lambda.")
     measure: Measure = "entropy_reduction"
+    exponent: float = Field(2.0, description="generalised_entropy: a; its limit at 1 is theil's.")
+    epsilon: float = Field(1.0, ge=0, description="atkinson: e; the larger, the more the smallest losses count.")
+    of: Literal["support", "query"] = Field("support", description="Whose losses and predictions at theta are taken.")
+
+    @field_validator("exponent")
+    @classmethod
+    def _divides(cls, exponent: float) -> float:
+        if exponent in (0, 1):
+            raise ValueError(f"found {exponent}: a (a - 1) divides; allowed: other numbers (the limit at 1 is theil's)")
+        return exponent
 
 
 @regularizer("taml")
@@ -67,9 +80,12 @@ class TAML(Regularizer):
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         plain = replace(context, hooks=())
 
+        def asked(task: Task) -> Examples:
+            return task.support if self.settings.of == "support" else task.query
+
         def initial(task: Task) -> Tensor:
-            """Predictions of the initial model for a task's query."""
-            return learner.predict(learner.unadapted(task.support, plain), task.query.x)  # type: ignore[operator]
+            """Predictions of the initial model."""
+            return learner.predict(learner.unadapted(task.support, plain), asked(task).x)  # type: ignore[operator]
 
         def less_certain(loss: Tensor, adapted: Any, task: Task, context: Context) -> Tensor:
             term = -entropy(initial(task))
@@ -80,27 +96,27 @@ class TAML(Regularizer):
         if self.entropy:
             return Hooks(query_loss=less_certain)
         with torch.no_grad():  # the inequality is that of the tasks as drawn
-            own = [
-                learner.loss(initial(tasks.task(number)), tasks.task(number).query.y) for number in range(tasks.size)
-            ]
-        found, slopes = with_slopes(torch.stack(own), self.settings.measure)
+            each = [tasks.task(number) for number in range(tasks.size)]
+            own = [learner.loss(initial(task), asked(task).y) for task in each]
+        found, slopes = with_slopes(torch.stack(own), self.settings)
 
         def more_equal(loss: Tensor, adapted: Any, task: Task, context: Context) -> Tensor:
             drawn = tasks.task(context.task)
-            mine = learner.loss(initial(drawn), drawn.query.y)
+            mine = learner.loss(initial(drawn), asked(drawn).y)
             term = found + of_task(slopes, context.task) * (mine - mine.detach())
             return loss + self.numbers.weight * term
 
         return Hooks(query_loss=more_equal)
 
 
-def with_slopes(losses: Tensor, measure: str) -> tuple[Tensor, Tensor]:
+def with_slopes(losses: Tensor, settings: TAMLConfig) -> tuple[Tensor, Tensor]:
     """The inequality of losses [T], and T times its derivative by each of them, [T]: constants both."""
-    slopes, found = torch.func.grad_and_value(inequality)(losses.detach(), measure)
+    measure = partial(inequality, measure=settings.measure, exponent=settings.exponent, epsilon=settings.epsilon)
+    slopes, found = torch.func.grad_and_value(measure)(losses.detach())
     return found, len(losses) * slopes
 
 
-def inequality(losses: Tensor, measure: str) -> Tensor:
+def inequality(losses: Tensor, measure: str, exponent: float = 2.0, epsilon: float = 1.0) -> Tensor:
     """How unequal losses [T] are, from 0 on; see the module's docstring. Below 1e-6 all are alike."""
     losses = losses.clamp(min=1e-6)  # a confident model's loss is 0, which has no logarithm
     mean = losses.mean()
@@ -108,9 +124,11 @@ def inequality(losses: Tensor, measure: str) -> Tensor:
     if measure == "theil":
         return (ratios * ratios.log()).mean()
     if measure == "generalised_entropy":
-        return (ratios.square() - 1).mean() / 2
+        return (ratios.pow(exponent) - 1).mean() / (exponent * (exponent - 1))
     if measure == "atkinson":
-        return 1 - losses.log().mean().exp() / mean
+        if epsilon == 1:
+            return 1 - losses.log().mean().exp() / mean
+        return 1 - ratios.pow(1 - epsilon).mean().pow(1 / (1 - epsilon))
     if measure == "gini":
         return (losses[:, None] - losses).abs().mean() / (2 * mean)
     logs = losses.log()

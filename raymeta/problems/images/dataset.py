@@ -19,9 +19,10 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
+from raymeta.engine.labelled import Labelled
 from raymeta.errors import UserError, suggest
 from raymeta.metric import Metric
-from raymeta.problem import SPLITS, Bank, Examples, Labelled, Problem, Split, Tasks
+from raymeta.problem import SPLITS, Bank, Examples, Problem, Split, Tasks
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
 from raymeta.problems.images.given import pixels
@@ -263,6 +264,11 @@ class ImageDataset(Problem):
         if (listed := self.folder / LEFT_OUT).exists():
             lines["left_out"] += f"; all of it: {listed}"
         return {**lines, **meta.get("notes", {})}
+
+    def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
+        if not self.task.share_classes:
+            return super().training_bank(seed, tasks_per_step)
+        return ImageEpisodes(self.store, self.task, "train", seed, self._on_device, sharing=tasks_per_step)
 
     def _bank(self, split: Split, seed: int) -> Bank:
         bank = ImageEpisodes if self.task.sampler == "fixed" else VariableEpisodes

@@ -70,12 +70,24 @@ class ImageEpisodes(ImagePool):
     same for every seed; a task takes one class of each group, and the group is the label. Pixels become what networks
     see by the store's own `scaled`, unless other `images` are given.
 
+    With `sharing` above 1 so many tasks, from one whose number is a multiple of it on, have the classes, labels and
+    turns of the first of them, each with images of its own. The other arguments are those of `ImagePool`.
+
     Raises:
         UserError: fewer classes than ways, a class with fewer images than shots + queries, or what `ImagePool` refuses.
     """
 
-    def __init__(self, store: "Store", task: ImagesTask, split: Split, seed: int, images: Images | None = None) -> None:
+    def __init__(
+        self,
+        store: "Store",
+        task: ImagesTask,
+        split: Split,
+        seed: int,
+        images: Images | None = None,
+        sharing: int = 1,
+    ) -> None:
         super().__init__(store, task, split, seed, images)
+        self._sharing = sharing
         training = split == "train"
         self._ways, self._shots = task.ways, task.shots
         self._queries = task.queries if training else task.eval_queries or task.queries
@@ -113,6 +125,11 @@ class ImageEpisodes(ImagePool):
         ways, classes, most = self._ways, len(self._sizes), int(self._sizes.max())
         for_classes = ways if self._fixed else classes
         table = self._uniforms.rows(first, count, ways + for_classes + ways * most)
+        if self._sharing > 1:
+            numbers = np.arange(first, first + count)
+            leads, lead = np.unique(numbers - numbers % self._sharing, return_inverse=True)
+            rows = [self._uniforms.rows(int(one), 1, ways + for_classes) for one in leads]
+            table[:, : ways + for_classes] = np.concatenate(rows)[lead]
         keys = table[:, ways : ways + for_classes]
         if self._fixed:
             chosen = self._groups[np.arange(ways), (keys * self._group_sizes).astype(np.int64)]

@@ -1,7 +1,7 @@
 """The `task` section of images: what an episode is."""
 
 from collections.abc import Collection
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from PIL import ImageColor
 from pydantic import Field, field_validator, model_validator
@@ -67,6 +67,11 @@ class ImagesTask(TaskConfig):
     labels: Literal["shuffled", "fixed"] = Field(
         "shuffled", description="fixed: a training class has the same label in every task (non-mutually-exclusive)."
     )
+    share_classes: bool = Field(
+        False,
+        description="All tasks of an outer step have the same classes with the same labels, and other images of them, "
+        "as in Meta-Dropout's code.",
+    )
     train_classes: int | None = Field(
         None, ge=1, description="Train on so many of the training classes only, drawn once; null: on all."
     )
@@ -92,6 +97,10 @@ class ImagesTask(TaskConfig):
     def _one_number_of_ways(self) -> Self:
         if self.sampler != "fixed" and self.labels == "fixed":
             raise ValueError(f"labels: found 'fixed', but sampler {self.sampler} draws the ways; allowed: shuffled")
+        if self.sampler != "fixed" and self.share_classes:
+            raise ValueError(
+                f"share_classes: found true, but sampler {self.sampler} draws classes task by task; allowed: false"
+            )
         return self
 
     @property
@@ -121,6 +130,20 @@ class ImagesTask(TaskConfig):
     @property
     def elsewhere(self) -> "ImagesTask | None":
         return None if self.test_dataset is None else ImagesTask(dataset=self.test_dataset)
+
+    def of_evaluation(self, test: bool) -> dict[str, Any]:
+        """Not what is of training alone: its queries, labels, classes and rotations."""
+        of_training: dict[str, Any] = {"queries": None, "labels": None, "train_classes": None}
+        rotations = "none" if self.rotations == "train" else self.rotations
+        queries = self.queries if self.eval_queries is None else self.eval_queries
+        other = self.test_dataset if test else None
+        return {
+            **self.model_dump(),
+            **of_training,
+            "rotations": rotations,
+            "eval_queries": queries,
+            "test_dataset": other,
+        }
 
     def refuse_ignored(self, given: Collection[str]) -> None:
         """A sampler that draws an episode's shape would ignore what a user says of it."""

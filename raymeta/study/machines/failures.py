@@ -127,7 +127,7 @@ def unwritable(error: OSError) -> str:
         return str(error)
     if error.errno in FULL:
         return "the disk is full" + (f" ({Path(str(error.filename)).parent})" if error.filename else "")
-    return f"{error.filename or 'the study'} cannot be written: {error.strerror or error}"
+    return f"{error.filename or 'a file'} cannot be written: {error.strerror or error}"
 
 
 def _is_memory(cause: Any) -> bool:

@@ -4,29 +4,42 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from filelock import FileLock, Timeout
 
 from raymeta.errors import UserError
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
-from raymeta.study.record.journal import Journal
 from raymeta.study.record.lease import Lease, this_machine
-from raymeta.study.record.stored_journal import StoredJournal
+
+if TYPE_CHECKING:
+    from raymeta.study.record.journal import Journal
+    from raymeta.study.record.stored_journal import StoredJournal
 
 LOCK = "driver.lock"
 DRIVER = "driver.json"  # which process it is
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+HIDDEN = ".raymeta-"  # folders beside studies, which are on their way in or out
 RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 
-def journal_in(folder: AnyPath) -> Journal | StoredJournal:
+def names_in(home: AnyPath) -> list[str]:
+    """The studies in a folder, sorted."""
+    names = (path.parent.name for path in home.glob("*/study.yaml"))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def journal_in(folder: AnyPath) -> "Journal | StoredJournal":
     """The study's journal, empty if there is none."""
+    from raymeta.study.record.journal import Journal  # with Optuna, which who only looks for drivers can do without
+    from raymeta.study.record.stored_journal import StoredJournal
+
     if isinstance(folder, Path):
         return Journal(folder / "journal.log")
     return StoredJournal(folder / "journal")
@@ -59,15 +72,16 @@ def driver_of(folder: AnyPath) -> int | None:
 
 
 @contextmanager
-def driving(folder: AnyPath, journal: Journal | StoredJournal) -> Iterator[None]:
+def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[None]:
     """Hold a study with the journal that is written to: one driver at a time.
 
     Raises:
         UserError: another process drives it, or it is not to be written to.
     """
-    if isinstance(journal, StoredJournal) and not isinstance(folder, Path):
+    if not isinstance(folder, Path):
+        stored = cast("StoredJournal", journal)
         lease = Lease(folder / "driver.lease")
-        with lease.held(), journal.owned(lease.confirm):
+        with lease.held(), stored.owned(lease.confirm):
             yield
         return
     lock = FileLock(str(folder / LOCK))
@@ -88,6 +102,49 @@ def driving(folder: AnyPath, journal: Journal | StoredJournal) -> Iterator[None]
     finally:
         (folder / DRIVER).unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def held_still(folder: AnyPath) -> Iterator[None]:
+    """Hold a study that is to be read whole, moved or removed: no driver is at work, and none begins.
+
+    Raises:
+        UserError: a process drives it.
+    """
+    if not isinstance(folder, Path):
+        with Lease(folder / "driver.lease").held():
+            yield
+        return
+    handle = _lock_file(folder / LOCK)
+    if handle is None:  # it can't be written to, so it has no drivers
+        yield
+        return
+    try:
+        kind = fcntl.LOCK_EX if os.access(folder / LOCK, os.W_OK) else fcntl.LOCK_SH
+        end = time.monotonic() + 1  # `is_driven` may be looking
+        while True:
+            try:
+                fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"the study '{folder.name}' is in use by another process: let it end, or stop it"
+                    ) from None
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_file(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
 
 
 @contextmanager
@@ -162,25 +219,3 @@ def refuse_taken(folder: AnyPath) -> None:
         raise UserError(f"the study '{name}' exists: go on with `raymeta resume {name}`, or give another --name")
     if isinstance(folder, Path) and os.path.lexists(folder):
         raise UserError(f"{folder} is there already, and is no study: give another --name, or move it away")
-
-
-def refuse_renamed(folder: AnyPath) -> None:
-    """Say that a study's folder has another name than the study.
-
-    Raises:
-        UserError: it has; the sentence says how to mend it.
-    """
-    try:
-        names = {log["study_name"] for log in journal_in(folder).read_logs(0) if "study_name" in log}
-    except Exception:  # it is damaged, which is another matter
-        return
-    if len(names) != 1 or folder.name in names:
-        return
-    (name,) = names
-    if (folder.with_name(name) / "study.yaml").exists():
-        how = f"a copy has the name of its study in a folder of its own ($RAYMETA_STUDIES), not beside '{name}'"
-    elif isinstance(folder, Path):
-        how = f"name it so again: {shlex.join(['mv', str(folder), str(folder.with_name(name))])}"
-    else:
-        how = "name it so again"
-    raise UserError(f"{folder}: the study in it is called '{name}': {how}")

@@ -5,7 +5,7 @@ import os
 from raymeta.errors import StorageError, UserError
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath
-from raymeta.study.record.folder import check_name, refuse_taken
+from raymeta.study.record.folder import check_name, names_in, refuse_taken
 from raymeta.study.record.record import StudyRecord
 
 
@@ -35,11 +35,11 @@ def open_study(name: str) -> StudyRecord:
 def all_studies() -> list[StudyRecord | UserError]:
     """The studies of this folder, by name; of one that cannot be read what is wrong with it, in a sentence."""
     folder = studies_folder()
-    names = sorted(path.parent.name for path in folder.glob("*/study.yaml"))
-    return [_read(folder / name) for name in names if not name.startswith(".")]
+    return [read_study(folder / name) for name in names_in(folder)]
 
 
-def _read(folder: AnyPath) -> StudyRecord | UserError:
+def read_study(folder: AnyPath) -> StudyRecord | UserError:
+    """A study, or what is wrong with it; all that a table says of it has been read once."""
     try:
         record = StudyRecord.load(folder)
         record.best()  # of all its trials and finalists, which may be damaged where the rest is not

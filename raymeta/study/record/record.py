@@ -38,7 +38,7 @@ from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.finalists import standings
-from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, refuse_renamed
+from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, names_in
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 
@@ -90,7 +90,9 @@ class StudyRecord:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
         self.name = folder.name
         self._journal = journal_in(folder)
-        self._study = optuna.load_study(study_name=self.name, storage=JournalStorage(self._journal))
+        storage = JournalStorage(self._journal)
+        (noted,) = storage.get_all_studies()  # under the name that it was made with: its folder may have another by now
+        self._study = optuna.load_study(study_name=noted.study_name, storage=storage)
         self._ended: dict[int, TrialRecord] = {}  # they change no more
 
     @classmethod
@@ -137,11 +139,12 @@ class StudyRecord:
         """Open a study that exists. Nothing is written.
 
         Raises:
-            UserError: there is none of that name, or its files are not a study's, or of one of another name.
+            UserError: there is none of that name, or its files are not a study's.
         """
         if not (folder / "study.yaml").is_file():
-            known = [path.parent.name for path in folder.parent.glob("*/study.yaml")]
-            raise UserError(f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, known)}")
+            raise UserError(
+                f"no study '{folder.name}' in {folder.parent}: {suggest(folder.name, names_in(folder.parent))}"
+            )
         path, journal = folder / "study.yaml", folder / "journal.log"
         if isinstance(folder, Path) and not journal.is_file():
             raise UserError(f"{journal}: is not there: {_mend(folder)}")
@@ -166,7 +169,6 @@ class StudyRecord:
         except OSError as error:
             raise UserError(f"{journal}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # there is no end to what Optuna raises at damaged or foreign lines
-            refuse_renamed(folder)
             raise UserError(f"{journal}: not a study's journal, or a damaged one: {_mend(folder)}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -43,6 +43,7 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
                 session.ended = time.time()
                 if not session.closing:
                     write_atomically(record.folder / "search.png", search_picture(record))
+                    _write_report(record, session)
                 tracker.summarise(session)
         except OSError as error:
             if not ends_session(error):
@@ -80,6 +81,19 @@ def _search(record: StudyRecord, session: Session, tracker: Tracker, start: Call
         from raymeta.study.run.reevaluate import reevaluate
 
         reevaluate(record, session)
+
+
+def _write_report(record: StudyRecord, session: Session) -> None:
+    """The page in the study's folder. It can be had again from the record, so a search never fails by it."""
+    from raymeta.report.page.study import write_page  # imported here: fANOVA's trees take seconds to come
+
+    try:
+        write_page(record)
+    except Exception as error:
+        if isinstance(error, OSError) and ends_session(error):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        session.problems.append(f"no report was written ({what}); `raymeta report {record.name}` tries again")
 
 
 def _same_data(record: StudyRecord) -> None:

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import joined, same_tasks
+from reference import GLYPHS, joined, same_tasks, small_trial
 
+from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.problem import Tasks
 from raymeta.problems.images.episodes import ImageEpisodes
 from raymeta.problems.images.task import ImagesTask
+from raymeta.training.trainer import Trainer
 
 PINNED_CLASSES, PINNED_IMAGES = [10, 4, 12, 1, 6], [5, 9, 18, 16, 11]
 
@@ -173,6 +175,73 @@ def test_fewer_training_classes_are_a_part_of_more_and_evaluation_is_ordinary(tr
     assert few < more
     assert seen(6, seed=5) == few
     assert same_tasks(draw(traced, 0, 9, "validation", train_classes=6), draw(traced, 0, 9, "validation"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tasks=st.integers(1, 5),
+    first=st.integers(0, 10**6),
+    labels=st.sampled_from(["shuffled", "fixed"]),
+    rotations=st.sampled_from(["none", "train", "classes"]),
+)
+def test_tasks_of_an_outer_step_share_classes_labels_and_turns_but_no_draw_of_images(
+    traced: Any, tasks: int, first: int, labels: str, rotations: str
+) -> None:
+    """Those of the step's first task; in which batches they are drawn has no say, and images are as without sharing."""
+    task = {"queries": 3, "shots": 2, "labels": labels, "rotations": rotations}
+    bank = traced(ImagesTask(**task, share_classes=True)).training_bank(3, tasks)
+    found = bank.draw(first, 7)
+    assert same_tasks(found, joined(*(bank.draw(first + i, 1) for i in range(7))))
+    for i in range(7):
+        number = first + i
+        lead = draw(traced, number - number % tasks, 1, seed=3, **task)
+        own = draw(traced, number, 1, seed=3, **task)
+        for part, of_lead, of_own in zip(found, lead, own, strict=True):
+            (classes, images, turns), expected = read(part.x[i]), read(of_lead.x[0])
+            assert (classes == expected[0]).all()
+            assert (turns == expected[2]).all()
+            assert (images == read(of_own.x[0])[1]).all()
+            assert torch.equal(part.y[i], of_lead.y[0])
+
+
+def test_steps_draw_their_classes_evenly_and_evaluation_shares_none(traced: Any) -> None:
+    task = ImagesTask(ways=3, queries=1, share_classes=True)
+    classes = read(traced(task).training_bank(0, 4).draw(0, 4000).support.x)[0].reshape(1000, 4, 3)
+    assert (classes == classes[:, :1]).all()
+    for label in range(3):
+        counts = np.bincount(classes[:, 0, label], minlength=13)
+        assert abs(counts - 1000 / 13).max() < 5 * (1000 / 13) ** 0.5
+    for split in ("validation", "test"):
+        assert same_tasks(draw(traced, 0, 9, split, share_classes=True), draw(traced, 0, 9, split))
+
+
+def test_a_sampler_that_draws_the_ways_shares_no_classes() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_trial({"method": "maml", "task": {"sampler": "metadataset", "share_classes": True}})
+    assert str(caught.value) == (
+        "config: task: share_classes: found true, but sampler metadataset draws classes task by task; allowed: false"
+    )
+
+
+def test_a_trainer_draws_the_classes_of_a_step_once(glyphs: Any) -> None:
+    """Whatever is drawn at once: every task's support set is of one draw of classes, steps of others."""
+
+    def centres(**task: Any) -> torch.Tensor:
+        outer = {"tasks_per_step": 3}
+        made = Trainer(small_trial(GLYPHS, task={"ways": 3, "shots": 10, "queries": 2, **task}, outer=outer))
+        found = []
+        for made.outer_step in range(4):
+            x = made.tasks_of_step().support.x
+            found.append(x.unflatten(1, (3, 10)).mean(2).flatten(2))
+        return torch.stack(found)  # [steps, tasks, ways, pixels]
+
+    shared, own = centres(share_classes=True), centres()
+    assert torch.equal(shared[:, 0], own[:, 0])
+    between = (shared[:, :1] - shared[:, 1:]).norm(dim=-1).max()
+    steps = (shared[0, 0] - shared[1:, 0]).norm(dim=-1)
+    assert between > 0, "images are the same, too"
+    assert float(between) < float(steps.median())
+    assert float((own[:, :1] - own[:, 1:]).norm(dim=-1).median()) > float(between)
 
 
 def test_pixels_are_scaled_and_standardised(traced: Any) -> None:

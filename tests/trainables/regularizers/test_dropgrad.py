@@ -9,6 +9,7 @@ from reference import Random, conv4, learner, noise_of, small_trial
 from torch import Tensor
 from unrolled import ALPHA, assert_same, descent, everything, expected_gradient, hooks_of, outer_gradient, unrolled_loss
 
+from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.problem import Task
@@ -19,7 +20,15 @@ LAYERS = {
     "all": {"block1", "block2", "block3", "block4", "head"},
     "last": {"block4", "head"},
     "head": {"head"},
-    "first": {"block1"},
+    "start": {"block1"},
+}
+CONV1 = ("stem.weight", "stem.norm.weight", "stem.norm.bias")
+OF_RESNET18 = {  # the paper's scopes, by hand
+    "stem": lambda name: name in CONV1,
+    "start": lambda name: name in CONV1 or name.startswith("block1."),
+    "last": lambda name: name.startswith(("block4.", "head.")),
+    "head": lambda name: name in ("head.weight", "head.bias"),
+    "all": lambda name: True,
 }
 
 
@@ -126,6 +135,30 @@ def test_a_scope_touches_its_layers_only(layers: str) -> None:
     assert list(after) == list(ones)
     touched = {name for name in ones if not torch.equal(after[name], ones[name])}
     assert touched == {name for name in ones if name.split(".")[0] in LAYERS[layers]}
+
+
+@pytest.mark.parametrize("layers", OF_RESNET18)
+def test_scopes_on_a_resnet_are_the_papers(layers: str) -> None:
+    method = learner(
+        Random((3, 32, 32)),
+        model={"name": "resnet18", "channels": [2, 2, 2, 2]},
+        maml={"adapt_norm": True},
+        regularizers={"dropgrad": {"rate": 0.3, "layers": layers}},
+    )
+    drop = cast(DropGrad, method.regularizers[0])
+    ones = {name: torch.ones_like(weight) for name, weight in method.model.weights().items()}
+    after = drop.on_inner_gradients(ones, context())
+    touched = {name for name in ones if not torch.equal(after[name], ones[name])}
+    assert touched == {name for name in ones if OF_RESNET18[layers](name)}
+    assert layers != "last" or any("shortcut" in name for name in touched)
+
+
+def test_a_model_without_a_stem_has_no_such_scope() -> None:
+    with pytest.raises(UserError) as caught:
+        dropped(layers="stem")
+    assert str(caught.value) == (
+        "regularizers.dropgrad.layers: found 'stem', but the model has none; allowed: all, last, head, start"
+    )
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "binary"])

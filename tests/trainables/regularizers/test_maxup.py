@@ -1,10 +1,13 @@
-"""Meta-MaxUp: the worst copy alone is followed; what every way of changing a copy does, how often, and what it leaves.
+"""Meta-MaxUp: the worst of copies is followed; what every way of changing a copy does, how often, and what it leaves.
 
 Where images are told apart every value of every image is another one, and none is 0.
 """
 
+import math
+from itertools import combinations
 from math import log
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from raymeta.problem import Examples, Tasks
 from raymeta.schema import merge
 from raymeta.testing import BUDGET, conformance, outer_gradient
 from raymeta.training.trainer import Trainer
+from trainables.maml import MAML
 from trainables.regularizers import maxup
 from trainables.regularizers.maxup import MaxUp, cutmix, erased
 
@@ -85,9 +89,70 @@ def episodes(tasks: int, height: int = SIDE, width: int = SIDE) -> Tasks:
 # The maximum
 
 
+@pytest.mark.parametrize("method", ["maml", "mamlpp", "protonet"])
+def test_the_outer_loss_is_the_mean_of_each_query_images_worst_copy(method: str, glyphs: object) -> None:
+    made, plain, tasks = trainer(method, {"copies": 3}), trainer(method).learner.double(), 3
+    seen, batch = watch(made), noise(tasks)
+    found, context = outer_gradient(made, batch), Context(True)
+    losses, worst = [], set[int]()
+    for i in range(tasks):
+        each = []
+        for copy in seen[0]:
+            (support, query), rows = copy.task(i), []
+            adapted = plain.adapt(support, context)
+            for share, logits in predicted(plain, adapted, query.x):
+                rows.append(share * -(query.y * logits.log_softmax(1)).sum(1))
+            each.append(torch.stack(rows).sum(0))
+        largest, places = torch.stack(each).max(0)
+        worst |= set(places.tolist())
+        losses.append(largest.mean())
+    loss = torch.stack(losses).mean()
+    learned = {name: parameter for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    gradients = torch.autograd.grad(loss, list(learned.values()), materialize_grads=True)
+    expected = dict(zip(learned, gradients, strict=True))
+    assert worst == {0, 1, 2}
+    assert_same(found, (float(loss.detach()), expected))
+    assert_same(outer_gradient(made, batch, vectorized=True), found)
+
+
+def predicted(method: Any, adapted: Any, x: Tensor) -> list[tuple[float, Tensor]]:
+    """Logits, and their share of the outer loss: of each step of MAML++ the same at the beginning."""
+    if not hasattr(adapted, "path"):
+        return [(1.0, method.predict(adapted, x))]
+    each = [method.outputs(method.model.prepare(x), weights, now) for _, weights, now in adapted.path]
+    return [(1 / len(each), logits) for logits in each]
+
+
+def test_what_is_added_to_a_copys_loss_counts_for_each_of_its_images(glyphs: object) -> None:
+    """MR-MAML's term of each copy is as large as its loss here, and decides."""
+    mr = {"regularizers": {"mr": {"noise": "weights", "blocks": 1, "beta": 1.0}}}
+    made, alone, tasks = trainer(maxup={"copies": 2, "worst": "queries"}, **mr), trainer(**mr), noise(1)
+    seen = watch(made)
+    loss, _ = outer_gradient(made, tasks)
+    with_terms = [outer_gradient(alone, copy)[0] for copy in seen[0]]
+    assert max(with_terms) <= loss * (1 + 1e-9) <= sum(with_terms)
+
+
+def test_a_learner_that_does_not_say_its_losses_has_no_worst_images(glyphs: object) -> None:
+    class Twice(MAML):
+        name = "maml"
+
+        def query_loss(self, adapted: Any, query: Examples) -> Tensor:
+            return 2 * super().query_loss(adapted, query)
+
+    config = trainer(maxup={"copies": 2}).config
+    method = Twice(config, trainer().problem)
+    with pytest.raises(UserError) as caught:
+        method.hooks(noise(1), Context(True), torch.Generator().manual_seed(0))
+    assert str(caught.value) == (
+        "regularizers.maxup.worst: found 'queries', but maml has a query_loss of its own and no query_losses; allowed: "
+        "tasks"
+    )
+
+
 @pytest.mark.parametrize("method", ["maml", "protonet"])
 def test_the_outer_loss_and_gradient_are_the_worst_copys(method: str, glyphs: object) -> None:
-    made, plain, tasks = trainer(method, {"copies": 3}), trainer(method), 4
+    made, plain, tasks = trainer(method, {"copies": 3, "worst": "tasks", "draws": "task"}), trainer(method), 4
     seen, batch, worst, chosen = watch(made), noise(tasks), list[Gradient](), set[int]()
     found = outer_gradient(made, batch)
     for i in range(tasks):
@@ -125,7 +190,7 @@ def test_copies_follow_the_seed_and_the_outer_step_and_leave_the_episodes_alone(
     one, again, other = seen(0), seen(0), seen(1)
     assert len(one) == 6
     assert all(map(same_tasks, one, again))
-    assert len({(float(copy.support.x.sum()), float(copy.query.x.sum())) for copy in one + other}) == 12
+    assert not any(same_tasks(a, b) for a, b in combinations(one + other, 2))
 
 
 # CutMix
@@ -144,10 +209,12 @@ def boxes(changed: Tensor) -> tuple[Tensor, Tensor]:
     return low, size
 
 
-def test_cutmix_takes_one_box_of_a_task_from_partners_and_mixes_labels_by_its_area() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_cutmix_takes_one_box_of_a_task_from_partners_and_mixes_labels_by_its_area(whole: bool) -> None:
     tasks, count, height, width = 200, 8, 12, 17
     x, pixels = numbered(tasks, count, 1, height, width, first=0), height * width
-    found, labels = cutmix(x, torch.eye(count).double().expand(tasks, -1, -1), torch.Generator().manual_seed(0))
+    soft, generator = torch.eye(count).double().expand(tasks, -1, -1), torch.Generator().manual_seed(0)
+    found, labels = cutmix(x, soft, generator, whole=whole)
     source = (found.squeeze(2).long() // pixels) % count  # [T, n, H, W]: the image of each pixel
     image = torch.arange(count)[:, None, None]
     inside = (source != image).any(1)
@@ -167,7 +234,7 @@ def test_the_box_has_the_area_of_a_beta_distribution_cut_at_the_edges() -> None:
     """A side of share s at a uniform place keeps s - s^2/4 in the mean; it touches no edge with 1 - s, less a pixel."""
     tasks, side, n = 4000, 24, 10_000
     x = numbered(tasks, 3, 1, side, side)
-    found, _ = cutmix(x, torch.zeros(tasks, 3, 1), torch.Generator().manual_seed(1))
+    found, _ = cutmix(x, torch.zeros(tasks, 3, 1), torch.Generator().manual_seed(1), whole=False)
     inside = (found != x).any(1).squeeze(1)
     inside = inside[inside.any((1, 2))]  # in one task of six all images are their own partners
     assert len(inside) == pytest.approx(tasks * 5 / 6, abs=120)
@@ -183,6 +250,30 @@ def test_the_box_has_the_area_of_a_beta_distribution_cut_at_the_edges() -> None:
     ):
         spread = 4.5 * float(values.std()) / len(values) ** 0.5
         assert float(values.mean()) == pytest.approx(float(expected), abs=spread)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(4, 40), st.integers(4, 40), st.integers(0, 2**32))
+def test_a_whole_box_is_the_authors(height: int, width: int, seed: int) -> None:
+    """Sides int(share * side), int(half) of them both ways from a whole centre, cut at the edges: in Python."""
+    tasks = 20
+    x = torch.stack([torch.zeros(tasks, 1, height, width), torch.ones(tasks, 1, height, width)], 1)
+    found, labels = cutmix(x, torch.eye(2).expand(tasks, 2, 2), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(5, tasks, generator=generator)
+    swapped = torch.rand(tasks, 2, generator=generator).argsort(1)[:, 0] == 1
+    for task in range(tasks):
+        share = math.sqrt(1 - sorted(uniform[:3, task].tolist())[1])
+        expected = torch.zeros(height, width)
+        spans = []
+        for side, place in ((height, uniform[3, task]), (width, uniform[4, task])):
+            half, centre = int(side * share) // 2, int(float(place) * side)
+            spans.append(slice(max(0, centre - half), min(side, centre + half)))
+        expected[spans[0], spans[1]] = float(swapped[task])
+        assert torch.equal(found[task, 0, 0], expected)
+        area = (spans[0].stop - spans[0].start) * (spans[1].stop - spans[1].start) / (height * width)
+        if swapped[task]:
+            assert float(labels[task, 0, 1]) == pytest.approx(area, abs=1e-6)
 
 
 # Erasing
@@ -268,11 +359,48 @@ def facts(before: Tasks, after: Tasks) -> tuple[dict[str, Tensor], Tensor]:
     return found, quarters
 
 
+def drawn(made: MaxUp, batch: Tasks, generator: torch.Generator) -> list[Tensor]:
+    """The ways of every copy's tasks."""
+    seen, plain = [], made.changed
+
+    def changed(tasks: Tasks, chosen: Tensor, *rest: Any) -> Tasks:
+        seen.append(chosen)
+        return plain(tasks, chosen, *rest)
+
+    with patch.object(made, "changed", changed):
+        made.draw(batch, Context(True), generator)
+    return seen
+
+
+@pytest.mark.parametrize("pool", ["small", "full"])
+def test_a_copy_of_all_tasks_of_a_step_is_changed_in_one_way(pool: str) -> None:
+    """With replacement, evenly; also where tasks come one by one."""
+    made, batch, ways = regularizer(pool=pool), episodes(3, 8, 8), maxup.POOLS[pool]
+    found = []
+    for seed in range(150):
+        together = drawn(made, batch, torch.Generator().manual_seed(seed))
+        assert [way.unique().numel() for way in together] == [1] * 4
+        generator = torch.Generator().manual_seed(seed)
+        apart = [drawn(made, alone(batch, i), generator) for i in range(3)] if seed < 5 else []
+        assert all([int(way) for way in one] == [int(way[0]) for way in together] for one in apart)
+        found.append([int(way[0]) for way in together])
+    table = torch.tensor(found)
+    for way in ways:
+        assert float((table == way).double().mean()) == pytest.approx(1 / len(ways), abs=0.08)
+    assert any(len(set(row)) < 4 for row in found)
+    assert len({tuple(row) for row in found}) > 30
+
+
+def test_ways_of_tasks_are_drawn_task_by_task_by_key() -> None:
+    found = drawn(regularizer(draws="task"), episodes(40, 8, 8), torch.Generator().manual_seed(0))
+    assert all(way.unique().numel() > 3 for way in found)
+
+
 @pytest.mark.parametrize("number", CHANGES)
-def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(maxup.POOLS, "full", (number,))
+def test_every_way_changes_what_it_names_and_nothing_else(number: int) -> None:
     before = episodes(40)
-    found, quarters = facts(before, regularizer().changed(before, WAYS, torch.Generator().manual_seed(3)))
+    chosen, generator = torch.full((40,), number), torch.Generator().manual_seed(3)
+    found, quarters = facts(before, regularizer().changed(before, chosen, WAYS, generator))
     assert {name for name, here in found.items() if here.any()} == CHANGES[number]
     assert all(float(here.double().mean()) > 0.7 for here in found.values() if here.any())
     expected = {0: 1 / 2, 1: 1 / 6, 2: 1 / 6, 3: 1 / 6} if number > 3 else {0: 1.0}
@@ -288,7 +416,9 @@ def test_every_way_changes_what_it_names_and_nothing_else(number: int, monkeypat
 ])  # fmt: skip
 def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -> None:
     before = episodes(300)
-    found, _ = facts(before, regularizer(pool=pool).changed(before, WAYS, torch.Generator().manual_seed(4)))
+    made, context = regularizer(pool=pool, copies=1, draws="task"), Context(True)
+    (after,) = made.draw(before, context, torch.Generator().manual_seed(4))
+    found, _ = facts(before, after)
     assert found.keys() == shares.keys()
     for name, here in found.items():
         missed = 0.01 if name.endswith("erased") or name == "mixed" else 0  # none of the images drawn, a box of nothing
@@ -298,7 +428,9 @@ def test_every_way_of_a_pool_is_as_likely(pool: str, shares: dict[str, float]) -
 
 def test_without_a_pool_a_copy_is_the_episodes() -> None:
     before = episodes(2)
-    assert same_tasks(regularizer(pool="none").changed(before, WAYS, torch.Generator()), before)
+    copies = regularizer(pool="none").draw(before, Context(True), torch.Generator())
+    assert len(copies) == 4
+    assert all(same_tasks(copy, before) for copy in copies)
 
 
 def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
@@ -310,7 +442,7 @@ def test_images_that_are_not_square_are_refused_by_the_full_pool() -> None:
 
 
 def test_images_that_are_not_square_are_changed_by_the_small_pool() -> None:
-    before, made = episodes(20, 16, 24), regularizer(Random((2, 16, 24)), pool="small")
+    before, made = episodes(20, 16, 24), regularizer(Random((2, 16, 24)), pool="small", draws="task")
     copies = made.draw(before, Context(True, outputs=WAYS), torch.Generator().manual_seed(5))
     found = [facts(before, copy)[0] for copy in copies]
     assert len(found) == 4

@@ -40,8 +40,8 @@ def trainer(regularizers: dict[str, Any], method: str = "maml", **sections: Any)
     return made
 
 
-def taml(measure: str, weight: float = WEIGHT) -> dict[str, Any]:
-    return {"taml": {"measure": measure, "weight": weight}}
+def taml(measure: str, weight: float = WEIGHT, **others: Any) -> dict[str, Any]:
+    return {"taml": {"measure": measure, "weight": weight, **others}}
 
 
 def tasks() -> list[Task]:
@@ -52,13 +52,17 @@ def episodes() -> Tasks:
     return together(tasks())
 
 
-def unequal(losses: list[Tensor], measure: str) -> Tensor:
+def unequal(losses: list[Tensor], measure: str, exponent: float = 2.0, epsilon: float = 1.0) -> Tensor:
     """The measure, from the specification's formulas."""
     count, mean = len(losses), torch.stack(losses).mean()
+    if measure == "atkinson" and epsilon != 1:
+        powers = sum((x ** (1 - epsilon) for x in losses), torch.zeros(())) / count
+        return 1 - powers ** (1 / (1 - epsilon)) / mean
     if measure == "theil":
         return sum(((x / mean) * torch.log(x / mean) for x in losses), torch.zeros(())) / count
     if measure == "generalised_entropy":
-        return sum((((x / mean) ** 2 - 1) / (2 * (2 - 1)) for x in losses), torch.zeros(())) / count
+        a = exponent
+        return sum((((x / mean) ** a - 1) / (a * (a - 1)) for x in losses), torch.zeros(())) / count
     if measure == "atkinson":
         return 1 - math.prod(losses, start=torch.ones(())) ** (1 / count) / mean
     if measure == "gini":
@@ -71,25 +75,44 @@ def uncertainty(logits: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=logits).entropy().mean()
 
 
-def penalty(measure: str, tasks: list[Task], start: list[tuple[Network, Weights]], norm: str = "batch") -> Tensor:
+def penalty(
+    measure: str,
+    tasks: list[Task],
+    start: list[tuple[Network, Weights]],
+    norm: str = "batch",
+    of: str = "support",
+    **others: float,
+) -> Tensor:
     """Of the initial model of every task; the part of `entropy_reduction` at theta_S is left out."""
-    pairs = list(zip(tasks, start, strict=True))
+    pairs = [(Task(t.support, t.support if of == "support" else t.query), s) for t, s in zip(tasks, start, strict=True)]
     if measure in INEQUALITIES:
-        return unequal([query_loss(network, weights, task, norm=norm) for task, (network, weights) in pairs], measure)
+        losses = [query_loss(network, weights, task, norm=norm) for task, (network, weights) in pairs]
+        return unequal(losses, measure, **others)
     return -torch.stack(
         [uncertainty(network(task.query.x, weights, 0, None)) for task, (network, weights) in pairs]
     ).mean()
 
 
 @ORDERS
-@pytest.mark.parametrize("measure", MEASURES)
-def test_the_gradient_of_an_outer_step_is_that_of_one_graph_of_all_its_tasks(measure: str, order: str) -> None:
-    made, network = trainer(taml(measure), maml={"order": order, "inner_lr": ALPHA}), conv4()
+@pytest.mark.parametrize(
+    ("measure", "others"),
+    [
+        *((measure, {"of": of}) for measure in MEASURES for of in ("support", "query")),
+        ("generalised_entropy", {"exponent": -0.5}),
+        ("generalised_entropy", {"exponent": 3.0, "of": "query"}),
+        ("atkinson", {"epsilon": 0.5}),
+        ("atkinson", {"epsilon": 2.0, "of": "query"}),
+    ],
+)
+def test_the_gradient_of_an_outer_step_is_that_of_one_graph_of_all_its_tasks(
+    measure: str, others: dict[str, Any], order: str
+) -> None:
+    made, network = trainer(taml(measure, **others), maml={"order": order, "inner_lr": ALPHA}), conv4()
 
     def whole(theta: Weights, own: Weights, tasks: Any) -> Tensor:
         ends = [unroll(network, theta, task, MAML, steps=STEPS, order=order)[-1] for task in tasks]
         losses = [query_loss(network, end, task) for end, task in zip(ends, tasks, strict=True)]
-        term = penalty(measure, tasks, [(network, theta)] * TASKS)
+        term = penalty(measure, tasks, [(network, theta)] * TASKS, **others)
         if measure == "entropy_reduction":
             after = [uncertainty(network(task.query.x, end, 0, None)) for end, task in zip(ends, tasks, strict=True)]
             term = term + torch.stack(after).mean()
@@ -158,17 +181,58 @@ def test_inequality_of_1_and_3(measure: str, expected: float) -> None:
     assert float(inequality(torch.tensor([1.0, 3.0]).double(), measure)) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("measure", INEQUALITIES)
+PARAMETERS = [  # of the measures that have one
+    *((measure, {}) for measure in INEQUALITIES),
+    *(("generalised_entropy", {"exponent": exponent}) for exponent in (-1.0, 0.5, 3.0)),
+    *(("atkinson", {"epsilon": epsilon}) for epsilon in (0.5, 2.0)),
+]
+
+
+@pytest.mark.parametrize(("measure", "others"), PARAMETERS)
 @given(values=LOSSES, factor=st.floats(0.01, 100))
-def test_inequality_is_its_formula_and_has_no_scale(measure: str, values: list[float], factor: float) -> None:
+def test_inequality_is_its_formula_and_has_no_scale(
+    measure: str, others: dict[str, float], values: list[float], factor: float
+) -> None:
     losses = torch.tensor(values, dtype=torch.float64)
-    found = float(inequality(losses, measure))
-    assert found == pytest.approx(float(unequal(list(losses), measure)), rel=1e-8, abs=1e-12)
-    assert float(inequality(factor * losses, measure)) == pytest.approx(found, rel=1e-8, abs=1e-12)
-    assert float(inequality(losses[:1].expand(len(values)), measure)) == pytest.approx(0, abs=1e-12)
+    found = float(inequality(losses, measure, **others))
+    assert found == pytest.approx(float(unequal(list(losses), measure, **others)), rel=1e-8, abs=1e-12)
+    assert float(inequality(factor * losses, measure, **others)) == pytest.approx(found, rel=1e-8, abs=1e-12)
+    assert float(inequality(losses[:1].expand(len(values)), measure, **others)) == pytest.approx(0, abs=1e-12)
     if max(values) > 1.01 * min(values):
         assert found > 1e-6
     assert found > -1e-12
+
+
+@pytest.mark.parametrize(
+    ("measure", "others", "expected"),
+    [
+        ("generalised_entropy", {"exponent": -1.0}, 1 / 6),  # ratios 1/2 and 3/2: (mean of 2 and 2/3, less 1) / 2
+        ("atkinson", {"epsilon": 0.5}, 1 / 2 - math.sqrt(3) / 4),  # 1 - ((1 + sqrt 3) / 2)^2 / 2
+        ("atkinson", {"epsilon": 2.0}, 1 / 4),  # 1 - harmonic mean 3/2 / 2
+        ("atkinson", {"epsilon": 0.0}, 0.0),
+    ],
+)
+def test_parameters_of_1_and_3(measure: str, others: dict[str, float], expected: float) -> None:
+    found = float(inequality(torch.tensor([1.0, 3.0]).double(), measure, **others))
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-15)
+
+
+def test_limits_of_the_parameters_are_other_measures() -> None:
+    losses = torch.tensor([0.3, 1.0, 2.5]).double()
+    near = inequality(losses, "generalised_entropy", exponent=1 + 1e-6)
+    assert float(near) == pytest.approx(float(inequality(losses, "theil")), rel=1e-5)
+    near = inequality(losses, "atkinson", epsilon=1 + 1e-6)
+    assert float(near) == pytest.approx(float(inequality(losses, "atkinson")), rel=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0, 1])
+def test_exponents_that_would_divide_by_0_are_refused(exponent: int) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_trial({"method": "maml", "regularizers": taml("generalised_entropy", exponent=exponent)})
+    assert str(caught.value) == (
+        f"config: regularizers.taml.exponent: found {exponent}.0: a (a - 1) divides; allowed: other numbers (the limit "
+        "at 1 is theil's)"
+    )
 
 
 def test_entropy_is_that_of_the_softmax() -> None:

@@ -1,0 +1,1 @@
+"""Is A better than B? Scores of the same tasks, compared pair by pair and over many data sets."""

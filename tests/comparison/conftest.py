@@ -1,0 +1,3 @@
+"""Fixtures."""
+
+from study.conftest import studies  # noqa: F401
