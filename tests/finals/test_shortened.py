@@ -65,6 +65,11 @@ def test_a_whole_row_is_beside_its_published_figure(table: str) -> None:
     assert "1.11 MSE" in both
 
 
+def test_a_figure_that_was_not_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"evidence: R\n{TABLE}")
+    assert "tasks; recalled, not checked" in text(final_table([final(f"{tmp_path}/mine.yaml")]))
+
+
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "in a comparison"])
 def test_a_shortened_row_says_so_and_is_beside_no_figure(others: int, table: str) -> None:
     row = final(table, scale=0.5)
