@@ -51,7 +51,7 @@ class Findings:
 
     @property
     def label(self) -> str:
-        """What scores are, for a column or an axis: `accuracy, %`."""
+        """What scores are, for a column or an axis: name and unit, `loss, nats`."""
         return f"{self.metric.name}, {self.metric.unit}" if self.metric.unit else self.metric.name
 
     @cached_property
