@@ -34,6 +34,9 @@ def curves(found: Findings) -> Any:
     for rung in found.plan.rungs[:-1]:
         axis.axvline(rung, **GUIDE | {"color": INK, "alpha": 0.3})
     axis.set(xlabel="outer steps (dashed: rungs)", ylabel=found.label)
+    first = found.budgets[0].table
+    if first.far_out:  # the others would be a flat line
+        axis.set_ylim(**{"bottom" if first.mode == "max" else "top": scale * first.fence})
     if found.coloured:
         axis.legend(frameon=False, fontsize=8)
     return figure
