@@ -36,7 +36,10 @@ def curves(found: Findings) -> Any:
     axis.set(xlabel="outer steps (dashed: rungs)", ylabel=found.label)
     first = found.budgets[0].table
     if first.far_out:  # the others would be a flat line
-        axis.set_ylim(**{"bottom" if first.mode == "max" else "top": scale * first.fence})
+        best = max if first.mode == "max" else min
+        ends = [scale * first.fence, scale * best(best(budget.table.scores) for budget in found.budgets)]
+        margin = 0.05 * abs(ends[1] - ends[0])
+        axis.set_ylim(min(ends) - margin, max(ends) + margin)
     if found.coloured:
         axis.legend(frameon=False, fontsize=8)
     return figure
