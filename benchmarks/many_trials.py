@@ -91,7 +91,7 @@ def main() -> None:
 
 def measure(folder: Path, trials: int, every: int, slots: int | None) -> None:
     """Run the study and print its table."""
-    from raymeta.api.driving import How, drive
+    from raymeta.study.run.driving import How, drive
     from raymeta.study.tracking.connection import connect
 
     plan = make_plan("maml", "sinusoid-1s", words=[*SHORTEST, f"study.trials={trials}"])

@@ -71,8 +71,8 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     """Rounds of a search with raymeta's engine, in order of time."""
     import optuna
 
-    from raymeta.api.driving import How, drive
     from raymeta.study.record.record import StudyRecord
+    from raymeta.study.run.driving import How, drive
 
     class Multivariate(StudyRecord):
         def _sampler(self, name: str) -> optuna.samplers.BaseSampler:

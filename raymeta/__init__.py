@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
-    from raymeta.api.comparing import compare, rank
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
-    from raymeta.api.keeping import archive, listed, move, note, open_archive, prune, remove, tag
+    from raymeta.api.kept.comparing import compare, rank
+    from raymeta.api.kept.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
@@ -36,10 +36,10 @@ __version__ = version("raymeta")
 
 _MODULES = {
     "catalogue": ("describe", "doctor", "methods"),
-    "comparing": ("compare", "rank"),
+    "kept.comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
-    "keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
+    "kept.keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),

@@ -11,7 +11,6 @@ from rich.text import Text
 from raymeta import registry
 from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
-from raymeta.api.words import Given, Overrides
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
 from raymeta.finals.results import Origin
@@ -24,6 +23,7 @@ from raymeta.storage.places import expanded
 from raymeta.study.machines.packing import Pack
 from raymeta.study.plan.plan import make_config
 from raymeta.study.plan.tables import Row, row_of
+from raymeta.study.plan.words import Given, Overrides
 
 if TYPE_CHECKING:
     import pandas

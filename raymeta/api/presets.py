@@ -20,7 +20,7 @@ from raymeta.errors import UserError, suggest
 from raymeta.report.shown import Shown
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
-from raymeta.study.plan.tables import EVIDENCE, Figure, Row, Table, every_table
+from raymeta.study.plan.tables import EVIDENCE, Evidence, Figure, Row, Table, every_table
 
 if TYPE_CHECKING:
     import pandas
@@ -67,16 +67,22 @@ class Presets(Shown):
     presets: list[Preset]
 
     def __rich__(self) -> RenderableType:
-        right = [Column(name, justify="right", no_wrap=True) for name in ("published", "steps")]
         left = [Column("preset", no_wrap=True), *(Column(name, overflow="fold") for name in ("data", "method"))]
+        right = [Column("published", justify="right", no_wrap=True), Column("read"), Column("steps", justify="right")]
         grid = Grid(*left, *right, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        read: set[Evidence] = set()
         for one in self.presets:
             steps = f"{one.outer_steps:,}" if one.outer_steps else "-"
-            grid.add_row(one.name, Text(one.dataset), Text(one.method or "any"), str(one.figure or "-"), steps)
+            letter = one.row.evidence if one.row and one.figure else None
+            read |= {letter} if letter else set()
+            figure = str(one.figure or "-")
+            grid.add_row(one.name, Text(one.dataset), Text(one.method or "any"), figure, letter or "", steps)
         rows = [one.row for one in self.presets if one.row is not None]
         if len(self.presets) == 1 and rows:
             return Group(grid, "", *_all_of(rows[0]))
-        return grid
+        meant = ", ".join(f"{letter}: {words}" for letter, words in EVIDENCE.items() if letter in read)
+        notes = [f"published figures: {meant}; steps: outer ones of a run"] if read else []
+        return Group(grid, *notes, *(["rows that no preset covers: raymeta presets --lacking"] if rows else []))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data by name."""
@@ -88,6 +94,57 @@ class Presets(Shown):
 
         rows = [{**one, "published": (one["published"] or {}).get("value")} for one in self.as_dict().values()]
         return pandas.DataFrame(rows).set_index("name")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A row of a paper that no preset covers, with what is missing."""
+
+    name: str
+    source: str
+    published: str | None
+    needs: str
+
+
+@dataclass(frozen=True, repr=False)
+class NotCovered(Shown):
+    """Rows that no preset covers."""
+
+    rows: list[Missing]
+
+    def __rich__(self) -> RenderableType:
+        grid = Grid("not covered", "published", Column("what is missing", overflow="fold"), box=None, pad_edge=False)
+        for one in self.rows:
+            grid.add_row(one.name, one.published or "-", Text(one.needs))
+        return grid
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data by name."""
+        return {one.name: {"source": one.source, "published": one.published, "needs": one.needs} for one in self.rows}
+
+
+def lacking(word: str | None = None) -> NotCovered:
+    """Rows of papers' tables that no preset covers.
+
+    Args:
+        word: only those with it in their name, source or what is missing.
+
+    Raises:
+        UserError: there is none with it; or a table is wrong.
+    """
+    found = [
+        Missing(f"{table.name}/{name}", table.source, _printed(one.published), one.needs)
+        for table in every_table()
+        for name, one in table.lacking.items()
+    ]
+    chosen = [one for one in found if not word or word.lower() in f"{one.name} {one.source} {one.needs}".lower()]
+    if word and not chosen:
+        raise UserError(f"no row that is not covered has '{word}': raymeta presets --lacking lists all")
+    return NotCovered(chosen)
+
+
+def _printed(figure: str | float | None) -> str | None:
+    return f"{figure:.2f}" if isinstance(figure, float) else figure
 
 
 def presets(word: str | None = None) -> Presets:
@@ -158,8 +215,8 @@ def _page(table: Table) -> Iterator[str]:
             yield f"- {sentence} ({which})"
     if table.lacking:
         yield from ("", "| not covered | published | what is missing |", "| --- | --- | --- |")
-        for name, lacking in table.lacking.items():
-            yield f"| `{name}` | {lacking.published or '-'} | {lacking.needs} |"
+        for name, one in table.lacking.items():
+            yield f"| `{name}` | {_printed(one.published) or '-'} | {one.needs} |"
 
 
 MARK = re.compile(r"(?<=<!-- tables -->\n).*?(?=<!-- end -->)", re.DOTALL)

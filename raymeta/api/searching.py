@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymeta.api.studies import Study
-    from raymeta.api.words import Overrides
     from raymeta.problem import Problem
     from raymeta.problems.images.reading.remote import Root
     from raymeta.study.machines.packing import Pack
     from raymeta.study.plan.plan import Plan
     from raymeta.study.plan.preview import Preview
+    from raymeta.study.plan.words import Overrides
 
 
 def search(
@@ -70,13 +70,13 @@ def search(
     """
     started = time.time()
     from raymeta.api.data import pretrain, root_of
-    from raymeta.api.driving import How, begin
     from raymeta.api.studies import Study
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
     from raymeta.study.machines.resources import beyond
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
+    from raymeta.study.run.driving import How, begin
     from raymeta.training.trainer import refuse_unfit
 
     beyond(slots)  # what can't be is refused before anything is made; the rest is said when the trials start
@@ -179,8 +179,8 @@ def _plan(
     preset: str | Path | None,
     choose: str | Sequence[str] | None,
 ) -> "Plan":
-    from raymeta.api.words import Given
     from raymeta.study.plan.plan import make_plan
+    from raymeta.study.plan.words import Given
 
     given = Given.of(overrides)
     words = [*given.words, *([f"study.trials={trials}"] if trials is not None else [])]

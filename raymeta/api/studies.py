@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Group, RenderableType
 
 from raymeta.api.data import root_of
-from raymeta.api.driving import LOOK_S, Background, How, drive, interrupt
 from raymeta.config import TrialConfig
 from raymeta.errors import RunFailed, UserError
 from raymeta.installed import remark
@@ -30,6 +29,7 @@ from raymeta.study.record.finalists import Standings, settled, standings
 from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
+from raymeta.study.run.driving import LOOK_S, Background, How, drive, interrupt
 from raymeta.study.tracking.connection import find_run
 from raymeta.study.tracking.tracker import Tracker
 

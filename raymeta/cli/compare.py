@@ -44,7 +44,7 @@ def compare(
 
     Example: raymeta compare --ranks maml-omniglot-* alfa-omniglot-* l2f-omniglot-* -o table.tex
     """
-    from raymeta.api import comparing
+    from raymeta.api.kept import comparing
     from raymeta.comparison.written import FORMATS
     from raymeta.errors import UserError, suggest
     from raymeta.storage.outputs import output, write_output

@@ -41,7 +41,7 @@ def ls(
 
     Example: raymeta ls --state over --sort size
     """
-    from raymeta.api.keeping import listed
+    from raymeta.api.kept.keeping import listed
     from raymeta.keeping.listing import table_of
 
     rows = listed(
@@ -65,7 +65,7 @@ def note(
 
     Example: raymeta note maml-omniglot "lr too high above 0.3, see group meeting"
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
 
     there = keeping.note(name)
     if text is None:
@@ -86,7 +86,7 @@ def tag(
 
     Example: raymeta tag maml-omniglot paper table-2 --remove draft
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
 
     show(", ".join(keeping.tag(name, *(tags or ()), remove=remove or ())) or f"{name} has no tags")
 
@@ -101,7 +101,7 @@ def mv(
 
     Example: raymeta mv maml-omniglot /scratch/studies/
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
 
     say(f"{name} is {keeping.move(name, to)} now; MLflow has it under the old name until it is sent again")
 
@@ -115,7 +115,7 @@ def archive(
 
     Example: raymeta archive maml-omniglot -o /backup/maml-omniglot.zip
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
     from raymeta.keeping.listing import in_words
 
     file = out or Path(f"{name}.zip")
@@ -134,7 +134,7 @@ def open_(
 
     Example: raymeta open maml-omniglot.zip --name from-the-cluster
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
 
     study = keeping.open_archive(file, name)
     say(f"{study.name}: {study.status}")
@@ -145,7 +145,7 @@ def prune(names: Names, yes: Yes = False) -> None:
 
     Example: raymeta prune maml-omniglot alfa-omniglot
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
     from raymeta.keeping.listing import in_words
 
     found = [one for name in names if (one := keeping.prune(name)).files]
@@ -166,7 +166,7 @@ def rm(names: Names, yes: Yes = False) -> None:
 
     Example: raymeta rm first-try second-try
     """
-    from raymeta.api import keeping
+    from raymeta.api.kept import keeping
     from raymeta.keeping.listing import in_words, size_of
 
     sizes = [size_of(keeping.folder_of(name)) for name in names]

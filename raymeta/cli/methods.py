@@ -79,6 +79,10 @@ def presets(
             autocompletion=complete.presets,
         ),
     ] = None,
+    lacking: Annotated[
+        bool,
+        typer.Option("--lacking", help="List rows of papers' tables that no preset covers, with what is missing."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """List presets: those for any method, and the rows of papers' tables with their published figures and cost.
@@ -89,7 +93,7 @@ def presets(
     """
     from raymeta.api import presets as listed
 
-    found = listed.presets(word)
+    found = listed.lacking(word) if lacking else listed.presets(word)
     if as_json:
         show_json(found.as_dict())
     else:

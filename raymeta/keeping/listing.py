@@ -284,7 +284,7 @@ def table_of(rows: Sequence[Row]) -> Table:
     whole = [Column(name, no_wrap=True) for name in ("state", "trials", "best", "last round")]
     table = Table(
         Column("study", overflow="fold"), *whole, Column("method, task", overflow="fold"),
-        *(Column(name, overflow="fold") for name in optional), box=None, pad_edge=False, expand=True,
+        *(Column(name, overflow="fold") for name in optional), box=None, pad_edge=False,
     )  # fmt: skip
     for row in rows:
         best = f"{row.score} (trial {row.best})" if row.best is not None else "-"

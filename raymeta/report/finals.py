@@ -9,10 +9,12 @@ from rich.table import Column, Table
 
 from raymeta.report.style import panels, save
 from raymeta.report.tables import value
+from raymeta.study.plan.tables import EVIDENCE
 
 if TYPE_CHECKING:
     from raymeta.finals.results import FinalTable
 
+UNREAD = ("R", "J")  # evidence for a published figure that is said beside it
 TASKS = {"training": "tasks of the training classes", "test": "test tasks"}
 
 
@@ -68,7 +70,9 @@ def _remarks(rows: Sequence["FinalTable"]) -> str | None:
     for row in rows:
         name = f"{row.name}: " if len(rows) > 1 else ""
         if row.published is not None and row.origin is not None:
-            found += [f"{name}published: {'; '.join(filter(None, [row.origin.row.source, row.published.meaning]))}"]
+            said = row.origin.row
+            read = EVIDENCE[said.evidence] if said.evidence in UNREAD else ""
+            found += [f"{name}published: {'; '.join(filter(None, [said.source, row.published.meaning, read]))}"]
         if row.origin is not None and row.origin.changed:
             found += [f"{name}not the preset's own: {', '.join(row.origin.changed)}"]
         found += [f"{name}differs from its source: {one}" for one in row.origin.row.differs] if row.origin else []

@@ -12,11 +12,11 @@ from study.conftest import studies  # noqa: F401
 from study.driving import WORDS, noted, rounds_noted, tiny_record, until
 
 import raymeta
-from raymeta.api.words import Given
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.report.export import read_export
 from raymeta.schema import merge, nest, parse_overrides
+from raymeta.study.plan.words import Given
 from raymeta.study.record.folder import driver_of
 
 SPEC, TASK = "maml+dropgrad", "sinusoid-5s"

@@ -10,7 +10,6 @@ from study.driving import parse, raymeta
 
 import raymeta as package
 from raymeta.api.finals import _configs
-from raymeta.api.words import Given
 from raymeta.errors import UserError
 from raymeta.finals.folders import folder_of
 from raymeta.finals.results import FinalTable, SeedResult
@@ -19,6 +18,7 @@ from raymeta.problem import open_problem
 from raymeta.report.finals import draw_curves, final_table
 from raymeta.report.frames import finals_frame
 from raymeta.report.shown import text
+from raymeta.study.plan.words import Given
 
 TABLE = """
 source: Somebody 2020, Table 1
@@ -63,6 +63,11 @@ def test_a_whole_row_is_beside_its_published_figure(table: str) -> None:
     both = text(final_table([row, final(table, "5s-dropped")]))
     assert "published" in both.splitlines()[2]
     assert "1.11 MSE" in both
+
+
+def test_a_figure_that_was_not_read_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"evidence: R\n{TABLE}")
+    assert "tasks; recalled, not checked" in text(final_table([final(f"{tmp_path}/mine.yaml")]))
 
 
 @pytest.mark.parametrize("others", [0, 1], ids=["alone", "in a comparison"])

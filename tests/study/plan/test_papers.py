@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from raymeta.api.presets import lacking, pages, presets
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.report.shown import text
 from raymeta.storage.files import parse_yaml
 from raymeta.study.plan.layers import base_of
 from raymeta.study.plan.plan import make_config
@@ -107,3 +109,22 @@ def test_a_former_name_says_what_it_is_now() -> None:
 def test_what_is_not_read_is_said() -> None:
     unread = [row.name for row in rows().values() if row.figure is not None and row.evidence is None]
     assert not unread
+
+
+def test_the_page_of_presets_is_that_of_the_tables() -> None:
+    page = Path(__file__).parents[3].joinpath("docs/presets.md").read_text()
+    assert f"<!-- tables -->\n{pages()}\n<!-- end -->" in page
+
+
+def test_what_is_not_covered_is_listed_with_what_is_missing() -> None:
+    found = lacking("viewpoint").as_dict()
+    assert found["dropgrad-table1/objectnet3d-metaview"]["published"] == "45.00 ± 0.45"
+    assert "MetaView" in text(lacking())
+    with pytest.raises(UserError, match=r"^no row that is not covered has 'zebra': raymeta presets --lacking"):
+        lacking("zebra")
+
+
+def test_the_list_says_how_far_to_trust_a_figure() -> None:
+    shown = text(presets("mamlpp-table"))
+    assert "99.47 % R" in shown
+    assert "R: recalled, not checked" in shown

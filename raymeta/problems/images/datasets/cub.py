@@ -25,6 +25,7 @@ from raymeta.problems.images.reading.trees import Tree, pack_files
 
 SIDE = 84
 FOLDER = "CUB_200_2011"
+PUBLISHED = "CUB-200-2011 (www.vision.caltech.edu/datasets/cub_200_2011)"
 LAYOUT = f"{FOLDER}.tgz or a folder {FOLDER}"
 
 
@@ -48,12 +49,12 @@ class Cub(ImageDataset):
                 is no download.
             progress: called per image.
         """
-        tree, plan = _planned(needed(root, self.name, LAYOUT))
+        tree, plan = _planned(needed(root, self.name, PUBLISHED, LAYOUT))
         check_counts(tree.source, plan.counts, self.published.get(self.split))
         return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, left=plan.left())
 
     def plan(self, root: Path | None) -> Plan:
-        return _planned(needed(root, self.name, LAYOUT))[1]
+        return _planned(needed(root, self.name, PUBLISHED, LAYOUT))[1]
 
     def fit(self, image: Image.Image) -> Image.Image:
         return centred(SIDE)(plain(image))

@@ -34,6 +34,7 @@ class ImageNetSubset(ImageDataset):
     Attributes:
         folders: names under which the class folders, or an archive of them, may lie in the root.
         layouts: what may be there, for a message.
+        source: what is to be downloaded, likewise.
     """
 
     input_shape: tuple[int, ...] = (3, SIDE, SIDE)
@@ -41,10 +42,11 @@ class ImageNetSubset(ImageDataset):
     std: ClassVar[tuple[float, ...] | None] = (0.229, 0.224, 0.225)
     folders: ClassVar[tuple[str, ...]]
     layouts: ClassVar[str]
+    source: ClassVar[str]
 
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Pack the images; see `layouts` for what `root` may hold."""
-        place = needed(root, self.name, self.layouts)
+        place = needed(root, self.name, self.source, self.layouts)
         if caches := self._caches(place):
             plan = plan_of(place, caches)
             check_counts(place, plan.counts, self.published.get("standard"))
@@ -55,7 +57,7 @@ class ImageNetSubset(ImageDataset):
         return pack_files(tree, plan.layout.classes, self.input_shape, self.fit, progress, about=about, left=left)
 
     def plan(self, root: Path | None) -> Plan:
-        place = needed(root, self.name, self.layouts)
+        place = needed(root, self.name, self.source, self.layouts)
         caches = self._caches(place)
         return plan_of(place, caches) if caches else self._files(place)[1]
 
@@ -80,6 +82,7 @@ class MiniImageNet(ImageNetSubset):
         "standard": Published({"train": 64, "validation": 16, "test": 20}, (600, 600), 60_000)
     }
     folders = ("mini_imagenet_full_size", "mini-imagenet", "mini_imagenet", "miniimagenet", "miniImageNet")
+    source = "miniImageNet in the split of Ravi and Larochelle"
     layouts = (
         "images and the lists train.csv, val.csv, test.csv; mini-imagenet-cache-train.pkl and so on; or class folders "
         "in train, val, test"
@@ -97,6 +100,7 @@ class TieredImageNet(ImageNetSubset):
         "standard": Published({"train": 351, "validation": 97, "test": 160}, (732, 1300), 779_165)
     }
     folders = ("tiered_imagenet", "tiered-imagenet", "tieredimagenet", "tieredImageNet")
+    source = "tieredImageNet of Ren et al."
     layouts = (
         "train_images_png.pkl or train_images.npz with train_labels.pkl, and so on; or class folders in "
         "train, val, test"

@@ -91,14 +91,21 @@ class Plan(NamedTuple):
             yield f"{path} ({sample[path]}, {what})"
 
 
-def needed(root: Path | None, name: str, holds: str) -> Path:
+def needed(root: Path | None, name: str, source: str, holds: str) -> Path:
     """The root of a data set that can't be downloaded.
+
+    Args:
+        root: what the user gave.
+        name: the data set's.
+        source: what to download, in a phrase.
+        holds: what the folder may hold.
 
     Raises:
         UserError: it is not given, or not there.
     """
     if root is None:
-        raise UserError(f"{name} can't be downloaded: name a folder with {holds} by --data-root")
+        how = f"get {source} yourself and name by --data-root a folder with {holds}"
+        raise UserError(f"{name} can't be downloaded by raymeta: {how}")
     if not root.exists():
         raise UserError(f"{shown(root)}: no such folder")
     return root
