@@ -136,13 +136,23 @@ def test_studies_in_every_state(studies: Path) -> None:
     checked(few)
     assert "No finalists are scored yet" in said(few)
     assert "finalists' scores are there. It goes on with:" in said(few)
-    with few.locked():
-        assert "A process drives it" in said(few)
     equal = tiny_record("equal", "study.trials=20")
     for _ in range(20):
         noted(equal, 1.0)
     checked(equal)
     assert "Their scores or their settings don't differ." in said(equal)
+
+
+def test_a_score_that_is_far_out_does_not_hide_the_others(studies: Path) -> None:
+    """Quartiles 5.25 and 15.75: the fence of errors is 15.75 + 3 · 10.5; a score of 1e22 counts as that."""
+    record = tiny_record("far", "study.trials=22")
+    for score in [*map(float, range(21)), 1e22]:
+        noted(record, score)
+    table = report_of(record).grid("slice0")
+    assert max(float(str(row[2])) for row in table.rows) < 46.75
+    assert "1 score far out on the worse side count as 47.25" in said(record)
+    assert "1 trial far out" in said(record)
+    checked(record)
 
 
 def test_a_read_only_study(studies: Path, tmp_path: Path) -> None:

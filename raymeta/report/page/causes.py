@@ -51,7 +51,7 @@ def slices(found: Findings) -> Section:
         return Section("slices", title, [_too_few(found)])
     order = [share.key for share in found.shares]
     keys = order + [key for key in budget.table.varied if key not in order]
-    effects = [effect(budget.table, key) for key in keys]
+    effects = [effect(budget.table.fenced, key) for key in keys]
     text = [
         f"Scores at {budget.steps:,} outer steps: a dot a trial, and the mean of trials with like values with its 95 % "
         "interval. Trials are those that the search proposed, so other keys differ too, and what promised to be good "
@@ -123,4 +123,7 @@ def _where(found: Findings, budget: Budget) -> str:
         if first
         else ", the highest rung that enough trials reached; ASHA chose them, so they differ less than all did"
     )
+    if far := budget.table.far_out:
+        edge = printed(found.metric.scale * budget.table.fence)
+        rest += f"; {count(far, 'score')} far out on the worse side count as {edge}"
     return f"Compared are the {len(budget.trials):,} trials with a score up to {budget.steps:,} outer steps{rest}."

@@ -35,6 +35,8 @@ def curves(found: Findings) -> Section:
         "Grey: every trial at the rungs that it reached; coloured: the first trials at all their validations. Medians "
         "get better from rung to rung also because weak trials are gone: compare trials within a rung."
     ]
+    if far := found.budgets[0].table.far_out:
+        text.append(f"{count(far, 'trial')} far out on the worse side at the first rung may leave the picture.")
     return Section("curves", title, text, tables=_rounds(found), figures=[figure])
 
 

@@ -34,6 +34,12 @@ def curves(found: Findings) -> Any:
     for rung in found.plan.rungs[:-1]:
         axis.axvline(rung, **GUIDE | {"color": INK, "alpha": 0.3})
     axis.set(xlabel="outer steps (dashed: rungs)", ylabel=found.label)
+    first = found.budgets[0].table
+    if first.far_out:  # the others would be a flat line
+        best = max if first.mode == "max" else min
+        ends = [scale * first.fence, scale * best(best(budget.table.scores) for budget in found.budgets)]
+        margin = 0.05 * abs(ends[1] - ends[0])
+        axis.set_ylim(min(ends) - margin, max(ends) + margin)
     if found.coloured:
         axis.legend(frameon=False, fontsize=8)
     return figure

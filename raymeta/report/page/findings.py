@@ -83,12 +83,12 @@ class Findings:
     @cached_property
     def shares(self) -> list[Share]:
         """What the keys are worth at the common rung; empty: too few trials to tell."""
-        return importance(self.common.table) if self.common else []
+        return importance(self.common.table.fenced) if self.common else []
 
     @cached_property
     def pairs(self) -> list[Interaction]:
         """Keys that interact there."""
-        return interactions(self.common.table) if self.common else []
+        return interactions(self.common.table.fenced) if self.common else []
 
     @cached_property
     def coloured(self) -> list[TrialRecord]:

@@ -22,8 +22,6 @@ def best(found: Findings) -> Section:
     else:
         text += [_score(found), _gain(found)]
         tables = [_settings(found)]
-    if status.driven:
-        text.append("A process drives it: this page is written again when that ends.")
     if status.settled and found.best is not None:
         export = f"raymeta export {found.record.name} -o best.yaml"
         code = [export, "raymeta final best.yaml --seeds 3"]

@@ -1,7 +1,7 @@
 """Trials with a score each at one budget: the table that importance and effects are computed from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -28,6 +28,23 @@ class Scored:
     points: Sequence[Point]
     scores: Sequence[float]
     mode: Literal["max", "min"]
+
+    @cached_property
+    def fence(self) -> float:
+        """The score that a worse one is far out of: three quartile distances beyond the worse quartile (Tukey)."""
+        lower, upper = np.quantile(self.scores, [0.25, 0.75])
+        return float(lower - 3 * (upper - lower) if self.mode == "max" else upper + 3 * (upper - lower))
+
+    @cached_property
+    def fenced(self) -> "Scored":
+        """The same with scores that are far out moved to the fence: a few of them would be all that squares see."""
+        keep = max if self.mode == "max" else min
+        return replace(self, scores=[keep(score, self.fence) for score in self.scores])
+
+    @property
+    def far_out(self) -> int:
+        """How many scores are."""
+        return sum(one != other for one, other in zip(self.scores, self.fenced.scores, strict=True))
 
     @cached_property
     def y(self) -> Array:
