@@ -54,7 +54,9 @@ def contents(wheel: Path) -> dict[str, bytes]:
 
 def sources() -> Iterator[Path]:
     for package in PACKAGES:
-        yield from (path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml", ".typed"))
+        yield from (
+            path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml", ".typed", ".html", ".css")
+        )
 
 
 def test_the_wheel_has_every_module_and_space_and_nothing_else(wheel: Path) -> None:
