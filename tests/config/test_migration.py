@@ -263,8 +263,10 @@ def test_one_word_of_initial_values_is_a_law_for_each_tensor(method: str, model:
         ("resnet12", {"conv": None}),  # the variant's, as then
     ],
 )
-def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
-    config = parse_trial({"method": "maml", "model": {"name": name}}).as_dict()
+@pytest.mark.parametrize("method", ["maml", "boil"])
+def test_old_resnets_have_xaviers_head(method: str, name: str, laws: dict[str, Any]) -> None:
+    """Whatever the learner's own defaults are now."""
+    config = parse_trial({"method": method, "model": {"name": name}}).as_dict()
     new = config["model"]["init"]
     assert new["head"] != "xavier"
     del config["model"]["init"]
