@@ -15,7 +15,7 @@ from raymeta.schema import check, fields, flatten, merge, nest
 from raymeta.study.plan.compose import composed, takes_list, whole
 from raymeta.study.plan.layers import SCALE, Base, StudyConfig, base_of
 from raymeta.study.plan.own import Own, own_space, own_values, own_words
-from raymeta.study.plan.param import Point
+from raymeta.study.plan.param import Param, Point
 from raymeta.study.plan.space import (
     BASELINE,
     CHOICE,
@@ -227,7 +227,7 @@ def make_config(
     if scale < 1:
         own = _shortened(base_of(spec, task, preset, {}).config, scale).then(own)
     config = base_of(spec, task, preset, own.fixed).config
-    _refuse_climbing(config)
+    _refuse_idle(config, {})
     _accept(config)
     return config
 
@@ -301,14 +301,31 @@ def _check(plan: Plan) -> None:
         )
     for point in plan.space.start_from:
         plan.config(point)
-    if not {"outer.lr", "outer.min_lr"} & set(plan.space.params):
-        _refuse_climbing(plan.base)
+    _refuse_idle(plan.base, plan.space.params)
     _accept(plan.base)
 
 
-def _refuse_climbing(config: TrialConfig) -> None:
-    outer = config.outer
-    if outer.schedule == "cosine" and outer.min_lr > outer.lr:
+IDLE: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (  # a key, values of it, and what they need one of
+    ("outer.clip_when", ("per_task",), ("outer.clip", "outer.clip_norm")),
+    ("outer.clip_scope", ("head", "per_module"), ("outer.clip", "outer.clip_norm")),
+    ("outer.decay_of", ("kernels",), ("outer.weight_decay",)),
+    ("outer.restart_of", ("unadapted",), ("outer.restart_every",)),
+    ("model.init.bn_gamma", ("uniform",), ("model.norm_scale",)),
+)
+
+
+def _refuse_idle(config: TrialConfig, searched: Mapping[str, Param]) -> None:
+    """Values that do nothing or the reverse of what they say, beside others that are the same in all trials.
+
+    That is no matter of the schema: a trial of a search may well be without what others have.
+    """
+    flat, outer = config.flat(), config.outer
+    for key, values, needs in IDLE:
+        said = searched[key].choice or () if key in searched else (flat.get(key),)
+        idle = [value for value in said if value in values]
+        if idle and not any(flat.get(other) or other in searched for other in needs):
+            raise UserError(f"{key}: found '{idle[0]}', which does nothing without {' or '.join(needs)}; leave it out")
+    if outer.schedule == "cosine" and outer.min_lr > outer.lr and not {"outer.lr", "outer.min_lr"} & set(searched):
         raise UserError(
             f"outer.min_lr: found {outer.min_lr:g}, above outer.lr ({outer.lr:g}); a cosine ends below where it starts"
         )

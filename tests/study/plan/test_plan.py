@@ -196,6 +196,7 @@ def test_rungs_and_cost_of_any_plan(first: int, times: int, reduction: int, tria
 
 # What cannot be
 
+NARROW = ["model.width=4"]
 SINUSOID = ("maml+dropgrad", "sinusoid-5s", "smoke")
 WRONG = [
     (("mam",), f"unknown method 'mam': did you mean 'maml'? (allowed: {METHODS})"),
@@ -247,6 +248,35 @@ def test_a_cosine_does_not_climb() -> None:
             make("maml", *SINUSOID[1:], [*words, "outer.lr=0.001"])
         make("maml", *SINUSOID[1:], [*words, "outer.lr=0.005"])
     assert make_plan("maml", *SINUSOID[1:], words).base.outer.min_lr == 0.005
+
+
+@pytest.mark.parametrize(
+    ("word", "needs", "on"),
+    [
+        ("outer.clip_when=per_task", "outer.clip or outer.clip_norm", "outer.clip=1"),
+        ("outer.clip_scope=head", "outer.clip or outer.clip_norm", "outer.clip_norm=1"),
+        ("outer.decay_of=kernels", "outer.weight_decay", "outer.weight_decay=0.001"),
+        ("outer.restart_of=unadapted", "outer.restart_every", "outer.restart_every=5"),
+        ("model.init.bn_gamma=uniform", "model.norm_scale", "model.norm_scale=true"),
+    ],
+)
+def test_what_does_nothing_is_refused(word: str, needs: str, on: str, glyphs: Any) -> None:
+    """Unless what it needs is searched; where it is a choice, too."""
+    key, _, value = word.partition("=")
+    base = [*NARROW, "model.norm_scale=false"]
+    sentence = f"{key}: found '{value}', which does nothing without {needs}; leave it out"
+    for make in (make_plan, make_config):
+        with pytest.raises(UserError) as caught:
+            make("maml", "glyphs-5w1s", "smoke", [*base, word])
+        assert str(caught.value) == sentence
+        make("maml", "glyphs-5w1s", "smoke", [*base, word, on])
+    first, _, last = on.partition("=")
+    off = {"true": "false", "0.001": "0"}.get(last, "null")
+    assert make_plan("maml", "glyphs-5w1s", "smoke", [*base[:1], word, f"{first}={off},{last}"]).space.params[first]
+    default = {"per_task": "after_mean", "uniform": "ones"}.get(value, "all")
+    with pytest.raises(UserError) as caught:
+        make_plan("maml", "glyphs-5w1s", "smoke", [*base, f"{key}={default},{value}"])
+    assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[sentence[:40] for _, sentence in WRONG])
