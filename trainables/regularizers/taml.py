@@ -21,6 +21,7 @@ evaluation. There is no code of the authors'; formulas are after descriptions of
 losses they take and their epsilon are not known for sure.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -124,11 +125,16 @@ def inequality(losses: Tensor, measure: str, exponent: float = 2.0, epsilon: flo
     if measure == "theil":
         return (ratios * ratios.log()).mean()
     if measure == "generalised_entropy":
-        return (ratios.pow(exponent) - 1).mean() / (exponent * (exponent - 1))
+        logs = ratios.log()  # the mean of r is 1, so that of r^a - 1 is that of r^a - r, which is exact near 1
+        powers = (exponent * logs).expm1() if exponent < 0.5 else ratios * ((exponent - 1) * logs).expm1()
+        return powers.mean() / (exponent * (exponent - 1))
     if measure == "atkinson":
-        if epsilon == 1:
-            return 1 - losses.log().mean().exp() / mean
-        return 1 - ratios.pow(1 - epsilon).mean().pow(1 / (1 - epsilon))
+        power, logs = 1 - epsilon, ratios.log()
+        if power == 0:
+            return -logs.mean().expm1()
+        if abs(power) < 0.5:  # exact near 0, where the other form is not
+            return -((power * logs).expm1().mean().log1p() / power).expm1()
+        return -(((power * logs).logsumexp(0) - math.log(len(losses))) / power).expm1()
     if measure == "gini":
         return (losses[:, None] - losses).abs().mean() / (2 * mean)
     logs = losses.log()

@@ -18,7 +18,7 @@ from raymeta.learner import build_learner
 from raymeta.problem import Task, Tasks
 from raymeta.testing import conformance, outer_gradient
 from raymeta.training.trainer import Trainer
-from trainables.regularizers.taml import entropy, inequality
+from trainables.regularizers.taml import TAMLConfig, entropy, inequality, with_slopes
 
 INEQUALITIES = ["theil", "generalised_entropy", "atkinson", "gini", "log_variance"]
 MEASURES = ["entropy_maximisation", "entropy_reduction", *INEQUALITIES]
@@ -223,6 +223,31 @@ def test_limits_of_the_parameters_are_other_measures() -> None:
     assert float(near) == pytest.approx(float(inequality(losses, "theil")), rel=1e-5)
     near = inequality(losses, "atkinson", epsilon=1 + 1e-6)
     assert float(near) == pytest.approx(float(inequality(losses, "atkinson")), rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", [1e-3, -1e-5, 1e-7, 1e-12])
+def test_float32_holds_near_what_divides_by_0(distance: float) -> None:
+    """Values and derivatives, against the limits (and the first term of the distance) in float64."""
+    losses = torch.tensor([0.3, 1.0, 2.5, 0.9])
+
+    def near(measure: str, **others: float) -> tuple[Tensor, Tensor]:
+        return with_slopes(losses, TAMLConfig(measure=measure, **others))
+
+    def limit(measure: str) -> tuple[Tensor, Tensor]:
+        found = with_slopes(losses.double(), TAMLConfig(measure=measure))
+        return found[0].float(), found[1].float()
+
+    tolerance = {"rtol": 1e-5 + 3 * abs(distance), "atol": 1e-6 + 3 * abs(distance)}
+    torch.testing.assert_close(near("generalised_entropy", exponent=1 + distance), limit("theil"), **tolerance)
+    torch.testing.assert_close(near("atkinson", epsilon=1 + distance), limit("atkinson"), **tolerance)
+    found = near("generalised_entropy", exponent=distance)[0]
+    torch.testing.assert_close(found, -(losses / losses.mean()).log().mean(), **tolerance)
+
+
+def test_a_large_epsilon_is_the_smallest_loss() -> None:
+    found, slopes = with_slopes(torch.tensor([1e-3, 1.0, 2.0]), TAMLConfig(measure="atkinson", epsilon=60))
+    assert float(found) == pytest.approx(1 - 1e-3 / 1.0003333 * 3 ** (1 / 59), rel=1e-5)
+    assert bool(slopes.isfinite().all())
 
 
 @pytest.mark.parametrize("exponent", [0, 1])
