@@ -19,6 +19,7 @@ from raymeta.errors import UserError
 from raymeta.finals.folders import begin, data_of, folder_of
 from raymeta.metric import Metric
 from raymeta.problems.images.task import ImagesTask
+from raymeta.report.export import exported, write_export
 from raymeta.study.plan.plan import make_config
 
 PERCENT = Metric("accuracy", "max", unit="%", scale=100.0, digits=2)
@@ -179,6 +180,28 @@ def test_a_trial_of_which_only_means_are_kept(studies: Path) -> None:
     give_all(record, t1=[1.0, 2.0], t2=[1.0, 2.0])
     with pytest.raises(UserError, match="trial 0 has no scores on fresh tasks, and of the search's own only means are"):
         package.compare(["one:0", "one:2"])
+
+
+def test_an_exported_file_is_the_trial_it_says(studies: Path, tmp_path: Path) -> None:
+    record = tiny_record("one", "study.trials=3", "study.finalists=3")
+    for score in (2.0, 1.9, 1.8):
+        noted(record, score)
+    give_all(record, t0=[1.0, 2.0], t1=[1.5, 2.5], t2=[2.0, 3.0])
+    file = tmp_path / "best.yaml"
+    content = exported(record, 0)
+
+    def with_(**changed: object) -> list[str | Path]:
+        write_export(content | changed, file)
+        return [file, "one:1"]
+
+    assert package.compare(with_()).pairs[0].difference == pytest.approx(-0.5)
+    assert package.compare(with_(seed=5)).pairs[0].difference == pytest.approx(-0.5)
+    budget = content["budget"] | {"outer_steps": 16}
+    with pytest.raises(UserError, match=r"trial 0 of the study 'one' that is here: budget\.outer_steps is 16 in"):
+        package.compare(with_(budget=budget))
+    provenance = {key: value for key, value in content["provenance"].items() if key != "trial"}
+    with pytest.raises(UserError, match="was not tested yet, and its study is not here"):
+        package.compare(with_(provenance=provenance))
 
 
 def test_the_command(studies: Path, tmp_path: Path) -> None:
