@@ -17,7 +17,7 @@ from raymeta.comparison.comparison import compared
 from raymeta.comparison.entries import TEST, Entry
 from raymeta.errors import UserError
 from raymeta.finals.folders import begin, data_of, folder_of
-from raymeta.metric import Metric
+from raymeta.metric import Metric, half_width
 from raymeta.problems.images.task import ImagesTask
 from raymeta.report.export import exported, write_export
 from raymeta.study.plan.plan import make_config
@@ -121,14 +121,21 @@ def test_other_metrics_are_never_compared() -> None:
 
 
 def test_the_first_tasks_that_both_have() -> None:
-    found = compared([entry("A", scores(0.5, 1)), entry("B", np.asarray(scores(0.6, 1))[:, :100])])
+    a, b = np.asarray(scores(0.5)), np.asarray(scores(0.6))[:, :100]
+    found = compared([entry("A", a), entry("B", b)])
     assert found.tasks == 100
+    best, other = found.as_dict()["entries"]
+    assert (best["mean"], best["tasks"], other["tasks"]) == (pytest.approx(b.mean()), 100, 100)
+    assert best["mean"] - other["mean"] == pytest.approx(found.pairs[0].difference)  # not of the tasks that one has
+    assert PERCENT.text(float(a[:, :100].mean()), half_width(a[:, :100].mean(0).tolist())) in found.written("md")
+    whole = {one.name: one.tasks for one in compared([entry("A", a), entry("B", b)], unpaired=True).entries}
+    assert whole == {"A": 600, "B": 100}
     assert found.remarks == ["the first 100 tasks are compared, which all of them have"]
 
 
 def test_few_seeds_have_the_others_spread() -> None:
     one, three, five = (entry(f"{n} seeds", scores(0.6, seeds=n, seed=n)) for n in (1, 3, 5))
-    said = "too few seeds to tell their spread, which is taken to be that of the others: 1 seeds (1)"
+    said = "too few seeds to tell their spread, which is taken to be that of all configs: 1 seeds (1)"
     for others in ([three], [three, five]):
         found = compared([one, *others])
         assert said in found.sentence
@@ -136,6 +143,14 @@ def test_few_seeds_have_the_others_spread() -> None:
     alone, another = compared([one, replace(one, name="other")]), compared([one, three, replace(one, name="other")])
     (two,) = (pair for pair in another.pairs if {pair.a, pair.b} == {"1 seeds", "other"})
     assert two.half > alone.pairs[0].half  # the third config tells how far trainings are apart
+
+
+def test_two_seeds_have_the_pooled_spread_which_is_said() -> None:
+    two, three = (entry(f"{n} seeds", scores(0.6, seeds=n, seed=n)) for n in (2, 3))
+    sentence = compared([two, three]).sentence
+    assert "too few seeds to tell their spread, which is taken to be that of all configs: 2 seeds (2); with" in sentence
+    assert "with 2 to 3 seeds the spread between seeds is" in sentence
+    assert "too few" not in compared([three, replace(three, name="other")]).sentence
 
 
 def test_a_region_of_practical_equivalence() -> None:
