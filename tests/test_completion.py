@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from foreign import found, install
 from study.conftest import studies  # noqa: F401
 from study.driving import COMMAND, tiny_record
 
@@ -43,6 +44,16 @@ def test_studies_and_trials(studies: Path) -> None:  # noqa: F811
     assert complete.trials(context(name="one"), "") == ["0", "7", "12"]
     assert complete.trials(context(name="one"), "1") == ["12"]
     assert complete.trials(context(name="nosuch"), "") == complete.trials(context(), "") == []
+
+
+def test_a_broken_table_hides_no_other_presets(tmp_path: Path) -> None:
+    files = {
+        "theirs/presets/tables/a-half.yaml": "methods: {maml: {spec: maml}}",
+        "theirs/presets/tables/a-none.yaml": "source: nowhere",
+        "theirs/presets/tables/a-whole.yaml": "methods: {maml: {spec: maml, published: {5s: 1.0}}}",
+    }
+    with found(install(tmp_path, "theirs", {"presets": {"theirs": "theirs.presets"}}, files)):
+        assert complete.presets("a-") == ["a-whole/5s-maml"]
 
 
 def test_a_store_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

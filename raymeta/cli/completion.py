@@ -101,7 +101,7 @@ def _rows() -> list[str]:
 
     found = []
     for table in registry.tables():
-        with suppress(ValueError, AttributeError, TypeError):  # a broken table is told of by the commands
+        with suppress(ValueError, LookupError, AttributeError, TypeError):  # commands tell of a broken table
             for method, entry in read_yaml(registry.table_file(table) or Path())["methods"].items():
                 found += [f"{table}/{task}-{method}" for task in entry["published"]]
     return found

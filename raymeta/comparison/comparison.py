@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import sqrt
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ class Comparison(Shown):
     """Configs compared; `compare` makes it.
 
     Attributes:
-        entries: the best first.
+        entries: the best first; if paired, with the scores of the tasks that all of them have.
         pairs: all of them, in the order of the entries.
         paired: task by task.
         tasks: how many tasks each difference is of; None: they have different ones.
@@ -175,9 +175,10 @@ def compared(entries: Sequence[Entry], *, rope: float | None = None, unpaired: b
     common = min(counts)
     if not unpaired and len(counts) > 1:
         remarks.append(f"the first {common} tasks are compared, which all of them have")
+        entries = [replace(one, scores=one.scores[:, :common]) for one in entries]
     sign = -1 if metric.mode == "max" else 1
-    ordered = sorted(entries, key=lambda one: sign * float(one.scores[:, : None if unpaired else common].mean()))
-    scores = {one.name: one.scores[None, :, : None if unpaired else common] for one in ordered}
+    ordered = sorted(entries, key=lambda one: sign * one.mean)
+    scores = {one.name: one.scores[None] for one in ordered}
     shared = pooled([spread(each) for each in scores.values()])
     both = list(combinations(ordered, 2))  # the better of each stands first
     options: dict[str, Any] = {"shared": shared, "paired": not unpaired, "comparisons": len(both)}
@@ -242,16 +243,18 @@ def _seeds(one: Comparison) -> str:
     if all(entry.seeds == 1 for entry in one.entries):
         return "each has one seed, so the intervals leave out the luck of a training"
     few = [entry for entry in one.entries if entry.seeds < 3]
+    names = ", ".join(f"{entry.name} ({entry.seeds})" for entry in few)
+    said = [f"too few seeds to tell their spread, which is taken to be that of all configs: {names}"] if few else []
     if any(entry.seeds == 1 for entry in few):
-        names = ", ".join(f"{entry.name} ({entry.seeds})" for entry in few)
-        return f"too few seeds to tell their spread, which is taken to be that of the others: {names}"
+        return said[0]
     counts = sorted({entry.seeds for entry in one.entries})
     pooled = sqrt(float(np.mean([(entry.sd_seeds or 0.0) ** 2 for entry in one.entries])))
     most = one.pairs[0].of_seeds > 0.5
     so = "the luck of a training: more seeds" if most else "the choice of tasks: more test tasks"
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     spread = f"{number(pooled, one.metric)}{unit(one.metric)}"
-    return f"with {seeds} seeds the spread between seeds is {spread}, so most of the ± is {so} would narrow it"
+    said.append(f"with {seeds} seeds the spread between seeds is {spread}, so most of the ± is {so} would narrow it")
+    return "; ".join(said)
 
 
 def _row(pair: Pair) -> dict[str, Any]:

@@ -82,6 +82,11 @@ class Ranking(Shown):
                  f"not significantly better than {', '.join(rivals)}" if rivals else ""]  # fmt: skip
         return f"{found}, {', '.join(filter(None, parts))} ({need})"
 
+    @property
+    def remarks(self) -> list[str]:
+        """What the reader should know beside of each task."""
+        return [f"{task}: {remark}" for task, one in self.comparisons.items() for remark in one.remarks]
+
     def frame(self) -> "pandas.DataFrame":
         """A row a method: its mean rank, and its mean score in each task; index: the method."""
         import pandas
@@ -103,7 +108,7 @@ class Ranking(Shown):
         """Plain data."""
         return {
             "mean_ranks": self.mean_ranks, "p": self.p, "critical_difference": self.critical,
-            "differing": self.differing, "sentence": self.sentence,
+            "differing": self.differing, "sentence": self.sentence, "remarks": self.remarks,
             "tasks": {task: one.as_dict() for task, one in self.comparisons.items()},
         }  # fmt: skip
 
@@ -118,12 +123,12 @@ class Ranking(Shown):
         if form == "csv":
             return str(self.frame().to_csv())
         if form == "md":
-            return markdown(self._head(), self._cells(), [self.sentence])
+            return markdown(self._head(), self._cells(), [self.sentence, *self.remarks])
         rows = [[method, *self._latex_scores(method), f"{rank:.2f}"] for method, rank in self.mean_ranks.items()]
-        return latex(["Method", *self.comparisons, "Mean rank"], rows, [self.sentence])
+        return latex(["Method", *self.comparisons, "Mean rank"], rows, [self.sentence, *self.remarks])
 
     def __rich__(self) -> RenderableType:
-        return Group(self.table(), Text(self.sentence))
+        return Group(self.table(), Text(self.sentence), *map(Text, self.remarks))
 
     def _entry(self, task: str, method: str) -> Entry:
         return next(one for one in self.comparisons[task].entries if one.name == method)
@@ -184,7 +189,7 @@ def _ranks(comparisons: dict[str, Comparison], methods: Sequence[str]) -> Array:
 
     columns = []
     for one in comparisons.values():
-        means = {entry.name: entry.scores[:, : one.tasks].mean() for entry in one.entries}
+        means = {entry.name: entry.mean for entry in one.entries}
         sign = -1 if one.metric.mode == "max" else 1
         columns.append(rankdata([sign * means[method] for method in methods]))
     return np.stack(columns, axis=1)

@@ -62,8 +62,8 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
         yield f"MLflow lacks something of it: {session.untracked}; then `raymeta sync {record.name}` sends it"
     if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
         yield f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server"
-    if (page := record.folder / PAGE).is_file():
-        yield f"report: {page}"
+    if session.reported:  # an older one does not know of what ran since
+        yield f"report: {record.folder / PAGE}"
     if not (record.over and settled(record)):
         yield f"go on with: raymeta resume {record.name}"
     elif record.best() is None:

@@ -17,8 +17,9 @@ from raymeta.comparison.comparison import compared
 from raymeta.comparison.entries import TEST, Entry
 from raymeta.errors import UserError
 from raymeta.finals.folders import begin, data_of, folder_of
-from raymeta.metric import Metric
+from raymeta.metric import Metric, half_width
 from raymeta.problems.images.task import ImagesTask
+from raymeta.report.export import exported, write_export
 from raymeta.study.plan.plan import make_config
 
 PERCENT = Metric("accuracy", "max", unit="%", scale=100.0, digits=2)
@@ -121,14 +122,21 @@ def test_other_metrics_are_never_compared() -> None:
 
 
 def test_the_first_tasks_that_both_have() -> None:
-    found = compared([entry("A", scores(0.5, 1)), entry("B", np.asarray(scores(0.6, 1))[:, :100])])
+    a, b = np.asarray(scores(0.5)), np.asarray(scores(0.6))[:, :100]
+    found = compared([entry("A", a), entry("B", b)])
     assert found.tasks == 100
+    best, other = found.as_dict()["entries"]
+    assert (best["mean"], best["tasks"], other["tasks"]) == (pytest.approx(b.mean()), 100, 100)
+    assert best["mean"] - other["mean"] == pytest.approx(found.pairs[0].difference)  # not of the tasks that one has
+    assert PERCENT.text(float(a[:, :100].mean()), half_width(a[:, :100].mean(0).tolist())) in found.written("md")
+    whole = {one.name: one.tasks for one in compared([entry("A", a), entry("B", b)], unpaired=True).entries}
+    assert whole == {"A": 600, "B": 100}
     assert found.remarks == ["the first 100 tasks are compared, which all of them have"]
 
 
 def test_few_seeds_have_the_others_spread() -> None:
     one, three, five = (entry(f"{n} seeds", scores(0.6, seeds=n, seed=n)) for n in (1, 3, 5))
-    said = "too few seeds to tell their spread, which is taken to be that of the others: 1 seeds (1)"
+    said = "too few seeds to tell their spread, which is taken to be that of all configs: 1 seeds (1)"
     for others in ([three], [three, five]):
         found = compared([one, *others])
         assert said in found.sentence
@@ -136,6 +144,14 @@ def test_few_seeds_have_the_others_spread() -> None:
     alone, another = compared([one, replace(one, name="other")]), compared([one, three, replace(one, name="other")])
     (two,) = (pair for pair in another.pairs if {pair.a, pair.b} == {"1 seeds", "other"})
     assert two.half > alone.pairs[0].half  # the third config tells how far trainings are apart
+
+
+def test_two_seeds_have_the_pooled_spread_which_is_said() -> None:
+    two, three = (entry(f"{n} seeds", scores(0.6, seeds=n, seed=n)) for n in (2, 3))
+    sentence = compared([two, three]).sentence
+    assert "too few seeds to tell their spread, which is taken to be that of all configs: 2 seeds (2); with" in sentence
+    assert "with 2 to 3 seeds the spread between seeds is" in sentence
+    assert "too few" not in compared([three, replace(three, name="other")]).sentence
 
 
 def test_a_region_of_practical_equivalence() -> None:
@@ -180,6 +196,28 @@ def test_a_trial_of_which_only_means_are_kept(studies: Path) -> None:
     give_all(record, t1=[1.0, 2.0], t2=[1.0, 2.0])
     with pytest.raises(UserError, match="trial 0 has no scores on fresh tasks, and of the search's own only means are"):
         package.compare(["one:0", "one:2"])
+
+
+def test_an_exported_file_is_the_trial_it_says(studies: Path, tmp_path: Path) -> None:
+    record = tiny_record("one", "study.trials=3", "study.finalists=3")
+    for score in (2.0, 1.9, 1.8):
+        noted(record, score)
+    give_all(record, t0=[1.0, 2.0], t1=[1.5, 2.5], t2=[2.0, 3.0])
+    file = tmp_path / "best.yaml"
+    content = exported(record, 0)
+
+    def with_(**changed: object) -> list[str | Path]:
+        write_export(content | changed, file)
+        return [file, "one:1"]
+
+    assert package.compare(with_()).pairs[0].difference == pytest.approx(-0.5)
+    assert package.compare(with_(seed=5)).pairs[0].difference == pytest.approx(-0.5)
+    budget = content["budget"] | {"outer_steps": 16}
+    with pytest.raises(UserError, match=r"trial 0 of the study 'one' that is here: budget\.outer_steps is 16 in"):
+        package.compare(with_(budget=budget))
+    provenance = {key: value for key, value in content["provenance"].items() if key != "trial"}
+    with pytest.raises(UserError, match="was not tested yet, and its study is not here"):
+        package.compare(with_(provenance=provenance))
 
 
 def test_the_command(studies: Path, tmp_path: Path) -> None:

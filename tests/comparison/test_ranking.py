@@ -1,6 +1,7 @@
 """Ranks over many tasks, against the formulas and the table of Demšar (2006)."""
 
 import json
+from dataclasses import replace
 from math import sqrt
 
 import numpy as np
@@ -73,6 +74,17 @@ def test_the_best_of_many_tasks() -> None:
     assert found.written("csv").splitlines()[1].startswith("m1,1.0,0.")
     assert found.written("md").splitlines()[2].startswith("| m1 | 1.00 | ")
     assert "mean rank" in str(found)
+
+
+def test_scores_are_of_the_tasks_that_all_methods_have() -> None:
+    whole = grid(np.array([[0.5], [0.7], [0.6]]) + np.zeros(3))
+    short = [replace(whole[0], scores=whole[0].scores[:, :20]), *whole[1:]]
+    assert rank(whole).remarks == []
+    found, title = rank(short), whole[0].task.title
+    assert found.remarks == [f"{title}: the first 20 tasks are compared, which all of them have"]
+    assert found.frame().loc["m1", title] == pytest.approx(whole[3].scores[:, :20].mean())
+    assert all(found.remarks[0] in text for text in (found.written("md"), found.written("tex"), str(found)))
+    assert found.as_dict()["remarks"] == found.remarks
 
 
 def test_too_few_tasks_to_tell_pairs_apart() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report.known import SPACE, conditional, drawn, param, truth
 
-from raymeta.report.page.effects import effect, interactions
+from raymeta.report.page.effects import _pair, effect, interactions
 from raymeta.report.page.importance import importance, unsaid
 from raymeta.report.page.scored import Scored
 
@@ -19,7 +19,6 @@ def ranking(table: Scored) -> tuple[list[str], list[bool], dict[str, str]]:
     shares = {one.key: one for one in importance(table)}
     whole = {key: one.alone + sum(pair.share for pair in pairs if key in pair.keys) for key, one in shares.items()}
     hits = [one.low <= known[key] <= one.high for key, one in shares.items()]
-    hits += [pair.low <= known["together"] <= pair.high for pair in pairs if set(pair.keys) == {"lr", "steps"}]
     return sorted(whole, key=lambda key: -whole[key]), hits, {key: one.verdict for key, one in shares.items()}
 
 
@@ -28,8 +27,8 @@ def test_known_effects() -> None:
     order, hits, verdicts = ranking(table)
     assert set(order[:2]) == {"lr", "kind"}
     assert order[2] == "steps"
-    assert sum(hits) >= 8
-    assert len(hits) == 9
+    assert sum(hits) >= 7
+    assert len(hits) == 8
     assert {key for key, said in verdicts.items() if said == "matters"} == {"lr", "kind"}
     small = drawn(0, 32, NOISE)
     assert importance(small) == importance(small)
@@ -46,6 +45,20 @@ def test_ranks_are_right_and_intervals_cover() -> None:
     print(f"ranks right in {right} of 20, {sum(hits)} of {len(hits)} intervals cover")
     assert right >= 19
     assert sum(hits) >= 0.9 * len(hits)
+
+
+@pytest.mark.parametrize("trials", [40, 96])
+def test_the_share_of_a_pair_is_not_biased(trials: int) -> None:
+    """As estimated before any pair is picked; without its correction it is a third too small at 40 trials."""
+    found = []
+    for seed in range(60):
+        table = drawn(seed, trials, NOISE)
+        pair = _pair(table, "lr", "steps")
+        assert pair is not None
+        found.append(pair.share(table)[0])
+    off = 1.96 * np.std(found, ddof=1) / np.sqrt(len(found))
+    print(f"{np.mean(found):.4f} ± {off:.4f}, true {truth(NOISE)['together']:.4f}")
+    assert np.mean(found) == pytest.approx(truth(NOISE)["together"], abs=1.5 * off)
 
 
 def test_of_few_trials_little_is_said() -> None:

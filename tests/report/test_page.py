@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from raymeta.api.studies import Study
 from raymeta.cli import app
 from raymeta.errors import UserError
+from raymeta.report.ending import remarks
 from raymeta.report.page.content import Grid, printed
 from raymeta.report.page.forms import FORMS, form_of, html, latex, markdown
 from raymeta.report.page.study import report_of, write_page
@@ -242,6 +243,15 @@ def test_a_search_never_fails_by_its_report(studies: Path, monkeypatch: pytest.M
     assert session.problems == [
         "no report was written (ZeroDivisionError: division by zero); `raymeta report kept` tries again"
     ]
+
+
+def test_only_a_page_that_this_session_wrote_is_shown(studies: Path) -> None:
+    record, session = made("shown", 4), Session(quiet=True)
+    page = record.folder / "report.html"
+    page.write_text("of an earlier session")
+    assert not any(str(page) in line for line in remarks(record, session))
+    search._write_report(record, session)
+    assert f"report: {page}" in list(remarks(record, session))
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from raymeta.comparison.ranking import rank as ranked
 from raymeta.errors import UserError, suggest
 from raymeta.finals.folders import folder_of
 from raymeta.report.export import read_export
+from raymeta.schema import flatten
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import any_path, expanded
 from raymeta.study.record.folder import names_in
@@ -76,12 +77,20 @@ def _entries(run: Run, *, alone: bool) -> list[Entry]:
 
 
 def _exported(text: str) -> Entry:
-    """The final run of an exported config, or the trial that it was exported from."""
+    """The final run of an exported config, or the trial that it was exported from if that still has this config."""
     config, provenance = read_export(expanded(text))
     folder = folder_of(Path(text).stem, config)
     if list(folder.glob("seed*/result.json")):
         return of_final_run(text, folder)
-    study = provenance.get("study")
-    if study and (studies_folder() / study / "study.yaml").is_file():
-        return of_trial(text, open_study(study), int(provenance["trial"]))
+    study, number = provenance.get("study"), provenance.get("trial")
+    if study and isinstance(number, int) and (studies_folder() / study / "study.yaml").is_file():
+        record = open_study(study)
+        mine, there = (flatten(one.as_dict()) for one in (config, record.config(record.trial(number))))
+        for key in dict.fromkeys([*mine, *there]):
+            if key != "seed" and mine.get(key) != there.get(key):
+                raise UserError(
+                    f"{text}: is not trial {number} of the study '{study}' that is here: {key} is {mine.get(key)} in "
+                    f"the file and {there.get(key)} in the trial: raymeta final {text}"
+                )
+        return of_trial(text, record, number)
     raise UserError(f"{text}: was not tested yet, and its study is not here: raymeta final {text}")

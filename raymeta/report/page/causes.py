@@ -69,13 +69,14 @@ def together(found: Findings) -> Section:
     if not found.pairs:
         nothing = "No two keys were found to act together; it takes many trials to see it."
         return Section("interactions", title, [nothing])
-    rows: list[list[Cell]] = [[*p.keys, p.share, p.low, p.high, p.p] for p in found.pairs]
-    columns = ["key", "with", "share", "from", "to", "p (Holm)"]
+    rows: list[list[Cell]] = [[*p.keys, p.share, p.p] for p in found.pairs]
+    columns = ["key", "with", "share", "p (Holm)"]
     grid = Grid("interactions", "Pairs of keys that act together", columns, rows)
     figures = [_pair(found, number, pair) for number, pair in enumerate(found.pairs[:MOST_PAIRS])]
     text = [
-        "Share of all squared differences beyond what both do alone, with its 95 % interval. Lines that are not "
-        "parallel are what is meant: the best value of the one depends on the other."
+        "Share of all squared differences beyond what both do alone: an estimate without an interval, and rather too "
+        "large, as only pairs that stand out are shown. p is of an F test and screens pairs, no more: trials were not "
+        "drawn at random. Lines that are not parallel are what is meant: the best value of one depends on the other."
     ]
     return Section("interactions", title, text, tables=[grid], figures=figures)
 

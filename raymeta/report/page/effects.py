@@ -14,7 +14,6 @@ from raymeta.study.plan.param import Param, Value
 GROUP = 8  # trials that a group of numbers has at least
 MOST_GROUPS = 6
 SPARE = 8  # degrees of freedom that must be left to see an interaction by
-DRAWS = 100  # for its interval
 LEVEL = 0.05  # of all interactions together
 
 
@@ -52,16 +51,18 @@ class Effect:
 class Interaction:
     """What two keys do together beyond what each does alone.
 
+    The share has no interval: a bootstrap's over trials does not cover it, as a surface fitted to the same trials more
+    than once leaves too little, and only pairs that the test let through are here.
+
     Attributes:
-        share: of all squared differences between scores (omega squared), with its 95 % interval.
-        p: of the F test, Holm-corrected over all pairs.
+        share: of all squared differences between scores (omega squared), 0 to 1.
+        p: of the F test, Holm-corrected over all pairs: what pairs are screened by. The search chose the points by the
+            scores before them, which no F test allows for.
         cells: the mean score and the number of trials of each pair of groups, [groups of one, groups of the other].
     """
 
     keys: tuple[str, str]
     share: float
-    low: float
-    high: float
     p: float
     names: tuple[list[tuple[Value, Value]], list[tuple[Value, Value]]]
     cells: list[list[tuple[float, int]]]
@@ -74,21 +75,21 @@ def effect(table: Scored, key: str) -> Effect:
     return Effect(key, groups, [table.points[row][key] for row in rows], [table.scores[row] for row in rows])
 
 
-def interactions(table: Scored, seed: int = 0) -> list[Interaction]:
+def interactions(table: Scored) -> list[Interaction]:
     """The pairs of keys that interact, the largest share first.
 
     A response surface (linear and quadratic in numbers, free in choices) without interactions is fitted to all keys
     that were searched in the pair's trials; then the products of the pair's terms are tried on what it leaves.
     """
     there = [pair for keys in combinations(table.varied, 2) if (pair := _pair(table, *keys)) is not None]
-    scored = [(pair, pair.share(table, np.ones(len(pair.rows)))[1]) for pair in there]
-    tried = sorted(((pair, p) for pair, p in scored if p is not None), key=lambda item: item[1])
+    scored = [(pair, *pair.share(table)) for pair in there]
+    tried = sorted(((pair, share, p) for pair, share, p in scored if p is not None), key=lambda item: item[2])
     kept, worst = [], 0.0
-    for place, (one, p) in enumerate(tried):
+    for place, (one, share, p) in enumerate(tried):
         worst = min(1.0, max(worst, p * (len(tried) - place)))  # Holm
         if worst > LEVEL:
             break
-        kept.append(one.described(table, worst, np.random.default_rng([seed, place])))
+        kept.append(one.described(table, share, worst))
     return sorted(kept, key=lambda one: -one.share)
 
 
@@ -103,36 +104,35 @@ class _Pair:
     plain: Array
     wide: Array
 
-    def share(self, table: Scored, often: Array) -> tuple[float, float | None]:
+    def share(self, table: Scored) -> tuple[float, float | None]:
         """Omega squared of the interaction over all trials, and the p-value of its F test; None: too few for one.
+
+        The surface without the products takes its part of them, too: of n trials and r terms they keep on average
+        (n - r) / (n - 1) of their squares, by which the share is divided.
 
         Args:
             table: of all trials.
-            often: how often each of the trials counts, [trials].
         """
         from scipy.stats import f
 
-        y = table.y[self.rows]
-        y = y - np.average(y, weights=often)
-        (base, left), (whole, least) = (_fitted(columns, y, often) for columns in (self.plain, self.wide))
-        more, spare = whole - base, int(often.sum()) - whole
-        everything = float(often @ y**2)
+        count, y = len(self.rows), table.y[self.rows]
+        y = y - y.mean()
+        (base, left), (whole, least) = (_fitted(columns, y) for columns in (self.plain, self.wide))
+        more, spare, everything = whole - base, count - whole, float(y @ y)
         if more < 1 or spare < SPARE or not everything or least <= 1e-12 * everything:
             return 0.0, None
         noise = least / spare
-        omega = max(0.0, (left - least - more * noise) / (everything + noise))
-        return table.weight(self.rows) * omega, float(f.sf((left - least) / more / noise, more, spare))
+        omega = (left - least - more * noise) / (everything + noise) * (count - 1) / (count - base)
+        p = float(f.sf((left - least) / more / noise, more, spare))
+        return table.weight(self.rows) * min(1.0, max(0.0, omega)), p
 
-    def described(self, table: Scored, p: float, chance: np.random.Generator) -> Interaction:
+    def described(self, table: Scored, share: float, p: float) -> Interaction:
         count = len(self.rows)
-        share, _ = self.share(table, np.ones(count))
-        again = (np.bincount(chance.integers(count, size=count), minlength=count).astype(float) for _ in range(DRAWS))
-        low, high = np.quantile([self.share(table, often)[0] for often in again], [0.025, 0.975])
         parted = max(2, min(3, round(sqrt(count / GROUP))))
         parts = [_parted(table, key, self.rows, parted) for key in self.keys]
         cells = [[_mean(table, sorted(set(mine) & set(theirs))) for theirs in parts[1]] for mine in parts[0]]
         one, other = ([_span(table, key, part) for part in own] for key, own in zip(self.keys, parts, strict=True))
-        return Interaction(self.keys, share, float(low), float(high), p, (one, other), cells)
+        return Interaction(self.keys, share, p, (one, other), cells)
 
 
 def _pair(table: Scored, one: str, other: str) -> _Pair | None:
@@ -147,13 +147,12 @@ def _pair(table: Scored, one: str, other: str) -> _Pair | None:
     return _Pair((one, other), rows, plain, np.column_stack([plain, products]))
 
 
-def _fitted(columns: Array, y: Array, often: Array) -> tuple[int, float]:
+def _fitted(columns: Array, y: Array) -> tuple[int, float]:
     """The rank of the columns, and the sum of squares that the best combination of them leaves of y."""
-    weighted = columns * often[:, None]
-    sizes, vectors = np.linalg.eigh(columns.T @ weighted)
+    sizes, vectors = np.linalg.eigh(columns.T @ columns)
     kept = sizes > 1e-11 * sizes[-1]
-    along = vectors[:, kept].T @ (weighted.T @ y)
-    return int(kept.sum()), max(0.0, float(often @ y**2 - along @ (along / sizes[kept])))
+    along = vectors[:, kept].T @ (columns.T @ y)
+    return int(kept.sum()), max(0.0, float(y @ y - along @ (along / sizes[kept])))
 
 
 def _terms(param: Param, values: Array) -> Array:

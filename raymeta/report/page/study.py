@@ -54,10 +54,7 @@ def _facts(found: Findings) -> dict[str, Any]:
         "importance": {
             "outer_steps": found.common.steps if found.common else None,
             "keys": [asdict(share) for share in found.shares],
-            "pairs": [
-                {"keys": list(pair.keys), "share": pair.share, "low": pair.low, "high": pair.high, "p": pair.p}
-                for pair in found.pairs
-            ],
+            "pairs": [{"keys": list(pair.keys), "share": pair.share, "p": pair.p} for pair in found.pairs],
         },
         "trials": [asdict(trial) for trial in found.trials],
     }

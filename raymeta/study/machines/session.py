@@ -43,6 +43,7 @@ class Session:
         exit_code: of the command, because it was asked to leave; 0: it was not.
         broken: why nothing can be written any more; "": it can.
         untracked: why MLflow lacks something of it; "": it has everything.
+        reported: it has written the study's report.
         problems: what came to nothing, a sentence each.
     """
 
@@ -58,6 +59,7 @@ class Session:
     exit_code: int = 0
     broken: str = ""
     untracked: str = ""
+    reported: bool = False
     problems: list[str] = field(default_factory=list)
     _leave_at: float = math.inf  # on the monotonic clock
 

@@ -76,12 +76,14 @@ def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Non
     """Hold a study with the journal that is written to: one driver at a time.
 
     Raises:
-        UserError: another process drives it, or it is not to be written to.
+        UserError: another process drives it, it is not to be written to, or it was moved or removed.
     """
+    refuse_gone(folder)  # a lock makes the folders above it
     if not isinstance(folder, Path):
         stored = cast("StoredJournal", journal)
         lease = Lease(folder / "driver.lease")
         with lease.held(), stored.owned(lease.confirm):
+            refuse_gone(folder)
             yield
         return
     lock = FileLock(str(folder / LOCK))
@@ -94,6 +96,14 @@ def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Non
             f"{folder}: cannot be written to ({error.strerror or error}): the study can be looked at and exported; "
             "to drive it, copy its home to where you may write"
         ) from error
+    try:
+        refuse_gone(folder)  # it may have been moved since
+    except BaseException:
+        with suppress(OSError):  # what the lock has made in its place
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
+        raise
     mine = {"machine": this_machine(), "pid": os.getpid()}
     try:
         with suppress(OSError):  # a full disk: it can then not be stopped from outside
@@ -189,6 +199,16 @@ def check_name(name: str) -> None:
         raise UserError(f"'{name}' cannot name a study: use letters, digits and . _ + - (at most 100)")
     if name in RESERVED:
         raise UserError(f"'{name}' cannot name a study: raymeta keeps something else there")
+
+
+def refuse_gone(folder: AnyPath) -> None:
+    """Say that a study that was opened is not there any more.
+
+    Raises:
+        UserError: it was moved or removed meanwhile.
+    """
+    if not (folder / "study.yaml").is_file():
+        raise UserError(f"the study '{folder.name}' is not in {folder.parent} any more: it was moved or removed")
 
 
 def refuse_unwritable(folder: AnyPath, what: str) -> None:

@@ -89,6 +89,7 @@ def _write_report(record: StudyRecord, session: Session) -> None:
 
     try:
         write_page(record)
+        session.reported = True
     except Exception as error:
         if isinstance(error, OSError) and ends_session(error):
             raise

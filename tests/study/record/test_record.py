@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
@@ -17,12 +18,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from study.driving import WORDS, load, tiny_plan, tiny_record
 
+import raymeta
 from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.storage.files import studies_folder
 from raymeta.study.plan.plan import make_plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.plan.warm_start import warm_started
+from raymeta.study.record import folder
 from raymeta.study.record.folder import check_name
 from raymeta.study.record.home import open_study
 from raymeta.study.record.record import StudyRecord, mend_journal
@@ -454,3 +457,22 @@ def test_a_warm_start_begins_with_the_best_of_the_other_that_fit(studies: Path) 
     nothing = make_plan("maml", "sinusoid-5s", None, [*WORDS, "maml.inner_lr=0.01", *words])
     with pytest.raises(UserError, match=r"--warm-start old: no scored trial of it has a value that this search space"):
         warm_started(nothing, old)
+
+
+def test_a_study_that_was_moved_is_no_ghost(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = raymeta.open_study(tiny_record("a").name)
+    study.folder.rename(studies / "b")
+    for verb in (study.resume, lambda: study.extend(1)):
+        with pytest.raises(UserError, match=r"^the study 'a' is not in .* any more: it was moved or removed$"):
+            verb()
+        assert [path.name for path in studies.iterdir() if path.is_dir()] == ["b"]
+
+    class Late(FileLock):
+        def acquire(self, *args: Any, **options: Any) -> Any:
+            (studies / "b").rename(studies / "c")
+            return super().acquire(*args, **options)
+
+    monkeypatch.setattr(folder, "FileLock", Late)  # it is moved between the look and the lock
+    with pytest.raises(UserError, match="the study 'b' is not in"), open_study("b").locked():
+        pytest.fail("a ghost is driven")
+    assert not (studies / "b").exists()
