@@ -136,7 +136,7 @@ def table(seeds: int) -> Iterator[str]:
     yield "# Initial values\n"
     yield f"What each network starts from, over {seeds} seeds, beside the formula of the code that it is to equal"
     yield "(`benchmarks/initial_values.py`). `in` and `out` are a unit's inputs and outputs, of convolutions times k²,"
-    yield "of a bias those of its kernel. `off`: the larger distance of mean and standard deviation from the formula's, in"
+    yield "of a bias those of its kernel. `off`: the larger distance of mean and deviation from the formula's, in"
     yield "standard errors; empty: exact.\n"
     yield "| network | code | tensor | shape | formula | mean, deviation | found | off |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"

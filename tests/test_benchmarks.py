@@ -122,3 +122,10 @@ def test_the_searches_differ_in_proposals_and_rungs_only(quality: ModuleType) ->
         assert (plan.study.startup_trials == 1000) == method.startswith("random")
         assert (plan.study.seed, plan.study.trials, plan.space.start_from) == (3, 1000, [])
         assert (plan.base, plan.space.hash) == (plans["random"].base, plans["random"].space.hash)
+
+
+@pytest.mark.slow
+def test_initial_values_are_their_sources() -> None:
+    rows = run("initial_values", "--seeds", 10)
+    assert len(rows) > 200
+    assert max(float(row[-1] or 0) for row in rows) < 5  # standard errors

@@ -52,7 +52,7 @@ class BOIL(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     networks: ClassVar[dict[str, dict[str, Any]]] = {
         "conv4": {"init": TORCH},
-        "resnet12": {"init": {"conv": "fan_out", "head": "torch", "head_bias": "torch"}},
+        "resnet12": {"variant": "b"},
     }
     cost: ClassVar[float | None] = 1.0
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps", "inner_lr", "adapt_norm"})

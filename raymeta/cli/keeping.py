@@ -73,7 +73,7 @@ def note(
         return
     new = (sys.stdin.read() if text == "-" else text).strip()
     if there and new != there:
-        _ask(f"replace the note on {name}, '{there.splitlines()[0]}'?", yes=yes or text == "-")
+        _ask(f"replace the note on {name}, '{there.splitlines()[0]}'?", yes=yes)
     keeping.note(name, new)
 
 
@@ -117,8 +117,9 @@ def archive(
     """
     from raymeta.api.kept import keeping
     from raymeta.keeping.listing import in_words
+    from raymeta.storage.places import expanded
 
-    file = out or Path(f"{name}.zip")
+    file = expanded(out or f"{name}.zip")
     if file.is_file():
         keeping.folder_of(name)
         _ask(f"replace {file}?", yes=yes)

@@ -153,6 +153,14 @@ def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
     """
     later = {"norm_momentum": 0.1, "norm_scale": True, "stride": 1, "spatial_mean": False, "plain_blocks": 0}
     found = {key: value for key, value in model.items() if key not in later or value != later[key]}
+    if str(found.get("name")).startswith("resnet"):  # it could say none of this
+        variant_a, init = found.get("variant") == "a", _mapping(found.get("init"))
+        conv = "xavier" if variant_a else "fan_out"
+        then = {"conv": conv, "head": "xavier", "head_bias": "zeros", "bn_gamma": "ones"}
+        null = then if variant_a else {"conv": conv}  # what ResNet-12 takes for null, where that was its law then
+        if init | {key: law for key, law in null.items() if init.get(key) is None} == then:
+            del found["init"]
+        return found
     for old in ({"init": "xavier"}, {"init": "fan_out"}, {"init": "truncated_normal"}):
         data = {"model": {"name": found.get("name"), **old}}
         _initial_values_are_said_by_tensor(data)

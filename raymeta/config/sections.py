@@ -53,6 +53,7 @@ class TaskConfig(Section):
 
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+Factor = Annotated[float, Field(gt=0)]
 
 
 def _refuse_falling(milestones: Sequence[float]) -> None:
@@ -67,7 +68,7 @@ class AddedConfig(Section):
     milestones: tuple[Share, ...] = Field(
         (), description="Shares of the full budget, rising, where the step size changes; none: outer.schedule holds."
     )
-    factors: tuple[float, ...] = Field((), description="Of lr, one from each milestone on.")
+    factors: tuple[Factor, ...] = Field((), description="Of lr, one from each milestone on.")
 
     @model_validator(mode="after")
     def _steps(self) -> Self:
@@ -114,7 +115,7 @@ class OuterConfig(Section):
     )
     min_lr: Number = Field(0.0, ge=0, description="Where the cosine ends.")
     milestones: tuple[Share, ...] = Field((), description="step: shares of the full budget, rising.")
-    factors: tuple[float, ...] = Field((), description="step: of lr, one from each milestone on.")
+    factors: tuple[Factor, ...] = Field((), description="step: of lr, one from each milestone on.")
     every: float = Field(1.0, gt=0, le=1, description="exponential: share of the full budget that a stair is long.")
     decay: float = Field(0.5, gt=0, le=1, description="exponential: of lr, at the end of every stair.")
     added: AddedConfig = AddedConfig()

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from raymeta.study.record.folder import check_name, held_still, journal_in, made
 ABOUT = "raymeta-study.json"
 FORMAT = 1
 CHUNK = 1 << 20
+DAMAGED = (BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)  # as zipfile says it
 
 
 def pack(folder: AnyPath, file: Path) -> int:
@@ -40,13 +42,15 @@ def pack(folder: AnyPath, file: Path) -> int:
     """
     _clean(file)
     with held_still(folder):
-        names = [name for name in files_in(folder) if not name.startswith("journal")]
+        names = [name for name in files_in(folder) if not _of_the_journal(name)]
+        if strange := next((name for name in names if not _harmless(name)), None):
+            raise UserError(f"{folder}: has a file {shown(strange)}, which an archive can't have: rename it")
         part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "xb") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
-                with ZipFile(stream, "w", allowZip64=True) as archive:
+                with ZipFile(stream, "w", strict_timestamps=False) as archive:
                     about = {"format": FORMAT, "name": folder.name, "files": len(names) + 1, "raymeta": __version__}
                     archive.writestr(ABOUT, json.dumps(about), ZIP_DEFLATED)
                     archive.writestr("journal.log", _journal(folder), ZIP_DEFLATED)
@@ -132,28 +136,35 @@ def unpack(file: Path, folder: AnyPath) -> None:
                         shutil.copyfileobj(source, target, CHUNK)
                         target.flush()
                         os.fsync(target.fileno())
-        except (BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            if isinstance(error, RunFailed):
-                raise
+        except (UserError, RunFailed):
+            raise
+        except DAMAGED as error:
             raise UserError(f"{shown(file)}: a damaged archive: {error}") from error
 
 
 def _put(archive: ZipFile, names: list[str], folder: RemotePath) -> None:
+    if damaged := archive.testzip():  # before anything is written
+        raise BadZipFile(damaged)
+    logs = [json.loads(line) for line in archive.read("journal.log").splitlines()]
     with made_whole(folder) as place:
-        journal = journal_in(place)
-        with journal.together():
-            journal.append_logs([json.loads(line) for line in archive.read("journal.log").splitlines()])
-        for name in [*(name for name in names if name not in ("study.yaml", "journal.log")), "study.yaml"]:
-            (place / name).write_bytes(archive.read(name))
+        try:
+            journal = journal_in(place)
+            with journal.together():
+                journal.append_logs(logs)
+            for name in [*(name for name in names if name not in ("study.yaml", "journal.log")), "study.yaml"]:
+                (place / name).write_bytes(archive.read(name))
+        except BaseException:
+            folder.rmtree()
+            raise
 
 
 def _opened(file: Path) -> ZipFile:
     try:
         return ZipFile(file)
-    except BadZipFile:
-        raise UserError(f"{shown(file)}: not a study's archive, or a damaged one") from None
     except OSError as error:
         raise UserError(f"{shown(file)}: cannot be read: {error.strerror or error}") from error
+    except DAMAGED:
+        raise UserError(f"{shown(file)}: not a study's archive, or a damaged one") from None
 
 
 def _about(file: Path, archive: ZipFile) -> dict[str, Any]:
@@ -164,7 +175,7 @@ def _about(file: Path, archive: ZipFile) -> dict[str, Any]:
         known = about["format"] == FORMAT
         if not isinstance(about["name"], str) or not isinstance(about["files"], int):
             raise TypeError
-    except (KeyError, ValueError, TypeError, BadZipFile):
+    except (KeyError, TypeError, *DAMAGED):
         raise UserError(f"{shown(file)}: not a study's archive") from None
     if not known:
         raise UserError(f"{shown(file)}: an archive of raymeta {about.get('raymeta')}, which this one can't read")
@@ -174,5 +185,10 @@ def _about(file: Path, archive: ZipFile) -> dict[str, Any]:
 def _harmless(name: str) -> bool:
     """A path that leads to below the study's folder, and to nothing of its process's."""
     parts = name.split("/")
-    plain = all(part and not part.startswith(".") and part.isprintable() and "\\" not in part for part in parts)
-    return plain and name not in OWN
+    plain = all(part not in ("", ".", "..") and part.isprintable() and "\\" not in part for part in parts)
+    return plain and name not in OWN and not name.startswith("journal/")
+
+
+def _of_the_journal(name: str) -> bool:
+    """In a folder and on a store."""
+    return name == "journal.log" or name.startswith("journal/")

@@ -7,6 +7,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from raymeta.errors import StorageError, UserError
 from raymeta.keeping.moving import refuse_link
@@ -37,7 +38,9 @@ def write_note(folder: AnyPath, text: str) -> None:
 
 
 def tags_of(folder: AnyPath) -> list[str]:
-    """The tags, sorted."""
+    """The tags, sorted; none are looked for behind a link."""
+    if isinstance(folder, Path) and (folder / "tags").is_symlink():
+        return []
     try:
         return sorted(path.name for path in (folder / "tags").iterdir() if TAG.fullmatch(path.name))
     except (FileNotFoundError, NotADirectoryError):
@@ -51,6 +54,7 @@ def write_tags(folder: AnyPath, add: list[str], drop: list[str]) -> None:
         UserError: a name that no tag can have, or a tag to be taken off that it has not.
     """
     refuse_link(folder)
+    refuse_link(folder / "tags")
     for name in add:
         if not TAG.fullmatch(name):
             raise UserError(f"'{name}' cannot be a tag: use letters, digits and . _ + - (at most 50)")

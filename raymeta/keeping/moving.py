@@ -8,6 +8,7 @@
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import time
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from raymeta.errors import UserError, shown
 from raymeta.storage.places import AnyPath, RemotePath
-from raymeta.study.record.folder import DRIVER, HIDDEN, LOCK, check_name, held_still
+from raymeta.study.record.folder import DRIVER, HIDDEN, LOCK, NAME, check_name, held_still
 
 OWN = (LOCK, DRIVER, "journal.log.lock", "driver.lease")  # of a study's process, not of the study
+UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # a file that was being written when its process was killed
+ON_ITS_WAY = re.compile(re.escape(HIDDEN) + NAME.pattern + "-[0-9a-f]{8}")
 YOUNG_S = 60.0  # so long a hidden folder may be without a lock: it is being made or deleted
 
 
@@ -66,6 +69,8 @@ def move(folder: AnyPath, target: AnyPath) -> None:
     check_name(target.name)
     if os.path.lexists(target):
         raise UserError(f"{shown(target)}: is there already: give another name")
+    if inside := next((above for above in target.parents if (above / "study.yaml").exists()), None):
+        raise UserError(f"{shown(target)}: is inside the study '{shown(inside.name)}': name a folder of studies")
     with held_still(folder):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ def files_in(folder: AnyPath) -> list[str]:
         for name in [*folders, *names]:
             if (here / name).is_symlink() or not ((here / name).is_dir() or (here / name).is_file()):
                 raise UserError(f"{shown(here / name)}: is a link or a device, which can't go along: put a file there")
-        files = [(here / name).relative_to(folder).as_posix() for name in names if not name.startswith(".")]
+        files = [(here / name).relative_to(folder).as_posix() for name in names if not UNFINISHED.fullmatch(name)]
         found += [name for name in files if name not in OWN]
     return sorted(found)
 
@@ -157,7 +162,8 @@ def clean(home: AnyPath) -> None:
     if not isinstance(home, Path):
         return
     for path in home.glob(f"{HIDDEN}*"):
-        if path.is_dir() and not path.is_symlink() and _abandoned(path):
+        ours = ON_ITS_WAY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if ours and _abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -165,11 +171,11 @@ def _abandoned(path: Path) -> bool:
     try:
         with open(path / LOCK, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # it has none
+    except FileNotFoundError:  # it has none
         with suppress(OSError):
             return time.time() - path.stat().st_mtime > YOUNG_S
+        return False
+    except OSError:  # it is held, or there is no telling
         return False
     return True
 

@@ -44,6 +44,7 @@ TAKES = {  # law: what stands in its parentheses, and whether something must
     "constant": ("a number", True),
 }
 OF_BIASES = ("torch", "truncated_normal", "normal", "zeros", "constant")
+LARGEST = torch.finfo(torch.float32).max
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 
 
@@ -83,6 +84,8 @@ def law(text: str) -> Law:
         above = "" if takes == "a number" else " above 0"
         names = f", or the name of one: {suggest(word, GAINS)}" if takes == "a gain" else ""
         raise ValueError(f"found '{text}': {name} takes {takes}{above}{names}")
+    if abs(value) > LARGEST:
+        raise ValueError(f"found '{text}': {name} takes numbers up to {LARGEST:.1e}, the largest of float32")
     return Law(name, value)
 
 

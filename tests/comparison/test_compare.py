@@ -110,7 +110,8 @@ def test_what_can_t_be_compared(changed: dict[str, object], why: str) -> None:
 
 def test_what_is_of_training_alone_is_no_hindrance() -> None:
     a = entry("A", scores(0.5, 1), queries=15, eval_queries=15)
-    b = entry("B", scores(0.6, 1), queries=5, eval_queries=15, train_classes=9, rotations="train", labels="fixed")
+    training = {"queries": 5, "train_classes": 9, "rotations": "train", "labels": "fixed", "share_classes": True}
+    b = entry("B", scores(0.6, 1), eval_queries=15, **training)
     assert compared([a, b]).paired
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raymeta.config import migration, parse_trial
-from raymeta.config.migration import VERSION, WHOLE, drop, keep, migrated, move, of_another_version
+from raymeta.config.migration import VERSION, WHOLE, as_before, drop, keep, migrated, move, of_another_version
 from raymeta.errors import UserError
 from raymeta.schema import merge, nest
 
@@ -263,8 +263,10 @@ def test_one_word_of_initial_values_is_a_law_for_each_tensor(method: str, model:
         ("resnet12", {"conv": None}),  # the variant's, as then
     ],
 )
-def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
-    config = parse_trial({"method": "maml", "model": {"name": name}}).as_dict()
+@pytest.mark.parametrize("method", ["maml", "boil"])
+def test_old_resnets_have_xaviers_head(method: str, name: str, laws: dict[str, Any]) -> None:
+    """Whatever the learner's own defaults are now."""
+    config = parse_trial({"method": method, "model": {"name": name}}).as_dict()
     new = config["model"]["init"]
     assert new["head"] != "xavier"
     del config["model"]["init"]
@@ -273,6 +275,31 @@ def test_old_resnets_have_xaviers_head(name: str, laws: dict[str, Any]) -> None:
     old = parse_trial(config).as_dict()["model"]
     assert old["init"] == {"head": "xavier", "head_bias": "zeros", "bn_gamma": "ones"} | laws
     assert (old["norm_momentum"], old["norm_scale"]) == (0.1, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "same"),
+    [
+        ({"name": "resnet10", "init": {"head": "xavier"}}, True),
+        ({"name": "resnet18", "init": {"head": "xavier", "conv": "xavier"}}, False),
+        ({"name": "resnet18"}, False),
+        ({"name": "resnet12"}, True),
+        ({"name": "resnet12", "init": {"conv": "xavier", "head": "xavier", "head_bias": "zeros"}}, True),
+        ({"name": "resnet12", "init": {"conv": "fan_out"}}, False),
+        ({"name": "resnet12", "plain_blocks": 1}, False),
+        ({"name": "resnet12", "variant": "b", "init": {"head": "xavier", "head_bias": "zeros"}}, True),
+        ({"name": "resnet12", "variant": "b", "init": {"head": "xavier", "conv": "fan_out"}}, False),
+        ({"name": "resnet12", "variant": "b"}, False),
+    ],
+)
+def test_what_is_kept_under_the_model_of_an_old_resnet_is_found(model: dict[str, Any], same: bool) -> None:
+    """0.1.0's section, where it drew the same values: that without `init` and what else came later."""
+    whole = parse_trial({"method": "maml", "model": model}).as_dict()["model"]
+    then = {key: whole[key] for key in ("name", "channels", "norm", "norm_eps", "variant") if key in whole}
+    found = as_before(whole)
+    assert (found == then) is same
+    if not same:
+        assert found.items() <= whole.items()
 
 
 @pytest.mark.parametrize("word", ["xavir", "truncated_normal", 3])

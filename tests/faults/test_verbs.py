@@ -19,6 +19,11 @@ VERBS = {
     "extend": ["extend", "base", "-n", "1", "--slots", "1"],
     "ls": ["ls"],
     "status": ["status", "base"],
+    "report": ["report", "base", "-o", "OUT/report.html"],
+    "compare": ["compare", "base", "left"],
+    "note": ["note", "base"],
+    "tag": ["tag", "base", "paper"],
+    "archive": ["archive", "base", "-o", "OUT/base.zip", "--yes"],
     "export": ["export", "base", "-o", "OUT/best.yaml"],
     "final": ["final", "OUT/given.yaml", "--seeds", "1", "--slots", "1"],
     "sync": ["sync", "base"],
@@ -29,8 +34,8 @@ VERBS = {
     "doctor": ["doctor"],
 }
 LASTING = ("search", "resume", "extend", "final", "ui")
-ANY = {"doctor": ("0", "1", "2"), "ui": ("0", "1", "2", "143")}
-READING = ("ls", "status", "export", "space", "methods", "data ls")
+ANY = {"doctor": ("0", "1", "2"), "ui": ("0", "1", "2", "143"), "archive": ("0", "1", "2"), "compare": ("0", "1", "2")}
+READING = ("ls", "status", "report", "note", "export", "space", "methods", "data ls")
 
 
 @pytest.fixture(scope="module")

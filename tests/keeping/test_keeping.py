@@ -164,6 +164,62 @@ def test_archive_and_open(study: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert (raymeta.note("one"), raymeta.tag("one")) == ("remember", ["paper"])
 
 
+def test_whatever_lies_in_a_study_goes_along(study: Path, tmp_path: Path) -> None:
+    (study / ".ipynb_checkpoints").mkdir()
+    for name in (".env", ".ipynb_checkpoints/a.md", "journal-notes.md"):
+        (study / name).write_text("mine")
+    (study / "trials" / ".result.json.ab12cd_9").write_text("was being written")
+    os.utime(study / "journal-notes.md", (0, 0))  # before what a zip knows of
+    before = {name: data for name, data in content(study).items() if "ab12cd_9" not in name}
+    raymeta.open_archive(raymeta.archive("one", tmp_path / "one.zip"), "two")
+    assert content(study.parent / "two") == before
+    (study / "a\\b").write_text("")
+    with pytest.raises(UserError, match=r"has a file .*, which an archive can't have: rename it"):
+        raymeta.archive("one", tmp_path / "other.zip")
+
+
+def test_any_damage_to_an_archive_is_a_sentence(study: Path, tmp_path: Path) -> None:
+    data, bad = raymeta.archive("one", tmp_path / "one.zip").read_bytes(), tmp_path / "bad.zip"
+    opened, said = 0, list[str]()
+    for place in range(0, len(data), max(len(data) // 80, 1)):
+        bad.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
+        try:
+            raymeta.open_archive(bad, "two")
+        except UserError as error:
+            said.append(str(error))
+        else:  # a date, say, is no damage
+            opened += 1
+            raymeta.remove("two")
+        assert sorted(path.name for path in study.parent.iterdir()) == ["one"]
+    assert opened < 10
+    assert all(len(sentence.splitlines()) == 1 for sentence in said)
+
+
+def test_a_study_is_not_moved_into_a_study(study: Path) -> None:
+    before = content(study)
+    for to in (f"{study}/", f"{study}/a/b"):
+        with pytest.raises(UserError, match="is inside the study 'one'"):
+            raymeta.move("one", to)
+    assert content(study) == before
+
+
+def test_tags_are_not_looked_for_behind_a_link(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "thesis").write_text("")
+    (study / "tags").symlink_to(tmp_path / "docs")
+    with pytest.raises(UserError, match="is a link to"):
+        raymeta.tag("one", "new", remove=["thesis"])
+    assert [path.name for path in (tmp_path / "docs").iterdir()] == ["thesis"]
+
+
+def test_hidden_folders_of_the_users_stay(study: Path) -> None:
+    mine = study.parent / ".raymeta-backup"
+    mine.mkdir()
+    os.utime(mine, (0, 0))
+    raymeta.remove("one")
+    assert mine.is_dir()
+
+
 def test_a_study_with_links_is_not_packed(study: Path, tmp_path: Path) -> None:
     (study / "trials" / "0000" / "data").symlink_to("/etc")
     assert "0000/data: is a link or a device" in refused("archive", "one", "-o", str(tmp_path / "a.zip"))
@@ -181,7 +237,7 @@ def changed(file: Path, out: Path, **members: bytes | None) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["../../evil", "/tmp/evil", "trials/../../evil", "a\\b", ".hidden", "driver.lock", "a//b"]
+    "name", ["../../evil", "/tmp/evil", "trials/../../evil", "a\\b", "trials/.", "journal/0", "driver.lock", "a//b"]
 )
 def test_an_archive_that_would_write_elsewhere(study: Path, tmp_path: Path, name: str) -> None:
     file = raymeta.archive("one", tmp_path / "one.zip")

@@ -75,6 +75,9 @@ def test_constants() -> None:
             "fan_out, kaiming_uniform, normal, orthonormal, torch, truncated_normal, xavier, zeros)"),
         ("conv", "normal", "found 'normal': normal needs a standard deviation in parentheses, as in normal(0.01)"),
         ("head", "normal(-1)", "found 'normal(-1)': normal takes a standard deviation above 0"),
+        ("head", "constant(-1e999)", "found 'constant(-1e999)': constant takes numbers up to 3.4e+38, the largest of "
+            "float32"),
+        ("conv", "xavier(1e39)", "found 'xavier(1e39)': xavier takes numbers up to 3.4e+38, the largest of float32"),
         ("head", "zeros(1)", "found 'zeros(1)': zeros takes nothing in parentheses; allowed: zeros"),
         ("conv", "xavier(relo)", "found 'xavier(relo)': xavier takes a gain above 0, or the name of one: did you mean "
             "'relu'? (allowed: linear, relu)"),

@@ -105,6 +105,12 @@ def test_defaults_are_one_step_of_a_half_with_the_norm() -> None:
         torch.testing.assert_close(adapted[name], weight, rtol=1e-8, atol=1e-10)
 
 
+def test_its_resnet12_is_its_authors_with_the_laws_of_the_variant() -> None:
+    for given, variant in (({}, "b"), ({"variant": "a"}, "a")):
+        model = parse_trial({"method": "boil", "model": {"name": "resnet12", **given}}).model
+        assert (model.variant, model.init) == (variant, type(model.init)())
+
+
 @ORDERS
 @BOTH
 def test_tasks_batched_are_tasks_looped_over(case: Case, order: str) -> None:

@@ -117,6 +117,10 @@ def test_a_trial_goes_on_in_the_middle_of_its_momentum_and_schedule(tmp_path: An
         "needs as many of both, one or more, and no other schedule has any"),
     ({"schedule": "step", "milestones": [0.5, 0.2], "factors": [0.5, 0.1]}, "outer: milestones: found [0.5, 0.2], "
         "which do not rise"),
+    ({"schedule": "step", "milestones": [0.5], "factors": [-0.5]}, "outer.factors.0: found -0.5: input should be "
+        "greater than 0"),
+    ({"added": {"milestones": [0.5], "factors": [0]}}, "outer.added.factors.0: found 0: input should be greater "
+        "than 0"),
     ({"optimizer": "sdg"}, "outer.optimizer: found 'sdg': not a value of this key, did you mean 'sgd'? (allowed: adam, "
         "sgd)"),
 ])  # fmt: skip

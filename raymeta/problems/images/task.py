@@ -132,8 +132,8 @@ class ImagesTask(TaskConfig):
         return None if self.test_dataset is None else ImagesTask(dataset=self.test_dataset)
 
     def of_evaluation(self, test: bool) -> dict[str, Any]:
-        """Not what is of training alone: its queries, labels, classes and rotations."""
-        of_training: dict[str, Any] = {"queries": None, "labels": None, "train_classes": None}
+        """Not what is of training alone: its queries, labels, classes, which tasks share them, and rotations."""
+        of_training: dict[str, Any] = {"queries": None, "labels": None, "share_classes": None, "train_classes": None}
         rotations = "none" if self.rotations == "train" else self.rotations
         queries = self.queries if self.eval_queries is None else self.eval_queries
         other = self.test_dataset if test else None

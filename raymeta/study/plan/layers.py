@@ -44,6 +44,9 @@ class StudyConfig(Section):
     )
 
 
+SCALE = "it is what `raymeta final --scale` sets; leave it out"
+
+
 class Layer(NamedTuple):
     """A part of the config, what a sentence about it begins with, and where it is from in short.
 
@@ -151,10 +154,12 @@ def _with_bases(path: Path, above: tuple[Path, ...]) -> list[Layer]:
 
 
 def _checked(layer: Layer) -> Layer:
-    """Every section is one, and the regularizers' are of such."""
+    """Every section is one, and the regularizers' are of such; the budget is not said to be shortened."""
     for key, value in [*layer.data.items(), *_mapping(layer.data, "regularizers").items()]:
         if not isinstance(value, Mapping) and key != "seed":
             raise UserError(f"{layer.source}: {key}: expected a section of keys, found {value!r}")
+    if "scale" in _mapping(layer.data, "budget"):
+        raise UserError(f"{layer.source}: budget.scale: {SCALE}")
     for name in _mapping(layer.data, "regularizers"):
         if name not in registry.names("regularizer"):
             known = suggest(name, registry.names("regularizer"))

@@ -13,7 +13,7 @@ from raymeta.errors import UserError
 from raymeta.learner import build_learner
 from raymeta.schema import check, fields, flatten, merge, nest
 from raymeta.study.plan.compose import composed, takes_list, whole
-from raymeta.study.plan.layers import Base, StudyConfig, base_of
+from raymeta.study.plan.layers import SCALE, Base, StudyConfig, base_of
 from raymeta.study.plan.own import Own, own_space, own_values, own_words
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.space import (
@@ -227,14 +227,15 @@ def make_config(
     if scale < 1:
         own = _shortened(base_of(spec, task, preset, {}).config, scale).then(own)
     config = base_of(spec, task, preset, own.fixed).config
+    _refuse_climbing(config)
     _accept(config)
     return config
 
 
 def _refuse_scale(own: Own, keys: Sequence[str]) -> None:
     for key in keys:
-        if key in own.fixed:
-            raise UserError(f"{key}: it is what `raymeta final --scale` sets; leave it out")
+        if key in own.fixed or key in own.ranges:
+            raise UserError(f"{key}: {SCALE}")
 
 
 def _shortened(config: TrialConfig, scale: float) -> Own:
@@ -300,7 +301,17 @@ def _check(plan: Plan) -> None:
         )
     for point in plan.space.start_from:
         plan.config(point)
+    if not {"outer.lr", "outer.min_lr"} & set(plan.space.params):
+        _refuse_climbing(plan.base)
     _accept(plan.base)
+
+
+def _refuse_climbing(config: TrialConfig) -> None:
+    outer = config.outer
+    if outer.schedule == "cosine" and outer.min_lr > outer.lr:
+        raise UserError(
+            f"outer.min_lr: found {outer.min_lr:g}, above outer.lr ({outer.lr:g}); a cosine ends below where it starts"
+        )
 
 
 def _allowed(plan: Plan) -> Space:

@@ -90,6 +90,7 @@ def test_settings_of_other_methods_are_taken_over_below_the_own(tmp_path: Path) 
         ("base: smok", "{file}: base: unknown preset 'smok', did you mean 'smoke'? ("
             f"allowed: {', '.join(sorted([*registry.presets(), 'mine.yaml']))})"),
         ("base: mine.yaml", "{file}: base: mine.yaml builds on this file"),
+        ("budget: {scale: 0.5}", "{file}: budget.scale: it is what `raymeta final --scale` sets; leave it out"),
         ("base: [smoke]", "{file}: base: expected a preset's name or file, found ['smoke']"),
     ],
 )  # fmt: skip

@@ -238,6 +238,17 @@ WRONG = [
 ]
 
 
+def test_a_cosine_does_not_climb() -> None:
+    """Where one of its ends is searched, that is for the search to find out."""
+    words = ["outer.schedule=cosine", "outer.min_lr=0.005"]
+    sentence = r"^outer\.min_lr: found 0\.005, above outer\.lr \(0\.001\); a cosine ends below where it starts$"
+    for make in (make_plan, make_config):
+        with pytest.raises(UserError, match=sentence):
+            make("maml", *SINUSOID[1:], [*words, "outer.lr=0.001"])
+        make("maml", *SINUSOID[1:], [*words, "outer.lr=0.005"])
+    assert make_plan("maml", *SINUSOID[1:], words).base.outer.min_lr == 0.005
+
+
 @pytest.mark.parametrize(("arguments", "sentence"), WRONG, ids=[sentence[:40] for _, sentence in WRONG])
 def test_one_sentence_with_the_nearest_match(arguments: tuple[Any, ...], sentence: str) -> None:
     with pytest.raises(UserError) as caught:

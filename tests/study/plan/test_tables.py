@@ -200,5 +200,6 @@ def test_a_row_at_a_share_of_its_length(table: Path) -> None:
 def test_the_share_and_a_length_of_ones_own_exclude_each_other(key: str, table: Path) -> None:
     with pytest.raises(UserError, match=rf"^{key}: it is what `raymeta final --scale` sets; leave it out$"):
         make_config("maml", preset=f"{table}/5s-maml", words=[f"{key}=1"], scale=0.5)
-    with pytest.raises(UserError, match=r"^budget\.scale: it is what"):
-        make_plan("maml", "sinusoid", words=["budget.scale=0.5"])
+    for word in ("0.5", "0.1..0.5"):
+        with pytest.raises(UserError, match=r"^budget\.scale: it is what"):
+            make_plan("maml", "sinusoid", words=[f"budget.scale={word}"])
