@@ -19,15 +19,18 @@ differ from all. Both are Optuna's; here is what they are asked:
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from raymeta.report.page.scored import Array, Scored, ends
 from raymeta.study.plan.param import Param
+
+if TYPE_CHECKING:  # optuna.importance imports scikit-learn, which changes the environment of its process
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -109,6 +112,8 @@ def _fanova(
 ) -> tuple[Array, Array]:
     """Shares by tree [trees, keys], and those of the shadows by order [orders, keys]."""
     place, y = np.asarray(rows), table.y[list(rows)]
+    from optuna.importance import FanovaImportanceEvaluator
+
     columns = {key: table.coded(key, rows) for key in keys}
     trees, shadows = [], []
     for order in range(SHADOWS):
@@ -146,6 +151,8 @@ def _laid(param: Param, values: Array, y: Array) -> tuple[Array, FloatDistributi
 
 def _ped_anova(table: Scored, rows: Sequence[int], keys: Sequence[str], chance: np.random.Generator) -> Array:
     """Shares of the keys' sum, [1 + draws, keys]: of the trials as they are, then of draws with replacement."""
+    from optuna.importance import PedAnovaImportanceEvaluator
+
     space = {key: _range(table.space[key]) for key in keys}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=TOP)
     found = []
@@ -182,7 +189,9 @@ def _study(
 
 
 def _asked(
-    evaluator: FanovaImportanceEvaluator | PedAnovaImportanceEvaluator, study: optuna.Study, keys: Sequence[str]
+    evaluator: Union["FanovaImportanceEvaluator", "PedAnovaImportanceEvaluator"],
+    study: optuna.Study,
+    keys: Sequence[str],
 ) -> Array:
     """What an evaluator says of the keys, in their order."""
     try:
