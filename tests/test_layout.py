@@ -99,7 +99,7 @@ def test_no_import_changes_the_environment() -> None:
     assert "raymeta.study.run.tuning" in names
     code = f"""
 import importlib, os
-import matplotlib, mlflow, optuna.importance, ray.tune, torch  # what they do is theirs
+import matplotlib, mlflow, optuna, ray.tune, torch  # what they do is theirs
 before = dict(os.environ)
 for name in {names}:
     importlib.import_module(name)
