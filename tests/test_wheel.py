@@ -97,13 +97,16 @@ def test_what_is_imported_is_required(wheel: Path) -> None:
     """By the wheel; what its extras bring only where that extra is for."""
     requirements = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
     plain = {one.name.lower() for one in requirements if one.marker is None}
-    testing = {one.name.lower() for one in requirements if one.marker and one.marker.evaluate({"extra": "testing"})}
+    extras = {
+        folder: {one.name.lower() for one in requirements if one.marker and one.marker.evaluate({"extra": extra})}
+        for folder, extra in (("testing", "testing"), ("comparison", "statistics"))
+    }
     distributions = packages_distributions()
     known = {*sys.stdlib_module_names, *PACKAGES}
     for path in sources():
         if path.suffix != ".py":
             continue
-        allowed = plain | testing if "testing" in path.parts else plain
+        allowed = plain.union(*(extras[folder] for folder in extras if folder in path.parts))
         for name in imported(path) - known:
             assert {re.sub("[-_.]+", "-", one).lower() for one in distributions.get(name, [name])} & allowed, (
                 path,
