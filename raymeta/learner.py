@@ -42,6 +42,7 @@ class Learner(nn.Module, ABC):
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
         networks: by backbone, what it changes besides of the section `model`: initial values above all.
+        of_policies: it has a meaning where the examples are made by its own policy; not inherited.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
         presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
         own_settings: what it does not take over.
@@ -59,6 +60,7 @@ class Learner(nn.Module, ABC):
     presets_of: ClassVar[tuple[str, ...]] = ()
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}
+    of_policies: ClassVar[bool] = False
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__()
@@ -68,8 +70,13 @@ class Learner(nn.Module, ABC):
         needs = {self.name: self.needs} | {f"{config.spec}: {name}": cls.needs for name, cls in chosen.items()}
         _refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
         _refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        if "policy" in problem.offers:
+            _refuse_not_of_policies("method", config.method, problem)
+            for name in chosen:
+                _refuse_not_of_policies("regularizer", name, problem)
         self.model = self.build_model(config, problem)
-        _refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions",))
+        needs = {**needs, problem.name: problem.needs}
+        _refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions", "policy"))
         self.regularizers = nn.ModuleList(
             cls(getattr(config.regularizers, name), self.model, problem) for name, cls in chosen.items()
         )
@@ -94,7 +101,7 @@ class Learner(nn.Module, ABC):
 
     def query_loss(self, adapted: Any, query: Examples) -> Tensor:
         """The task's outer loss, a scalar: by default the mean loss of the predictions."""
-        return self.loss(self.predict(adapted, query.x), query.y)
+        return self.problem.outer_loss(self.predict(adapted, query.x), query.y, self.loss)
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of every example, [n], whose mean is `loss`."""
@@ -204,7 +211,8 @@ class GradientLearner(Learner):
 
         def loss(weights: Weights, step: int) -> Tensor:
             now, samples = support.context.at(step), support.context.samples
-            losses = [self.loss(self.outputs(support.x, weights, now), support.y) for _ in range(samples)]
+            x, y = self.problem.of_step(Examples(support.x, support.y), step)
+            losses = [self.loss(self.outputs(x, weights, now), y) for _ in range(samples)]
             return losses[0] if samples == 1 else torch.stack(losses).mean()
 
         return loss
@@ -369,7 +377,16 @@ def _refuse_unmet(needs: dict[str, frozenset[str]], offers: Collection[str], whe
     for who, needed in needs.items():
         for need in of:
             if need in needed and need not in offers:
-                raise UserError(f"{who} needs {'an ' if need == 'inner loop' else ''}{need}, and {where} has none")
+                article = {"inner loop": "an ", "policy": "a "}.get(need, "")
+                raise UserError(f"{who} needs {article}{need}, and {where} has none")
+
+
+def _refuse_not_of_policies(kind: Literal["method", "regularizer"], name: str, problem: Problem) -> None:
+    allowed = [other for other, cls in registry.working(kind).items() if vars(cls).get("of_policies")]
+    if name not in allowed:
+        raise UserError(
+            f"{name} has no meaning for policies, which {problem.name} is of; allowed: {', '.join(allowed)}"
+        )
 
 
 def _refuse_few_tasks(config: TrialConfig, problem: Problem, one: Regularizer) -> None:

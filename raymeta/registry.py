@@ -1,4 +1,4 @@
-"""Names to what they stand for: methods, regularizers, problems, data sets, backbones; their spaces, and presets.
+"""Names to what they stand for: methods, regularizers, problems, data sets, backbones, outer steps; spaces, presets.
 
 A name is a module: `maml` is the file `maml.py` of a package that an entry point of the group `raymeta.methods` names,
 and its search space is `maml.yaml` beside it, or in a folder that one of the group `raymeta.spaces` names. raymeta's
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset", "backbone"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "outer"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -45,6 +45,11 @@ def dataset(name: str) -> Callable[[T], T]:
 def backbone(name: str) -> Callable[[T], T]:
     """Register a backbone: `@backbone("conv4")` on a subclass of `raymeta.models.Backbone`."""
     return _register("backbone", name)
+
+
+def outer(name: str) -> Callable[[T], T]:
+    """Register an outer step: `@outer("trpo")` on a subclass of `raymeta.training.outer.OuterStep`."""
+    return _register("outer", name)
 
 
 def find(kind: Kind, name: str) -> Any:
@@ -184,7 +189,7 @@ def _meant(kind: Kind, name: str) -> str:
 
 
 def _in_words(kind: Kind) -> str:
-    return "data set" if kind == "dataset" else kind
+    return {"dataset": "data set", "outer": "outer step"}.get(kind, kind)
 
 
 def _register(kind: Kind, name: str) -> Callable[[T], T]:
