@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
+from raymeta.engine.tasks import Examples, Tasks
 from raymeta.inner import Context
-from raymeta.tasks import Examples, Tasks
 
 if TYPE_CHECKING:
     from raymeta.hooks import Hooks

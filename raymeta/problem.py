@@ -7,7 +7,7 @@ tasks are made of.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,13 +17,12 @@ from raymeta.config.sections import TaskConfig
 from raymeta.engine.arrays import as_numbers
 from raymeta.engine.labelled import Labelled
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import for_each
+from raymeta.engine.tasks import Examples, Task, Tasks, for_each
 from raymeta.errors import UserError, suggest
 from raymeta.inner import Context
 from raymeta.metric import Metric, Score
 from raymeta.player import Player
 from raymeta.schema import check
-from raymeta.tasks import Examples, Task, Tasks
 
 if TYPE_CHECKING:
     from raymeta.learner import Learner
@@ -35,8 +34,8 @@ CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time, if they are of 
 
 
 class Bank(Protocol):
-    """An endless numbered sequence of tasks: task i is a function of (problem, split, seed, i) alone, and of the learner
-    of now where it makes the examples.
+    """An endless numbered sequence of tasks: task i is a function of (problem, split, seed, i) alone, and of the
+    learner of now where it makes the examples.
     """
 
     def draw(self, first: int, count: int, player: "Player | None" = None) -> Tasks:

@@ -36,7 +36,9 @@ CHOSEN = {
 
 
 class TrialConfig(Section):
-    """A whole trial. Use `parse_trial`, which knows the sections of the method, the regularizers, the backbone and the outer step."""
+    """A whole trial. Use `parse_trial`, which knows the sections of the method, the regularizers, the backbone and the
+    outer step.
+    """
 
     method: str
     regularizers: BaseModel

@@ -138,7 +138,9 @@ class Trainer:
 
         def of_task(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             outputs = learner.predict(learner.adapt(Examples(*support), surround(number, key)), query[0])
-            return torch.stack([problem.outer_loss(outputs, query[1], learner.loss), problem.distance(outputs, query[1])])
+            return torch.stack(
+                [problem.outer_loss(outputs, query[1], learner.loss), problem.distance(outputs, query[1])]
+            )
 
         def measured() -> tuple[Tensor, Tensor]:
             found = for_each(of_task, keys, tasks.support, tasks.query, vectorized=self.vectorized)

@@ -4,11 +4,11 @@ Schulman, Levine, Abbeel, Jordan, Moritz: Trust Region Policy Optimization (ICML
 Finn, Abbeel, Levine (ICML 2017) for the outer step of MAML.
 
     L(theta) = mean over tasks of the outer loss of theta'_i(theta)          K(theta) likewise of the divergence
-    b = grad L;  (grad^2 K + damping I) x = b  by conjugate gradients;  beta = sqrt(x (grad^2 K + damping I) x / (2 limit))
+    b = grad L;  C = grad^2 K + damping I;  C x = b  by conjugate gradients;  beta = sqrt(x C x / (2 limit))
     theta_k = theta - ratio^k x / beta, k = 0, 1, ...: the first with L(theta_k) < L(theta) and K(theta_k) < limit
 
-Both are functions of theta through the adaptation on trajectories that stay the same, with the noise that they were made
-with. If no theta_k will do, or the curvature is not positive, theta stays as it is.
+Both are functions of theta through the adaptation on trajectories that stay the same, with the noise that they were
+made with. If no theta_k will do, or the curvature is not positive, theta stays as it is.
 """
 
 from collections.abc import Callable
@@ -95,13 +95,13 @@ class TRPO(OuterStep):
 
     def _move(self, values: Tensor) -> None:
         """Give the parameters values, all of them flat in a row."""
-        parts = values.split([parameter.numel() for parameter in self.learned.values()])
+        parts = torch.split(values, [parameter.numel() for parameter in self.learned.values()])
         for parameter, part in zip(self.learned.values(), parts, strict=True):
             parameter.data.copy_(part.view_as(parameter))
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], b: Tensor, steps: int, stop: float = SMALL) -> Tensor:
-    """x with A x = b, A symmetric and positive definite.
+    """X with A x = b, A symmetric and positive definite.
 
     Args:
         product: x to A x, [n] each.

@@ -37,7 +37,7 @@ class Quadratic:
     def outer_gradient(self) -> Tensor:
         raise AssertionError("it is not asked for")
 
-    def surface(self):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    def surface(self):  # type: ignore[no-untyped-def]
         def measured() -> tuple[Tensor, Tensor]:
             moved = flat(self.parameters) - self.start
             return self.slope @ moved + self.up * moved @ moved / 2, moved @ self.bent @ moved / 2
@@ -46,7 +46,7 @@ class Quadratic:
 
 
 def test_a_step_on_a_quadratic_is_the_natural_gradient_of_the_limit_s_length() -> None:
-    """x = - A^-1 g sqrt(2 limit / g A^-1 g), whose K is the limit: the second try, .8 as long, is the first below it."""
+    """X = - A^-1 g sqrt(2 limit / g A^-1 g), whose K is the limit: the second try is the first below it."""
     trainer = trained({"outer": {"damping": 0.0, "conjugate_steps": 60}})
     generator, start = torch.Generator().manual_seed(1), learned(trainer)
     bent = torch.diag(torch.rand(len(start), generator=generator, dtype=torch.float64) + 0.5)
@@ -55,8 +55,8 @@ def test_a_step_on_a_quadratic_is_the_natural_gradient_of_the_limit_s_length() -
     natural = torch.linalg.solve(bent, slope)
     longest = natural * math.sqrt(2 * 0.01 / float(slope @ natural))
     ratios = (start - learned(trainer)) / longest
-    assert float(ratios.max() - ratios.min()) < 1e-5
-    assert float(ratios.mean()) == pytest.approx(0.8) or float(ratios.mean()) == pytest.approx(1)  # K is the limit
+    assert float(ratios.max() - ratios.min()) < 1e-4  # where conjugate gradients stop
+    assert float(ratios.mean()) == pytest.approx(0.8, rel=1e-4)
 
 
 @pytest.mark.parametrize(("curve", "up"), [(1.0, 1e9), (-1.0, 0.0), (math.nan, 0.0)])

@@ -18,7 +18,8 @@ RIDGE, RIDGES, EPS = 1e-5, 6, 1e-8
 
 def weights(valid: Array) -> Array:
     """[E, H] with which a sum is the weighted mean: over a trajectory's steps, then over trajectories."""
-    return valid / valid.sum(1, keepdims=True) / len(valid)
+    found: Array = valid / valid.sum(1, keepdims=True) / len(valid)
+    return found
 
 
 def discounted(rewards: Array, gamma: float) -> Array:
@@ -70,4 +71,5 @@ def normalised(found: Array, valid: Array) -> Array:
     """Less their weighted mean, over their weighted deviation; 0 in the padding."""
     w = weights(valid)
     centred = found - (w * found).sum()
-    return centred / (np.sqrt((w * centred**2).sum()) + EPS) * valid
+    scaled: Array = centred / (np.sqrt((w * centred**2).sum()) + EPS) * valid
+    return scaled

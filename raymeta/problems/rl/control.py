@@ -5,7 +5,7 @@ of that moment, and E with the adapted policy, which are the query set. All that
 what actions are drawn with, is a function of (problem, split, seed, task), so that a task's trajectories are one of the
 learner's weights alone. Nothing is normalised but the advantages.
 
-Finn, Abbeel, Levine (ICML 2017), section 5.3; the loss of an inner step is REINFORCE's, the outer loss TRPO's surrogate.
+Finn, Abbeel, Levine (ICML 2017), section 5.3; an inner step descends REINFORCE's loss, the outer step TRPO's surrogate.
 """
 
 import json
@@ -171,15 +171,12 @@ class Trajectories:
         if player is None:
             raise RuntimeError(f"the trajectories of {self._problem.name} are made by a policy, and none is given")
         size = self._problem.task.trajectories * self._problem.task.horizon
-        kind = {"dtype": player.dtype, "device": player.device}
-        x = torch.zeros(count, 0, size, self._problem.observations, **kind)
-        y = torch.zeros(count, 0, size, 3 * self._problem.actions + 3, **kind)
+        columns = self._problem.observations, 3 * self._problem.actions + 3
+        x, y = (torch.zeros(count, 0, size, n, dtype=player.dtype, device=player.device) for n in columns)
         for step in range(player.steps):
             made = self._examples(first, player, player.adapted(Examples(x, y), step), step)
             x, y = (torch.cat([old, new[:, None]], 1) for old, new in zip((x, y), made, strict=True))
-        return Tasks(
-            Examples(x, y), self._examples(first, player, player.adapted(Examples(x, y), player.steps), QUERY)
-        )
+        return Tasks(Examples(x, y), self._examples(first, player, player.adapted(Examples(x, y), player.steps), QUERY))
 
     def played(self, first: int, player: Player, adapted: Sequence[Any], moment: int | str) -> Rollouts:
         """Trajectories of tasks under adapted states, at an inner step or as the query set."""

@@ -20,7 +20,7 @@ def parts(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_probability(outputs: Tensor, actions: Tensor) -> Tensor:
-    """log pi(a|o), [...], of actions [..., A]."""
+    """Log pi(a|o), [...], of actions [..., A]."""
     mean, deviation = parts(outputs)
     scaled = (actions - mean) * (-deviation).exp()
     return (-0.5 * scaled.square() - deviation - 0.5 * math.log(2 * math.pi)).sum(-1)

@@ -40,7 +40,7 @@ class Points:
         """A stride of each."""
         self._at = self._at + actions.clip(-STRIDE, STRIDE)
         left = self._at - self._goals
-        return self._at, -np.sqrt((left**2).sum(1)), (np.abs(left) < NEAR).all(1)
+        return self._at, -np.linalg.norm(left, axis=1), np.abs(left).max(1) < NEAR
 
 
 @registry.problem("navigation2d")
@@ -72,7 +72,7 @@ class Navigation2D(Control):
 
 
 def best_return(goal: Array, horizon: int) -> float:
-    """What no policy's return can exceed: each coordinate as near to the goal's as strides can bring it, step by step."""
+    """What no policy's return can exceed: at every step each coordinate as near as strides can bring it."""
     left = np.abs(goal)[None] - STRIDE * np.arange(1, horizon + 1)[:, None]
     return float(-np.sqrt((left.clip(min=0) ** 2).sum(1)).sum())
 

@@ -3,6 +3,7 @@
 Duan, Chen, Houthooft, Schulman, Abbeel: Benchmarking Deep Reinforcement Learning for Continuous Control (ICML 2016).
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from raymeta.models.passes import Pass, Weights
 from raymeta.registry import backbone
 from raymeta.schema import Section
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu}
 DEVIATION = "head.log_deviation"
 
 

@@ -26,7 +26,7 @@ class Steps(NamedTuple):
     def of(cls, y: Tensor) -> "Steps":
         """Take y [..., 3 A + 3] apart."""
         actions = (y.shape[-1] - 3) // 3
-        first, second, *rest = y.split([actions, 2 * actions, 1, 1, 1], -1)
+        first, second, *rest = torch.split(y, [actions, 2 * actions, 1, 1, 1], -1)
         return cls(first, second, *(part.squeeze(-1) for part in rest))
 
     @property
@@ -49,7 +49,7 @@ def surrogate(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_divergence(outputs: Tensor, y: Tensor) -> Tensor:
-    """wmean KL(pi || pi_old), []."""
+    """Wmean KL(pi || pi_old), []."""
     steps = Steps.of(y)
     return (steps.weights * divergence(outputs, steps.old)).sum()
 

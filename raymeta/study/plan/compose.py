@@ -106,7 +106,7 @@ def takes_list(field: FieldInfo) -> bool:
 
 
 def _of_another(key: str, fields: Fields) -> bool:
-    """Whether it is a key of a section that others than the chosen one have: `outer.lr`, where TRPO has no step size."""
+    """Whether it is a key of other choices of its section than this one: `outer.lr`, where TRPO has no step size."""
     return key.partition(".")[0] in CHOSEN and key not in fields
 
 

@@ -74,15 +74,12 @@ def test_trajectories_before_each_inner_step_are_of_the_policy_of_then() -> None
     trainer = trained({"maml": {"inner_steps": 2}}, NOISE)
     tasks = trainer.tasks_of_step()
     assert tasks.support.x.shape == (2, 2, 24, 2)
-    keys, surround = trainer._surrounded(tasks, 0)
-    player = Player(
-        trainer.learner, trainer.context, keys, lambda tasks: trainer.learner.hooks(tasks, trainer.context)
-    )
+    keys = trainer._keys(0, 2)
+    player = Player(trainer.learner, trainer.context, keys, lambda tasks: trainer.learner.hooks(tasks, trainer.context))
     for steps in (0, 1, 2):
         for number, state in enumerate(player.adapted(tasks.support, steps)):
-            x, y = (tasks.query if steps == 2 else trainer.problem.of_step(tasks.task(number).support, steps)) if (
-                steps < 2
-            ) else tasks.task(number).query
+            support, query = tasks.task(number)
+            x, y = query if steps == 2 else trainer.problem.of_step(support, steps)
             assert torch.equal(player.outputs(state, x), Steps.of(y).old)
     trainer.outer_update()
 
@@ -97,7 +94,10 @@ def test_the_score_is_the_mean_return_without_noise_before_and_after() -> None:
     rewards = Steps.of(tasks.query.y).rewards.view(5, 3, 8)
     torch.testing.assert_close(score.values, rewards.sum(2).mean(1))
     assert score.loss == pytest.approx(-score.mean)
-    assert score.also["return_before"] == pytest.approx(plain.evaluate(bank, 5, steps=0).mean)
+    before = Steps.of(tasks.support.y[:, 0]).rewards.view(5, 3, 8).sum(2).mean()
+    assert score.also["return_before"] == pytest.approx(float(before))
+    unadapted = plain.evaluate(bank, 5, steps=0)
+    assert unadapted.also["return_before"] == pytest.approx(unadapted.mean)
     members = [plain.learner.state_dict(), {k: 1.5 * v for k, v in plain.learner.state_dict().items()}]
     alone = [plain.evaluate(bank, 5, [member]).values for member in members]
     torch.testing.assert_close(plain.evaluate(bank, 5, members).values, torch.stack(alone).mean(0))
@@ -105,7 +105,7 @@ def test_the_score_is_the_mean_return_without_noise_before_and_after() -> None:
 
 
 def test_what_the_estimator_leaves_out() -> None:
-    """d theta' / d theta of a Gaussian bandit of one action and a fixed deviation, as MAML-TRPO has it and as it is.
+    """D theta' / d theta of a Gaussian bandit of one action and a fixed deviation, as MAML-TRPO has it and as it is.
 
     For reward -(a - g)^2 the true gradient step is mu' = mu - 2 alpha (mu - g), whose derivative is 1 - 2 alpha. The
     estimator takes the trajectories, and with them the advantages, as given: grad log pi is (a - mu) / sigma^2, and as
@@ -155,9 +155,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(tasks: str, tmp_path: Path) -> No
         if killed.outer_step == 3:
             raise Killed
 
+    killed.round(after_step)
     with pytest.raises(Killed):
-        while True:
-            killed.round(after_step)
+        killed.round(after_step)
     again = Trainer(config)
     again.load(tmp_path / "checkpoint.pt")
     while not again.done:
@@ -188,7 +188,7 @@ def test_bad_settings_are_one_sentence(tmp_path: Path) -> None:
     for key in ("ways", "shots"):
         with pytest.raises(UserError, match=rf"unknown key 'task.{key}', .*horizon, .*trajectories"):
             parse_trial(merge(SMALL, {"task": {key: 5}}))
-    with pytest.raises(UserError, match="^navigation2d needs a policy, and model.name mlp has none$"):
+    with pytest.raises(UserError, match=r"^navigation2d needs a policy, and model.name mlp has none$"):
         Trainer(parse_trial({**SMALL, "model": {"name": "mlp"}}))
     problem = open_problem(parse_trial(SMALL).task)
     with pytest.raises(UserError, match="a policy adapts to trajectories of its own"):
@@ -207,5 +207,5 @@ def test_a_reward_that_is_no_number_is_one_sentence(monkeypatch: pytest.MonkeyPa
         return seen, reward * np.nan, ended
 
     monkeypatch.setattr(Points, "step", broken)
-    with pytest.raises(UserError, match="^navigation2d: its environment gave a reward that is not finite$"):
+    with pytest.raises(UserError, match=r"^navigation2d: its environment gave a reward that is not finite$"):
         trained().outer_update()
