@@ -318,7 +318,7 @@ def parse_task(text: str) -> dict[str, Any]:
     Raises:
         UserError: no problem and no data set of that name, or not of its form.
     """
-    cls = find_problem(text.split("-")[0])
+    cls = find_problem(text if text in registry.names("problem") else text.split("-")[0])
     keys = cls.parse(text)
     if keys is None:
         raise UserError(f"--task {text}: expected {cls.form}")
