@@ -69,6 +69,8 @@ class Bodies:
     def __init__(self, count: int) -> None:
         import mujoco
 
+        self._clear: Callable[..., None] = mujoco.mj_resetData
+        self._forward: Callable[..., None] = mujoco.mj_forward
         self._step: Callable[..., None] = mujoco.mj_step
         self._kinematics: Callable[..., None] = mujoco.mj_kinematics
         self._contacts: Callable[..., None] = mujoco.mj_rnePostConstraint
@@ -85,11 +87,10 @@ class Bodies:
         first, second = np.split(noise[:, places:], 2, 1)
         normal = np.sqrt(-2 * np.log1p(-first)) * np.cos(2 * np.pi * second)
         for number, data in enumerate(self.data):
-            data.time = 0
-            data.qacc_warmstart[:] = 0
-            data.ctrl[:] = 0
+            self._clear(self.model, data)
             data.qpos[:] = self._start + SPREAD * (2 * noise[number, :places] - 1)
             data.qvel[:] = SPREAD * normal[number, :speeds]
+            self._forward(self.model, data)
             self.settle(data)
         return self.seen()
 
@@ -120,7 +121,7 @@ class Bodies:
         raise NotImplementedError
 
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
-        """Rewards [B], from observations, speeds along the goals' directions and forces in units of the motors' [B, A]."""
+        """Rewards [B], from observations, speeds along the goals' directions, and forces [B, A] in units of the motors'."""
         raise NotImplementedError
 
     def ended(self, seen: Array) -> NDArray[np.bool_]:

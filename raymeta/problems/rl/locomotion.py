@@ -1,14 +1,12 @@
 """Run forward or backward, as only the reward knows: HalfCheetah and Ant (Finn, Abbeel, Levine 2017, section 5.3).
 
-| | half cheetah | ant |
-| --- | --- | --- |
-| observation | places but x (8), speeds (9), torso (3) | places (15), speeds (14), contact forces in [-1, 1] (84), torso's rotation (9) and place (3) |
-| reward | d v - .05 u^2 | d v - .005 u^2 - .0005 c^2 + .05 |
-| ends | never | unless all is finite and the torso's height in [.2, 1] |
+Half cheetah:  reward d v - .05 |u|^2; it sees its places but x (8), speeds (9) and the torso's place (3).
+Ant:  reward d v - .005 |u|^2 - .0005 |c|^2 + .05; it sees its places (15), speeds (14), contact forces in [-1, 1] (84),
+the torso's rotation (9) and place (3). It ends unless all is finite and the torso's height within [.2, 1].
 
-d is the task's direction, +1 or -1, v the torso's speed along x in m/s over a step of .05 s, u the forces in units of the
-motors', c the contact forces. In training each direction is a coin's; validation and test take them in turn. Nothing is
-normalised. Published runs before MuJoCo's contact forces were asked for have c = 0.
+d is the task's direction, +1 or -1, v the torso's speed along x in m/s over a step of .05 s, u the forces in units of
+the motors', c the contact forces. In training each direction is a coin's; validation and test take them in turn.
+Nothing is normalised. Where MuJoCo's contact forces were not asked for, as in many published runs, c was 0.
 """
 
 from collections.abc import Sequence
@@ -46,15 +44,12 @@ class Ants(Bodies):
     contacts: ClassVar[slice] = slice(29, 113)
 
     def settle(self, data: Any) -> None:
-        super().settle(data)
         self._contacts(self.model, data)
+        super().settle(data)
 
     def seen(self) -> Array:
         return np.array(
-            [
-                np.concatenate([d.qpos, d.qvel, d.cfrc_ext.ravel().clip(-1, 1), d.xmat[1], d.xpos[1]])
-                for d in self.data
-            ]
+            [np.concatenate([d.qpos, d.qvel, d.cfrc_ext.ravel().clip(-1, 1), d.xmat[1], d.xpos[1]]) for d in self.data]
         )
 
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
