@@ -121,7 +121,7 @@ class Bodies:
         raise NotImplementedError
 
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
-        """Rewards [B], from observations, speeds along the goals' directions, and forces [B, A] in units of the motors'."""
+        """Rewards [B]: of what is seen, speeds along the goals' directions, forces [B, A] in units of the motors'."""
         raise NotImplementedError
 
     def ended(self, seen: Array) -> NDArray[np.bool_]:
