@@ -89,9 +89,29 @@ def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_ord
     return dict(zip(weights, values, strict=True))
 
 
-def regularized(gradients: Weights, context: Context) -> Weights:
-    """Inner gradients after all hooks had their say."""
+@dataclass(frozen=True)
+class Step:
+    """An inner step, as hooks see it.
+
+    Attributes:
+        number: of the step, from 0.
+        loss: the support loss as a function of the adapted tensors, the others being as they are at this step.
+        weights: the adapted tensors, where the gradients are taken.
+        gradients: of the loss for them.
+    """
+
+    number: int
+    loss: Callable[[Weights], Tensor]
+    weights: Weights
+    gradients: Weights
+
+
+def regularized(step: Step, context: Context) -> Weights:
+    """The gradients of an inner step after all hooks had their say; those that only look see what is left to them."""
+    gradients = step.gradients
     for hooks in context.hooks:
+        if hooks.inner_step is not None:
+            hooks.inner_step(replace(step, gradients=gradients), context)
         if hooks.inner_gradients is not None:
             gradients = hooks.inner_gradients(gradients, context)
     return gradients
@@ -127,12 +147,12 @@ def descend(
     for step in range(steps):
         frozen = weights if second_order else {name: weight.detach() for name, weight in weights.items()}
         moving = {name: weights[name] for name in names}
-        found = gradients(
-            lambda moving, step=step, frozen=frozen: loss({**frozen, **moving}, step),  # type: ignore[misc]
-            moving,
-            second_order=second_order,
-            vectorized=context.vectorized,
-        )
-        weights = {**weights, **update(step, moving, regularized(found, context))}
+
+        def of_moving(moving: Weights, step: int = step, frozen: Weights = frozen) -> Tensor:
+            return loss({**frozen, **moving}, step)
+
+        found = gradients(of_moving, moving, second_order=second_order, vectorized=context.vectorized)
+        used = regularized(Step(step, of_moving, moving, found), context)
+        weights = {**weights, **update(step, moving, used)}
         path.append(weights)
     return path
