@@ -374,9 +374,7 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
     return learner
 
 
-def refuse_unmet(
-    needs: Mapping[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]
-) -> None:
+def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:
     """Say which of several things need something that a part of a trial, `where`, does not have.
 
     Raises:

@@ -194,6 +194,10 @@ class Problem(ABC):
         """
         return self.bank("train", seed)
 
+    def untrained_bank(self, seed: int) -> Bank:
+        """`bank` of tasks that are drawn as in training, none of which a run of this seed is trained on."""
+        return self.bank("train", seed + 2**32)
+
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
 
@@ -259,6 +263,10 @@ class Problem(ABC):
             shape = ["n", *self.input_shape]
             raise UserError(f"x: found shape {list(found.shape)}: expected [{', '.join(map(str, shape))}]")
         return found
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
+        raise RuntimeError(f"{self.name} is not made of images")
 
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""
@@ -382,3 +390,20 @@ def predictions(
 
     found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
     return found if isinstance(found, Tensor) else torch.stack(found)
+
+
+def in_evaluation(
+    learner: "Learner", task: Tasks, number: int = 0, *, outputs: int | None = None, steps: int | None = None
+) -> Context:
+    """What surrounds one task in evaluation, as in `predictions`: the noise from its start.
+
+    Args:
+        learner: with its present weights.
+        task: one task, T = 1.
+        number: of the task in its bank.
+        outputs: that the task uses; None: as tasks of a bank do.
+        steps: inner steps; None: the learner's own.
+    """
+    key = task_keys(0, 0, torch.full((1,), number, dtype=torch.int32, device=task.device), EVALUATION)[0]
+    plain = Context(False, steps=steps, outputs=outputs or learner.problem.outputs_of(task))
+    return plain.of_task(0, Noise(key), learner.hooks(task, plain))

@@ -89,7 +89,8 @@ class AdaptiveRule(nn.Module):
         if self.state != "weights":
             means += [gradients[name].detach().mean() for name in weights]
         made = self.generator(torch.stack(means))
-        return made.unflatten(0, (2, -1)) * torch.stack([self.rates[:, step], self.decays[:, step]])
+        found: Tensor = made.unflatten(0, (2, -1)) * torch.stack([self.rates[:, step], self.decays[:, step]])
+        return found
 
     def generated(self, step: Step) -> dict[str, Weights]:
         """What multiplies the gradients, A a, and what the weights, 1 - W b, of each tensor."""

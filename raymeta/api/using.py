@@ -1,6 +1,5 @@
 """Trained learners from the runs that they come of, and what pictures show."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 
-from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder, read_weights
+from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder
 from raymeta.api.studies import Study
 from raymeta.errors import UserError, shown, suggest
+from raymeta.finals.results import best_on_validation, read_result
 from raymeta.problem import open_problem
 from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
@@ -23,6 +23,7 @@ from raymeta.report.tables import predictions_table
 from raymeta.storage.files import missing, studies_folder
 from raymeta.storage.places import AnyPath, any_path, expanded
 from raymeta.study.record.record import StudyRecord
+from raymeta.training.loading import read_weights
 
 FINALS = "finals"
 
@@ -61,14 +62,11 @@ def _folder(run: str | AnyPath) -> AnyPath:
 
 
 def _best_seed(results: Sequence[AnyPath]) -> AnyPath:
-    """Of a final run's seeds the folder of the one that is best on validation; the test score chooses nothing."""
-    config, _ = read_weights(results[0].parent, torch.device("cpu"))
-    metric, best = open_problem(config.task).metric, results[0]
-    scores = {path: float(json.loads(path.read_text())["val"]) for path in results}
-    for path, score in scores.items():
-        if metric.better(score, scores[best]):
-            best = path
-    return best.parent
+    """Of a final run's seeds the folder of the one that is best on validation."""
+    folders = {path.parent: read_result(path.parent) for path in results}
+    config, _ = read_weights(results[0].parent / CHECKPOINT, torch.device("cpu"))
+    best = best_on_validation(list(folders.values()), open_problem(config.task).metric)
+    return next(folder for folder, result in folders.items() if result is best)
 
 
 @dataclass(frozen=True, repr=False)

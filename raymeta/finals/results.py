@@ -52,6 +52,14 @@ class SeedResult:
         return half_width(self.values)
 
 
+def best_on_validation(seeds: Sequence[SeedResult], metric: Metric) -> SeedResult:
+    """Of a final run's seeds the best one on validation; the test score chooses nothing."""
+    best = seeds[0]
+    for one in seeds:
+        best = one if metric.better(one.val, best.val) else best
+    return best
+
+
 @dataclass(frozen=True)
 class Origin:
     """Which row of a paper's table a config is, and by which keys it is none.

@@ -38,6 +38,13 @@ def panels(rows: int, columns: int, width: float, height: float, *, share_y: boo
     return figure, axes
 
 
+def ordered(count: int) -> list[Any]:
+    """So many colours for what has an order, from light to dark."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis_r"](0.15 + 0.85 * place / max(count - 1, 1)) for place in range(count)]
+
+
 def drawn(figure: Any, suffix: str = ".png") -> bytes:
     """A picture as the content of a file with one of the suffixes `PICTURES`."""
     content = BytesIO()
