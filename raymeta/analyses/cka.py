@@ -20,7 +20,7 @@ from torch import Tensor
 from raymeta.analysis import Analysis, Row, Subject, activations, over_tasks
 from raymeta.errors import UserError
 from raymeta.registry import analysis
-from raymeta.report.style import GUIDE, panels
+from raymeta.report.style import GUIDE, legend, panels
 
 if TYPE_CHECKING:
     import pandas
@@ -66,7 +66,7 @@ class CKA(Analysis):
         axis.set(xlabel="layer, from the input on", ylabel="similarity before and after")
         axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.04)
         axis.grid(axis="y", alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        legend(axis)
         return figure
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from raymeta.analysis import Analysis, Row, Subject, over_tasks
 from raymeta.models import Weights
 from raymeta.registry import analysis
-from raymeta.report.style import ordered, panels
+from raymeta.report.style import legend, ordered, panels
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +48,10 @@ class Gradients(Analysis):
         axis.set(xlabel="layer, from the input on", ylabel="norm of the inner gradient", yscale="log")
         axis.tick_params(axis="x", rotation=0 if len(mean) <= 6 else 60)
         axis.grid(axis="y", alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+        legend(axis)
         return figure
 
 

@@ -67,20 +67,21 @@ class Landscape(Analysis):
         ]
 
     def draw(self, found: "pandas.DataFrame", subject: Subject) -> Any:
-        figure, ((loss, change, smooth),) = panels(1, 3, 2.9, 3.0)
+        figure, ((loss, change, smooth),) = panels(1, 3, 2.13, 2.6)
         inner = found.groupby(["seed", "task", "step"])
         for axis, column, name in ((loss, "loss", "support loss"), (change, "change", "change of the gradient")):
             whole = inner[column].agg(["min", "max", "mean"]).reset_index()
             low, high, mean = (over_tasks(whole, ["step"], kind) for kind in ("min", "max", "mean"))
             axis.fill_between(low["step"], low["mean"], high["mean"], color="C0", alpha=0.25, lw=0, label="range")
             axis.plot(mean["step"], mean["mean"], color="C0", marker="o", ms=4, label="mean")
-            axis.set(xlabel="inner step", ylabel=name)
+            axis.set_title(name, fontsize=9)
         worst = over_tasks(inner["ratio"].max().reset_index(), ["step"], "ratio")
         smooth.errorbar(worst["step"], worst["mean"], worst["ci95"], color="C3", marker="o", ms=4, capsize=3)
-        smooth.set(xlabel="inner step", ylabel="change per length, the largest")
-        loss.legend(frameon=False, fontsize=8)
+        smooth.set_title("change per length, largest", fontsize=9)
+        loss.legend(frameon=False, fontsize=8, loc="lower left")
         for axis in (loss, change, smooth):
             axis.set_ylim(bottom=0)
+            axis.set_xlabel("inner step")
             axis.set_xticks(sorted(found["step"].unique())[:: max(1, found["step"].max() // 5)])
             axis.grid(axis="y", alpha=0.25)
         return figure

@@ -61,7 +61,7 @@ class Rates(Analysis):
         kinds = list(dict.fromkeys(kind for kind, _ in own))
         names = {kind: [name for other, name in own if other == kind] for kind in kinds}
         rows = [(kind, names[kind][at : at + WIDE]) for kind in kinds for at in range(0, len(names[kind]), WIDE)]
-        figure, axes = panels(len(rows), min(WIDE, max(map(len, names.values()))), 1.9, 1.75)
+        figure, axes = panels(len(rows), min(WIDE, max(map(len, names.values()))), 1.65, 1.7)
         for line, (kind, tensors) in zip(axes, rows, strict=True):
             for axis in line[len(tensors) :]:
                 axis.set_axis_off()
@@ -71,9 +71,12 @@ class Rates(Analysis):
                 steps = sorted(chosen["step"].unique())
                 values = [chosen.loc[chosen["step"] == step, "value"].to_numpy() for step in steps]
                 axis.boxplot(values, positions=steps, widths=0.6, showfliers=False, medianprops={"color": "C3"})
-                axis.axhline(0, **GUIDE)
+                lowest, highest = chosen["value"].min(), chosen["value"].max()
+                if lowest < highest / 2:  # else what differs would not be seen
+                    axis.axhline(0, **GUIDE)
                 apart = chosen.groupby(["seed", "step"])["value"].std().mean()
                 axis.set_title(f"{name}\nsd over tasks {apart:.2g}", fontsize=7)
                 axis.tick_params(labelsize=7)
+                axis.yaxis.get_offset_text().set_fontsize(7)
                 axis.set_xlabel("inner step", fontsize=7)
         return figure

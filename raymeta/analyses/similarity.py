@@ -19,7 +19,7 @@ from raymeta.inner import Context
 from raymeta.learner import task_loss
 from raymeta.problem import Task
 from raymeta.registry import analysis
-from raymeta.report.style import GUIDE, panels
+from raymeta.report.style import GUIDE, legend, panels
 
 if TYPE_CHECKING:
     import pandas
@@ -77,7 +77,7 @@ class Similarity(Analysis):
         axis.axhline(0, **GUIDE)
         axis.set(xlabel="what is learned, by part", ylabel="cosine of gradients")
         axis.grid(axis="y", alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        legend(axis)
         return figure
 
 

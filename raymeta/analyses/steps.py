@@ -15,7 +15,8 @@ from raymeta.errors import UserError
 from raymeta.learner import Learner, build_learner
 from raymeta.problem import Bank
 from raymeta.registry import analysis
-from raymeta.report.style import GUIDE, REST, panels
+from raymeta.report.finals import TASKS
+from raymeta.report.style import GUIDE, REST, legend, panels
 from raymeta.schema import merge
 from raymeta.training.device import vectorized
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import pandas
 
 LOOKS = {
-    "training": ("tasks of the training classes", "C0"),
-    "test": ("test tasks", "C3"),
-    "untrained": ("test tasks, untrained weights", REST),
+    "training": (TASKS["training"], "C0"),
+    "test": (TASKS["test"], "C3"),
+    "untrained": (f"{TASKS['test']}, untrained", REST),
 }
 
 
@@ -78,7 +79,7 @@ class Steps(Analysis):
         unit = f", {metric.unit}" if metric.unit else ""
         axis.set(xlabel="inner steps (dashed: the learner's own)", ylabel=f"{metric.name}{unit}")
         axis.grid(axis="y", alpha=0.25)
-        axis.legend(frameon=False, fontsize=8)
+        legend(axis)
         return figure
 
 

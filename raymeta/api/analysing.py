@@ -1,6 +1,6 @@
 """Analyses of final runs that are there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from raymeta import registry
+from raymeta.analysis import Analysis
 from raymeta.api.data import make_ready
 from raymeta.config import parse_trial
 from raymeta.errors import UserError, suggest
@@ -15,7 +17,7 @@ from raymeta.finals.analyses import Analysed, Named, analyse_runs, wanted_analys
 from raymeta.finals.folders import config_in
 from raymeta.finals.results import RESULT, FinalTable, read_result
 from raymeta.problem import open_problem
-from raymeta.report.finals import analyses_table
+from raymeta.report.finals import analyses_table, known_analyses_table
 from raymeta.report.shown import Shown
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import AnyPath, any_path
@@ -62,6 +64,28 @@ class Analyses(Shown):
 
     def __rich__(self) -> RenderableType:
         return Group(analyses_table(self.found), *map(Text, [*self.left, *self.problems]))
+
+
+@dataclass(frozen=True, repr=False)
+class Known(Shown):
+    """The analyses that there are."""
+
+    analyses: Mapping[str, type[Analysis]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data by name."""
+        return {
+            name: {"meaning": cls.meaning, "needs": sorted(cls.needs), "settings": cls.Config().model_dump()}
+            for name, cls in self.analyses.items()
+        }
+
+    def __rich__(self) -> RenderableType:
+        return known_analyses_table(self.analyses)
+
+
+def known() -> Known:
+    """All analyses, those of packages from outside too, with their settings."""
+    return Known(registry.working("analysis"))
 
 
 def analyse(run: "str | Path | AnyPath", analyses: Named = "all", *, quiet: bool = False) -> Analyses:

@@ -75,7 +75,8 @@ def log_analyses(folder: AnyPath) -> bool:
 
 def _log_files(client: "MlflowClient", run_id: str, folder: AnyPath) -> None:
     """Numbers and pictures of the analyses that are in a final run's folder."""
-    for path in sorted((folder / FOLDER).glob("*.*"), key=str):
+    paths: list[AnyPath] = list((folder / FOLDER).glob("*.*"))
+    for path in sorted(paths, key=str):
         if path.suffix in SUFFIXES:
             with local_copy(path) as copy:
                 client.log_artifact(run_id, str(copy), FOLDER)
