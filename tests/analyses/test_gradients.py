@@ -53,6 +53,7 @@ class Empty(Section):
 class Triples(Regularizer):
     """Triples inner gradients, in evaluation too."""
 
+    name = "triples"
     Config: ClassVar[type[Section]] = Empty
     neutral: ClassVar[dict[str, Any]] = {}
     in_evaluation: bool = True

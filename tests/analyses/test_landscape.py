@@ -40,9 +40,8 @@ def test_it_starts_where_the_inner_loop_is() -> None:
     """At alpha, which is the second rate, the loss of a step is that at the start of the next one."""
     looked = subject("maml", "images", maml={"inner_lr": 0.1, "inner_steps": 2})
     rows = Landscape(LandscapeConfig(tasks=1, points=4)).measure(looked)
-    assert [(row["step"], row["rate"]) for row in rows] == [
-        (s, pytest.approx(0.05 * j)) for s in (1, 2) for j in range(1, 5)
-    ]
+    assert [row["step"] for row in rows] == [1] * 4 + [2] * 4
+    assert [row["rate"] for row in rows] == pytest.approx([0.05, 0.1, 0.15, 0.2] * 2)
     (case,) = looked.cases(1)
     first, second = case.inner_steps()
     with torch.no_grad():
