@@ -9,6 +9,7 @@ from mlflow.entities import Metric as Logged
 from raymeta.finals.analyses import FOLDER, SUFFIXES
 from raymeta.finals.results import FinalTable
 from raymeta.storage.places import AnyPath, local_copy
+from raymeta.study.tracking import embedded
 from raymeta.study.tracking.connection import connect, experiment, log_params
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
 
 def log_analyses(folder: AnyPath) -> bool:
     """Log the analyses of a final run's folder beside its row; whether MLflow has such a row."""
+    if embedded.used() and not embedded.database().exists():
+        return False
     client = connect()
     known = client.search_runs([experiment(client, EXPERIMENT)], f"tags.`raymeta.final` = '{folder.name}'")
     for run in known:
