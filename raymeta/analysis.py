@@ -15,10 +15,10 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.hooks import Hooks
-from raymeta.inner import Context, Step
+from raymeta.inner import Context, Step, in_evaluation
 from raymeta.learner import Learner, refuse_unmet
 from raymeta.models import Pass
-from raymeta.problem import Bank, Task, Tasks, in_evaluation
+from raymeta.problem import Bank, Task, Tasks
 from raymeta.schema import Section
 
 if TYPE_CHECKING:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raymeta.engine.noise import Noise
+from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
     from raymeta.hooks import Hooks
+    from raymeta.learner import Learner
+    from raymeta.problem import Tasks
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ class Context:
     def samples(self) -> int:
         """Noisy passes whose mean is the support loss of an inner step."""
         return max((one.samples for one in self.hooks), default=1)
+
+
+def in_evaluation(
+    learner: "Learner", task: "Tasks", number: int = 0, *, outputs: int | None = None, steps: int | None = None
+) -> Context:
+    """What surrounds one task in evaluation, as in `raymeta.problem.predictions`: the noise from its start.
+
+    Args:
+        learner: with its present weights.
+        task: one task, T = 1.
+        number: of the task in its bank.
+        outputs: that the task uses; None: as tasks of a bank do.
+        steps: inner steps; None: the learner's own.
+    """
+    key = task_keys(0, 0, torch.full((1,), number, dtype=torch.int32, device=task.device), EVALUATION)[0]
+    plain = Context(False, steps=steps, outputs=outputs or learner.problem.outputs_of(task))
+    return plain.of_task(0, Noise(key), learner.hooks(task, plain))
 
 
 def _used(hooks: Iterable[Any]) -> Changes:

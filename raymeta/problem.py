@@ -390,20 +390,3 @@ def predictions(
 
     found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
     return found if isinstance(found, Tensor) else torch.stack(found)
-
-
-def in_evaluation(
-    learner: "Learner", task: Tasks, number: int = 0, *, outputs: int | None = None, steps: int | None = None
-) -> Context:
-    """What surrounds one task in evaluation, as in `predictions`: the noise from its start.
-
-    Args:
-        learner: with its present weights.
-        task: one task, T = 1.
-        number: of the task in its bank.
-        outputs: that the task uses; None: as tasks of a bank do.
-        steps: inner steps; None: the learner's own.
-    """
-    key = task_keys(0, 0, torch.full((1,), number, dtype=torch.int32, device=task.device), EVALUATION)[0]
-    plain = Context(False, steps=steps, outputs=outputs or learner.problem.outputs_of(task))
-    return plain.of_task(0, Noise(key), learner.hooks(task, plain))

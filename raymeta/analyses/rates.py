@@ -28,7 +28,9 @@ WIDE = 4  # panels in a row
 class Rates(Analysis):
     """See the module's docstring."""
 
-    meaning: ClassVar[str] = "What the learner made for each tensor and inner step; boxes: quartiles over tasks."
+    meaning: ClassVar[str] = (
+        "What the learner made for each tensor and inner step. Boxes: quartiles over tasks, ±: deviation."
+    )
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 
     def measure(self, subject: Subject) -> list[Row]:
@@ -75,7 +77,7 @@ class Rates(Analysis):
                 if lowest < highest / 2:  # else what differs would not be seen
                     axis.axhline(0, **GUIDE)
                 apart = chosen.groupby(["seed", "step"])["value"].std().mean()
-                axis.set_title(f"{name}\nsd over tasks {apart:.2g}", fontsize=7)
+                axis.set_title(f"{name}  ±{apart:.1g}", fontsize=7)
                 axis.tick_params(labelsize=7)
                 axis.yaxis.get_offset_text().set_fontsize(7)
                 axis.set_xlabel("inner step", fontsize=7)

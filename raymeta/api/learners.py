@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from raymeta.api.given import GivenTask, given_task
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.inner import in_evaluation
 from raymeta.learner import Learner
-from raymeta.problem import Examples, Problem, Tasks, in_evaluation, open_problem
+from raymeta.problem import Examples, Problem, Tasks, open_problem
 from raymeta.storage.places import AnyPath
 from raymeta.training.loading import learner_with, read_weights
 

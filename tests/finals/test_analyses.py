@@ -252,6 +252,19 @@ def test_a_module_that_an_entry_point_names_is_found(tmp_path: Path) -> None:
     assert done.stdout == f"A glance. {sorted([*SHIPPED, 'glance'])}\n", done.stderr
 
 
+def test_the_docs_example_works(run: FinalTable) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text()
+    exec(page.split("```python\n")[1].split("```")[0], {})
+    try:
+        found, _ = with_a_meaning(wanted_analyses("sparsity:tasks=2"), run.config)
+        (one,), problems = analyse_runs([(run, found)], quiet=True)
+    finally:
+        del registry._classes["analysis", "sparsity"]
+    assert problems == []
+    assert one.frame()["zero"].between(0, 1).all()
+    assert list(one.frame()["layer"].unique()) == ["layer1", "layer2", "outputs"]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("spec", ["maml", "alfa", "protonet"])
