@@ -1,5 +1,6 @@
 """Trained learners from the runs that they come of, and what pictures show."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.console import RenderableType
 from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder
 from raymeta.api.studies import Study
 from raymeta.errors import UserError, shown, suggest
-from raymeta.finals.results import best_on_validation, read_result
+from raymeta.finals.results import best_on_validation
 from raymeta.problem import open_problem
 from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
@@ -63,10 +64,9 @@ def _folder(run: str | AnyPath) -> AnyPath:
 
 def _best_seed(results: Sequence[AnyPath]) -> AnyPath:
     """Of a final run's seeds the folder of the one that is best on validation."""
-    folders = {path.parent: read_result(path.parent) for path in results}
+    scores = {path.parent: float(json.loads(path.read_text())["val"]) for path in results}
     config, _ = read_weights(results[0].parent / CHECKPOINT, torch.device("cpu"))
-    best = best_on_validation(list(folders.values()), open_problem(config.task).metric)
-    return next(folder for folder, result in folders.items() if result is best)
+    return best_on_validation(scores, open_problem(config.task).metric)
 
 
 @dataclass(frozen=True, repr=False)

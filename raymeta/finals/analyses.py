@@ -199,9 +199,10 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
     """
     import pandas
 
-    folder, best = table.folder / FOLDER, best_on_validation(table.seeds, table.metric)
+    best = best_on_validation({result.seed: result.val for result in table.seeds}, table.metric)
+    folder = table.folder / FOLDER
     done = Analysed(table.name, one.name, one.meaning, folder)
-    seeds = [best] if one.one_seed else table.seeds
+    seeds = [result for result in table.seeds if result.seed == best or not one.one_seed]
     record = {
         "analysis": one.name,
         "settings": one.settings.model_dump(mode="json"),
@@ -215,7 +216,7 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
     rows = [{"seed": seed, **row} for seed, subject in subjects.items() for row in one.measure(subject)]
     content = pandas.DataFrame(rows).to_csv(index=False, float_format="%.6g")
     write_atomically(done.file(".csv"), content)
-    figure = one.draw(done.frame(), subjects[best.seed])  # of the file: the picture shows what is in it
+    figure = one.draw(done.frame(), subjects[best])  # of the file: the picture shows what is in it
     _explain(figure, one, table, record)
     for suffix in (".png", ".svg"):
         write_atomically(done.file(suffix), drawn(figure, suffix))
