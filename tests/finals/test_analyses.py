@@ -19,7 +19,7 @@ from study.driving import parse, raymeta
 from raymeta import registry
 from raymeta.analysis import Analysis, Row, Subject
 from raymeta.api.analysing import analyse, known
-from raymeta.errors import UserError
+from raymeta.errors import Interrupted, UserError
 from raymeta.finals.analyses import SUFFIXES, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.folders import begin, folder_of
 from raymeta.finals.plan import _tested
@@ -181,11 +181,11 @@ def own() -> Iterator[type[Analysis]]:
         meaning: ClassVar[str] = "How large the weights are."
         one_seed: ClassVar[bool] = True
         name = "sizes"
-        broken: ClassVar[bool] = False
+        broken: ClassVar[BaseException | None] = None
 
         def measure(self, subject: Subject) -> list[Row]:
             if self.broken:
-                raise ZeroDivisionError("no size")
+                raise self.broken
             return [{"name": name, "size": float(one.norm())} for name, one in subject.learner.named_parameters()]
 
         def draw(self, found: Any, subject: Subject) -> Any:
@@ -211,7 +211,7 @@ def test_an_analysis_of_ones_own_is_like_any_other(run: FinalTable, own: Any) ->
 
 
 def test_a_broken_one_is_found_before_training_and_spoils_no_other(run: FinalTable, own: Any) -> None:
-    own.broken = True
+    own.broken = ZeroDivisionError("no size")
     with pytest.raises(UserError, match=r"^sizes: ZeroDivisionError: no size$"):
         with_a_meaning(wanted_analyses("sizes"), run.config)
     _, left = with_a_meaning(wanted_analyses("all"), run.config)
@@ -220,6 +220,9 @@ def test_a_broken_one_is_found_before_training_and_spoils_no_other(run: FinalTab
     done, problems = analyse_runs([(run, wanted)], quiet=True)
     assert [one.name for one in done] == ["gradients"]
     assert problems == ["mine: sizes: ZeroDivisionError: no size"]
+    own.broken = KeyboardInterrupt()
+    with pytest.raises(Interrupted, match=r"^the analyses are not finished; the final runs are tested and kept$"):
+        analyse_runs([(run, wanted)], quiet=True)
 
 
 def test_what_is_no_final_run_is_refused(run: FinalTable, studies: Path) -> None:
