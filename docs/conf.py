@@ -1,7 +1,7 @@
-"""The site of docs/: `uv run --group docs sphinx-build -W --keep-going -n docs build/docs`, then open build/docs/index.html.
+"""The site of docs/: `uv run --group docs sphinx-build -nW --keep-going docs build/docs`, then build/docs/index.html.
 
-Nothing is fetched. Pages are plain Markdown, as the repository shows it; what only a site has is added while it is built,
-by the modules of `_ext`, which say it.
+Nothing is fetched. Pages are plain Markdown, as the repository shows it; what only a site has is added while it is
+built, by the modules of `_ext`, which say it.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-project, author, copyright = "raymeta", "the raymeta authors", "the raymeta authors, Apache-2.0"  # noqa: A001
+project, author, copyright = "raymeta", "the raymeta authors", "the raymeta authors, Apache-2.0"
 version = release = installed("raymeta")
 extensions = [
     "myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "docstrings", "files", "links", "parser", "toctrees",

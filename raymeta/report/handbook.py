@@ -248,9 +248,9 @@ def contents() -> str:
     """The list of all pages, in Markdown."""
     lines = [
         "# Methods and regularizers", "",
-        "Each has a page with its equations and its settings, made from the code (`uv run python -m raymeta.report.handbook "
-        "docs`), as `raymeta methods NAME` shows it. Side by side, measured: [learners](learners.md), "
-        "[regularizers](regularizers.md), and [which goes with which](matrix.md).", "",
+        "Each has a page with its equations and its settings, made from the code (`uv run python -m "
+        "raymeta.report.handbook docs`), as `raymeta methods NAME` shows it. Side by side, measured: "
+        "[learners](learners.md), [regularizers](regularizers.md), and [which goes with which](matrix.md).", "",
         "## Methods", "", "| method | paper | adapts | meta-learned | cost |", "| --- | --- | --- | --- | --- |",
         *(
             f"| [{one.name}](methods/{one.name}.md) | {one.short} | {one.adapts} | {one.learns} | "

@@ -1,7 +1,7 @@
 """The code blocks of README.md and docs/*.md, and the commands that a shell makes of them.
 
-A block that the tests can't run says what it needs on the line before it: `<!-- needs: cluster -->`. What that may be is
-in `NEEDS`, or it is a page, `<!-- needs: first.md -->`: then it runs in the folder that this page's blocks have left.
+A block that the tests can't run says what it needs on the line before it: `<!-- needs: cluster -->`. `NEEDS` says what
+that may be; or it is a page, `<!-- needs: first.md -->`: then it runs in the folder that this page's blocks have left.
 """
 
 import re
