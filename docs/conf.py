@@ -28,6 +28,7 @@ nitpick_ignore_regex = [  # all other names in docstrings and signatures must le
 ]
 
 autodoc_class_signature = "separated"  # how an object is made is the business of what returns it
+autodoc_default_options = {"exclude-members": "model_config"}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_use_unqualified_type_names = True
