@@ -3,12 +3,15 @@
 import inspect
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer.main
 from sphinx.application import Sphinx
 
-from raymeta.cli import app as cli
+from raymeta import cli
+
+CLI = Path(cli.__file__).parent
 
 
 def cell(text: str) -> str:
@@ -38,7 +41,7 @@ def described(command: Any, context: Any) -> Iterator[str]:
 
 def commands() -> str:
     """All verbs, in the order of `raymeta --help`."""
-    command = typer.main.get_command(cli)
+    command = typer.main.get_command(cli.app)
     return "\n".join(described(command, command.make_context("raymeta", [], resilient_parsing=True)))
 
 
@@ -46,6 +49,8 @@ def read(app: Sphinx, page: str, source: list[str]) -> None:
     """Sphinx has read a page."""
     if page == "commands":
         source[0] += "\n" + commands()
+        for file in CLI.glob("*.py"):  # the page is read again when the verbs change
+            app.env.note_dependency(file)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
