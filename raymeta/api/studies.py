@@ -1,9 +1,7 @@
 """Studies that are there: what is known of one, and going on with it."""
 
-import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +24,7 @@ from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.resources import beyond
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import Standings, settled, standings
+from raymeta.study.record.folder import held_still, refuse_gone
 from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
@@ -244,14 +243,14 @@ class Study(Shown):
         """Copy to MLflow what it lacks of the study, as driving it does; the study itself is not changed.
 
         Raises:
-            UserError: a process drives it, which copies it.
+            UserError: a process drives it, which copies it; or it was moved or removed.
             RunFailed: MLflow can't be used.
         """
-        # One copier at a time, as one driver; a read-only study has neither.
-        writable = not isinstance(self.folder, Path) or os.access(self.folder, os.W_OK)
-        with self.record.locked() if writable else nullcontext(), Tracker(self.record) as tracker:
-            tracker.update_all()
-            tracker.summarise()
+        with held_still(self.folder):  # one copier at a time, as one driver
+            refuse_gone(self.folder)
+            with Tracker(self.record) as tracker:
+                tracker.update_all()
+                tracker.summarise()
         if tracker.problem:
             raise RunFailed(f"MLflow can't be used: {tracker.problem}; the study itself is whole")
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from raymeta.errors import UserError
 from raymeta.storage.files import write_atomically
-from raymeta.storage.places import AnyPath
+from raymeta.storage.places import AnyPath, RemotePath
 from raymeta.study.record.lease import Lease, this_machine
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ LOCK = "driver.lock"
 DRIVER = "driver.json"  # which process it is
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 HIDDEN = ".raymeta-"  # folders beside studies, which are on their way in or out
+UNFINISHED = f"{HIDDEN}unfinished"  # on a store, where no folder can be renamed: objects that name those
 RESERVED = ("finals", "mlartifacts", "mlflow.db")
 
 
@@ -181,12 +182,40 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
             raise
         return
     refuse_taken(folder)
+    clean_store(folder.parent)
     with Lease(folder / "driver.lease").held():
         refuse_taken(folder)  # another process may just have made it
         if (folder / "trials").exists():
             raise UserError(f"{folder}: has trials, but no study.yaml: delete it, or give another --name")
-        (folder / "journal").rmtree()  # of one that was killed in here
-        yield folder
+        (folder / "journal").rmtree()  # a study of 0.1.0 that was killed in here
+        with on_its_way(folder):
+            try:
+                yield folder
+            except BaseException:
+                folder.rmtree()
+                raise
+
+
+@contextmanager
+def on_its_way(folder: RemotePath) -> Iterator[None]:
+    """Note beside a study of a store that it is on its way in or out, so that what a kill leaves of it is no riddle."""
+    mark = folder.parent / UNFINISHED / folder.name
+    mark.write_bytes(b"")
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def clean_store(home: RemotePath) -> None:
+    """Delete what those have left who were killed on the way in or out: folders without a study.yaml, and their marks.
+
+    What a living process has on its way is left alone.
+    """
+    for mark in (home / UNFINISHED).iterdir():
+        folder = home / mark.name
+        with suppress(UserError), Lease(folder / "driver.lease").held():
+            if not (folder / "study.yaml").exists():
+                folder.rmtree()
+            mark.unlink(missing_ok=True)
 
 
 def check_name(name: str) -> None:
