@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset", "backbone"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "tracker"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -45,6 +45,11 @@ def dataset(name: str) -> Callable[[T], T]:
 def backbone(name: str) -> Callable[[T], T]:
     """Register a backbone: `@backbone("conv4")` on a subclass of `raymeta.models.Backbone`."""
     return _register("backbone", name)
+
+
+def tracker(name: str) -> Callable[[T], T]:
+    """Register a copy of studies: `@tracker("tensorboard")` on a subclass of `raymeta.study.copies.copy.Copy`."""
+    return _register("tracker", name)
 
 
 def find(kind: Kind, name: str) -> Any:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 from raymeta.errors import UserError, shown
 from raymeta.storage.places import AnyPath, RemotePath
-from raymeta.study.record.folder import DRIVER, HIDDEN, LOCK, NAME, check_name, clean_store, held_still, on_its_way
+from raymeta.study.record.folder import HIDDEN, LOCK, NAME, check_name, clean_store, held_still, on_its_way
+from raymeta.study.record.pulse import FILE as DRIVER
 
 OWN = (LOCK, DRIVER, "journal.log.lock", "driver.lease")  # of a study's process, not of the study
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # a file that was being written when its process was killed

@@ -244,7 +244,7 @@ def test_a_study_that_was_moved_is_not_copied_under_its_old_name(studies: Path) 
     tiny_record("one")
     study = raymeta.open_study("one")
     raymeta.move("one", "two")
-    with pytest.raises(UserError, match="the study 'one' is not in .* any more: it was moved or removed"):
+    with pytest.raises(UserError, match=r"the study 'one' is not in .* any more: it was moved or removed"):
         study.sync()
     assert not (studies / "one").exists()
     assert not (studies / "mlflow.db").exists()

@@ -147,7 +147,7 @@ def test_what_was_left_on_its_way_is_gone_after_the_next_command(store: RemotePa
         (store / "one" / "study.yaml").copy_to(store / "whole" / "study.yaml")
         assert raymeta.open_archive(file, "two").name == "two"
         assert [path.name for path in store.iterdir()] == [folder.UNFINISHED, "driven", "one", "two", "valued", "whole"]
-        with pytest.raises(UserError, match="has trials, but no study.yaml: delete it"):
+        with pytest.raises(UserError, match=r"has trials, but no study\.yaml: delete it"):
             raymeta.open_archive(file, "valued")
     assert [path.name for path in (store / folder.UNFINISHED).iterdir()] == ["driven"]
     raymeta.remove("two")

@@ -1,0 +1,85 @@
+"""What of a study's files is as raymeta writes it. The rest is said in a sentence each and left out, never a traceback.
+
+A disk that lies, an editor or a copy that was cut off may leave anything in them.
+"""
+
+from math import isfinite, isnan
+from typing import Any
+
+from pydantic import ConfigDict
+
+from raymeta.schema import Section, check
+
+LARGEST = 1e300  # of a number
+LAST = 1e11  # a moment, in seconds since the epoch, that a calendar still has
+WORDS, TRUTHS = ("hostname",), ("diverged", "last")  # of a round; all else in it is a number
+
+
+class _Data(Section):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    fingerprint: str
+
+
+class _About(Section):
+    """What `study.yaml` says beside the plan."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    created: str
+    command: str
+    space_hash: str
+    metric: dict[str, Any]
+    data: _Data
+    versions: dict[str, str]
+
+
+def check_about(about: dict[str, Any], source: str) -> None:
+    """Refuse a `study.yaml` that lacks what is read of it.
+
+    Raises:
+        UserError: it does.
+    """
+    check(_About, about, source)
+
+
+def is_number(value: object) -> bool:
+    """A number as JSON has it, or none (NaN)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isnan(value) if isinstance(value, float) and isnan(value) else abs(value) <= LARGEST
+
+
+def is_moment(value: object) -> bool:
+    """Seconds since the epoch."""
+    return is_number(value) and 0 <= value < LAST  # type: ignore[operator]
+
+
+def is_round(key: str, entry: object, score: str) -> bool:
+    """A round as a driver notes it.
+
+    Args:
+        key: under which it is.
+        entry: what is there.
+        score: the name of the score in it, which one that diverged has not.
+    """
+    if not isinstance(entry, dict):
+        return False
+    steps = entry.get("outer_steps")
+    if isinstance(steps, bool) or not isinstance(steps, int) or key != f"round {steps:09d}":
+        return False
+    kinds = {**dict.fromkeys(WORDS, str), **dict.fromkeys(TRUTHS, bool)}
+    plain = all(isinstance(value, kinds[one]) if one in kinds else is_number(value) for one, value in entry.items())
+    scored = score not in entry or ("val_ci95" in entry and isfinite(entry[score]))
+    return plain and scored and is_moment(entry.get("at"))
+
+
+def is_scored(found: object) -> bool:
+    """A finalist's scores as a worker writes them."""
+    if not isinstance(found, dict) or "of" not in found:
+        return False
+    values, reason = found.get("values"), found.get("reason")
+    finite = isinstance(values, list) and all(is_number(one) and isfinite(one) for one in values)
+    return finite and isinstance(reason, str) and bool(values or reason) and is_moment(found.get("at"))
