@@ -270,7 +270,7 @@ class Study(Shown):
             found(name)
         with held_still(self.folder):  # one copier at a time, as one driver
             refuse_gone(self.folder)
-            with Tracker(self.record) as tracker, Copies(self.record, lambda text: None, also) as copies:
+            with Tracker(self.record) as tracker, Copies(self.record, lambda text: None, more=also) as copies:
                 tracker.update_all()
                 tracker.summarise()
         problems = [f"MLflow can't be used: {tracker.problem}"] if tracker.problem else []

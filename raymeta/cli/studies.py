@@ -29,7 +29,7 @@ def status(name: Name, as_json: Json = False) -> None:
         return
     show(status_table(study.record))
     fallen, found = fallen_driver(study.folder), study.status
-    say(fallen.killed if fallen and not found.settled else str(found))
+    say(fallen.killed(f"raymeta resume {name}") if fallen and not found.settled else str(found))
 
 
 def watch(

@@ -147,6 +147,7 @@ def test_to_follow_is_to_wait(record: StudyRecord) -> None:
     assert watcher.said[-1] == "it is over: raymeta export one"
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_killed_is_known(record: StudyRecord) -> None:
     program = """
 import sys
@@ -181,7 +182,7 @@ def test_a_study_that_goes_away_is_a_sentence(record: StudyRecord, studies: Path
         (studies / "one").rename(studies / "two")
         watcher.ended()
     assert str(watcher.error) == f"the study 'one' is not in {studies} any more: it was moved or removed"
-    with pytest.raises(UserError, match=r"no study and no final run 'one' in .*: did you mean 'two'"):
+    with pytest.raises(UserError, match=r"no study and no final run 'one' in .*: allowed: two"):
         target_of("one")
 
 

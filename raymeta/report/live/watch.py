@@ -24,7 +24,7 @@ class Target(ABC):
     """What is watched: the folder of something that a driver runs."""
 
     def __init__(self, folder: AnyPath) -> None:
-        self.folder = folder
+        self.folder, self.go_on = folder, "the same command"
         self.look_s = LOOK_S if isinstance(folder, Path) else FAR_S
 
     def beat(self) -> Beat:
@@ -71,6 +71,10 @@ class StudyTarget(Target):
     """A study."""
 
     record: StudyRecord
+
+    def __init__(self, folder: AnyPath) -> None:
+        super().__init__(folder)
+        self.go_on = f"raymeta resume {folder.name}"
 
     @property
     def driven(self) -> bool:
@@ -160,5 +164,5 @@ def watch(target: Target, console: Console, say: Callable[[str], None], *, follo
     console.print(state, soft_wrap=not console.is_terminal, highlight=False, markup=False, emoji=False)
     fallen = target.fallen
     if fallen is not None and not target.over:
-        raise RunFailed(fallen.killed)
+        raise RunFailed(fallen.killed(target.go_on))
     say(target.sentence())

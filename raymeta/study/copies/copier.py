@@ -26,13 +26,15 @@ class Copier:
         name: of the copy.
         record: of the study.
         say: is told once, early, that it can't be made, and why.
+        leaving: the end is not to wait: the process copies what is left by itself.
 
     Attributes:
         problem: why it lacks something; at the end "" says that it has everything.
     """
 
-    def __init__(self, name: str, record: StudyRecord, say: Callable[[str], None]) -> None:
+    def __init__(self, name: str, record: StudyRecord, say: Callable[[str], None], leaving: Callable[[], bool]) -> None:
         self.name, self.record, self._say, self._said = name, record, say, False
+        self._leaving = leaving
         self.problem, self._copied = "", 0
 
     def __enter__(self) -> Self:
@@ -55,6 +57,8 @@ class Copier:
             self.process.stdin.close()
         copied, since = self._copied, time.monotonic()
         while self.process.poll() is None:
+            if self._leaving():
+                return
             if self._copied > copied:
                 copied, since = self._copied, time.monotonic()
             if time.monotonic() - since > (TRIED_S if self.problem else PATIENCE_S):
@@ -67,7 +71,7 @@ class Copier:
         elif self.process.returncode:
             self.problem = self.problem or f"the process that copies ended ({self.process.returncode})"
         self.process.wait()
-        self._listener.join()
+        self._listener.join(PATIENCE_S)
 
     def _listen(self) -> None:
         assert self.process.stdout is not None
@@ -86,6 +90,7 @@ class Copies:
     Args:
         record: of the study.
         say: is told, early, what can't be made.
+        leaving: the end is not to wait.
         more: names, beside those that the study keeps.
 
     Attributes:
@@ -93,10 +98,16 @@ class Copies:
         whole: at the end, of each of the others where it is.
     """
 
-    def __init__(self, record: StudyRecord, say: Callable[[str], None], more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        record: StudyRecord,
+        say: Callable[[str], None],
+        leaving: Callable[[], bool] = lambda: False,
+        more: Sequence[str] = (),
+    ) -> None:
         self.record = record
         names = dict.fromkeys([*record.plan.study.also, *more])
-        self.copiers = [Copier(name, record, say) for name in names]
+        self.copiers = [Copier(name, record, say, leaving) for name in names]
         self.problems: list[str] = []
         self.whole: list[str] = []
 

@@ -170,7 +170,8 @@ def main(place: str, name: str) -> None:
         if hasattr(signal, number):
             signal.signal(getattr(signal, number), signal.SIG_IGN)
     os.nice(NICENESS)
-    states, sys.stdout = sys.stdout, sys.stderr  # whatever a tracker prints
+    states = os.fdopen(os.dup(1), "w")  # processes of trackers do not get it, so it ends with this one
+    os.dup2(2, 1)  # whatever a tracker prints
     ending, keeper, before, ended = threading.Event(), None, "", 0.0
     threading.Thread(target=_wait_for_the_end, args=(ending,), daemon=True).start()
     while True:

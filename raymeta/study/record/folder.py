@@ -25,7 +25,7 @@ LOCK = "driver.lock"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 HIDDEN = ".raymeta-"  # folders beside studies, which are on their way in or out
 UNFINISHED = f"{HIDDEN}unfinished"  # on a store, where no folder can be renamed: objects that name those
-RESERVED = ("finals", "mlartifacts", "mlflow.db")
+RESERVED = ("finals", "mlartifacts", "mlflow.db", "wandb")
 
 
 def names_in(home: AnyPath) -> list[str]:

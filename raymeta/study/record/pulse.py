@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from raymeta.errors import shown
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.record.lease import STALE_S, this_machine
@@ -69,12 +70,15 @@ class Beat:
     jobs: list[Line] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return f"process {self.pid}{f' on {self.host}' if self.host else ''}"
+        return f"process {self.pid}{f' on {shown(self.host)}' if self.host else ''}"
 
-    @property
-    def killed(self) -> str:
-        """What is said of its driver, if that was killed: in order it would have taken the file back."""
-        return f"its driver, {self}, was killed; go on with: {self.go_on or 'the same command'}"
+    def killed(self, go_on: str) -> str:
+        """What is said of its driver, if that was killed: in order it would have deleted the file.
+
+        Args:
+            go_on: the line that goes on, where it has not said it.
+        """
+        return f"its driver, {self}, was killed; go on with: {shown(self.go_on or go_on)}"
 
     @property
     def here(self) -> bool:

@@ -39,7 +39,7 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
             record.resume()
             with (
                 Tracker(record, lambda text: session.say(text)) as tracker,
-                Copies(record, lambda text: session.say(text)) as copies,
+                Copies(record, lambda text: session.say(text), lambda: session.closing) as copies,
             ):
                 tracker.update_all()
                 if not record.over or missing(record):

@@ -1,5 +1,6 @@
 """Copies are made beside a study by processes of their own; whatever befalls one is a line, and the study goes on."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,10 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     installed.forget()
     yield
     installed.forget()
+    sys.modules.pop("mine", None)
 
 
+@pytest.mark.slow
 def test_a_tracker_from_outside_gets_every_trial(studies: Path, mine: None) -> None:
     record = tiny_record("one", "study.trials=2", "study.finalists=0")
     noted(record, 3.0, 2.0)
@@ -69,6 +72,7 @@ def test_a_tracker_from_outside_gets_every_trial(studies: Path, mine: None) -> N
     assert open_study("one").record.plan.study.also == ("mine",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "why"), [("raises", "RuntimeError: their"), ("dies", "the process that copies ended (3)")]
 )
@@ -84,7 +88,7 @@ def test_one_that_fails_is_a_line(
     record = tiny_record("one", "study.trials=2", "study.finalists=0")
     noted(record, 3.0, 2.0)
     said: list[str] = []
-    with copier.Copies(record, said.append, ["mine"]) as copies:
+    with copier.Copies(record, said.append, more=["mine"]) as copies:
         end = time.monotonic() + 60
         while not said and copies.copiers[0].process.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
@@ -93,13 +97,13 @@ def test_one_that_fails_is_a_line(
     assert said == ([f"mine lacks this study for now: {why}; {later}"] if how == "raises" else [])
 
 
-def test_names_and_what_they_need(studies: Path, mine: None) -> None:
+def test_names_and_what_they_need(mine: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError,
         match=r"unknown tracker 'tensorbord': did you mean 'tensorboard'\? \(allowed: mine, tensorboard, wandb\)",
     ):
         found("tensorbord")
-    found("mine").module = "not_there"
+    monkeypatch.setattr(found("mine"), "module", "not_there")
     with pytest.raises(UserError, match=r"^--also mine: not_there is not installed: pip install 'raymeta\[mine\]'$"):
         found("mine")
 
