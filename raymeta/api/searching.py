@@ -126,6 +126,7 @@ def preview(
     warm_start: "str | Study | None" = None,
     data_root: str | Path | None = None,
     slots: int | None = None,
+    also: Sequence[str] = (),
 ) -> "Preview":
     """What `search` with these arguments would do: its first trials, its rungs, time on this machine and disk.
 
@@ -134,12 +135,15 @@ def preview(
     """
     from raymeta.api.data import root_of
     from raymeta.report.remarks import say
+    from raymeta.study.copies.copy import found
     from raymeta.study.machines.resources import beyond, cores
     from raymeta.study.plan.preview import preview as previewed
     from raymeta.study.record.home import new_study
 
     if name is not None:
         new_study(name)
+    for tracker in also:
+        found(tracker)
     if remark := beyond(slots):
         say(remark)
     plan, _ = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root_of(data_root))

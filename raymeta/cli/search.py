@@ -66,7 +66,7 @@ def search(
     if dry_run:
         preview = searching.preview(
             spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose,
-            name=name, warm_start=warm_start, data_root=data_root, slots=slots,
+            name=name, warm_start=warm_start, data_root=data_root, slots=slots, also=also or (),
         )  # fmt: skip
         if as_json:
             show_json(preview.as_dict())

@@ -101,14 +101,14 @@ def damage(path: Path, draw: Callable[..., Any]) -> None:
         path.write_text(written(change(kind(content), draw)))
 
 
-@settings(max_examples=6)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_whatever_is_damaged_no_command_ends_in_a_traceback(whole: Path, data: st.DataObject) -> None:
     no_traceback(whole, data)
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_the_same_often(whole: Path, data: st.DataObject) -> None:
     no_traceback(whole, data)

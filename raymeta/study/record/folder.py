@@ -72,7 +72,7 @@ def driver_of(folder: AnyPath) -> int | None:
         return Lease(folder / "driver.lease").driver
     beat = last_beat(folder)
     # One that was killed left the file; then the study is not driven, or by another one, which has written it again.
-    return beat.pid if beat is not None and beat.here and is_driven(folder) else None
+    return beat.pid if beat is not None and beat.here and beat.pid > 0 and is_driven(folder) else None
 
 
 @contextmanager

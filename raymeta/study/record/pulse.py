@@ -99,7 +99,7 @@ class Beat:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:
+        except (OSError, OverflowError):
             pass
         return True
 
