@@ -82,4 +82,5 @@ def is_scored(found: object) -> bool:
         return False
     values, reason = found.get("values"), found.get("reason")
     finite = isinstance(values, list) and all(is_number(one) and isfinite(one) for one in values)
-    return finite and isinstance(reason, str) and bool(values or reason) and is_moment(found.get("at"))
+    timed = is_moment(found.get("at")) and is_number(found.get("seconds", 0.0))
+    return finite and isinstance(reason, str) and bool(values or reason) and timed

@@ -1,13 +1,16 @@
 """The real wandb in its offline mode: what `wandb sync` would send is what the record says, each step once."""
 
 import json
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study.driving import noted, tiny_record
+from study.driving import give_all, noted, tiny_record
 from study.record.test_record import entry
 
 from raymeta.study.copies.copy import Keeper
@@ -36,11 +39,11 @@ def records(path: Path) -> Iterator[Any]:
             yield found
 
 
-def sent(home: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Of each run its config and what was logged; every run is there once."""
+def sent(home: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]]:
+    """Of each run its config, what was logged, and its summary; every run is there once."""
     found = {}
     for path in sorted(home.glob("wandb/offline-run-*/run-*.wandb")):
-        config, history, name = {}, [], ""
+        config, history, summary, name = {}, [], {}, ""
         for one in records(path):
             if one.WhichOneof("record_type") == "run":
                 name = one.run.display_name
@@ -51,8 +54,10 @@ def sent(home: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
                     ".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in one.history.item
                 }
                 history.append({key: value for key, value in items.items() if key[0] != "_" or key == "_step"})
+            elif one.WhichOneof("record_type") == "summary":
+                summary |= {item.key: json.loads(item.value_json) for item in one.summary.update}
         assert name not in found
-        found[name] = (config, history)
+        found[name] = (config, history, summary)
     return found
 
 
@@ -67,16 +72,26 @@ def expected(record: StudyRecord) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+KILLED = """
+import os, signal
+from raymeta.study.copies.copy import Keeper
+from raymeta.study.copies.wandb import WeightsAndBiases
+from raymeta.study.record.home import open_study
+Keeper(WeightsAndBiases(open_study("one"))).look()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 @pytest.mark.slow
 def test_every_step_once_whatever_was_begun_before(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_DIR", raising=False)
-    record = tiny_record("one", "study.trials=3", "study.finalists=0")
+    record = tiny_record("one", "study.trials=2", "study.finalists=1")
     noted(record, 3.0, 2.0)
     record.ask()
     record.add_round(1, entry(2, 4.0))
-    first = WeightsAndBiases(record)
-    Keeper(first).look()  # and is killed: it is never closed
+    killed = subprocess.run([sys.executable, "-c", KILLED], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     record.add_round(1, entry(4, 3.5))
     second = Keeper(WeightsAndBiases(StudyRecord.load(record.folder)))
     second.look()
@@ -84,10 +99,13 @@ def test_every_step_once_whatever_was_begun_before(studies: Path, monkeypatch: p
     record.finish(1)
     second.look()
     second.look()
+    give_all(record, t0=[1.0, 2.0])
+    second.look()
     second.copy.close()
     found = sent(studies)
-    assert {name: history for name, (_, history) in found.items()} == expected(record)
-    config = found["trial 0"][0]
+    assert {name: history for name, (_, history, _) in found.items()} == expected(record)
+    config, _, summary = found["trial 0"]
+    assert (summary["reevaluated_val_mse"], summary["state"]) == (1.5, "completed")
     assert config["method"] == "maml"
     assert config["searched"] == record.trial(0).point
     before = sorted(studies.glob("wandb/offline-run-*"))
