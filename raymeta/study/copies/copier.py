@@ -14,7 +14,7 @@ from raymeta.installed import child_environment
 from raymeta.study.copies.copy import found
 from raymeta.study.record.record import StudyRecord
 
-PATIENCE_S = 60.0  # how long the end of a study waits for a copy that takes nothing
+PATIENCE_S = 120.0  # how long the end of a study waits for a copy that takes nothing
 TRIED_S = 10.0  # for one that takes nothing and has said why
 LISTEN_S = 0.2
 

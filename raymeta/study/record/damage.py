@@ -3,14 +3,14 @@
 A disk that lies, an editor or a copy that was cut off may leave anything in them.
 """
 
-from math import isfinite, isnan
+from math import isfinite
 from typing import Any
 
 from pydantic import ConfigDict
 
 from raymeta.schema import Section, check
 
-LARGEST = 1e300  # of a number
+LARGEST = 10**300  # of a whole number
 LAST = 1e11  # a moment, in seconds since the epoch, that a calendar still has
 WORDS, TRUTHS = ("hostname",), ("diverged", "last")  # of a round; all else in it is a number
 
@@ -46,15 +46,13 @@ def check_about(about: dict[str, Any], source: str) -> None:
 
 
 def is_number(value: object) -> bool:
-    """A number as JSON has it, or none (NaN)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isnan(value) if isinstance(value, float) and isnan(value) else abs(value) <= LARGEST
+    """A number as Python's JSON has it; the loss of what diverges may be infinite, or NaN."""
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST)
 
 
 def is_moment(value: object) -> bool:
-    """Seconds since the epoch."""
-    return is_number(value) and 0 <= value < LAST  # type: ignore[operator]
+    """Seconds, since the epoch or of work."""
+    return is_number(value) and 0 <= value < LAST  # type: ignore[operator]  # which NaN is not, either
 
 
 def is_round(key: str, entry: object, score: str) -> bool:
@@ -71,9 +69,10 @@ def is_round(key: str, entry: object, score: str) -> bool:
     if isinstance(steps, bool) or not isinstance(steps, int) or key != f"round {steps:09d}":
         return False
     kinds = {**dict.fromkeys(WORDS, str), **dict.fromkeys(TRUTHS, bool)}
-    plain = all(isinstance(value, kinds[one]) if one in kinds else is_number(value) for one, value in entry.items())
+    if not all(isinstance(value, kinds[one]) if one in kinds else is_number(value) for one, value in entry.items()):
+        return False
     scored = score not in entry or ("val_ci95" in entry and isfinite(entry[score]))
-    return plain and scored and is_moment(entry.get("at"))
+    return scored and is_moment(entry.get("at")) and is_moment(entry.get("seconds", 0.0))
 
 
 def is_scored(found: object) -> bool:
@@ -82,5 +81,5 @@ def is_scored(found: object) -> bool:
         return False
     values, reason = found.get("values"), found.get("reason")
     finite = isinstance(values, list) and all(is_number(one) and isfinite(one) for one in values)
-    timed = is_moment(found.get("at")) and is_number(found.get("seconds", 0.0))
+    timed = is_moment(found.get("at")) and is_moment(found.get("seconds", 0.0))
     return finite and isinstance(reason, str) and bool(values or reason) and timed

@@ -59,7 +59,8 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_tracker_from_outside_gets_every_trial(studies: Path, mine: None) -> None:
+def test_a_tracker_from_outside_gets_every_trial(studies: Path, mine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copier, "PATIENCE_S", 250.0)
     record = tiny_record("one", "study.trials=2", "study.finalists=0")
     noted(record, 3.0, 2.0)
     said: list[str] = []
