@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from report.made import made
 from typer.testing import CliRunner
@@ -20,6 +20,7 @@ from raymeta.study.record.finalists import all_weights, missing
 from raymeta.study.record.record import StudyRecord
 
 VERBS = (["status"], ["status", "--json"], ["export", "-o", "-"], ["report", "--format", "md", "-o", "-"])
+SOME = (Phase.reuse, Phase.generate)  # to shrink an example takes minutes
 STRANGE = st.sampled_from(
     [None, True, -1, 0, 3, 0.5, 1e308, float("nan"), float("inf"), 10**400, "", "many", "\x1b[31m", [], ["x"], {},
      {"a": 1}]
@@ -101,14 +102,14 @@ def damage(path: Path, draw: Callable[..., Any]) -> None:
         path.write_text(written(change(kind(content), draw)))
 
 
-@settings(max_examples=5)
+@settings(max_examples=5, phases=SOME)
 @given(data=st.data())
 def test_whatever_is_damaged_no_command_ends_in_a_traceback(whole: Path, data: st.DataObject) -> None:
     no_traceback(whole, data)
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@settings(max_examples=150, phases=SOME)
 @given(data=st.data())
 def test_the_same_often(whole: Path, data: st.DataObject) -> None:
     no_traceback(whole, data)

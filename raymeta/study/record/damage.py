@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from raymeta.schema import Section, check
+from raymeta.study.plan.plan import Plan
 
 LARGEST = 10**300  # of a whole number
 LAST = 1e11  # a moment, in seconds since the epoch, that a calendar still has
@@ -43,6 +44,21 @@ def check_about(about: dict[str, Any], source: str) -> None:
         UserError: it does.
     """
     check(_About, about, source)
+
+
+def check_plan(plan: Plan) -> None:
+    """Refuse a plan whose parts don't fit each other.
+
+    Raises:
+        UserError, ValueError, …: they don't.
+    """
+    space = plan.space
+    named = [plan.choices, plan.fixed, plan.origins, space.origins]
+    words = [*space.labels, *plan.fixed.values(), *plan.origins.values(), *space.origins.values()]
+    if not all(isinstance(one, dict) for one in named) or not all(isinstance(one, str) for one in words):
+        raise TypeError
+    for point, _ in space.starts:  # as many as labels
+        plan.config(point)
 
 
 def is_number(value: object) -> bool:

@@ -38,7 +38,7 @@ from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
-from raymeta.study.record.damage import check_about, is_round
+from raymeta.study.record.damage import check_about, check_plan, is_round
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, names_in
 from raymeta.study.record.pulse import Pulse
@@ -160,11 +160,12 @@ class StudyRecord:
         try:
             check_about({key: value for key, value in about.items() if key != "plan"}, str(path))
             plan = Plan.from_dict(about.pop("plan"), str(path))
+            check_plan(plan)
             own = registry.find("problem", plan.base.task.problem).metric  # 0.1.0 noted the name and the mode alone
             metric = own if about["metric"]["name"] == own.name else Metric(**about["metric"])
         except UserError as error:
             raise UserError(f"{error}{of_another_version(written_by)}") from error
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{path}: not a study's plan, or a damaged one: {_mend(folder)}") from error
         try:
             return cls(folder, plan, about, metric)
