@@ -305,19 +305,28 @@ class StudyRecord:
         rounds = [entry for key, entry in noted.items() if is_round(key, entry, score)]
         ended = attrs.get("state", "failed")
         words = [attrs.get(key, "") for key in ("label", "reason")]
-        if len(rounds) < len(noted) or ended not in _ENDED or not all(isinstance(word, str) for word in words):
+        point = {key: value for key, value in frozen.params.items() if key in self.plan.space.params}
+        parts = len(rounds) == len(noted) and len(point) == len(frozen.params)
+        if not parts or ended not in _ENDED or not all(isinstance(word, str) for word in words):
             remark(
                 f"{self.folder}: the journal's lines on trial {frozen.number} are damaged in part, which is left out"
             )
         state: State = "running" if frozen.state == TrialState.RUNNING else ended if ended in _ENDED else "failed"
-        trial = TrialRecord(frozen.number, state, dict(frozen.params), rounds, *map(str, words))
+        trial = TrialRecord(frozen.number, state, point, rounds, *map(str, words))
         if frozen.state.is_finished():
             self._ended[frozen.number] = trial
         return trial
 
     def config(self, trial: TrialRecord) -> TrialConfig:
-        """The whole config of a trial."""
-        return self.plan.config(trial.point)
+        """The whole config of a trial.
+
+        Raises:
+            UserError: the journal has values of it that no search proposes.
+        """
+        try:
+            return self.plan.config(trial.point)
+        except UserError as error:
+            raise UserError(f"{self.folder}: the journal's trial {trial.number} is damaged: {error}") from error
 
     def trial_folder(self, number: int) -> AnyPath:
         """Where a trial's checkpoint lies."""
