@@ -50,15 +50,15 @@ def check_plan(plan: Plan) -> None:
     """Refuse a plan whose parts don't fit each other.
 
     Raises:
-        UserError, ValueError, …: they don't.
+        TypeError, AttributeError: they don't.
     """
     space = plan.space
-    named = [plan.choices, plan.fixed, plan.origins, space.origins]
+    named = [plan.choices, *plan.choices.values(), plan.fixed, plan.origins, space.origins]
     words = [*space.labels, *plan.fixed.values(), *plan.origins.values(), *space.origins.values()]
     if not all(isinstance(one, dict) for one in named) or not all(isinstance(one, str) for one in words):
         raise TypeError
-    for point, _ in space.starts:  # as many as labels
-        plan.config(point)
+    if len(space.labels) != len(space.start_from):
+        raise TypeError
 
 
 def is_number(value: object) -> bool:
