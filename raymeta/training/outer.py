@@ -44,8 +44,8 @@ Surface = Callable[[], tuple[Tensor, Tensor]]
 class OuterStep(ABC):
     """What an outer step does to the meta-learned parameters of a learner, by the `outer` section of a trial.
 
-    A new one is a subclass under `@registry.outer("mine")` in a module that an entry point of `raymeta.outers` names;
-    its `Config` has the key that chooses it, `optimizer: Literal["mine"]`, and `tasks_per_step`.
+    A new one is a subclass under `@registry.outer("mine")` in a module that an entry point of `raymeta.outersteps`
+    names; its `Config` has the key that chooses it, `optimizer: Literal["mine"]`, and `tasks_per_step`.
 
     Attributes:
         Config: the section `outer`.
