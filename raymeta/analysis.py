@@ -16,10 +16,9 @@ from torch import Tensor
 from raymeta.config import TrialConfig
 from raymeta.config.fitting import refuse_unmet
 from raymeta.hooks import Hooks
-from raymeta.inner import Context, Step, in_evaluation
+from raymeta.inner import Context, Player, Step, in_evaluation
 from raymeta.learner import Learner
 from raymeta.models import Pass
-from raymeta.player import Player
 from raymeta.problem import Bank, Task, Tasks
 from raymeta.schema import Section
 

@@ -19,9 +19,8 @@ from raymeta.engine.labelled import Labelled
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.engine.tasks import Examples, Task, Tasks, for_each
 from raymeta.errors import UserError, suggest
-from raymeta.inner import Context
+from raymeta.inner import Context, Player
 from raymeta.metric import Metric, Score
-from raymeta.player import Player
 from raymeta.schema import check
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks
-from raymeta.inner import Context
+from raymeta.inner import Context, Player
 from raymeta.learner import build_learner, task_loss
 from raymeta.metric import Score
-from raymeta.player import Player
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from raymeta.config.sections import TaskConfig
 from raymeta.errors import UserError
+from raymeta.inner import Player
 from raymeta.metric import Metric, Score
-from raymeta.player import Player
 from raymeta.problem import CHUNK, Bank, Examples, Problem, Split, Tasks
 from raymeta.problems.rl.advantages import Array, advantages, baseline, normalised, weights
 from raymeta.problems.rl.rollouts import Environments, Rollouts, rollouts

@@ -11,7 +11,7 @@ from problems.rl.made import NOISE, SMALL, trained
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.player import Player
+from raymeta.inner import Player
 from raymeta.problem import open_problem
 from raymeta.problems.rl.navigation2d import Points, best_return
 from raymeta.problems.rl.trajectories import Steps
