@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
+from raymeta.engine.tasks import Examples, Tasks
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
     from raymeta.hooks import Hooks
     from raymeta.learner import Learner
-    from raymeta.problem import Tasks
 
 
 @dataclass(frozen=True)
