@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from raymeta.api.finals import FinalRuns, final
     from raymeta.api.kept.comparing import compare, rank
     from raymeta.api.kept.keeping import archive, listed, move, note, open_archive, prune, remove, tag
+    from raymeta.api.kept.watching import watch
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
@@ -31,7 +32,7 @@ __all__ = [
     "AdaptedLearner", "Analyses", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "analyse",
     "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load",
     "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune",
-    "rank", "remove", "search", "space", "studies", "tag",
+    "rank", "remove", "search", "space", "studies", "tag", "watch",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -42,6 +43,7 @@ _MODULES = {
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
     "kept.keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
+    "kept.watching": ("watch",),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),

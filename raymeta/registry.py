@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "analysis"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "analysis", "tracker"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -50,6 +50,11 @@ def backbone(name: str) -> Callable[[T], T]:
 def analysis(name: str) -> Callable[[T], T]:
     """Register an analysis: `@analysis("cka")` on a subclass of `raymeta.analysis.Analysis`."""
     return _register("analysis", name)
+
+
+def tracker(name: str) -> Callable[[T], T]:
+    """Register a copy of studies: `@tracker("tensorboard")` on a subclass of `raymeta.study.copies.copy.Copy`."""
+    return _register("tracker", name)
 
 
 def find(kind: Kind, name: str) -> Any:

@@ -24,7 +24,7 @@ from raymeta.cli.methods import methods, presets, space
 from raymeta.cli.predict import predict
 from raymeta.cli.report import report
 from raymeta.cli.search import extend, resume, search
-from raymeta.cli.studies import export, status, sync, ui
+from raymeta.cli.studies import export, status, sync, ui, watch
 from raymeta.errors import Interrupted, RunFailed, StorageError, Terminated, UserError
 from raymeta.report.remarks import say
 
@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
 VERBS = (
-    search, resume, extend, ls, status, report, export, final, analyse, compare, predict,
+    search, resume, extend, watch, ls, status, report, export, final, analyse, compare, predict,
     note, tag, mv, archive, open_, prune, rm,
     sync, ui, space, methods, presets, doctor,
 )  # fmt: skip

@@ -54,6 +54,11 @@ def presets(incomplete: str) -> list[str]:
     return _starting(incomplete, [*registry.presets(), *_rows(), *_yaml_files()])
 
 
+def trackers(incomplete: str) -> list[str]:
+    """Trackers beside MLflow."""
+    return _starting(incomplete, registry.names("tracker"))
+
+
 def spaces(incomplete: str) -> list[str]:
     """YAML files of this folder, and none."""
     return _starting(incomplete, ["none", *_yaml_files()])
