@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raymeta.api.analysing import Analyses, analyse
     from raymeta.api.catalogue import describe, doctor, methods
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "archive", "check_data",
-    "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move",
-    "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune", "rank", "remove",
-    "search", "space", "studies", "tag", "watch",
+    "AdaptedLearner", "Analyses", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "analyse",
+    "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load",
+    "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune",
+    "rank", "remove", "search", "space", "studies", "tag", "watch",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
 _MODULES = {
+    "analysing": ("Analyses", "analyse"),
     "catalogue": ("describe", "doctor", "methods"),
     "kept.comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
