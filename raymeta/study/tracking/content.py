@@ -171,5 +171,5 @@ def _note(record: StudyRecord, sentence: str) -> str:
         f"`mlflow.pyfunc.load_model(uri).predict({task})`",
     ]
     if sentence:
-        lines = [f"{sentence}\n", f"- [the trials, the best first]({table})", *lines]
-    return "\n".join([f"{plan.spec} on {plan.base.task.title}: `{record.about['command']}`\n", *lines])
+        lines = [f"{sentence}\n", *lines, f"- [the trials, the best first]({table})"]
+    return "\n".join([*lines, f"\n{plan.spec} on {plan.base.task.title}: `{record.about['command']}`"])

@@ -89,7 +89,6 @@ def keep(client: "MlflowClient", experiment: str, run: str, model: FewShotModel)
     """
     from mlflow.entities import LoggedModelOutput
 
-    older = client.search_logged_models([experiment], f"source_run_id = '{run}'")
     made = client.create_logged_model(experiment, NAME, run, params=model.params, model_type="few-shot learner")
     with TemporaryDirectory(prefix="raymeta-model-") as folder, local_copy(any_path(model.checkpoint)) as checkpoint:
         where = str(Path(folder) / NAME)
@@ -99,9 +98,15 @@ def keep(client: "MlflowClient", experiment: str, run: str, model: FewShotModel)
     client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
     client.set_tag(run, OF, model.of)
     client.set_tag(run, "raymeta.model", f"models:/{made.model_id}")
-    for old in older:
-        client.delete_logged_model(old.model_id)
+    forget(client, experiment, run, but=made.model_id)
     return str(made.model_id)
+
+
+def forget(client: "MlflowClient", experiment: str, run: str, *, but: str = "") -> None:
+    """Delete the models of a run, but one."""
+    for old in client.search_logged_models([experiment], f"source_run_id = '{run}'"):
+        if old.model_id != but:
+            client.delete_logged_model(old.model_id)
 
 
 def _write(where: str, checkpoint: str, model: FewShotModel, place: str, number: str, run: str) -> None:

@@ -23,8 +23,9 @@ TRIALS, STUDIES = "trials", "studies"  # the keys of the views
 CLASSIC = {"mlflow.experimentKind": "custom_model_development"}
 FINALS = "final runs"  # the experiment
 MOST = 100  # studies in one table, the newest
-WIDE = {"raymeta.score": 150, "raymeta.fresh_score": 150, "raymeta.baseline": 150, "raymeta.gain": 150}
-WIDTH = 110
+NAMED = {"attributes.`Run Name`": 170, "runDateAndNestInfo": 130}  # the page's own columns
+SCORES = {f"tags.`raymeta.{key}`": 140 for key in ("score", "fresh_score", "baseline", "gain", "trials")}
+WIDTH = 100
 
 
 def tag(key: str) -> str:
@@ -54,18 +55,19 @@ def of_study(record: "StudyRecord", *, ranked: bool) -> dict[str, str]:
     columns += [tag("raymeta.state"), *map(param, params)]
     always = [key for key, one in params.items() if not one.when]
     numbers = [key for key in always if params[key].choice is None][:6]
-    curve, above = f"val_{record.metric.name}", {"key": score, "type": "METRIC"}
+    # An error that explodes would press all others into one line.
+    shown, curve = RANK if ranked and record.metric.mode == "min" else score, f"val_{record.metric.name}"
     charts: list[dict[str, Any]] = [
-        {
-            "type": "PARALLEL", "showAllRuns": True, "selectedParams": always,
-            "selectedMetrics": [score, RANK] if ranked else [score],
-        },
+        {"type": "PARALLEL", "showAllRuns": True, "selectedParams": always, "selectedMetrics": [shown]},
         {
             "type": "LINE", "metricKey": curve, "selectedMetricKeys": [curve], "xAxisKey": "step", "range": {},
             "xAxisScaleType": "linear", "scaleType": "log" if record.metric.mode == "min" else "linear",
             "lineSmoothness": 0, "useGlobalLineChartConfig": True,
         },
-        *({"type": "SCATTER", "xaxis": {"key": key, "type": "PARAM"}, "yaxis": above} for key in numbers),
+        *(
+            {"type": "SCATTER", "xaxis": {"key": key, "type": "PARAM"}, "yaxis": {"key": shown, "type": "METRIC"}}
+            for key in numbers
+        ),
     ]  # fmt: skip
     upwards = ranked or record.metric.mode == "min"
     return {
@@ -114,8 +116,8 @@ def view(
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(columns),
-        "columnOrder": list(columns),
-        "columnWidths": {column: WIDE.get(column.split("`")[1], WIDTH) for column in columns},
+        "columnOrder": [*NAMED, *columns],
+        "columnWidths": dict.fromkeys(columns, WIDTH) | NAMED | SCORES,
         "runsHidden": [],
         "runsHiddenMode": "SHOW_ALL",
         "runsPinned": [],
@@ -125,7 +127,7 @@ def view(
     if charts:
         about = {"metricSectionId": "raymeta", "runsCountToCompare": 100, "deleted": False, "isGenerated": False}
         state["compareRunCharts"] = [{"uuid": f"raymeta-{n}", **about, **chart} for n, chart in enumerate(charts)]
-        state["compareRunSections"] = [section | {"isGenerated": False}]
+        state["compareRunSections"] = [section | {"isGenerated": False, "columns": 2}]
     return json.dumps(state)
 
 
@@ -152,7 +154,9 @@ def addresses(base: str, study: str | None = None) -> dict[str, str]:
         filter_string=f"tags.`raymeta.kind` = '{STUDY}'", max_results=MOST, order_by=order
     )
     finals, there = client.get_experiment_by_name(FINALS), {}
-    if studies:
+    if len(studies) == 1:  # of a comparison of one the page makes that one's own
+        there["studies"] = _runs(base, str(studies[0].experiment_id), STUDIES)
+    elif studies:
         which = quote(json.dumps([str(one.experiment_id) for one in studies], separators=(",", ":")))
         there["studies"] = f"{base}/#/compare-experiments/s?experiments={which}&{opened(STUDIES)}"
     if finals is not None and SHARED + TRIALS in finals.tags:
@@ -160,8 +164,8 @@ def addresses(base: str, study: str | None = None) -> dict[str, str]:
     return there or {"nothing is in it yet": f"{base}/#/experiments?workflowType=machine_learning"}
 
 
-def _runs(base: str, experiment: str) -> str:
-    return f"{base}/#/experiments/{experiment}/runs?{opened(TRIALS)}"
+def _runs(base: str, experiment: str, key: str = TRIALS) -> str:
+    return f"{base}/#/experiments/{experiment}/runs?{opened(key)}"
 
 
 def opened(key: str) -> str:
