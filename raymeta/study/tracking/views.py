@@ -23,9 +23,6 @@ TRIALS, STUDIES = "trials", "studies"  # the keys of the views
 CLASSIC = {"mlflow.experimentKind": "custom_model_development"}
 FINALS = "final runs"  # the experiment
 MOST = 100  # studies in one table, the newest
-NAMED = {"attributes.`Run Name`": 170, "runDateAndNestInfo": 130}  # the page's own columns
-SCORES = {f"tags.`raymeta.{key}`": 140 for key in ("score", "fresh_score", "baseline", "gain", "trials")}
-WIDTH = 100
 
 
 def tag(key: str) -> str:
@@ -41,6 +38,14 @@ def metric(key: str) -> str:
 def param(key: str) -> str:
     """A parameter's column."""
     return f"params.`{key}`"
+
+
+OWN = {"attributes.`Run Name`": 160, "runDateAndNestInfo": 130}  # the page's own columns, in pixels
+WIDER = {tag(f"raymeta.{key}"): 140 for key in ("score", "fresh_score", "baseline", "gain", "trials")} | {
+    param("method"): 140,
+    tag("raymeta.best_settings"): 400,
+}
+WIDTH = 100
 
 
 def of_study(record: "StudyRecord", *, ranked: bool) -> dict[str, str]:
@@ -82,7 +87,7 @@ def of_study(record: "StudyRecord", *, ranked: bool) -> dict[str, str]:
 
 def _studies() -> str:
     """A row a study, the newest first. Equal for all: the page reads it from whichever experiment it has first."""
-    said = ["score", "baseline", "gain", "trials", "state"]
+    said = ["score", "baseline", "gain", "state", "trials"]
     columns = [param("method"), tag("raymeta.task"), *(tag(f"raymeta.{key}") for key in said), metric("outer_steps")]
     return view(STUDY, [*columns, tag("raymeta.best_trial"), tag("raymeta.best_settings")], "attributes.start_time")
 
@@ -116,8 +121,8 @@ def view(
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "selectedColumns": list(columns),
-        "columnOrder": [*NAMED, *columns],
-        "columnWidths": dict.fromkeys(columns, WIDTH) | NAMED | SCORES,
+        "columnOrder": [*OWN, *columns],
+        "columnWidths": dict.fromkeys(columns, WIDTH) | OWN | WIDER,
         "runsHidden": [],
         "runsHiddenMode": "SHOW_ALL",
         "runsPinned": [],
