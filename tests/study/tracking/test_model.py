@@ -20,8 +20,8 @@ from raymeta.problem import Problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.storage.files import write_atomically
 from raymeta.study.record.record import StudyRecord
+from raymeta.study.run.for_mlflow import study_content, summary_content
 from raymeta.study.tracking.connection import connect, experiment, tracking_uri
-from raymeta.study.tracking.content import study_content, summary_content
 from raymeta.study.tracking.mlflow_copy import Copy
 from raymeta.study.tracking.model import FewShotModel, described, keep
 from raymeta.training.trainer import Trainer

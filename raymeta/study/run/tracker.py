@@ -1,4 +1,4 @@
-"""The driver's end of MLflow's copy: it starts the process that makes it (mlflow_copy.py) and tells what is new."""
+"""The driver's end of MLflow's copy: it starts the process that makes it, and tells what is new (for_mlflow.py)."""
 
 import json
 import pickle
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from raymeta.installed import child_environment
 from raymeta.study.record.record import StudyRecord, TrialRecord
-from raymeta.study.tracking.content import study_content, summary_content, trial_content
+from raymeta.study.run.for_mlflow import study_content, summary_content, trial_content
 from raymeta.study.tracking.messages import Message
 from raymeta.study.tracking.mlflow_copy import RETRY_S
 
