@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Metric as Logged
 
+from raymeta.finals.analyses import FOLDER, SUFFIXES
 from raymeta.finals.results import BY_STEP, FinalTable
 from raymeta.problem import open_problem
 from raymeta.report.finals import draw_by_step, draw_curves
 from raymeta.report.tables import value
-from raymeta.study.tracking import model, views
+from raymeta.storage.places import AnyPath, local_copy
+from raymeta.study.tracking import embedded, model, views
 from raymeta.study.tracking.connection import connect, experiment, log_params
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
     if table.sd_seeds is not None:
         client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
     _log_files(client, parent, table, provenance)
+    _log_analyses(client, parent, table.folder)
     for result in table.seeds:
         own = {
             "raymeta.kind": views.SEED,
@@ -112,3 +115,25 @@ def _note(table: FinalTable) -> str:
             "`mlflow.pyfunc.load_model(uri).predict({'support_x': x, 'support_y': y, 'query_x': new})`",
         ]
     )
+
+
+def log_analyses(folder: AnyPath) -> bool:
+    """Log the analyses of a final run's folder beside its row; whether MLflow has such a row."""
+    if embedded.used() and not embedded.database().exists():
+        return False
+    client = connect()
+    known = client.search_runs([experiment(client, views.FINALS)], f"tags.`raymeta.final` = '{folder.name}'")
+    for run in known:
+        if "mlflow.parentRunId" not in run.data.tags:
+            _log_analyses(client, run.info.run_id, folder)
+            return True
+    return False
+
+
+def _log_analyses(client: "MlflowClient", run_id: str, folder: AnyPath) -> None:
+    """Numbers and pictures of the analyses that are in a final run's folder."""
+    paths: list[AnyPath] = list((folder / FOLDER).glob("*.*"))
+    for path in sorted(paths, key=str):
+        if path.suffix in SUFFIXES:
+            with local_copy(path) as copy:
+                client.log_artifact(run_id, str(copy), FOLDER)

@@ -159,6 +159,10 @@ class ImageDataset(Problem):
         """Pictures as files have them, uint8 [n, H, W, C]."""
         return unscaled(x.cpu().numpy(), *self.standard).transpose(0, 2, 3, 1)
 
+    def pixels(self, x: Tensor) -> Tensor:
+        mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
+        return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
+
     @property
     def background(self) -> Colour:
         """What is behind transparent pictures."""
