@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ray import tune
 
-from raymeta.report.progress import Progress
+from raymeta.report.live.progress import Progress
 from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.driver import Driver, Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
-from raymeta.study.tracking.tracker import Tracker
+from raymeta.study.run.tracker import Tracker
 from raymeta.trainable import MetaTrainable
 
 
