@@ -126,6 +126,15 @@ class FinalTable:
         return statistics.fmean(result.ensemble for result in self.seeds)
 
     @property
+    def chosen(self) -> SeedResult:
+        """The seed that is best on validation: the test score chooses nothing."""
+        best = self.seeds[0]
+        for result in self.seeds:
+            if self.metric.better(result.val, best.val):
+                best = result
+        return best
+
+    @property
     def sd_seeds(self) -> float | None:
         """Standard deviation of the seeds' means; None for a single seed."""
         return statistics.stdev(result.mean for result in self.seeds) if len(self.seeds) > 1 else None

@@ -15,10 +15,11 @@ import raymeta
 from raymeta.errors import UserError
 from raymeta.study.record.home import open_study
 from raymeta.study.record.record import StudyRecord
+from raymeta.study.run.for_mlflow import study_content
+from raymeta.study.run.tracker import Tracker
 from raymeta.study.tracking import embedded
 from raymeta.study.tracking.connection import Untracked, connect, find_run, problem_of, to_be_served
 from raymeta.study.tracking.mlflow_copy import Copy
-from raymeta.study.tracking.tracker import Tracker, _study
 
 ODD = "a?b=c&d#e%2f é;"
 
@@ -35,7 +36,7 @@ def copied(record: StudyRecord) -> None:
     tracker._tell = news.append  # type: ignore[method-assign]
     tracker.update_all()
     tracker.summarise()
-    copy = Copy(_study(record))
+    copy = Copy(study_content(record))
     for one in news:
         copy.take(one)
     while not copy.whole:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from study.driving import assert_mlflow_equals_record, runs_of, tiny_record
 
+from raymeta.study.run.tracker import Tracker
 from raymeta.study.tracking.connection import connect, problem_of, tracking_uri
-from raymeta.study.tracking.tracker import Tracker
 
 CONNECT = """
 import sys, time
