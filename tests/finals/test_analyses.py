@@ -157,7 +157,8 @@ def test_numbers_and_pictures_are_in_the_runs_folder_and_the_same_every_time(run
     (run.folder / "analyses" / "rates.yaml").unlink()
     again, _ = analyse_runs([(run, wanted.analyses)], quiet=True)
     assert [one.again for one in again] == [True, True, False]
-    assert (run.folder / "analyses" / "rates.csv").read_bytes() == before["rates.csv"]
+    for suffix in SUFFIXES:
+        assert (run.folder / "analyses" / f"rates{suffix}").read_bytes() == before[f"rates{suffix}"]
     # Its test tasks are those of the test.
     steps = next(one for one in found if one.name == "steps").frame()
     own = steps[(steps["tasks"] == "test") & (steps["step"] == 2)]
