@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -128,9 +129,10 @@ def last_beat(folder: AnyPath) -> Beat | None:
     from pydantic import TypeAdapter  # who only looks for drivers can do without
 
     try:
-        return TypeAdapter(Beat).validate_json(content)
+        beat = TypeAdapter(Beat).validate_json(content)
     except ValueError:  # damaged; or on a store read while it was written
         return None
+    return beat if all(map(isfinite, (beat.at, beat.started, beat.left_s or 0.0))) else None
 
 
 class Pulse:

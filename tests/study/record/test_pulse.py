@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from raymeta.study.record.folder import LOCK, driver_of
@@ -42,6 +43,16 @@ def test_what_a_killed_driver_has_left_names_no_other_process(tmp_path: Path) ->
     (tmp_path / FILE).write_text(json.dumps(asdict(replace(mine, born=mine.born + 1))))
     with FileLock(str(tmp_path / LOCK)):
         assert driver_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["", "{", "[]", '{"at": NaN}', '{"started": -Infinity}', '{"left_s": 1e999}', '{"pid": "x"}']
+)
+def test_a_damaged_one_is_none(tmp_path: Path, damage: str) -> None:
+    (tmp_path / FILE).write_text('{"pid": 1, "left_s": null}')
+    assert last_beat(tmp_path) == Beat(pid=1)
+    (tmp_path / FILE).write_text(damage)
+    assert last_beat(tmp_path) is None
 
 
 def test_what_is_shown_may_fail(tmp_path: Path) -> None:
