@@ -257,6 +257,8 @@ def on_a_terminal(*words: str, then: Callable[[int, bytes], bool]) -> Iterator[t
                 break
         if not then(pid, written):
             break
+    else:
+        os.kill(pid, signal.SIGKILL)  # it hangs: better a wrong exit code than a test that hangs with it
     _, status = os.waitpid(pid, 0)
     yield os.waitstatus_to_exitcode(status), written
 
