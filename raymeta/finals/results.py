@@ -128,11 +128,8 @@ class FinalTable:
     @property
     def chosen(self) -> SeedResult:
         """The seed that is best on validation: the test score chooses nothing."""
-        best = self.seeds[0]
-        for result in self.seeds:
-            if self.metric.better(result.val, best.val):
-                best = result
-        return best
+        scores = {place: result.val for place, result in enumerate(self.seeds)}
+        return self.seeds[best_on_validation(scores, self.metric)]
 
     @property
     def sd_seeds(self) -> float | None:

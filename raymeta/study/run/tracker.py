@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from raymeta.installed import child_environment
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.run.for_mlflow import study_content, summary_content, trial_content
+from raymeta.study.tracking.connection import problem_of
 from raymeta.study.tracking.messages import Message
 from raymeta.study.tracking.mlflow_copy import RETRY_S
 
@@ -38,7 +39,7 @@ class Tracker:
 
     def __init__(self, record: StudyRecord, say: Callable[[str], None] = lambda text: None) -> None:
         self.record, self._say, self._said = record, say, False
-        self.problem = ""
+        self.problem = self._unsaid = ""
         self._sent = 0
         self._configs: set[int] = set()  # trials whose config was told
 
@@ -74,6 +75,7 @@ class Tracker:
             self.problem = self.problem or f"the process that writes to it ended ({self.process.returncode})"
         self.process.wait()
         self._listener.join()
+        self.problem = self.problem or self._unsaid
 
     def update(self, number: int) -> None:
         """A trial has something new."""
@@ -86,7 +88,12 @@ class Tracker:
 
     def summarise(self, session: "Session | None" = None) -> None:
         """The session is over: tell its figures, if there was one, the places of trials, and the best one's weights."""
-        self._tell(summary_content(self.record, session))
+        try:
+            content = summary_content(self.record, session)
+        except Exception as error:  # of data that are gone, or a problem from outside; a copy ends no study
+            self._unsaid = f"it has no summary ({problem_of(error)})"
+        else:
+            self._tell(content)
 
     def _update(self, trial: TrialRecord) -> None:
         if not self.record.plan.space.complete(trial.point):

@@ -92,7 +92,7 @@ def keep(client: "MlflowClient", experiment: str, run: str, model: FewShotModel)
     made = client.create_logged_model(experiment, NAME, run, params=model.params, model_type="few-shot learner")
     with TemporaryDirectory(prefix="raymeta-model-") as folder, local_copy(any_path(model.checkpoint)) as checkpoint:
         where = str(Path(folder) / NAME)
-        _write(where, str(checkpoint), model, made.artifact_location, made.model_id, run)
+        _write(where, str(checkpoint), model, made.model_id, run)
         client.log_model_artifacts(made.model_id, where)
     client.finalize_logged_model(made.model_id, "READY")
     client.log_outputs(run, [LoggedModelOutput(made.model_id, step=0)])
@@ -109,7 +109,7 @@ def forget(client: "MlflowClient", experiment: str, run: str, *, but: str = "") 
             client.delete_logged_model(old.model_id)
 
 
-def _write(where: str, checkpoint: str, model: FewShotModel, place: str, number: str, run: str) -> None:
+def _write(where: str, checkpoint: str, model: FewShotModel, number: str, run: str) -> None:
     os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # it would take the lock file of a project that stands here
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
@@ -123,7 +123,8 @@ def _write(where: str, checkpoint: str, model: FewShotModel, place: str, number:
         where,
         loader_module=LOADER,
         data_path=checkpoint,
-        mlflow_model=Model(artifact_path=place, model_uuid=number, run_id=run, model_id=number),
+        # No folder of this machine: the studies may be moved.
+        mlflow_model=Model(artifact_path=f"models:/{number}", model_uuid=number, run_id=run, model_id=number),
         signature=ModelSignature(tensors(*INPUTS), tensors("predicted")),
         input_example=model.example,
         pip_requirements=[f"raymeta=={version('raymeta')}"],

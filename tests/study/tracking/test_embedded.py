@@ -3,7 +3,9 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -188,6 +190,16 @@ def test_a_server_of_its_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         to_be_served()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     assert to_be_served() is None
+
+
+def test_a_server_that_is_not_mlflow_s_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://me:secret@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.*: MLflow can't be opened: .* 501 "):
+            to_be_served()
+        server.shutdown()
 
 
 def test_what_a_database_says_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

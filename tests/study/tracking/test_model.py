@@ -87,6 +87,8 @@ def test_it_predicts_what_the_test_did(home: Path, tmp_path: Path, glyphs: Image
     assert np.allclose(served, model.predict(example), atol=1e-6)
     about = model.metadata
     assert about.flavors["python_function"]["code"] is None
+    assert str(home) not in about.to_yaml()  # which may be moved
+    assert set(about.load_input_example()) == set(example)
     assert [spec.name for spec in about.signature.inputs] == ["support_x", "support_y", "query_x"]
     assert connect().get_logged_model(uri.removeprefix("models:/")).params == {"maml.inner_lr": "0.1"}
 

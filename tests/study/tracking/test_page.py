@@ -224,8 +224,7 @@ class Rows(HTMLParser):
 
 def browser() -> str:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium is installed: `apt-get install chromium`, or the package of that name elsewhere")
+    assert found, "no chromium is installed: `apt-get install chromium`, or the package of that name elsewhere"
     return found
 
 
