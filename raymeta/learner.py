@@ -5,7 +5,7 @@ moves, from where and by which rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -82,6 +82,11 @@ class Learner(nn.Module, ABC):
         )
         for one in self.regularizers:
             _refuse_few_tasks(config, problem, one)  # type: ignore[arg-type]
+
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """Keys of its section that do nothing on this model, each with what the model lacks: they are not searched."""
+        return {}
 
     def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
         """The backbone with the head that the learner needs."""
@@ -195,6 +200,10 @@ class GradientLearner(Learner):
         if self.model.norm_mode == "per_step":
             self._refuse_steps_without_norm()
 
+    @property
+    def idle(self) -> Mapping[str, str]:
+        return {} if self.model.norm_names() else {"adapt_norm": "scales and shifts of a norm"}
+
     # What a learner may say of itself
 
     def moving(self) -> list[str]:
@@ -233,8 +242,7 @@ class GradientLearner(Learner):
 
     def phase(self, progress: float) -> Phase:
         """Which program is run when a share of the budget is done, 0 to 1."""
-        settings = self.settings
-        share = settings.first_order_share
+        settings, share = self.settings, self.settings.first_order_share
         return Phase(bool(settings.order == "second" and share < 1 and progress >= share))
 
     def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
@@ -276,8 +284,7 @@ class GradientLearner(Learner):
         """How the query is normalised after inner step `step`: in `support` mode with the support's statistics."""
         if self.model.norm_mode != "support":
             return support.context.at(step, query=True)
-        now = support.context.at(step)
-        self.outputs(support.x, weights, now)
+        self.outputs(support.x, weights, now := support.context.at(step))
         return support.context.at(step, now.recorded, query=True)
 
     def steps(self, context: Context) -> int:

@@ -147,6 +147,12 @@ class Problem(ABC):
         """
         raise RuntimeError(f"{self.name} has no policy")
 
+    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float | Tensor) -> Tensor:
+        """`outer_loss` that gains nothing from outputs further than `clip` from those that the examples were made with,
+        []. Of problems that offer a `policy`.
+        """
+        raise RuntimeError(f"{self.name} has no policy")
+
     def of_step(self, support: Examples, step: int) -> Examples:
         """The examples that an inner step descends the loss of: all, unless they are made again before every step."""
         return support

@@ -32,8 +32,12 @@ class Landscape(Protocol):
         """Add the gradients of the tasks' losses to the parameters'; returns the mean loss, []."""
         ...
 
-    def surface(self) -> "Surface":
-        """The tasks, drawn once; what it gives can be asked again at other values of the parameters."""
+    def surface(self, clip: float | Tensor | None = None) -> "Surface":
+        """The tasks, drawn once; what it gives can be asked again at other values of the parameters.
+
+        Args:
+            clip: the loss is `Problem.clipped_loss`; None: `Problem.outer_loss`.
+        """
         ...
 
 
@@ -94,6 +98,19 @@ class OuterStep(ABC):
         losses: Tensor = for_each(loss, *arguments, vectorized=True)  # type: ignore[assignment]
         torch.autograd.backward(losses.sum() * weight)
         return losses.detach()
+
+
+def refuse_without_policy(outer: str, learner: Learner) -> None:
+    """Say that an outer step has no meaning without a policy.
+
+    Raises:
+        UserError: the learner's problem is of none.
+    """
+    if "policy" not in learner.problem.offers:
+        raise UserError(
+            f"outer.optimizer: found '{outer}', but {learner.problem.name} has no policy whose moves it could limit; "
+            "allowed: adam, sgd"
+        )
 
 
 class OuterUpdate(OuterStep):

@@ -129,7 +129,7 @@ class Trainer:
         ]
         return torch.stack(losses).mean()
 
-    def surface(self) -> Surface:
+    def surface(self, clip: float | Tensor | None = None) -> Surface:
         """The tasks of outer step `outer_step`, drawn once, for what asks for their losses again and again."""
         tasks = self.tasks_of_step().to(self.device)
         keys, surround = self._surrounded(tasks, 0)
@@ -137,9 +137,12 @@ class Trainer:
 
         def of_task(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             outputs = learner.predict(learner.adapt(Examples(*support), surround(number, key)), query[0])
-            return torch.stack(
-                [problem.outer_loss(outputs, query[1], learner.loss), problem.distance(outputs, query[1])]
+            loss = (
+                problem.outer_loss(outputs, query[1], learner.loss)
+                if clip is None
+                else problem.clipped_loss(outputs, query[1], clip)
             )
+            return torch.stack([loss, problem.distance(outputs, query[1])])
 
         def measured() -> tuple[Tensor, Tensor]:
             found = for_each(of_task, keys, tasks.support, tasks.query, vectorized=self.vectorized)

@@ -20,11 +20,13 @@ from raymeta.testing.numbers import takes_numbers_as_tensors
 from trainables.maml import MAML
 
 METHODS = registry.names("method")
+OTHERS = {name: case for name, case in suite.SMALL.items() if name != "policies"}  # those: tests/problems/rl
 
-test_every_method_conforms = conformance(*METHODS)
+test_every_method_conforms = conformance(*METHODS, problems=OTHERS)
 test_regularizers_conform = conformance(
-    "maml+dropgrad", "metasgd+dropgrad", "maml+dropout", "protonet+dropout", "alfa+metadropout", "protonet+taskaug"
-)
+    "maml+dropgrad", "metasgd+dropgrad", "maml+dropout", "protonet+dropout", "alfa+metadropout", "protonet+taskaug",
+    problems=OTHERS,
+)  # fmt: skip
 
 
 class Remembers(MAML):

@@ -96,6 +96,10 @@ class Control(Problem):
         """TRPO's surrogate; see `surrogate`."""
         return surrogate(outputs, y)
 
+    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float | Tensor) -> Tensor:
+        """PPO's surrogate; see `surrogate`."""
+        return surrogate(outputs, y, clip)
+
     def distance(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean KL divergence from the policy that the trajectories are of."""
         return mean_divergence(outputs, y)
