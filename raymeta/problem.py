@@ -147,7 +147,7 @@ class Problem(ABC):
         """
         raise RuntimeError(f"{self.name} has no policy")
 
-    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float | Tensor) -> Tensor:
+    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float) -> Tensor:
         """`outer_loss` that gains nothing from outputs further than `clip` from those that the examples were made with,
         []. Of problems that offer a `policy`.
         """

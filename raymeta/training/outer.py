@@ -32,7 +32,7 @@ class Landscape(Protocol):
         """Add the gradients of the tasks' losses to the parameters'; returns the mean loss, []."""
         ...
 
-    def surface(self, clip: float | Tensor | None = None) -> "Surface":
+    def surface(self, clip: float | None = None) -> "Surface":
         """The tasks, drawn once; what it gives can be asked again at other values of the parameters.
 
         Args:

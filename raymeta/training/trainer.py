@@ -129,7 +129,7 @@ class Trainer:
         ]
         return torch.stack(losses).mean()
 
-    def surface(self, clip: float | Tensor | None = None) -> Surface:
+    def surface(self, clip: float | None = None) -> Surface:
         """The tasks of outer step `outer_step`, drawn once, for what asks for their losses again and again."""
         tasks = self.tasks_of_step().to(self.device)
         keys, surround = self._surrounded(tasks, 0)

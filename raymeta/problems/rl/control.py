@@ -96,7 +96,7 @@ class Control(Problem):
         """TRPO's surrogate; see `surrogate`."""
         return surrogate(outputs, y)
 
-    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float | Tensor) -> Tensor:
+    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float) -> Tensor:
         """PPO's surrogate; see `surrogate`."""
         return surrogate(outputs, y, clip)
 

@@ -41,7 +41,7 @@ def policy_gradient(outputs: Tensor, y: Tensor) -> Tensor:
     return -(steps.weights * steps.advantages * log_probability(outputs, steps.actions)).sum()
 
 
-def surrogate(outputs: Tensor, y: Tensor, clip: float | Tensor | None = None) -> Tensor:
+def surrogate(outputs: Tensor, y: Tensor, clip: float | None = None) -> Tensor:
     """TRPO's loss, []: - wmean r A, r = pi(a|o) / pi_old(a|o); at pi = pi_old its gradient is REINFORCE's.
 
     With `clip` it is PPO's: - wmean min(r A, r' A), where r' is r within 1 +- clip.
