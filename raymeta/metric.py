@@ -49,12 +49,12 @@ class Score:
     Attributes:
         values: a score per task, [tasks].
         loss: mean query loss.
-        also: other means over the tasks, by name.
+        also: other scores of the same tasks by name, [tasks] each: `<metric>_before`, say, before any adaptation.
     """
 
     values: Tensor
     loss: float
-    also: Mapping[str, float] = field(default_factory=dict)
+    also: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -64,4 +64,13 @@ class Score:
     @property
     def ci95(self) -> float:
         """Half-width of the normal 95 % interval over tasks: 1.96 sd / sqrt(tasks)."""
-        return 1.96 * float(self.values.std()) / sqrt(len(self.values))
+        return _half_width(self.values)
+
+    def noted(self) -> dict[str, float]:
+        """Means and half-widths of all that is scored, as a round of a trial notes them."""
+        also = {f"val_{name}": float(values.mean()) for name, values in self.also.items()}
+        return also | {f"val_{name}_ci95": _half_width(values) for name, values in self.also.items()}
+
+
+def _half_width(values: Tensor) -> float:
+    return 1.96 * float(values.std()) / sqrt(len(values))

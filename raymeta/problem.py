@@ -117,8 +117,8 @@ class Problem(ABC):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What learners, regularizers and outer steps may need of it: `labels`, `images`, `policy`. Where the examples
-        are made by the learner's policy, learners and regularizers must say that they have a meaning there.
+        """What learners, regularizers, outer steps and analyses may need of it: `labels`, `images`, `policy`, `plane`.
+        Where the learner's policy makes the examples, they must say of themselves that they have a meaning there.
         """
         labels, images = {"labels"} if self.labels else set(), {"images"} if len(self.input_shape) == 3 else set()
         return frozenset(labels | images)
@@ -264,6 +264,12 @@ class Problem(ABC):
     def pixels(self, x: Tensor) -> Tensor:
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
         raise RuntimeError(f"{self.name} is not made of images")
+
+    def paths(self, examples: Examples) -> Tensor:
+        """Where the trajectories of a task are in the plane at each step, [E, H, 2]; not a number after their ends. Of
+        problems that offer a `plane`.
+        """
+        raise RuntimeError(f"{self.name} has no plane")
 
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""

@@ -242,8 +242,8 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
-        also = {f"val_{name}": value for name, value in score.also.items()}
-        return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss} | also
+        own = {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
+        return own | score.noted()
 
     def test(self) -> tuple[Score, Score]:
         """The best validated weights on the test split, and the ensemble of `top`. For final runs, at their end."""

@@ -16,6 +16,7 @@ SECTIONS = (
     outcome.finalists,
     outcome.searched,
     course.curves,
+    course.adaptation,
     course.asha,
     causes.importance,
     causes.slices,
@@ -33,7 +34,12 @@ def report_of(record: StudyRecord) -> Report:
     times, planned = found.times(), count(record.plan.study.trials, "trial")
     until = f", as of {moment(times[-1])}" if times else ""
     subtitle = f"{record.plan.spec} on {record.plan.base.task.title}, {planned}{until}"
-    return Report(record.name, subtitle, [section(found) for section in SECTIONS], lambda: _facts(found))
+    return Report(
+        record.name,
+        subtitle,
+        [one for section in SECTIONS if (one := section(found)).text or one.tables or one.figures],
+        lambda: _facts(found),
+    )
 
 
 def write_page(record: StudyRecord) -> None:

@@ -69,7 +69,8 @@ class Driver(tune.Callback):  # type: ignore[misc]
         number = _number(trial)
         self._watch.reported(trial, result["seconds"])
         score = f"val_{self.record.metric.name}"
-        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:]) if key in result}
+        also = [key for key in result if key.startswith("val_") and key not in (score, *ROUND_KEYS)]
+        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:], *also) if key in result}
         if metrics["diverged"]:
             metrics.pop(score)  # Tune insists on one, but nothing was validated
         if result["done"]:
