@@ -70,6 +70,7 @@ class Problem(ABC):
         form: what `parse` takes, for messages.
         keeps_on_devices: it has data that `keep_on` can copy to a device.
         needs: what it has no meaning without: `policy` of the model.
+        draws_examples: `show_example` draws what is predicted.
     """
 
     name: ClassVar[str]
@@ -83,6 +84,7 @@ class Problem(ABC):
     task_defaults: ClassVar[dict[str, Any]] = {}
     form: ClassVar[str] = "NAME"
     needs: ClassVar[frozenset[str]] = frozenset()
+    draws_examples: ClassVar[bool] = False
 
     def __init__(self, task: Any) -> None:
         """Nothing is read yet.
@@ -154,6 +156,14 @@ class Problem(ABC):
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The metric of a task's query set, []."""
+
+    def also(self, predicted: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Other scores of an evaluation, by name, of the outputs and y of each task's query set."""
+        return {}
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Outputs [n, ...] as a user wants them where y are values: by default as they are."""
+        return outputs
 
     def bank(self, split: Split, seed: int, *, final: bool = False) -> Bank:
         """The numbered tasks of a split.
@@ -229,13 +239,15 @@ class Problem(ABC):
                         targets.append(drawn.query.y)
             if members:
                 learner.load_state_dict(now)
-            losses, scores = [], []
+            losses, scores, predicted = [], [], []
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
                     losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
-        return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+                    predicted.append((prediction, expected))
+            loss = float(torch.stack(losses).double().mean())
+            return Score(torch.stack(scores).double().cpu(), loss, self.also(predicted))
 
     def inputs(self, given: Any) -> Tensor:
         """Examples that a user has as models see them, float32 [n, ...]: numbers [n, ...], or of one each [n].
@@ -279,6 +291,25 @@ class Problem(ABC):
             UserError, OSError: the data are not prepared, or it draws none; `path` can't be written.
         """
         raise UserError(f"{self.name} draws no pictures of its tasks")
+
+    def show_example(self, axis: Any, x: Tensor, y: Tensor, output: Tensor) -> str:
+        """Draw a query example with what is predicted of it; returns a few words on that. Where `draws_examples`.
+
+        Args:
+            axis: matplotlib's.
+            x: the example [...].
+            y: what it should give.
+            output: of the adapted learner.
+        """
+        raise RuntimeError(f"{self.name} draws no examples")
+
+    def example(self, y: Tensor, output: Tensor) -> dict[str, Any]:
+        """How a prediction does, as columns of a table. Where `draws_examples`."""
+        raise RuntimeError(f"{self.name} draws no examples")
+
+    def called(self, bank: Bank, number: int) -> str:
+        """What a task of a bank is of, in a word; "": there is none."""
+        return ""
 
     def prepare(self, root: Any = None, progress: Any = None, *, rebuild: bool = False) -> None:
         """Make the data ready on this machine; nothing happens if they are.
