@@ -94,7 +94,6 @@ class RealViews(Viewpoint):
 
     def preview(self, root: Path | None) -> dict[str, Any]:
         tree, found, splits = self.listed(root)
-        found.refuse_damaged(tree)
         counts = found.counts
         parts = {
             split: f"{len(names)} categories, {sum(counts[name] for name in names):,} views ({', '.join(names)})"
@@ -134,6 +133,7 @@ class Distributed(RealViews):
     def listed(self, root: Path | None) -> tuple[Tree, Listing, Splits]:
         tree = tree_at(needed(root, self.name, self.publisher, "Annotations and Images"), [self.folder_name])
         found = read_records(tree)
+        found.refuse_damaged(tree)
         return tree, found, self.parted(sorted(found.counts))
 
     @classmethod
@@ -210,6 +210,7 @@ class OwnViews(RealViews):
     def listed(self, root: Path | None) -> tuple[Tree, Listing, Splits]:
         tree = Tree(self.source)
         found = read_table(tree)
+        found.refuse_damaged(tree)
         return tree, found, splits_of(found, str(self.source))
 
     def describe(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def draw_views(problem: "Viewpoint", path: Path) -> None:
     _draw_task(right, problem)
     content, suffix = BytesIO(), path.suffix.lower()
     metadata = {"Software": None} if suffix == ".png" else None
-    figure.savefig(content, format=suffix[1:], dpi=150, metadata=metadata)
+    figure.savefig(content, format=suffix[1:], dpi=100, metadata=metadata)
     write_output(path, content.getvalue())
 
 

@@ -100,7 +100,6 @@ def packed(tree: Tree, found: Listing, splits: Mapping[str, Sequence[str]], side
     Raises:
         UserError: a picture can't be read, or a box lies outside it.
     """
-    found.refuse_damaged(tree)
     names = sorted(name for part in splits.values() for name in part)
     places = {name: number for number, name in enumerate(names)}
     views = sorted((view for view in found.views if view.category in places), key=lambda view: places[view.category])

@@ -50,13 +50,13 @@ def projected(outputs: Tensor) -> Tensor:
 def distance(first: Tensor, second: Tensor) -> Tensor:
     """D of rotations [..., 3, 3] in degrees, [...], float64.
 
-    By d / 2 = atan2(|R - R'|_F / sqrt 2, sqrt(1 + tr R^T R')), which is exact to rounding at 0 and at 180
+    By atan2(sin d, cos d) with |Q - Q^T|_F = 2 sqrt 2 sin d for Q = R^T R', which is exact to rounding at 0 and at 180
     degrees, where arccos is not.
     """
-    first, second = first.double(), second.double()
-    apart = (first - second).flatten(-2).norm(dim=-1) / 2**0.5
-    trace = (first * second).flatten(-2).sum(-1)
-    return torch.rad2deg(2 * torch.atan2(apart, (1 + trace).clamp(min=0).sqrt()))
+    between = first.double().mT @ second.double()
+    sine = (between - between.mT).flatten(-2).norm(dim=-1) / 8**0.5
+    cosine = (between.diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2
+    return torch.rad2deg(torch.atan2(sine, cosine))
 
 
 def _about(axis: str, radians: Array) -> Array:

@@ -106,6 +106,8 @@ def drawn(things: Things, rotations: Array, light: Array, behind: Array) -> NDAr
     for part in range(things.sizes.shape[1]):
         size = things.sizes[:, part]
         there = size.min(1) > 0
+        if not there.any():
+            continue
         scale = np.where(there[:, None], size, 1.0)
         # In the ellipsoid's own frame it is the unit sphere, and a ray is offset + u right + v up + z ahead.
         right, up, ahead, offset = (
