@@ -70,7 +70,6 @@ class Problem(ABC):
         form: what `parse` takes, for messages.
         keeps_on_devices: it has data that `keep_on` can copy to a device.
         needs: what it has no meaning without: `policy` of the model.
-        draws_examples: `show_example` draws what is predicted.
     """
 
     name: ClassVar[str]
@@ -84,7 +83,6 @@ class Problem(ABC):
     task_defaults: ClassVar[dict[str, Any]] = {}
     form: ClassVar[str] = "NAME"
     needs: ClassVar[frozenset[str]] = frozenset()
-    draws_examples: ClassVar[bool] = False
 
     def __init__(self, task: Any) -> None:
         """Nothing is read yet.
@@ -291,25 +289,6 @@ class Problem(ABC):
             UserError, OSError: the data are not prepared, or it draws none; `path` can't be written.
         """
         raise UserError(f"{self.name} draws no pictures of its tasks")
-
-    def show_example(self, axis: Any, x: Tensor, y: Tensor, output: Tensor) -> str:
-        """Draw a query example with what is predicted of it; returns a few words on that. Where `draws_examples`.
-
-        Args:
-            axis: matplotlib's.
-            x: the example [...].
-            y: what it should give.
-            output: of the adapted learner.
-        """
-        raise RuntimeError(f"{self.name} draws no examples")
-
-    def example(self, y: Tensor, output: Tensor) -> dict[str, Any]:
-        """How a prediction does, as columns of a table. Where `draws_examples`."""
-        raise RuntimeError(f"{self.name} draws no examples")
-
-    def called(self, bank: Bank, number: int) -> str:
-        """What a task of a bank is of, in a word; "": there is none."""
-        return ""
 
     def prepare(self, root: Any = None, progress: Any = None, *, rebuild: bool = False) -> None:
         """Make the data ready on this machine; nothing happens if they are.

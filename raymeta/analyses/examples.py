@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raymeta.analysis import Analysis, AnalysisConfig, Row, Subject
 from raymeta.errors import UserError
+from raymeta.problems.examples import DrawsExamples
 from raymeta.registry import analysis
 from raymeta.report.examples import asked, drawn_examples, rows_of
 
@@ -34,7 +35,7 @@ class Examples(Analysis):
 
     def measure(self, subject: Subject) -> list[Row]:
         problem = subject.learner.problem
-        if not problem.draws_examples:
+        if not isinstance(problem, DrawsExamples):
             raise UserError(f"examples: {problem.name} draws none of its examples")
         return rows_of(subject, asked(subject, self.settings.tasks))
 

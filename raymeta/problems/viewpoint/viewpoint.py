@@ -26,6 +26,7 @@ from raymeta.config.sections import TaskConfig
 from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.problem import Bank, Split
+from raymeta.problems.examples import DrawsExamples
 from raymeta.problems.images.reading.pictures import plain
 from raymeta.problems.images.stored import StoredImages
 from raymeta.problems.viewpoint.bank import Views
@@ -76,14 +77,13 @@ class ViewpointTask(TaskConfig):
 
 
 @registry.problem("viewpoint")
-class Viewpoint(StoredImages):
+class Viewpoint(StoredImages, DrawsExamples):
     """See the module's docstring. A data set of it is a subclass that writes `build`."""
 
     Config: ClassVar[type[TaskConfig]] = ViewpointTask
     metric: ClassVar[Metric] = Metric("acc30", "max", unit="%", scale=100.0, digits=2)
     form: ClassVar[str] = "DATASET-<shots>s, as in shapes3d-10s"
     fitted: ClassVar[str] = "padded to a square and scaled with Lanczos"
-    draws_examples: ClassVar[bool] = True
 
     def __init__(self, task: ViewpointTask) -> None:
         if not self.has_source and task.source is not None:

@@ -2,6 +2,7 @@
 
 from raymeta.errors import UserError
 from raymeta.problem import open_problem
+from raymeta.problems.examples import DrawsExamples
 from raymeta.report.page.content import Figure, Grid, Section
 from raymeta.report.page.findings import Findings
 
@@ -13,8 +14,7 @@ def examples(found: Findings) -> Section | None:
 
     Of problems that draw their examples, and only where the trial's weights and the data are at hand.
     """
-    problem = open_problem(found.plan.base.task)
-    if not problem.draws_examples or found.best is None:
+    if not isinstance(open_problem(found.plan.base.task), DrawsExamples) or found.best is None:
         return None
     try:
         return _drawn(found, found.best.number)
