@@ -70,6 +70,11 @@ class Case:
         with torch.no_grad():
             return self.learner.adapt(self.task.support, self.context(steps))
 
+    def predicted(self, steps: int | None = None) -> Tensor:
+        """Outputs for the query set [n, ...] after so many inner steps, as in `adapted`."""
+        with torch.no_grad():
+            return self.learner.predict(self.adapted(steps), self.task.query.x)
+
     def inner_steps(self, *, regularized: bool = False) -> list[Step]:
         """The inner steps, to be looked at once all are done: where there is noise in evaluation, it goes on.
 

@@ -75,6 +75,8 @@ def _remarks(rows: Sequence["FinalTable"]) -> str | None:
             said = row.origin.row
             read = EVIDENCE[said.evidence] if said.evidence in UNREAD else ""
             found += [f"{name}published: {'; '.join(filter(None, [said.source, row.published.meaning, read]))}"]
+        if row.also:
+            found += [f"{name}test {', '.join(f'{key} {mean:.2f}' for key, mean in row.also.items())}"]
         if row.origin is not None and row.origin.changed:
             found += [f"{name}not the preset's own: {', '.join(row.origin.changed)}"]
         found += [f"{name}differs from its source: {one}" for one in row.origin.row.differs] if row.origin else []
