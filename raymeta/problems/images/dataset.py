@@ -163,6 +163,10 @@ class ImageDataset(Problem):
         mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
         return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
 
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        _, std = self.standard
+        return x + (change if std is None else change / change.new_tensor(std)[:, None, None])
+
     @property
     def background(self) -> Colour:
         """What is behind transparent pictures."""
