@@ -74,11 +74,15 @@ class Robustness(Analysis):
     meaning: ClassVar[str] = "The score on query images that are changed, within a radius, to mislead the learner."
     needs: ClassVar[frozenset[str]] = frozenset({"images", "labels"})
     Config = RobustnessConfig
-    smallest: ClassVar[dict[str, Any]] = {"tasks": 1, "steps": 1, "checks": 1}
+    smallest: ClassVar[dict[str, Any]] = {"tasks": 1, "steps": 1, "checks": 0, "linf": [0.1], "l2": [], "l1": []}
 
     @property
     def others(self) -> list[str]:
         return [self.settings.against] if self.settings.against else []
+
+    def refuse(self, subject: Subject) -> None:
+        super().refuse(subject)
+        radii_of(self.settings, subject.learner.problem.input_shape)
 
     def measure(self, subject: Subject) -> list[Row]:
         settings, rows = self.settings, []
