@@ -12,20 +12,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
-from torch import Tensor
+from PIL import ImageColor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.labelled import Labelled
 from raymeta.errors import UserError, suggest
-from raymeta.metric import Metric
-from raymeta.problem import SPLITS, Bank, Examples, Problem, Split, Tasks
+from raymeta.problem import SPLITS, Bank, Examples, Problem, Split
+from raymeta.problems.images.classification import ImageClassification
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
-from raymeta.problems.images.given import pixels
 from raymeta.problems.images.images import DeviceImages, HostImages
 from raymeta.problems.images.layouts.plan import Plan
 from raymeta.problems.images.reading.packing import (
@@ -38,10 +35,10 @@ from raymeta.problems.images.reading.packing import (
     packed_at,
     packed_from,
 )
-from raymeta.problems.images.reading.pictures import Colour, plain, squeezed
+from raymeta.problems.images.reading.pictures import Colour
 from raymeta.problems.images.reading.remote import Root, local
 from raymeta.problems.images.reading.sources import Published
-from raymeta.problems.images.store import Channels, Rule, Store, scaled, unscaled
+from raymeta.problems.images.store import Rule, Store
 from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
 from raymeta.problems.images.variable import VariableEpisodes
 from raymeta.storage.files import cache_folder
@@ -50,31 +47,25 @@ TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-
 
 
 @registry.problem("images")
-class ImageDataset(Problem):
+class ImageDataset(ImageClassification):
     """A data set of images, packed once per machine and shared by all processes. A subclass writes `build`.
 
     Attributes:
         splits: class splits by name, the default first.
         version: of what `build` makes; a new one makes a new store.
-        mean, std: per channel, if pixels are to be standardised.
         store_name: of the store, if data sets share one; None: the data set's own.
         published: class split by name -> what is in it by those who published it, where that is known.
-        fitted: how its files become images of its size, in words.
         rules: class split by name -> its rule, of those that are not in the store. A store stays as it is, and its
             fingerprint, when a split is added here.
     """
 
     Config: ClassVar[type[TaskConfig]] = ImagesTask
-    metric: ClassVar[Metric] = Metric("accuracy", "max", unit="%", scale=100.0, digits=2)
     splits: ClassVar[tuple[str, ...]] = ("standard",)
     form: ClassVar[str] = "DATASET-<ways>w<shots>s, as in omniglot-5w1s, or DATASET-metadataset"
     version: ClassVar[int] = 1
     store_name: ClassVar[str | None] = None
-    mean: ClassVar[tuple[float, ...] | None] = None
-    std: ClassVar[tuple[float, ...] | None] = None
     published: ClassVar[Mapping[str, Published]] = {}
     rules: ClassVar[Mapping[str, Rule]] = {}
-    fitted: ClassVar[str] = "squeezed with Lanczos"
     keeps_on_devices: ClassVar[bool] = True
     _store: Store | None = None
     _on_device: DeviceImages | None = None
@@ -119,18 +110,6 @@ class ImageDataset(Problem):
         named = {} if match["dataset"] == "images" else {"dataset": match["dataset"]}
         return {**named, **numbers, **sampler}
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of logits [n, N] with labels [n] or probabilities [n, N]."""
-        return F.cross_entropy(outputs, y)
-
-    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Accuracy of a task, 0 to 1."""
-        return (outputs.argmax(-1) == y).double().mean()
-
-    def outputs_of(self, tasks: Tasks) -> int | None:
-        """Classes of a task, counted where tasks differ in them and are therefore alone; each has support images."""
-        return None if self.one_shape else int(tasks.support.y.max()) + 1
-
     @abstractmethod
     def build(self, root: Path | None, progress: Progress) -> Packed:
         """Read or draw all images, for all class splits.
@@ -147,36 +126,10 @@ class ImageDataset(Problem):
         """
         return None
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """An image file of any size and kind as `build` packs those of this data set: size and channels."""
-        return squeezed(self.input_shape[-1])(plain(image, self.input_shape[0] == 1, self.background))
-
-    def inputs(self, given: Any) -> Tensor:
-        """Images; see `raymeta.problems.images.given.pixels`."""
-        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
-
-    def given(self, x: Tensor) -> NDArray[np.uint8]:
-        """Pictures as files have them, uint8 [n, H, W, C]."""
-        return unscaled(x.cpu().numpy(), *self.standard).transpose(0, 2, 3, 1)
-
-    def pixels(self, x: Tensor) -> Tensor:
-        mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
-        return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
-
-    def changed(self, x: Tensor, change: Tensor) -> Tensor:
-        _, std = self.standard
-        return x + (change if std is None else change / change.new_tensor(std)[:, None, None])
-
     @property
     def background(self) -> Colour:
-        """What is behind transparent pictures."""
         red, green, blue, *_ = ImageColor.getrgb(self.task.background)
         return red, green, blue
-
-    @property
-    def standard(self) -> tuple[Channels | None, Channels | None]:
-        """Mean and deviation that pixels are standardised with, per channel."""
-        return self.mean, self.std
 
     @property
     def folder(self) -> Path:
