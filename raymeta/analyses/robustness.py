@@ -26,7 +26,7 @@ from raymeta.engine.attacks import NORMS, Norm, diameter, drawn, fgsm, pgd, with
 from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.registry import analysis
-from raymeta.report.style import GUIDE, legend, panels
+from raymeta.report.style import GUIDE, panels
 
 if TYPE_CHECKING:
     import pandas
@@ -130,14 +130,22 @@ class Robustness(Analysis):
         metric, norms = subject.learner.problem.metric, list(found["norm"].unique())
         runs = list(found["tried_on"].unique())
         checked = found[(found["attack"] == "noise")]
-        parts = [draw_curves, *([draw_differences] if len(runs) > 1 else []), *([draw_checks] if len(checked) else [])]
+        parts = {draw_curves: ""}
+        if len(runs) > 1:
+            parts[draw_differences] = f"this minus {runs[1]}, each under its own PGD"
+        if len(checked):
+            parts[draw_checks] = "gradients are masked where the score does not fall downwards"
         figure, axes = panels(len(parts), len(norms), 3.4 if len(norms) > 1 else 6.4, 2.7)
-        for line, part in zip(axes, parts, strict=True):
+        for line, (part, title) in zip(axes, parts.items(), strict=True):
+            line[0].set_title(title, loc="left", fontsize=8)
             for axis, norm in zip(line, norms, strict=True):
                 part(axis, found[found["norm"] == norm], metric, norm)
-            legend(line[0])
             for axis in line[1:]:
                 axis.set_ylabel("")
+                if part is draw_checks:
+                    axis.set_yticklabels([])
+        lines = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*lines, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
         return figure
 
     def table(self, found: "pandas.DataFrame", metric: Metric) -> "pandas.DataFrame":
@@ -258,7 +266,7 @@ def draw_differences(axis: Any, found: "pandas.DataFrame", metric: Metric, norm:
     axis.axhline(0, **GUIDE)
     axis.errorbar(
         line["radius"], metric.scale * line["mean"], metric.scale * line["ci95"], color="C3", marker="o", ms=3,
-        capsize=2, label=f"this minus {other}, each under its own PGD",
+        capsize=2,
     )  # fmt: skip
     axis.set(xlabel=f"radius in {TITLES[norm]}", ylabel="difference, points" if metric.unit == "%" else "difference")
     axis.grid(axis="y", alpha=0.25)
@@ -274,10 +282,10 @@ def draw_checks(axis: Any, found: "pandas.DataFrame", metric: Metric, norm: str)
     line = line.loc[order]
     axis.errorbar(
         metric.scale * line["mean"], range(len(order)), xerr=metric.scale * line["ci95"], fmt="o", color="C0",
-        capsize=2, ms=3, label="gradients are masked if it does not fall",
+        capsize=2, ms=3,
     )  # fmt: skip
     axis.set_yticks(range(len(order)), [CHECKS[attack] for attack in order], fontsize=7)
     axis.invert_yaxis()
     unit = f", {metric.unit}" if metric.unit else ""
-    axis.set(xlabel=f"{metric.name}{unit} at radius {noise['radius'].iloc[0]:g} in {TITLES[norm]}")
+    axis.set(xlabel=f"{metric.name}{unit}, at {noise['radius'].iloc[0]:g} in {TITLES[norm]}")
     axis.grid(axis="x", alpha=0.25)
