@@ -49,12 +49,14 @@ class Score:
     Attributes:
         values: a score per task, [tasks].
         loss: mean query loss.
-        also: other scores of the same tasks by name, [tasks] each: `<metric>_before`, say, before any adaptation.
+        also: other means over the tasks, by name.
+        before: the scores before any adaptation, [tasks], where they are known.
     """
 
     values: Tensor
     loss: float
-    also: Mapping[str, Tensor] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
+    before: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -66,10 +68,14 @@ class Score:
         """Half-width of the normal 95 % interval over tasks: 1.96 sd / sqrt(tasks)."""
         return _half_width(self.values)
 
-    def noted(self) -> dict[str, float]:
-        """Means and half-widths of all that is scored, as a round of a trial notes them."""
-        also = {f"val_{name}": float(values.mean()) for name, values in self.also.items()}
-        return also | {f"val_{name}_ci95": _half_width(values) for name, values in self.also.items()}
+    def noted(self, metric: str) -> dict[str, float]:
+        """What a round of a trial notes of a validation: means, and half-widths of their intervals."""
+        found = {f"val_{metric}": self.mean, "val_ci95": self.ci95, "val_loss": self.loss}
+        found |= {f"val_{name}": value for name, value in self.also.items()}
+        if self.before is not None:
+            found |= {f"val_{metric}_before": float(self.before.mean())}
+            found |= {f"val_{metric}_before_ci95": _half_width(self.before)}
+        return found
 
 
 def _half_width(values: Tensor) -> float:

@@ -131,25 +131,22 @@ class Problem(ABC):
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What learners descend, inner and outer: a mean over examples, []."""
 
-    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def outer_loss(
+        self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor], clip: float | None = None
+    ) -> Tensor:
         """What the outer loop descends of a query set, []: by default what the inner loop descends of a support set.
 
         Args:
             outputs: of the adapted learner, [n, ...].
             y: of the query set.
             inner: the learner's loss of outputs and y.
+            clip: how far from the policy that sampled y it pays to move, for outer steps that limit it so.
         """
         return inner(outputs, y)
 
     def distance(self, outputs: Tensor, y: Tensor) -> Tensor:
         """How far outputs are from those that the examples were made with, [], for outer steps that limit it. Of
         problems that offer a `policy`.
-        """
-        raise RuntimeError(f"{self.name} has no policy")
-
-    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float) -> Tensor:
-        """`outer_loss` that gains nothing from outputs further than `clip` from those that the examples were made with,
-        []. Of problems that offer a `policy`.
         """
         raise RuntimeError(f"{self.name} has no policy")
 
@@ -160,6 +157,14 @@ class Problem(ABC):
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The metric of a task's query set, []."""
+
+    def also(self, predicted: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Other scores of an evaluation, by name, of the outputs and y of each task's query set."""
+        return {}
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Outputs [n, ...] as a user wants them where y are values: by default as they are."""
+        return outputs
 
     def bank(self, split: Split, seed: int, *, final: bool = False) -> Bank:
         """The numbered tasks of a split.
@@ -235,13 +240,15 @@ class Problem(ABC):
                         targets.append(drawn.query.y)
             if members:
                 learner.load_state_dict(now)
-            losses, scores = [], []
+            losses, scores, predicted = [], [], []
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
                     losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
-        return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+                    predicted.append((prediction, expected))
+            loss = float(torch.stack(losses).double().mean())
+            return Score(torch.stack(scores).double().cpu(), loss, self.also(predicted))
 
     def inputs(self, given: Any) -> Tensor:
         """Examples that a user has as models see them, float32 [n, ...]: numbers [n, ...], or of one each [n].
@@ -265,11 +272,9 @@ class Problem(ABC):
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
         raise RuntimeError(f"{self.name} is not made of images")
 
-    def paths(self, examples: Examples) -> Tensor:
-        """Where the trajectories of a task are in the plane at each step, [E, H, 2]; not a number after their ends. Of
-        problems that offer a `plane`.
-        """
-        raise RuntimeError(f"{self.name} has no plane")
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Inputs x [n, C, H, W] with a change [n, C, H, W] added to their `pixels`; none leaves them to the bit."""
+        raise RuntimeError(f"{self.name} is not made of images")
 
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""

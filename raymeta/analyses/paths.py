@@ -39,7 +39,7 @@ class Paths(Analysis):
     one_seed: ClassVar[bool] = True
 
     def measure(self, subject: Subject) -> list[Row]:
-        problem = subject.learner.problem
+        problem: Any = subject.learner.problem
         if not subject.eval_steps:
             raise UserError(f"paths: {subject.learner.name} makes no inner steps here, so there is no before and after")
         return [

@@ -36,7 +36,7 @@ class Landscape(Protocol):
         """The tasks, drawn once; what it gives can be asked again at other values of the parameters.
 
         Args:
-            clip: the loss is `Problem.clipped_loss`; None: `Problem.outer_loss`.
+            clip: of the loss, as `Problem.outer_loss` has it.
         """
         ...
 

@@ -137,11 +137,7 @@ class Trainer:
 
         def of_task(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             outputs = learner.predict(learner.adapt(Examples(*support), surround(number, key)), query[0])
-            loss = (
-                problem.outer_loss(outputs, query[1], learner.loss)
-                if clip is None
-                else problem.clipped_loss(outputs, query[1], clip)
-            )
+            loss = problem.outer_loss(outputs, query[1], learner.loss, clip)
             return torch.stack([loss, problem.distance(outputs, query[1])])
 
         def measured() -> tuple[Tensor, Tensor]:
@@ -242,8 +238,7 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
-        own = {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
-        return own | score.noted()
+        return score.noted(self.metric.name)
 
     def test(self) -> tuple[Score, Score]:
         """The best validated weights on the test split, and the ensemble of `top`. For final runs, at their end."""

@@ -94,12 +94,10 @@ class Control(Problem):
         """REINFORCE's, of trajectories; see `policy_gradient`."""
         return policy_gradient(outputs, y)
 
-    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """TRPO's surrogate; see `surrogate`."""
-        return surrogate(outputs, y)
-
-    def clipped_loss(self, outputs: Tensor, y: Tensor, clip: float) -> Tensor:
-        """PPO's surrogate; see `surrogate`."""
+    def outer_loss(
+        self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor], clip: float | None = None
+    ) -> Tensor:
+        """TRPO's surrogate, with `clip` PPO's; see `surrogate`."""
         return surrogate(outputs, y, clip)
 
     def distance(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -143,11 +141,12 @@ class Control(Problem):
             before.append(torch.cat([mean_return(y, self.task.trajectories) for y in firsts]).double().cpu())
         learner.load_state_dict(now)
         values = torch.stack(after).mean(0)
-        return Score(values, -float(values.mean()), {"return_before": torch.stack(before).mean(0)})
+        first = torch.stack(before).mean(0)
+        return Score(values, -float(values.mean()), {"return_before": float(first.mean())}, first)
 
     def paths(self, examples: Examples) -> Tensor:
-        if self.plane is None:
-            return super().paths(examples)
+        """Where the trajectories of a task are in the plane at each step, [E, H, 2]; not a number after their ends."""
+        assert self.plane is not None
         ended = (Steps.of(examples.y).weights == 0)[..., None]
         places = examples.x[:, list(self.plane)].masked_fill(ended, torch.nan)
         return places.view(self.task.trajectories, -1, 2)

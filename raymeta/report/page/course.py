@@ -40,12 +40,12 @@ def curves(found: Findings) -> Section:
     return Section("curves", title, text, tables=_rounds(found), figures=[figure])
 
 
-def adaptation(found: Findings) -> Section:
-    """What adaptation does for the score, of problems that note the score before it too."""
+def adaptation(found: Findings) -> Section | None:
+    """What adaptation does for the score; None: the problem does not note the score before it."""
     title, scale, before = "Before and after adaptation", found.metric.scale, f"{found.key}_before"
     trials = [trial for trial in found.coloured if any(before in entry for entry in trial.rounds)]
     if not trials:
-        return Section("adaptation", title, [])
+        return None
     rows: list[list[Cell]] = [
         [trial.number, entry["outer_steps"]]
         + [scale * entry[key] for key in (before, f"{before}_ci95", found.key, "val_ci95")]
