@@ -5,7 +5,7 @@ moves, from where and by which rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -115,17 +115,39 @@ class Learner(nn.Module, ABC):
         """An adapted state whose query passes call one more hook on the blocks' outputs."""
         return replace(adapted, query=hooked(adapted.query, on_block))
 
-    def hooks(self, tasks: Tasks, context: Context, generator: torch.Generator | None = None) -> tuple[Hooks, ...]:
+    def hooks(
+        self,
+        tasks: Tasks,
+        context: Context,
+        generator: torch.Generator | None = None,
+        drawn: Sequence[Any] | None = None,
+    ) -> tuple[Hooks, ...]:
         """What the regularizers do in the tasks of an outer step, or of an evaluation.
 
         Args:
             tasks: T of them.
             context: that of the tasks, but for what differs between them.
             generator: on the CPU, of the outer step; None in evaluation, where nothing is drawn there.
+            drawn: what `drawn` has drawn before, in place of a generator.
         """
-        acting: list[Regularizer] = [one for one in self.regularizers if context.training or one.in_evaluation]  # type: ignore[misc]
-        drawn = [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
-        return tuple(one.on_step(self, tasks, context, own) for one, own in zip(acting, drawn, strict=True))
+        own = self.drawn(tasks, context, generator) if drawn is None else drawn
+        return tuple(
+            one.on_step(self, tasks, context, what) for one, what in zip(self._acting(context), own, strict=True)
+        )
+
+    def drawn(self, tasks: Tasks, context: Context, generator: torch.Generator | None) -> list[Any]:
+        """What the regularizers that act draw on the CPU for the tasks of an outer step, one after the other.
+
+        Args:
+            tasks: T of them.
+            context: as for `hooks`.
+            generator: on the CPU, of the outer step; None: nothing is drawn.
+        """
+        acting = self._acting(context)
+        return [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
+
+    def _acting(self, context: Context) -> list[Regularizer]:
+        return [one for one in self.regularizers if context.training or one.in_evaluation]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -289,9 +311,13 @@ class GradientLearner(Learner):
             return int(settings.inner_steps)
         return int(settings.eval_steps)
 
+    def phase_of(self, context: Context) -> Phase:
+        """The phase that a task is in. In lanes their progress is a tensor, and the phase is said beside it."""
+        return context.phase or self.phase(context.progress)  # type: ignore[arg-type]
+
     def second_order(self, context: Context) -> bool:
         """Whether this outer step differentiates through the inner gradients; never in evaluation."""
-        return context.training and self.phase(context.progress).second_order
+        return context.training and self.phase_of(context).second_order
 
     def refuse_more_eval_steps(self) -> None:
         """Where something is learned for every inner step there is nothing for steps beyond them.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
@@ -84,7 +85,32 @@ class Trainer:
             outer_steps, train_loss, diverged, seconds; unless it diverged also val_<metric>, val_ci95 and val_loss.
         """
         start = time.perf_counter()
-        losses = self._updates(after_step)
+        while not self.round_full:
+            self._losses.append(self.outer_update())
+            after_step()
+        return self.end_round(start)
+
+    @property
+    def round_full(self) -> bool:
+        """All outer steps of this round are done. On a CPU a loss that is not finite ends it, too: there is nothing to
+        wait for. On a GPU losses are read once, at the end.
+        """
+        losses = self._losses
+        stops = self.device.type == "cpu" and bool(losses) and not losses[-1].isfinite()
+        return stops or len(losses) >= self.config.budget.validate_every
+
+    def took(self, loss: Tensor) -> None:
+        """An outer step was done elsewhere, on this trainer's tensors; its loss, []."""
+        self.outer_step += 1
+        self._losses.append(loss)
+
+    def end_round(self, start: float) -> dict[str, Any]:
+        """Validate, and close a round whose outer steps are done.
+
+        Args:
+            start: when it began, by `time.perf_counter`.
+        """
+        losses = self._read()
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
             validation = self.validate()
@@ -93,16 +119,8 @@ class Trainer:
         self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
         return self.rounds[-1]
 
-    def _updates(self, after_step: Callable[[], None]) -> list[float]:
-        """The outer steps of a round; their losses up to the first that is not finite, after which nothing counts.
-
-        Losses are read once, at the end: a GPU is not waited for in between. On a CPU there is nothing to wait for.
-        """
-        while len(self._losses) < self.config.budget.validate_every:
-            self._losses.append(self.outer_update())
-            if self.device.type == "cpu" and not self._losses[-1].isfinite():
-                break
-            after_step()
+    def _read(self) -> list[float]:
+        """The losses of a round up to the first that is not finite, after which nothing counts."""
         values: list[float] = torch.stack(self._losses).tolist()
         first, self._losses = self.outer_step - len(values), []
         for done, value in enumerate(values):
@@ -236,7 +254,7 @@ class Trainer:
         score = self.evaluate(self._validation, self.config.budget.validation_tasks)
         if math.isfinite(score.loss) and math.isfinite(score.mean):
             place = sum(not self.metric.better(score.mean, entry["score"]) for entry in self.top)
-            weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
+            weights = own(self.learner.state_dict())
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
         also = {f"val_{name}": value for name, value in score.also.items()}
@@ -269,8 +287,8 @@ class Trainer:
             "diverged": self.diverged,
             "rounds": self.rounds,
             "losses": [float(loss) for loss in self._losses],
-            "method": self.learner.state_dict(),
-            "optimizer": self.update.state_dict(),
+            "method": own(self.learner.state_dict()),
+            "optimizer": own(self.update.state_dict()),
             "top": self.top,
         }
 
@@ -344,6 +362,11 @@ class Trainer:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a file of tensors, but of something else
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
+
+
+def own(state: Any) -> Any:
+    """A state with tensors of its own: a lane's are views, of which a file would get the whole."""
+    return tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, state)
 
 
 def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
