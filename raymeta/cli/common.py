@@ -1,7 +1,9 @@
 """What the verbs share: the options that they have in common, and how results are printed."""
 
 import json
+import os
 import signal
+import threading
 from types import FrameType
 from typing import Annotated, Any, NoReturn, Optional
 
@@ -14,6 +16,7 @@ ENDING, SAVE = (
     [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has but the first
     for names in (("SIGTERM", "SIGHUP"), ("SIGUSR1",))
 )
+AGAIN_S = 2.0  # schedulers kill ten seconds after they have asked, or later
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -138,6 +141,10 @@ def end_undisturbed() -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # Where C or a finalizer runs, as all through imports, Python drops what a handler raises: it is raised again.
+    again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
     raise Terminated
 
 
