@@ -7,22 +7,23 @@ moves, from where and by which rule.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.config.fitting import refuse_unfit, refuse_unmet
+from raymeta.config.inner_loop import InnerLoopConfig as InnerLoopConfig
+from raymeta.config.inner_loop import StepsConfig as StepsConfig
 from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context, Step, descend
 from raymeta.models import Backbone, Pass, Weights
 from raymeta.problem import Examples, Problem, Task, Tasks
-from raymeta.schema import Number, Section
+from raymeta.schema import Section
 
 
 class Learner(nn.Module, ABC):
@@ -136,13 +137,7 @@ class Learner(nn.Module, ABC):
         )
 
     def drawn(self, tasks: Tasks, context: Context, generator: torch.Generator | None) -> list[Any]:
-        """What the regularizers that act draw on the CPU for the tasks of an outer step, one after the other.
-
-        Args:
-            tasks: T of them.
-            context: as for `hooks`.
-            generator: on the CPU, of the outer step; None: nothing is drawn.
-        """
+        """What the regularizers that act draw on the CPU, one after the other; the arguments are those of `hooks`."""
         acting = self._acting(context)
         return [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
 
@@ -172,24 +167,6 @@ class Phase:
     """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
 
     second_order: bool
-
-
-class StepsConfig(Section):
-    """What every learner with gradient steps has."""
-
-    order: Literal["first", "second"] = Field("second", description="Of the outer gradient.")
-    first_order_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the full budget trained in first order before the second (MAML++'s DA)."
-    )
-    inner_steps: int = Field(5, ge=0, description="S; ALFA's code: 5.")
-    eval_steps: int | None = Field(None, ge=0, description="Inner steps in evaluation; null: inner_steps. Finn: 10.")
-
-
-class InnerLoopConfig(StepsConfig):
-    """Defaults: the MAML of the MAML++, ALFA and L2F repositories on miniImageNet."""
-
-    inner_lr: Number = Field(0.01, ge=0, description="alpha, of the mean support loss; ALFA's code: 0.01.")
-    adapt_norm: bool = Field(False, description="Adapt the norm's scale and shift too (CloserLookFewShot does).")
 
 
 class GradientLearner(Learner):

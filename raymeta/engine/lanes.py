@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 
 class Stack:
     """The parameters and buffers of up to L modules of one kind by name, [L, ...].
 
-    What belongs to a lane is a view of its row: a module that lies in a lane is used, saved and loaded as ever, and what
-    is done to the whole tensor is done to it.
+    What belongs to a lane is a view of its row: a module that lies in a lane is used, saved and loaded as ever, and
+    what is done to the whole tensor is done to it.
 
     Attributes:
         tensors: by name, parameters and then buffers, those too that are no part of a state dict.
@@ -59,6 +59,11 @@ def beside(trees: Sequence[Any]) -> Any:
         else:
             stacked.append(first)
     return tree_unflatten(stacked, forms[0])
+
+
+def own(state: Any) -> Any:
+    """A state, nested at will, with tensors of its own: a lane's are views, of which a file would get the whole."""
+    return tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, state)
 
 
 def rows_of(tree: Any) -> Any:

@@ -42,9 +42,7 @@ def threefry(key: tuple[Tensor, Tensor], block: tuple[Tensor, Tensor], rounds: i
     return x, y
 
 
-def task_keys(
-    seed: int | Sequence[int], step: int | Sequence[int], tasks: Tensor, stream: int = TRAINING
-) -> Tensor:
+def task_keys(seed: int | Sequence[int], step: int | Sequence[int], tasks: Tensor, stream: int = TRAINING) -> Tensor:
     """Keys of the noise of the tasks of an outer step, int32 [T, 2]; of L trials [L, T, 2].
 
     Args:
@@ -60,7 +58,7 @@ def task_keys(
         of_each = torch.tensor([_signed(one) for one in value], dtype=torch.int32)
         return of_each.to(tasks.device, non_blocking=True)[:, None]
 
-    of_all = torch.broadcast_tensors(words(seed), words(stream), words(step), tasks)
+    of_all = torch.broadcast_tensors(words(seed), words(stream), words(step), tasks)  # type: ignore[no-untyped-call]
     return torch.stack(threefry((of_all[0], of_all[1]), (of_all[2], of_all[3])), -1)
 
 

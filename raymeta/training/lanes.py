@@ -190,7 +190,8 @@ class _Program(nn.Module):
         super().__init__()
         self.learner, self.vectorized, self.per_task = learner, vectorized, per_task
 
-    def forward(self, phase: Any, own: Any, keys: Tensor, support: Any, query: Any, progress: Any, drawn: Any) -> Tensor:
+    def forward(self, phase: Any, own: Any, *inputs: Any) -> Tensor:
+        keys, support, query, progress, drawn = inputs
         tasks = Tasks(Examples(*support), Examples(*query))
         outputs = self.learner.problem.outputs_of(tasks)
         plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase)
@@ -217,11 +218,10 @@ class _Program(nn.Module):
 def _asked(trainer: Trainer) -> tuple[Tasks, Tensor, list[Any]]:
     """What a lane's next outer step is computed from: tasks, progress and what regularizers draw."""
     tasks = trainer.tasks_of_step().to(trainer.device)
-    context = trainer.context
-    drawn = trainer.learner.drawn(tasks, context, trainer.generator_of_step())
-    return tasks, torch.full((), context.progress, dtype=torch.float64, device=trainer.device), drawn
+    drawn = trainer.learner.drawn(tasks, trainer.context, trainer.generator_of_step())
+    return tasks, torch.full((), trainer.progress, dtype=torch.float64, device=trainer.device), drawn
 
 
 def _phase(trainer: Trainer) -> Any:
     learner = trainer.learner
-    return learner.phase(trainer.context.progress) if isinstance(learner, GradientLearner) else None  # type: ignore[arg-type]
+    return learner.phase(trainer.progress) if isinstance(learner, GradientLearner) else None

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import VERSION, of_another_version
+from raymeta.engine.lanes import own
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
@@ -86,18 +86,19 @@ class Trainer:
         """
         start = time.perf_counter()
         while not self.round_full:
-            self._losses.append(self.outer_update())
+            self.step()
             after_step()
         return self.end_round(start)
 
     @property
     def round_full(self) -> bool:
-        """All outer steps of this round are done. On a CPU a loss that is not finite ends it, too: there is nothing to
-        wait for. On a GPU losses are read once, at the end.
-        """
-        losses = self._losses
-        stops = self.device.type == "cpu" and bool(losses) and not losses[-1].isfinite()
-        return stops or len(losses) >= self.config.budget.validate_every
+        """All its outer steps are done, or on a CPU, which is not waited for, a loss was not finite."""
+        stops = self.device.type == "cpu" and bool(self._losses) and not self._losses[-1].isfinite()
+        return stops or len(self._losses) >= self.config.budget.validate_every
+
+    def step(self) -> None:
+        """An outer step of a round."""
+        self._losses.append(self.outer_update())
 
     def took(self, loss: Tensor) -> None:
         """An outer step was done elsewhere, on this trainer's tensors; its loss, []."""
@@ -105,11 +106,7 @@ class Trainer:
         self._losses.append(loss)
 
     def end_round(self, start: float) -> dict[str, Any]:
-        """Validate, and close a round whose outer steps are done.
-
-        Args:
-            start: when it began, by `time.perf_counter`.
-        """
+        """Validate, and close a round whose outer steps are done and that began at `start`, by `time.perf_counter`."""
         losses = self._read()
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
@@ -181,13 +178,18 @@ class Trainer:
         count = count or whole
         tasks = self._training.draw(self.outer_step * whole + first, count, self._player(first, count))
         for regularizer in self.learner.regularizers:
-            tasks = regularizer.on_tasks(tasks, self.context.progress, generator)  # type: ignore[operator]
+            tasks = regularizer.on_tasks(tasks, self.progress, generator)  # type: ignore[operator]
         return tasks
 
     @property
     def context(self) -> Context:
         """What surrounds the tasks of the next outer step; schedules are keyed to the share of it that is done."""
-        return Context(True, self.outer_step / max(self.config.budget.outer_steps - 1, 1), self.vectorized)
+        return Context(True, self.progress, self.vectorized)
+
+    @property
+    def progress(self) -> float:
+        """The share of the full budget that is done before the next outer step, 0 to 1 at the last one."""
+        return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
 
     def generator_of_step(self) -> torch.Generator:
         """What regularizers draw from on the CPU for all tasks of the next outer step."""
@@ -278,7 +280,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; plain data and tensors."""
+        """Everything that the rest of the run depends on; plain data and tensors of its own."""
         return {
             "version": CHECKPOINT_VERSION,
             "raymeta": VERSION,
@@ -362,11 +364,6 @@ class Trainer:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # a file of tensors, but of something else
             raise UserError(f"{path}: not a checkpoint, or a damaged one") from error
-
-
-def own(state: Any) -> Any:
-    """A state with tensors of its own: a lane's are views, of which a file would get the whole."""
-    return tree_map(lambda value: value.detach().clone() if isinstance(value, Tensor) else value, state)
 
 
 def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:

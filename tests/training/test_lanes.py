@@ -163,7 +163,10 @@ COMPANY = {"l2f": {"first_order_share": 0.3}, "maml+dropgrad": {}, "maml+mr": {}
 def in_float32(spec: str, seed: int) -> Trainer:
     """A trial of the company. Every third diverges on its way."""
     method = spec.split("+")[0]
-    own = {method: {"inner_steps": 2, **COMPANY[spec]}, "outer": {"tasks_per_step": 4, "lr": 0.01 if seed % 3 else 1e30}}
+    own = {
+        method: {"inner_steps": 2, **COMPANY[spec]},
+        "outer": {"tasks_per_step": 4, "lr": 0.01 if seed % 3 else 1e30},
+    }
     budget = {"budget": {"outer_steps": STEPS, "validate_every": STEPS, "validation_tasks": 2}, "seed": seed}
     return Trainer(parse_trial(merge(small_trial(spec, "sinusoid").as_dict(), own, budget)))
 
@@ -268,7 +271,10 @@ def test_who_runs_alone_says_why(glyphs: ImageDataset) -> None:
 
     assert reason("maml") == reason("maml+metamix") == ""
     assert reason("maml+mgaug") == "mgaug computes task by task"
-    assert reason("maml", "images", {"model": {"norm": "running"}}) == "model.norm running updates its averages task by task"
+    assert (
+        reason("maml", "images", {"model": {"norm": "running"}})
+        == "model.norm running updates its averages task by task"
+    )
     varied = parse_trial({"method": "protonet", "task": {"dataset": "glyphs", "sampler": "metadataset"}})
     assert alone(varied, Trainer(varied).learner).endswith("has tasks of different shapes")
 
@@ -279,7 +285,8 @@ def test_a_structure_is_what_a_program_depends_on() -> None:
     def other(**data: Any) -> TrialConfig:
         return parse_trial(merge(config.as_dict(), data))
 
-    own = {"budget": {"outer_steps": 8}, "outer": {"schedule": "cosine", "lr": 0.5}, "seed": 7, "maml": {"inner_lr": 0.3}}
+    outer = {"schedule": "cosine", "lr": 0.5}
+    own = {"budget": {"outer_steps": 8}, "outer": outer, "seed": 7, "maml": {"inner_lr": 0.3}}
     assert lane_structure(other(**own)) == lane_structure(config)
     for program in ({"maml": {"inner_steps": 3}}, {"outer": {"clip": 1.0}}, {"outer": {"decay_of": "kernels"}}):
         assert lane_structure(other(**program)) != lane_structure(config)
