@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.engine.lanes import Stack, beside, rows_of
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.inner import Context
 from raymeta.learner import GradientLearner, Learner, build_learner, task_loss
-from raymeta.problem import Examples, Task, Tasks
+from raymeta.problem import Examples, Task, Tasks, open_problem
 from raymeta.training.device import one_by_one
 from raymeta.training.outer import OfLearner, OuterUpdate
 from raymeta.training.stacked import StackedUpdate
@@ -29,6 +30,7 @@ OWN = ("budget.", "outer.schedule", "outer.milestones", "outer.factors", "outer.
        "outer.added.f", "outer.restart_every", "outer.min_lr")  # fmt: skip
 """Beginnings of keys that a lane has by itself although they are structure: no program depends on them."""
 
+LANES = 16  # of a program on a CPU; see docs/lanes.md
 VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two registers of AVX-512
 
 
@@ -61,6 +63,23 @@ def whole_width(width: int, tasks: int) -> int:
     """
     whole = VECTOR // math.gcd(VECTOR, tasks)
     return -(-max(width, 2) // whole) * whole
+
+
+def lanes_of(config: TrialConfig, *, gpu: bool) -> int:
+    """How many trials of a search are lanes of one program, by its base config; 0: each has a process of its own.
+
+    Args:
+        config: what is searched may change it; a structure that can't be lanes runs alone in its fleet.
+        gpu: trials compute on a GPU, where nothing is measured yet.
+    """
+    wanted = config.engine.lanes
+    if wanted == "off":
+        return 0
+    if wanted != "auto":
+        return int(wanted)
+    if gpu or not registry.find("backbone", config.model.name).batches_tasks_on_cpu:
+        return 0
+    return 0 if alone(config, build_learner(config, open_problem(config.task))) else LANES
 
 
 class Lanes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.installed import child_environment
 from raymeta.problems.images.reading.remote import Root
-from raymeta.study.machines.fleet.fleets import THIN_TRIALS, lanes_of
+from raymeta.study.machines.fleet.fleets import THIN_TRIALS
 from raymeta.study.machines.packing import Pack, largest, take_slots
 from raymeta.study.machines.resources import TRIALS, Slots, stop_ray
 from raymeta.study.machines.session import INTERRUPTED, TERMINATED, Session
@@ -22,6 +22,7 @@ from raymeta.study.plan.plan import Plan
 from raymeta.study.record.folder import driver_of
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.search import on_slots, run
+from raymeta.training.lanes import lanes_of
 
 LOOK_S = 0.2  # between two looks at a study that another process drives
 APART_S = 1.0  # between two interrupts, or they may arrive as one

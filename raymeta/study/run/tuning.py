@@ -11,7 +11,7 @@ from pathlib import Path
 from ray import tune
 
 from raymeta.report.live.progress import Progress
-from raymeta.study.machines.fleet.fleets import Fleets, lanes_of
+from raymeta.study.machines.fleet.fleets import Fleets
 from raymeta.study.machines.fleet.thin import FleetTrial
 from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
@@ -20,6 +20,7 @@ from raymeta.study.run.driver import Driver, Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
 from raymeta.study.run.tracker import Tracker
 from raymeta.trainable import MetaTrainable
+from raymeta.training.lanes import lanes_of
 
 
 def tune_study(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:

@@ -10,10 +10,10 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.schema import merge
 from raymeta.study.machines.fleet.crew import Answer, Crew
-from raymeta.study.machines.fleet.fleets import Fleets, lanes_of
+from raymeta.study.machines.fleet.fleets import Fleets
 from raymeta.study.machines.resources import Slots
 from raymeta.testing import small_trial
-from raymeta.training.lanes import Lanes
+from raymeta.training.lanes import Lanes, lanes_of
 
 OUTER = {"outer": {"tasks_per_step": 4}, "budget": {"outer_steps": 6, "validate_every": 2}}
 

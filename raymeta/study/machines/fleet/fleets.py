@@ -5,33 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from raymeta import registry
 from raymeta.config import TrialConfig
-from raymeta.learner import build_learner
-from raymeta.problem import open_problem
 from raymeta.study.machines.resources import Slots
-from raymeta.training.lanes import alone, lane_structure
+from raymeta.training.lanes import lane_structure
 
 THIN_TRIALS = "raymeta.study.machines.fleet.thin"
-LANES = 16  # of a program on a CPU; see docs/lanes.md
 THIN = 0.4  # of a slot's core, in Ray's books only, for all trials that wait on its fleet
-
-
-def lanes_of(config: TrialConfig, *, gpu: bool) -> int:
-    """How many trials of a search are lanes of one program, by its base config; 0: each has a process of its own.
-
-    Args:
-        config: what is searched may change it; a structure that can't be lanes runs alone in its fleet.
-        gpu: trials compute on a GPU, where nothing is measured yet.
-    """
-    wanted = config.engine.lanes
-    if wanted == "off":
-        return 0
-    if wanted != "auto":
-        return int(wanted)
-    if gpu or not registry.find("backbone", config.model.name).batches_tasks_on_cpu:
-        return 0
-    return 0 if alone(config, build_learner(config, open_problem(config.task))) else LANES
 
 
 @dataclass
