@@ -155,6 +155,14 @@ class Problem(ABC):
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The metric of a task's query set, []."""
 
+    def also(self, predicted: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Other scores of an evaluation, by name, of the outputs and y of each task's query set."""
+        return {}
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Outputs [n, ...] as a user wants them where y are values: by default as they are."""
+        return outputs
+
     def bank(self, split: Split, seed: int, *, final: bool = False) -> Bank:
         """The numbered tasks of a split.
 
@@ -229,13 +237,15 @@ class Problem(ABC):
                         targets.append(drawn.query.y)
             if members:
                 learner.load_state_dict(now)
-            losses, scores = [], []
+            losses, scores, predicted = [], [], []
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
                     losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
-        return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+                    predicted.append((prediction, expected))
+            loss = float(torch.stack(losses).double().mean())
+            return Score(torch.stack(scores).double().cpu(), loss, self.also(predicted))
 
     def inputs(self, given: Any) -> Tensor:
         """Examples that a user has as models see them, float32 [n, ...]: numbers [n, ...], or of one each [n].
@@ -257,6 +267,10 @@ class Problem(ABC):
 
     def pixels(self, x: Tensor) -> Tensor:
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
+        raise RuntimeError(f"{self.name} is not made of images")
+
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Inputs x [n, C, H, W] with a change [n, C, H, W] added to their `pixels`; none leaves them to the bit."""
         raise RuntimeError(f"{self.name} is not made of images")
 
     def labelled(self) -> Labelled | None:

@@ -12,7 +12,7 @@ from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.reading.sources import check_counts
+from raymeta.problems.images.stored import StoredImages
 from raymeta.report.remarks import progress_bar, say
 from raymeta.report.style import PICTURES
 from raymeta.storage.files import missing
@@ -93,14 +93,8 @@ def preview(
     problem = _shared_out(_named(name, root, how), validation_share)
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: what is behind a URL is not looked at; fetch the archive and name it")
-    if not isinstance(problem, ImageDataset) or (plan := problem.plan(root)) is None:
-        return {"name": name, "source": "drawn or downloaded: nothing is read from files"}
-    found = {"name": name, **plan.shown(problem.input_shape)}
-    try:
-        check_counts(plan.source, plan.counts, problem.published.get(problem.split))
-    except UserError as error:
-        found["refused"] = str(error)
-    return found
+    found = problem.preview(root) if isinstance(problem, StoredImages) else None
+    return {"name": name, **(found or {"source": "drawn or downloaded: nothing is read from files"})}
 
 
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
@@ -181,7 +175,7 @@ def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, qu
     """
     before = _packed_at(problem)
     _pack(problem, root, rebuild=rebuild, quiet=quiet)
-    if not quiet and isinstance(problem, ImageDataset) and _packed_at(problem) != before:
+    if not quiet and isinstance(problem, StoredImages) and _packed_at(problem) != before:
         for key, line in problem.remarks.items():
             say(f"{problem.name}: {'' if key == 'layout' else f'{spaced(key)}: '}{line}")
 
@@ -199,7 +193,7 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
     """
     if isinstance(root, Path) and not root.exists():
         raise UserError(f"--data-root {missing(root, 'folder')}")
-    if not isinstance(problem, ImageDataset):
+    if not isinstance(problem, StoredImages):
         raise UserError(f"--data-root {shown(root)}: {problem.name} is computed and reads no data: leave it out")
     if problem.ready and not rebuild:
         say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
@@ -240,7 +234,7 @@ def _pack(problem: Problem, root: Root | None, *, rebuild: bool, quiet: bool) ->
 
 def _packed_at(problem: Problem) -> int | None:
     """When its store was made; None: it has none."""
-    meta = problem.folder / "meta.json" if isinstance(problem, ImageDataset) and _is_named(problem) else None
+    meta = problem.folder / "meta.json" if isinstance(problem, StoredImages) and _is_named(problem) else None
     return meta.stat().st_mtime_ns if meta is not None and meta.exists() else None
 
 

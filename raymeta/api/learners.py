@@ -84,7 +84,7 @@ class AdaptedLearner:
         with torch.no_grad():
             pairs = zip(self._members, self._adapted, strict=True)
             outputs = torch.stack([one.predict(adapted, new) for one, adapted in pairs]).mean(0)
-        return self._task.answers(outputs)
+        return self._task.answers(self._problem.answers(outputs))
 
     def labels(self, x: Any) -> list[Hashable]:
         """The most probable label of each new example.

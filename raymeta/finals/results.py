@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from raymeta.config import TrialConfig
@@ -26,6 +26,7 @@ class SeedResult:
         ensemble_ci95: its half-width over them.
         selected_at: outer steps of the weights that were tested, the best on validation.
         rounds: the metrics of every round of its training.
+        also: other scores of the test by name, means over its tasks.
     """
 
     seed: int
@@ -36,6 +37,7 @@ class SeedResult:
     val_ci95: float
     selected_at: int
     rounds: list[dict[str, Any]]
+    also: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -121,6 +123,12 @@ class FinalTable:
         return _pooled([result.values for result in self.seeds])[1]
 
     @property
+    def also(self) -> dict[str, float]:
+        """Other scores of the test by name, means over seeds."""
+        names = self.seeds[0].also
+        return {name: statistics.fmean(result.also[name] for result in self.seeds) for name in names}
+
+    @property
     def ensemble(self) -> float:
         """Mean over seeds of each seed's ensemble."""
         return statistics.fmean(result.ensemble for result in self.seeds)
@@ -157,6 +165,7 @@ class FinalTable:
             "mean": self.mean,
             "ci95": self.ci95,
             "sd_seeds": self.sd_seeds,
+            **{f"test_{name}": value for name, value in self.also.items()},
             "ensemble": self.ensemble,
             "ensemble_of": self.config.budget.ensemble,
             "test_tasks": self.config.budget.test_tasks,
@@ -176,6 +185,7 @@ class FinalTable:
                     "val_ci95": result.val_ci95,
                     "selected_at": result.selected_at,
                     "seconds": result.seconds,
+                    **{f"test_{name}": value for name, value in result.also.items()},
                 }
                 for result in self.seeds
             ],

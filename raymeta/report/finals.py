@@ -75,6 +75,8 @@ def _remarks(rows: Sequence["FinalTable"]) -> str | None:
             said = row.origin.row
             read = EVIDENCE[said.evidence] if said.evidence in UNREAD else ""
             found += [f"{name}published: {'; '.join(filter(None, [said.source, row.published.meaning, read]))}"]
+        if row.also:
+            found += [f"{name}test {', '.join(f'{key} {mean:.2f}' for key, mean in row.also.items())}"]
         if row.origin is not None and row.origin.changed:
             found += [f"{name}not the preset's own: {', '.join(row.origin.changed)}"]
         found += [f"{name}differs from its source: {one}" for one in row.origin.row.differs] if row.origin else []
@@ -170,6 +172,15 @@ def analyses_table(found: Sequence["Analysed"]) -> Table:
     table = Table(*(["config"] if several else []), "analysis", "what it shows", place)
     for one in found:
         table.add_row(*([one.run] if several else []), one.name, one.meaning, str(one.file(".png")))
+    return table
+
+
+def numbers_table(one: "Analysed") -> Table:
+    """What an analysis has to say in numbers."""
+    assert one.table is not None
+    table = Table("", *map(str, one.table.columns), title=f"{one.run}: {one.name}", title_justify="left")
+    for name, row in one.table.fillna("").iterrows():
+        table.add_row(str(name), *map(str, row))
     return table
 
 

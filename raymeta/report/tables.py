@@ -183,7 +183,7 @@ def preview_table(preview: Preview) -> RenderableType:
     if preview.lanes:
         trials = preview.plan.study.trials
         lines.append(
-            f"lanes: {preview.slots * preview.lanes} trials at a time, up to {preview.lanes} of a structure in one program; "
-            f"structures among {trials} random proposals: {preview.structures}"
+            f"lanes: {preview.slots * preview.lanes} trials at a time, up to {preview.lanes} of a structure in one "
+            f"program; structures among {trials} random proposals: {preview.structures}"
         )
     return Group(space_table(preview.plan), "", table, *lines)
