@@ -13,7 +13,14 @@ from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
     from raymeta.hooks import Hooks
-    from raymeta.learner import Learner, Phase
+    from raymeta.learner import Learner
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
+
+    second_order: bool
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Context:
     task: int | Tensor = 0
     steps: int | None = None
     outputs: int | None = None
-    phase: "Phase | None" = None
+    phase: Phase | None = None
 
     def of_task(self, number: int | Tensor, noise: Noise, hooks: tuple["Hooks", ...]) -> "Context":
         """What surrounds one of the tasks that this surrounds."""

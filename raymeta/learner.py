@@ -20,7 +20,7 @@ from raymeta.config.inner_loop import StepsConfig as StepsConfig
 from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
-from raymeta.inner import Context, Step, descend
+from raymeta.inner import Context, Phase, Step, descend
 from raymeta.models import Backbone, Pass, Weights
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Section
@@ -165,13 +165,6 @@ class Support:
     x: Any
     y: Tensor
     context: Context
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
-
-    second_order: bool
 
 
 class GradientLearner(Learner):

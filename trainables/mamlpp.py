@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.inner import Step
-from raymeta.learner import Adapted, InnerLoopConfig, Phase, Support, hooked
+from raymeta.inner import Phase, Step
+from raymeta.learner import Adapted, InnerLoopConfig, Support, hooked
 from raymeta.models import Weights
 from raymeta.models.passes import Pass
 from raymeta.problem import Examples, Problem

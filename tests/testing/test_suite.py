@@ -10,8 +10,8 @@ from foreign import free
 from torch import Tensor, nn
 
 from raymeta import registry
-from raymeta.inner import Context, gradients
-from raymeta.learner import Adapted, Phase, Support
+from raymeta.inner import Context, Phase, gradients
+from raymeta.learner import Adapted, Support
 from raymeta.models import Pass, Weights
 from raymeta.problem import Examples
 from raymeta.registry import method
