@@ -25,7 +25,7 @@ class PathsConfig(AnalysisConfig):
     """Few tasks, as each is a panel."""
 
     tasks: int = Field(6, ge=1, le=24, description="How many tasks, the first ones of the bank.")
-    paths: int = Field(5, ge=1, description="Of each task, at most those that it is scored with.")
+    paths: int = Field(3, ge=1, description="Of each task, at most those that it is scored with.")
 
 
 @analysis("paths")
@@ -61,7 +61,9 @@ class Paths(Analysis):
         columns = min(len(tasks), 3)
         figure, axes = panels(-(-len(tasks) // columns), columns, 2.6, 2.7)
         bank: Any = subject.bank
-        far = 1.1 * float(np.quantile(np.abs(found[["x", "y"]].to_numpy()), 0.98))  # the few that leave are cut off
+        goals = {int(task): bank.goals(int(task), 1)[0] for task in tasks}
+        most = np.quantile(np.abs(found[["x", "y"]].to_numpy()), 0.98)  # the few that leave are cut off
+        far = 1.1 * max(float(most), *(float(np.abs(goal).max()) for goal in goals.values()))
         for place, axis in enumerate(axes.flat):
             if place >= len(tasks):
                 axis.set_axis_off()
@@ -69,8 +71,8 @@ class Paths(Analysis):
             own = found[found["task"] == tasks[place]]
             for moment, (label, colour) in MOMENTS.items():
                 for number, (_, path) in enumerate(own[own["moment"] == moment].groupby("path")):
-                    axis.plot(path["x"], path["y"], color=colour, lw=1, label=None if number else label)
-            axis.plot(*bank.goals(int(tasks[place]), 1)[0][:2], "kx", ms=7)
+                    axis.plot(path["x"], path["y"], color=colour, lw=0.8, alpha=0.7, label=None if number else label)
+            axis.plot(*goals[int(tasks[place])], "kx", ms=7)
             means = [own[own["moment"] == moment]["return"].iloc[0] for moment in MOMENTS]
             axis.set_title(f"task {tasks[place]}: {means[0]:.1f} to {means[1]:.1f}", fontsize=8)
             axis.set(xlim=(-far, far), ylim=(-far, far), aspect="equal")
