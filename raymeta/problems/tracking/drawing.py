@@ -50,7 +50,7 @@ def draw_clips(problem: "Tracking", path: Path) -> None:
             line[0].set_ylabel(clip.name, fontsize=7)
             for axis, time in zip(line, spread(len(clip), COLUMNS), strict=False):
                 draw_frame(axis, clip.read(time), (clip.boxes[time], TRUTH))
-    _save(figure, path)
+    _save(figure, path, 75)
 
 
 def draw_strip(path: Path, frames: Sequence[tuple[int, Image.Image]], boxes: Array, lost: Sequence[bool]) -> None:
@@ -66,7 +66,7 @@ def draw_strip(path: Path, frames: Sequence[tuple[int, Image.Image]], boxes: Arr
     for axis, (number, frame) in zip(figure.subplots(1, len(frames), squeeze=False)[0], frames, strict=True):
         draw_frame(axis, frame, (boxes[number], LOST if lost[number] else FOUND))
         axis.set_title(f"{number + 1}{', not found' if lost[number] else ''}", fontsize=8)
-    _save(figure, path)
+    _save(figure, path, 110)
 
 
 def spread(count: int, columns: int) -> list[int]:
@@ -83,7 +83,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path, dpi: int) -> None:
     content, suffix = BytesIO(), path.suffix.lower()
-    figure.savefig(content, format=suffix[1:], dpi=110, metadata={"Software": None} if suffix == ".png" else None)
+    figure.savefig(content, format=suffix[1:], dpi=dpi, metadata={"Software": None} if suffix == ".png" else None)
     write_output(path, content.getvalue())
