@@ -4,7 +4,7 @@ A new one is a subclass in a file of its own; see `docs/analyses.md`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,9 +15,11 @@ from torch import Tensor
 
 from raymeta.config import TrialConfig
 from raymeta.config.fitting import refuse_unmet
+from raymeta.errors import UserError
 from raymeta.hooks import Hooks
 from raymeta.inner import Context, Player, Step, in_evaluation
 from raymeta.learner import Learner
+from raymeta.metric import Metric
 from raymeta.models import Pass
 from raymeta.problem import Bank, Task, Tasks
 from raymeta.schema import Section
@@ -90,6 +92,10 @@ class Case:
         return seen
 
 
+def _none_beside(run: str) -> Learner:
+    raise UserError(f"{run}: no other final run can be looked at here")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A learner and the tasks that it is looked at on.
@@ -98,11 +104,14 @@ class Subject:
         learner: of a final run, at its weights that are best on validation; before training an untrained one.
         config: of the trial, its seed included.
         bank: of test tasks; before training of validation tasks.
+        beside: the learner of another final run of the same task, by the run's name or folder: of the same seed, or if
+            it has none the one that is best on validation. It raises a `UserError` if there is no such run.
     """
 
     learner: Learner
     config: TrialConfig
     bank: Bank
+    beside: Callable[[str], Learner] = _none_beside
 
     @cached_property
     def device(self) -> torch.device:
@@ -147,6 +156,11 @@ class Analysis(ABC):
     def __init__(self, settings: Any) -> None:
         self.settings = settings
 
+    @property
+    def others(self) -> list[str]:
+        """Other final runs that it looks at, by `Subject.beside`: names or folders."""
+        return []
+
     @abstractmethod
     def measure(self, subject: Subject) -> list[Row]:
         """The numbers, rows of equal columns; `task` is the number of a task in its bank.
@@ -166,6 +180,15 @@ class Analysis(ABC):
         Returns:
             A figure of matplotlib's, begun by `raymeta.report.style.panels`; title and meaning are added to it.
         """
+
+    def table(self, found: "pandas.DataFrame", metric: Metric) -> "pandas.DataFrame | None":
+        """What of the rows is worth reading as a table on a terminal; None: nothing.
+
+        Args:
+            found: as in `draw`.
+            metric: of the problem.
+        """
+        return None
 
     def refuse(self, subject: Subject) -> None:
         """Look, on an untrained learner, whether there is anything to be seen.

@@ -269,6 +269,10 @@ class Problem(ABC):
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
         raise RuntimeError(f"{self.name} is not made of images")
 
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Inputs x [n, C, H, W] with a change [n, C, H, W] added to their `pixels`; none leaves them to the bit."""
+        raise RuntimeError(f"{self.name} is not made of images")
+
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""
         return None

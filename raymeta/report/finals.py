@@ -175,6 +175,15 @@ def analyses_table(found: Sequence["Analysed"]) -> Table:
     return table
 
 
+def numbers_table(one: "Analysed") -> Table:
+    """What an analysis has to say in numbers."""
+    assert one.table is not None
+    table = Table("", *map(str, one.table.columns), title=f"{one.run}: {one.name}", title_justify="left")
+    for name, row in one.table.fillna("").iterrows():
+        table.add_row(str(name), *map(str, row))
+    return table
+
+
 def known_analyses_table(known: Mapping[str, type["Analysis"]]) -> Table:
     """The analyses that there are, with their settings at their defaults."""
     table = Table("analysis", "what it shows", "needs", Column("settings", overflow="fold"))

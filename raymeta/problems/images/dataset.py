@@ -10,22 +10,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
-from torch import Tensor
+from PIL import ImageColor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.labelled import Labelled
 from raymeta.errors import UserError
-from raymeta.metric import Metric
-from raymeta.problem import Bank, Examples, Split, Tasks
+from raymeta.problem import Bank, Examples, Split
+from raymeta.problems.images.classification import ImageClassification
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
 from raymeta.problems.images.images import HostImages
 from raymeta.problems.images.layouts.plan import Plan
-from raymeta.problems.images.reading.pictures import Colour, plain, squeezed
+from raymeta.problems.images.reading.pictures import Colour
 from raymeta.problems.images.reading.sources import Published, check_counts
 from raymeta.problems.images.stored import StoredImages
 from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
@@ -35,7 +33,7 @@ TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-
 
 
 @registry.problem("images")
-class ImageDataset(StoredImages):
+class ImageDataset(StoredImages, ImageClassification):
     """A data set of images. A subclass writes `build`.
 
     Attributes:
@@ -43,7 +41,6 @@ class ImageDataset(StoredImages):
     """
 
     Config: ClassVar[type[TaskConfig]] = ImagesTask
-    metric: ClassVar[Metric] = Metric("accuracy", "max", unit="%", scale=100.0, digits=2)
     form: ClassVar[str] = "DATASET-<ways>w<shots>s, as in omniglot-5w1s, or DATASET-metadataset"
     published: ClassVar[Mapping[str, Published]] = {}
 
@@ -78,18 +75,6 @@ class ImageDataset(StoredImages):
         named = {} if match["dataset"] == "images" else {"dataset": match["dataset"]}
         return {**named, **numbers, **sampler}
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of logits [n, N] with labels [n] or probabilities [n, N]."""
-        return F.cross_entropy(outputs, y)
-
-    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Accuracy of a task, 0 to 1."""
-        return (outputs.argmax(-1) == y).double().mean()
-
-    def outputs_of(self, tasks: Tasks) -> int | None:
-        """Classes of a task, counted where tasks differ in them and are therefore alone; each has support images."""
-        return None if self.one_shape else int(tasks.support.y.max()) + 1
-
     def plan(self, root: Path | None) -> Plan | None:
         """What `build` would pack, before an image is read; None: it is drawn or downloaded.
 
@@ -108,13 +93,8 @@ class ImageDataset(StoredImages):
             found["refused"] = str(error)
         return found
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """An image file of any size and kind as `build` packs those of this data set: size and channels."""
-        return squeezed(self.input_shape[-1])(plain(image, self.input_shape[0] == 1, self.background))
-
     @property
     def background(self) -> Colour:
-        """What is behind transparent pictures."""
         red, green, blue, *_ = ImageColor.getrgb(self.task.background)
         return red, green, blue
 

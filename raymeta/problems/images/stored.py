@@ -1,4 +1,4 @@
-"""A problem that is made of packed images: where they are, how they are packed, and how models see them.
+"""A problem that is made of packed images: where they are, and how they are packed.
 
 What its tasks are is left to it: classes of images (`dataset.py`), or views of things (`raymeta/problems/viewpoint`).
 """
@@ -12,13 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from raymeta import registry
 from raymeta.errors import UserError, suggest
 from raymeta.problem import SPLITS, Problem
-from raymeta.problems.images.given import pixels
 from raymeta.problems.images.images import DeviceImages
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
@@ -31,19 +28,18 @@ from raymeta.problems.images.reading.packing import (
     packed_from,
 )
 from raymeta.problems.images.reading.remote import Root, local
-from raymeta.problems.images.store import Channels, Rule, Store, scaled, unscaled
+from raymeta.problems.images.seen import ImageProblem
+from raymeta.problems.images.store import Rule, Store
 from raymeta.storage.files import cache_folder
 
 
-class StoredImages(Problem):
+class StoredImages(ImageProblem):
     """Images that are packed once per machine and shared by all processes. A subclass writes `build`.
 
     Attributes:
         splits: class splits by name, the default first; split: the one that is used.
         version: of what `build` makes; a new one makes a new store.
-        mean, std: per channel, if pixels are to be standardised.
         store_name: of the store, if data sets share one; None: the data set's own.
-        fitted: how its files become images of its size, in words.
         rules: class split by name -> its rule, of those that are not in the store. A store stays as it is, and its
             fingerprint, when a split is added here.
     """
@@ -51,10 +47,7 @@ class StoredImages(Problem):
     splits: ClassVar[tuple[str, ...]] = ("standard",)
     version: ClassVar[int] = 1
     store_name: ClassVar[str | None] = None
-    mean: ClassVar[tuple[float, ...] | None] = None
-    std: ClassVar[tuple[float, ...] | None] = None
     rules: ClassVar[Mapping[str, Rule]] = {}
-    fitted: ClassVar[str] = "squeezed with Lanczos"
     keeps_on_devices: ClassVar[bool] = True
     split: str = "standard"
     _store: Store | None = None
@@ -105,27 +98,6 @@ class StoredImages(Problem):
             UserError: the data can't be had from `root`.
         """
         return None
-
-    @abstractmethod
-    def fit(self, image: Image.Image) -> Image.Image:
-        """An image file of any size and kind as `build` packs those of this data set: size and channels."""
-
-    def inputs(self, given: Any) -> Tensor:
-        """Images; see `raymeta.problems.images.given.pixels`."""
-        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
-
-    def given(self, x: Tensor) -> NDArray[np.uint8]:
-        """Pictures as files have them, uint8 [n, H, W, C]."""
-        return unscaled(x.cpu().numpy(), *self.standard).transpose(0, 2, 3, 1)
-
-    def pixels(self, x: Tensor) -> Tensor:
-        mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
-        return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
-
-    @property
-    def standard(self) -> tuple[Channels | None, Channels | None]:
-        """Mean and deviation that pixels are standardised with, per channel."""
-        return self.mean, self.std
 
     @property
     def folder(self) -> Path:
