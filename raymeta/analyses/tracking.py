@@ -26,6 +26,7 @@ class TrackingConfig(Section):
     """How many sequences are followed."""
 
     sequences: int | None = Field(20, ge=1, description="The first ones of the split; null: all.")
+    frames: int | None = Field(None, ge=2, description="Of each, at most; null: all.")
     untrained: bool = Field(False, description="Follow them with the config's untrained learner, too.")
 
 
@@ -37,28 +38,30 @@ class TrackingAnalysis(Analysis):
         "Share of frames whose overlap is above a threshold (AUC: its mean, at most 0.952), and whose centres are near."
     )
     Config = TrackingConfig
-    smallest: ClassVar[dict[str, Any]] = {"sequences": 1}
+    smallest: ClassVar[dict[str, Any]] = {"sequences": 1, "frames": 2, "untrained": False}
 
     def measure(self, subject: Subject) -> list[Row]:
         from raymeta.learner import build_learner
+        from raymeta.problems.tracking.bank import Moments
         from raymeta.problems.tracking.scores import ERRORS, THRESHOLDS, followed
         from raymeta.problems.tracking.tracker import track
         from raymeta.problems.tracking.tracking import Tracking
 
         problem = subject.learner.problem
-        if not isinstance(problem, Tracking):
+        bank, settings = subject.bank, self.settings
+        if not isinstance(problem, Tracking) or not isinstance(bank, Moments):
             raise UserError(f"tracking: {problem.name} has no sequences to follow a target in")
         learners = {"trained": subject.learner}
-        if self.settings.untrained:
+        if settings.untrained:
             learners["untrained"] = build_learner(subject.config, problem).to(subject.device).eval()
         rows: list[Row] = []
-        for number in range(min(problem.count("test"), self.settings.sequences or problem.count("test"))):
-            clip = problem.clip("test", number)
+        for number in range(min(bank.count, settings.sequences or bank.count)):
+            clip = problem.clip(bank.split, number)
             start = int(clip.there[0])
+            truth = clip.boxes[start:][: settings.frames]
             later = partial(_later, clip, start)
             for state, learner in learners.items():
-                found = track(learner, len(clip) - start, later, clip.boxes[start])
-                score = followed(found.boxes, clip.boxes[start:])
+                score = followed(track(learner, len(truth), later, truth[0]).boxes, truth)
                 about = {"task": number, "sequence": clip.name, "state": state}
                 about |= {"auc": score.auc, "precision20": score.precise, "overlap": score.overlap}
                 for curve, places, values in (

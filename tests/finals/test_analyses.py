@@ -31,7 +31,8 @@ from raymeta.testing import small_trial
 from raymeta.training.trainer import Trainer
 
 SHIPPED = [
-    "cka", "examples", "gradcam", "gradients", "landscape", "rates", "robustness", "similarity", "steps", "tracking", "tsne",
+    "cka", "examples", "gradcam", "gradients", "landscape", "rates", "robustness", "similarity", "steps", "tracking",
+    "tsne",
 ]  # fmt: skip
 
 

@@ -35,12 +35,16 @@ class Moments:
         task: how many crops.
         split: of the data; the labels swap in training only.
         uniforms: the stream that the tasks are drawn from.
+
+    Attributes:
+        split, count: the same.
     """
 
     def __init__(
         self, clips: Callable[[int], Clip], count: int, task: "TrackingTask", split: Split, uniforms: Uniforms
     ) -> None:
-        self._clips, self._count, self._task, self._uniforms = clips, count, task, uniforms
+        self._clips, self._task, self._uniforms = clips, task, uniforms
+        self.split, self.count = split, count
         self._swaps = task.swap and split == "train"
 
     def draw(self, first: int, count: int, player: Any = None) -> Tasks:
@@ -51,11 +55,11 @@ class Moments:
 
     def clip(self, number: int) -> Clip:
         """The sequence of a task."""
-        return self._clips(int(self._uniforms.generator(number).random() * self._count))
+        return self._clips(int(self._uniforms.generator(number).random() * self.count))
 
     def _drawn(self, number: int) -> tuple[Examples, Examples]:
         chance = self._uniforms.generator(number)
-        clip = self._clips(int(chance.random() * self._count))
+        clip = self._clips(int(chance.random() * self.count))
         starts = clip.there[:-1]
         start = starts[int(chance.random() * len(starts))]
         later = clip.there[clip.there > start]

@@ -40,6 +40,7 @@ class Clip:
         boxes: x, y, w, h of the target in every frame, from 0, [T, 4]; NaN where it is absent.
         read: number of a frame to the frame.
         remark: what is to be said of how it was read; "": nothing.
+        files: of its frames, if it is of files.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Clip:
     boxes: Array
     read: Callable[[int], Image.Image]
     remark: str = ""
+    files: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -143,8 +145,8 @@ def _clip(tree: Tree, path: str, text: str) -> Clip:
             )
     if np.isnan(boxes).any(1).sum() > len(boxes) - 2:
         raise UserError(f"{where}: fewer than two of its {len(boxes)} frames have a box")
-    read = partial(_frame, tree, tuple(frames), size)
-    return Clip(name, size, boxes, read, "; ".join(remarks))
+    files = tuple(frames)
+    return Clip(name, size, boxes, partial(_frame, tree, files, size), "; ".join(remarks), files)
 
 
 def _frame(tree: Tree, frames: Sequence[str], size: tuple[int, int], number: int) -> Image.Image:

@@ -179,5 +179,5 @@ class Tracking(Problem, DrawsExamples):
         draw_clips(self, path)
 
     def _bank(self, split: Split, seed: int) -> Bank:
-        uniforms = Uniforms(self.name, self.fingerprint, split, seed)
+        uniforms = Uniforms(self.name, split, seed)
         return Moments(lambda number: self.clip(split, number), self.count(split), self.task, split, uniforms)

@@ -119,11 +119,11 @@ def test_the_analysis_follows_held_out_sequences_and_draws_both_curves() -> None
 
     made = learner(maml={"inner_steps": 1, "inner_lr": 0.01})
     config = parse_trial({**CONFIG, "maml": {"inner_steps": 1, "inner_lr": 0.01}})
-    one = TrackingAnalysis(TrackingConfig(sequences=1, untrained=True))
+    one = TrackingAnalysis(TrackingConfig(sequences=1, frames=12, untrained=True))
     subject = Subject(made, config, made.problem.bank("validation", 0))
     rows = one.measure(subject)
     assert len(rows) == 2 * (21 + 51)
-    assert {row["sequence"] for row in rows} == {"test 000"}
+    assert {row["sequence"] for row in rows} == {"validation 000"}  # the subject's split
     assert all(0 <= row["auc"] <= CEILING + 1e-9 for row in rows)
     alone = [row["share"] for row in rows if row["curve"] == "success" and row["state"] == "trained"]
     assert rows[0]["auc"] == pytest.approx(sum(alone) / 21)
