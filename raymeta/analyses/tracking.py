@@ -35,7 +35,7 @@ class TrackingAnalysis(Analysis):
     """See the module's docstring."""
 
     meaning: ClassVar[str] = (
-        "Share of frames whose overlap is above a threshold (AUC: its mean, at most 0.952), and whose centres are near."
+        "Overlap and distance of a tracker's boxes on whole sequences, as OTB draws them; AUC at most 0.952."
     )
     Config = TrackingConfig
     smallest: ClassVar[dict[str, Any]] = {"sequences": 1, "frames": 2, "untrained": False}

@@ -12,8 +12,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -23,7 +25,9 @@ from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.problem import Bank, Problem, Split
 from raymeta.problems.examples import DrawsExamples
-from raymeta.problems.tracking.bank import Moments
+from raymeta.problems.images.reading.given import pixels
+from raymeta.problems.images.reading.pictures import plain, squeezed
+from raymeta.problems.tracking.bank import Moments, pixels_of
 from raymeta.problems.tracking.clips import Clip
 from raymeta.problems.tracking.net import GREY
 from raymeta.problems.uniforms import Uniforms
@@ -95,6 +99,7 @@ class Tracking(Problem, DrawsExamples):
 
     Config: ClassVar[type[TaskConfig]] = TrackingTask
     metric: ClassVar[Metric] = Metric("balanced_accuracy", "max", unit="%", scale=100.0, digits=2)
+    labels: int | None = 2
     form: ClassVar[str] = "sprites, or sequences with --data-root"
 
     def __init__(self, task: TrackingTask) -> None:
@@ -128,8 +133,9 @@ class Tracking(Problem, DrawsExamples):
         return {"dataset": text} if text in registry.names("dataset") else None
 
     @property
-    def outputs(self) -> int:
-        return 2
+    def offers(self) -> frozenset[str]:
+        """No labels: target and rest are no classes among others, and what works on classes has no meaning here."""
+        return frozenset({"images"})
 
     @abstractmethod
     def count(self, split: Split) -> int:
@@ -156,7 +162,13 @@ class Tracking(Problem, DrawsExamples):
         return (x * GREY + GREY).clamp(0, 255) / 255
 
     def inputs(self, given: Any) -> Tensor:
-        raise UserError(f"{self.name}: a tracker learns from a frame and a box: raymeta predict RUN --frames FOLDER")
+        """Crops as pictures of any size; see `raymeta.problems.images.reading.given.pixels`."""
+        found = pixels(given, self.input_shape, lambda image: squeezed(self.task.side)(plain(image)))
+        return pixels_of(list(found.transpose(0, 2, 3, 1)))
+
+    def given(self, x: Tensor) -> NDArray[np.uint8]:
+        """Crops as pictures, uint8 [n, side, side, 3]."""
+        return (255 * self.pixels(x)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def show_example(self, axis: Any, x: Tensor, y: Tensor, output: Tensor) -> str:
         axis.imshow(self.pixels(x).permute(1, 2, 0).cpu().numpy(), interpolation="antialiased")

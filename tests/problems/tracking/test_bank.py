@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import joined, same_tasks, small_trial
 
+from raymeta.api.given import given_task
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
@@ -16,6 +17,7 @@ from raymeta.problems.tracking import sprites
 from raymeta.problems.tracking.bank import MARGIN, crops
 from raymeta.problems.tracking.boxes import overlap
 from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.study.tracking.model import described
 from raymeta.training.trainer import Trainer
 
 TASK = TrackingTask(side=16, positives=5, negatives=9)
@@ -123,6 +125,22 @@ def test_a_short_training_with_dropgrad_resumes_to_the_same_bits(tmp_path: Any) 
             k: v for k, v in expected.items() if k != "seconds"
         }
     assert all(0 <= one["val_balanced_accuracy"] <= 1 for one in rounds)
+
+
+def test_crops_that_a_user_has_are_a_task_of_two_classes() -> None:
+    problem = open_problem(TASK)
+    task = problem.bank("validation", 0).draw(0, 1).task(0)
+    pictures = problem.given(task.support.x)
+    assert (pictures.dtype, pictures.shape) == (np.uint8, (14, 16, 16, 3))
+    torch.testing.assert_close(problem.inputs(pictures), task.support.x, rtol=0, atol=1e-5)
+    given = given_task(problem, pictures, ["target"] * 5 + ["rest"] * 9)
+    assert given.classes == ["target", "rest"]
+    large = np.repeat(np.repeat(pictures, 2, 1), 2, 2)
+    assert problem.inputs(large).shape == (14, 3, 16, 16)
+    model = described(problem, "checkpoint.pt", "weights", {})
+    assert model.forms["support_y"] == ("int64", (-1,))
+    assert model.example is not None
+    assert model.example["support_y"].dtype == np.int64
 
 
 @pytest.mark.parametrize(
