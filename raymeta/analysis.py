@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.config import TrialConfig
-from raymeta.config.fitting import refuse_unmet
+from raymeta.config.fitting import refuse_unfit, refuse_unmet
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks
 from raymeta.inner import Context, Player, Step, in_evaluation
@@ -141,9 +141,11 @@ class Analysis(ABC):
 
     Attributes:
         meaning: what its picture shows, in a line.
-        needs: what it has no meaning without: `inner loop` of the learner, `labels` or `images` of the problem.
+        needs: what it has no meaning without: `inner loop` of the learner; `labels`, `images` or `plane` of the
+            problem.
         smallest: settings under which it is tried on an untrained learner before anything is trained.
         one_seed: it looks at the seed that is best on validation alone.
+        of_policies: it has a meaning where the examples are made by the learner's own policy; not inherited.
     """
 
     name: ClassVar[str]
@@ -152,6 +154,7 @@ class Analysis(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     smallest: ClassVar[dict[str, Any]] = {"tasks": 1}
     one_seed: ClassVar[bool] = False
+    of_policies: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
@@ -198,7 +201,9 @@ class Analysis(ABC):
         """
         learner, problem, needs = subject.learner, subject.learner.problem, {self.name: self.needs}
         refuse_unmet(needs, ("inner loop",) if learner.inner_loop else (), learner.name, of=("inner loop",))
-        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels", "plane"))
+        if "policy" in problem.offers:
+            refuse_unfit("analysis", [self.name], "policies", problem.name)
         small = self.settings.model_copy(update=self.smallest)
         type(self)(small).measure(subject)
 

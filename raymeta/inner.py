@@ -17,28 +17,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
+
+    second_order: bool
+
+
+@dataclass(frozen=True)
 class Context:
     """What surrounds a task: how it is to be computed and what may change its maths.
 
     Attributes:
         training: False in evaluation, where no outer graph is built and most regularizers are off.
-        progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it.
+        progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it. In lanes a tensor [].
         vectorized: the task is one of a batch under vmap.
         noise: where hooks draw random numbers; None if there are none.
         hooks: what acts in the task, in the order of the composition.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         steps: inner steps; None: as many as the learner's settings say.
         outputs: of the model that the task uses where tasks differ in them; None: all.
+        phase: which program a learner with an inner loop runs; None: as it says of the progress.
     """
 
     training: bool
-    progress: float = 0.0
+    progress: float | Tensor = 0.0
     vectorized: bool = False
     noise: Noise | None = None
     hooks: tuple["Hooks", ...] = ()
     task: int | Tensor = 0
     steps: int | None = None
     outputs: int | None = None
+    phase: Phase | None = None
 
     def of_task(self, number: int | Tensor, noise: Noise, hooks: tuple["Hooks", ...]) -> "Context":
         """What surrounds one of the tasks that this surrounds."""

@@ -117,8 +117,8 @@ class Problem(ABC):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What learners, regularizers and outer steps may need of it: `labels`, `images`, `policy`. Where the examples
-        are made by the learner's policy, learners and regularizers must say that they have a meaning there.
+        """What learners, regularizers, outer steps and analyses may need of it: `labels`, `images`, `policy`, `plane`.
+        Where the learner's policy makes the examples, they must say of themselves that they have a meaning there.
         """
         labels, images = {"labels"} if self.labels else set(), {"images"} if len(self.input_shape) == 3 else set()
         return frozenset(labels | images)
@@ -131,13 +131,16 @@ class Problem(ABC):
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What learners descend, inner and outer: a mean over examples, []."""
 
-    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def outer_loss(
+        self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor], clip: float | None = None
+    ) -> Tensor:
         """What the outer loop descends of a query set, []: by default what the inner loop descends of a support set.
 
         Args:
             outputs: of the adapted learner, [n, ...].
             y: of the query set.
             inner: the learner's loss of outputs and y.
+            clip: how far from the policy that sampled y it pays to move, for outer steps that limit it so.
         """
         return inner(outputs, y)
 

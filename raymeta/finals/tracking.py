@@ -101,7 +101,8 @@ def _keep_model(client: "MlflowClient", experiment_id: str, run: str, table: Fin
     file, of = table.folder / f"seed{seed}" / "checkpoint.pt", f"seed {seed} of {table.folder.name}"
     if file.exists():
         problem = open_problem(table.config.task)
-        model.keep(client, experiment_id, run, model.described(problem, str(file), of, {"seed": seed}))
+        if (made := model.described(problem, str(file), of, {"seed": seed})) is not None:
+            model.keep(client, experiment_id, run, made)
 
 
 def _note(table: FinalTable) -> str:

@@ -132,10 +132,12 @@ def _spread(row: "FinalTable") -> str:
 def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
     """Draw validation score and validation loss over training, a line a config: the mean over its seeds, and each seed.
 
-    The suffix of `path` says what kind of file it is.
+    Dashed is the mean score before adaptation, of problems that note it. The suffix of `path` says what kind of file it
+    is.
     """
     keys = [f"val_{rows[0].metric.name}"]
-    if any(entry["val_loss"] != entry[keys[0]] for row in rows for one in row.seeds for entry in one.rounds):
+    before = f"{keys[0]}_before"
+    if any(abs(entry["val_loss"]) != abs(entry[keys[0]]) for row in rows for one in row.seeds for entry in one.rounds):
         keys.append("val_loss")  # unless the loss is the score
     figure, ((*axes,),) = panels(1, len(keys), 6, 4.2)
     for axis, key in zip(axes, keys, strict=True):
@@ -148,7 +150,11 @@ def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
             mean = [statistics.fmean(score for _, score in scores) for scores in zip(*curves, strict=True)]
             label = f"{row.name}: test {value(row.mean, row.metric, row.ci95)}"
             axis.plot(steps, mean, color=f"C{number}", lw=1.8, label=label)
-        axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation "))
+            if key == keys[0] and all(before in entry for one in row.seeds for entry in one.rounds):
+                unadapted = zip(*([entry[before] for entry in one.rounds] for one in row.seeds), strict=True)
+                axis.plot(steps, [statistics.fmean(scores) for scores in unadapted], "--", color=f"C{number}", lw=1)
+        dashed = " (dashed: before adaptation)" if key == keys[0] and before in rows[0].seeds[0].rounds[0] else ""
+        axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation ") + dashed)
     axes[0].legend(frameon=False)
     figure.suptitle(heading(rows))
     save(figure, path)

@@ -18,6 +18,7 @@ SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     examples.examples,
     outcome.searched,
     course.curves,
+    course.adaptation,
     course.asha,
     causes.importance,
     causes.slices,
