@@ -47,6 +47,11 @@ class LoadedLearner:
         """
         return AdaptedLearner(self.problem, self._members, given_task(self.problem, x, y), steps)
 
+    @property
+    def learner(self) -> Learner:
+        """The learner at its best validated weights."""
+        return self._members[0]
+
     def __repr__(self) -> str:
         several = f", {len(self._members)} sets of weights" if len(self._members) > 1 else ""
         return f"<{self.config.spec} trained on {self.config.task.name}{several}: {self.folder}>"

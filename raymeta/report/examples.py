@@ -42,6 +42,16 @@ def asked(subject: Subject, tasks: int) -> list[Asked]:
     return found
 
 
+def some_of(examples: Sequence[Asked], columns: int) -> list[Asked]:
+    """So many of each task, spread evenly over its query set, whose kinds may come one after the other."""
+    found = []
+    for number in dict.fromkeys(one.task for one in examples):
+        own = [one for one in examples if one.task == number]
+        few = min(columns, len(own))
+        found += [own[(2 * place + 1) * len(own) // (2 * few)] for place in range(few)]
+    return found
+
+
 def rows_of(subject: Subject, examples: Sequence[Asked]) -> list[Row]:
     """A row for each of them: which one, and how the prediction does."""
     problem = _problem(subject)
@@ -55,7 +65,7 @@ def drawn_examples(subject: Subject, examples: Sequence[Asked], tasks: int, colu
     """A figure of some of them: a row for each of the first tasks."""
     figure, axes = panels(tasks, columns, SIDE, SIDE + 0.15)
     for line, number in zip(axes, dict.fromkeys(one.task for one in examples), strict=False):
-        own = [one for one in examples if one.task == number][:columns]
+        own = [one for one in some_of(examples, columns) if one.task == number]
         line[0].set_ylabel(own[0].called or f"task {number}", fontsize=7)
         for axis, one in zip(line, own, strict=False):
             said = _problem(subject).show_example(axis, one.x, one.y, one.output)

@@ -26,7 +26,7 @@ def _drawn(found: Findings, trial: int) -> Section:
     import torch  # imported here: reports of other problems do without it
 
     from raymeta.analysis import Subject
-    from raymeta.report.examples import asked, drawn_examples, rows_of
+    from raymeta.report.examples import asked, drawn_examples, rows_of, some_of
     from raymeta.training.loading import learner_with, read_weights
 
     path = found.record.trial_folder(trial) / "checkpoint.pt"
@@ -36,8 +36,7 @@ def _drawn(found: Findings, trial: int) -> Section:
     problem = open_problem(config.task)
     learner = learner_with(top[0]["weights"], config, problem, torch.device("cpu"), path)
     subject = Subject(learner, config, problem.bank("validation", config.task.bank_seed))
-    shown = asked(subject, TASKS)
-    shown = [one for one in shown if one.number < COLUMNS]
+    shown = some_of(asked(subject, TASKS), COLUMNS)
     rows = rows_of(subject, shown)
     title = f"Trial {trial} on the first {TASKS} validation tasks"
     grid = Grid("examples", title, list(rows[0]), [list(row.values()) for row in rows], long=True)

@@ -22,7 +22,7 @@ def tensor(rotations: Rotation) -> torch.Tensor:
     return torch.from_numpy(rotations.as_matrix())
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_distance_is_a_bi_invariant_metric_and_that_of_quaternions(seed: int) -> None:
     a, b, c, q = (some(20, seed + place) for place in (0, 20_000, 40_000, 60_000))
@@ -45,7 +45,7 @@ def test_distance_of_a_turn_is_its_angle_at_both_ends_too() -> None:
         assert float(distance(start, turned)) == pytest.approx(abs(degrees), abs=1e-12 + 1e-10 * abs(degrees))
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_projection_is_the_nearest_rotation(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
