@@ -223,3 +223,8 @@ class EngineConfig(Section):
     tasks: Literal["auto", "loop", "vmap"] = Field(
         "auto", description="Tasks of an outer step one by one or batched; auto: batched on a GPU or for an MLP."
     )
+    kernels: Literal["auto", "torch", "native"] = Field(
+        "auto",
+        description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
+        "which a C++ compiler builds once a machine; auto: native where they can be had.",
+    )
