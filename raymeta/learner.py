@@ -20,8 +20,7 @@ from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context, descend
 from raymeta.models import Backbone, Pass, Weights
-from raymeta.models.conv4 import Block
-from raymeta.ops.library import unusable
+from raymeta.models.kernels import use_kernels
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Number, Section
 
@@ -363,29 +362,8 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         learner: Learner = registry.find("method", config.method)(config, problem)
-    if kernels_of(config) == "native":
-        for module in learner.modules():
-            if isinstance(module, Block):
-                module.use_native()
+    use_kernels(learner, config)
     return learner
-
-
-def kernels_of(config: TrialConfig) -> Literal["torch", "native"]:
-    """What a trial's blocks run on here, on a CPU; on a GPU it is torch always.
-
-    Raises:
-        UserError: the config asks for the native kernels, and they can't be had.
-    """
-    wanted = config.engine.kernels
-    if wanted == "torch" or not registry.find("backbone", config.model.name).has_kernels:
-        return "torch"
-    if config.engine.device != "cpu" and torch.cuda.is_available():
-        return "torch"
-    if why := unusable():
-        if wanted == "native":
-            raise UserError(f"engine.kernels: found 'native', but {why}; allowed here: auto, torch")
-        return "torch"
-    return "native"
 
 
 def _refuse_unmet(needs: dict[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:

@@ -84,6 +84,7 @@ def search(
         new_study(name)
     root = root_of(data_root)
     plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
+    plan = _with_kernels(plan, quiet=quiet)
     pretrain(plan.base, problem, quiet=quiet)
     refuse_unfit(plan.config(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
@@ -217,6 +218,17 @@ def _planned(
     for split in ("train", "validation"):
         problem.bank(split, 0)  # too few classes or images are named now
     return plan, problem
+
+
+def _with_kernels(plan: "Plan", *, quiet: bool) -> "Plan":
+    """The plan with the kernels that all trials of the study are to run on."""
+    from raymeta.models.kernels import settled, slower
+    from raymeta.report.remarks import say
+
+    base = settled(plan.base)
+    if plan.base.engine.kernels == "auto" and base.engine.kernels == "torch" and (why := slower(base)) and not quiet:
+        say(f"trials run on torch's kernels, which are slower than raymeta's own: {why}")
+    return replace(plan, base=base)
 
 
 def _free_name(stem: str) -> str:

@@ -41,8 +41,9 @@ class How:
         """Ray, and the machines of its cluster if it is one, made ready for the trials of a plan."""
         try:
             given = take_slots(self.slots, self.pack, lambda: largest(plan))
-            from raymeta.study.machines.nodes import prepare_nodes
+            from raymeta.study.machines.nodes import prepare_kernels, prepare_nodes
 
+            prepare_kernels(plan.base)
             prepare_nodes(plan.base.task, self.data_root, ship=self.ship_data)
         except BaseException:
             stop_ray()  # part of it may be up

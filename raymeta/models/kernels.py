@@ -1,0 +1,60 @@
+"""Whose kernels blocks run on: torch's, or raymeta's own (`engine.kernels`)."""
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from raymeta import registry
+from raymeta.errors import UserError
+from raymeta.models.conv4 import Block
+from raymeta.ops.library import unusable
+
+if TYPE_CHECKING:
+    from raymeta.config import TrialConfig
+
+
+def kernels_of(config: "TrialConfig") -> Literal["torch", "native"]:
+    """What a trial's blocks run on, on this machine. On a GPU and for networks without kernels it is torch.
+
+    Raises:
+        UserError: the config says `native`, and this machine can't have the kernels.
+    """
+    wanted = config.engine.kernels
+    if wanted == "torch" or not registry.find("backbone", config.model.name).has_kernels:
+        return "torch"
+    if config.engine.device != "cpu" and torch.cuda.is_available():
+        return "torch"
+    if not (why := unusable()):
+        return "native"
+    if wanted == "native":
+        raise UserError(f"engine.kernels: found 'native', but this machine can't have them: {why}")
+    return "torch"
+
+
+def slower(config: "TrialConfig") -> str:
+    """Why a trial runs on torch's kernels where it could run on faster ones, a sentence; "": it can't."""
+    own = config.engine.model_copy(update={"kernels": "native"})
+    try:
+        kernels_of(config.model_copy(update={"engine": own}))
+    except UserError:
+        return unusable()
+    return ""
+
+
+def settled(config: "TrialConfig") -> "TrialConfig":
+    """A config that says which kernels `auto` is on this machine, so that all that is made of it computes alike.
+
+    Raises:
+        UserError: as for `kernels_of`.
+    """
+    engine = config.engine.model_copy(update={"kernels": kernels_of(config)})
+    return config.model_copy(update={"engine": engine})
+
+
+def use_kernels(learner: nn.Module, config: "TrialConfig") -> None:
+    """Let a learner's blocks run on what `kernels_of` says."""
+    if kernels_of(config) == "native":
+        for module in learner.modules():
+            if isinstance(module, Block):
+                module.use_native()
