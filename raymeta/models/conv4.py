@@ -73,6 +73,14 @@ class Patches(NamedTuple):
     covariance: Tensor
     size: tuple[int, int]
 
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
 
 class Block(nn.Module):
     """The parameters of one block, and the block as a function of its input and of the weights it is given.
@@ -220,9 +228,7 @@ class FirstBlock(Block):
         shift = shift if bias is None else scale * bias + shift
         return first(x, matrix * scale, shift, self.pool, slope)
 
-    def normalised(
-        self, x: Patches | Images, weights: Weights, now: Pass, layer: str, native: bool = False
-    ) -> Tensor:
+    def normalised(self, x: Patches | Images, weights: Weights, now: Pass, layer: str, native: bool = False) -> Tensor:
         if self.norm.mode == "running" or now.on_convolution:
             return super().normalised(x, weights, now, layer, native)
         patches = self._as_patches(x)

@@ -22,7 +22,7 @@ def conv3x3(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     Returns:
         [n, width, H + 2 padding - 2, W + 2 padding - 2], channels last in memory.
     """
-    found: Tensor = _Convolution.apply(padding, x, weight, None, None)  # type: ignore[no-untyped-call]
+    found: Tensor = _Convolution.apply(padding, x, weight, None, None)
     return found
 
 
@@ -40,9 +40,7 @@ class _Convolution(Function):
     """x * w, plus x2 * w2 if they are there."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, padding: int, x: Tensor, w: Tensor, x2: Tensor | None, w2: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, padding: int, x: Tensor, w: Tensor, x2: Tensor | None, w2: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.padding = padding
         ctx.save_for_backward(x, w, x2, w2)
@@ -65,25 +63,23 @@ class _ConvolutionBack(Function):
     """The gradients of x and w, those that are wanted. They are bilinear again."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, padding: int, wanted: tuple[bool, bool], dz: Tensor, x: Tensor, w: Tensor
-    ) -> Gradients:
+    def forward(ctx: Any, padding: int, wanted: tuple[bool, bool], dz: Tensor, x: Tensor, w: Tensor) -> Gradients:
         ctx.set_materialize_grads(False)
         ctx.padding = padding
         ctx.save_for_backward(dz, x, w)
         return _convolve_back(padding, wanted, dz, x, w)
 
     @staticmethod
-    def backward(ctx: Any, ux: Tensor | None, uw: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, ux: Tensor | None, uw: Tensor | None) -> Any:
         dz, x, w = ctx.saved_tensors
         of_dz, of_x, of_w = None, None, None
         terms = ([ux, w] if ux is not None else []) + ([x, uw] if uw is not None else [])
         if ctx.needs_input_grad[2] and terms:
-            of_dz = _Convolution.apply(ctx.padding, *terms, *[None] * (4 - len(terms)))  # type: ignore[no-untyped-call]
+            of_dz = _Convolution.apply(ctx.padding, *terms, *[None] * (4 - len(terms)))
         # <uw, gradient of w> is <dz, x * uw>, and <ux, gradient of x> is <dz, ux * w>.
         wanted = (ctx.needs_input_grad[3] and uw is not None, ctx.needs_input_grad[4] and ux is not None)
         if any(wanted):
-            of_x, of_w = _ConvolutionBack.apply(ctx.padding, wanted, dz, ux, uw)  # type: ignore[no-untyped-call]
+            of_x, of_w = _ConvolutionBack.apply(ctx.padding, wanted, dz, ux, uw)
         return None, None, of_dz, of_x, of_w
 
 
@@ -109,7 +105,7 @@ def _convolve_back(
 ) -> Gradients:
     dz = channels_last(dz)
     n, width, *size = dz.shape
-    channels = x.shape[1] if x is not None else w.shape[1]  # type: ignore[union-attr]
+    (channels,) = {one.shape[1] for one in (x, w) if one is not None}
     shape = (n, channels, *(side - 2 * padding + 2 for side in size))
     dx = torch.empty(shape, dtype=dz.dtype, memory_format=torch.channels_last) if wanted[0] else None
     dw = torch.empty((3, 3, channels, width), dtype=dz.dtype).permute(3, 2, 0, 1) if wanted[1] else None

@@ -1,4 +1,4 @@
-"""The first block, which sees images: convolution, norm, pooling and activation in one pass, nothing between written down."""
+"""The first block, which sees images: convolution, norm, pooling, activation in one pass that writes down nothing else."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -77,14 +77,14 @@ def first(images: Images, matrix: Tensor, shift: Tensor, pool: bool, slope: floa
     Returns:
         [n, width, h, w], with pooling [n, width, h // 2, w // 2], channels last in memory.
     """
-    found: Tensor = _First.apply((images.padded, pool, slope), matrix, shift)  # type: ignore[no-untyped-call]
+    found: Tensor = _First.apply((images.padded, pool, slope), matrix, shift)
     return found
 
 
 def folded(
     images: Images, weight: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """A norm by the convolution's own moments, as part of its weight: matrix and shift for `first`. Twice differentiable.
+    """A norm by the convolution's own moments, as part of its weight: what `first` takes. Twice differentiable.
 
     A linear map of the patches has mean w.m and variance w.C.w, for their mean m and covariance C.
 
@@ -96,7 +96,7 @@ def folded(
         bias: [width], of the convolution, which the norm takes out again: its gradient is 0.
         eps: added to variances.
     """
-    found: tuple[Tensor, Tensor] = _Fold.apply(images.moments, eps, weight, scale, shift, bias)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor] = _Fold.apply(images.moments, eps, weight, scale, shift, bias)
     return found
 
 
@@ -106,7 +106,7 @@ Moments = tuple[Tensor, Tensor]
 
 class _First(Function):
     @staticmethod
-    def forward(ctx: Any, how: How, matrix: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, how: How, matrix: Tensor, shift: Tensor) -> Tensor:
         images, pool, _ = how
         side = 2 if pool else 1
         y = torch.empty(
@@ -122,14 +122,14 @@ class _First(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        return None, *_FirstBack.apply(ctx.how, *ctx.saved_tensors, dy)  # type: ignore[no-untyped-call]
+        return None, *_FirstBack.apply(ctx.how, *ctx.saved_tensors, dy)
 
 
 class _FirstBack(Function):
     """Linear in dy: what `_Picked` is the transpose of."""
 
     @staticmethod
-    def forward(ctx: Any, how: How, codes: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, how: How, codes: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
         images, width = how[0], dy.shape[1]
         matrix, shift = dy.new_empty(9 * images.shape[1], width), dy.new_empty(width)
         _call("first_back", how, width, channels_last(dy), codes, matrix, shift)
@@ -138,15 +138,15 @@ class _FirstBack(Function):
         return matrix, shift
 
     @staticmethod
-    def backward(ctx: Any, matrix: Tensor, shift: Tensor) -> Any:  # type: ignore[override]
-        return None, None, _Picked.apply(ctx.how, *ctx.saved_tensors, matrix, shift)  # type: ignore[no-untyped-call]
+    def backward(ctx: Any, matrix: Tensor, shift: Tensor) -> Any:
+        return None, None, _Picked.apply(ctx.how, *ctx.saved_tensors, matrix, shift)
 
 
 class _Picked(Function):
     """What the block gives if codes say what is picked and which slope it has: linear in matrix and shift."""
 
     @staticmethod
-    def forward(ctx: Any, how: How, codes: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, how: How, codes: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
         y = torch.empty_like(codes, dtype=how[0].dtype)
         _call("first_picked", how, len(shift), matrix.contiguous(), shift.contiguous(), y, codes)
         ctx.how = how
@@ -155,12 +155,12 @@ class _Picked(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        return None, None, *_FirstBack.apply(ctx.how, *ctx.saved_tensors, dy)  # type: ignore[no-untyped-call]
+        return None, None, *_FirstBack.apply(ctx.how, *ctx.saved_tensors, dy)
 
 
 class _Fold(Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, moments: Moments, eps: float, weight: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
@@ -174,17 +174,17 @@ class _Fold(Function):
         return matrix, offset
 
     @staticmethod
-    def backward(ctx: Any, p: Tensor | None, q: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, p: Tensor | None, q: Tensor | None) -> Any:
         weight, scale, inverse = ctx.saved_tensors
         p = torch.zeros(weight.shape, dtype=weight.dtype) if p is None else p
         q = torch.zeros_like(scale) if q is None else q
-        of_weight, of_scale = _FoldBack.apply(ctx.moments, ctx.eps, weight, scale, inverse, p, q)  # type: ignore[no-untyped-call]
+        of_weight, of_scale = _FoldBack.apply(ctx.moments, ctx.eps, weight, scale, inverse, p, q)
         return None, None, of_weight, of_scale, q, torch.zeros_like(scale) if ctx.bias else None
 
 
 class _FoldBack(Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, moments: Moments, eps: float, weight: Tensor, scale: Tensor, inverse: Tensor, p: Tensor, q: Tensor
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
@@ -196,9 +196,9 @@ class _FoldBack(Function):
         return of_weight, of_scale
 
     @staticmethod
-    def backward(ctx: Any, uw: Tensor | None, us: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, uw: Tensor | None, us: Tensor | None) -> Any:
         refuse_third_order()
-        weight, scale, inverse, p, q = ctx.saved_tensors
+        weight, scale, _, p, q = ctx.saved_tensors
         found = [torch.empty_like(one) for one in (p, q, weight, scale)]
         given = [None if one is None else one.contiguous() for one in (uw, us)]
         where = sizes(*weight.shape)

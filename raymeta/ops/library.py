@@ -110,8 +110,8 @@ def build(vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | N
         for known in sorted(folder.glob(f"{source}-*.so")):
             return known
         raise NoKernels(
-            f"found no C++ compiler ({', '.join(COMPILERS)}) on the PATH: install one, such as the package g++ (Xcode's "
-            "command line tools on a Mac)"
+            f"found no C++ compiler ({', '.join(COMPILERS)}) on the PATH: install one, such as the package g++ "
+            "(Xcode's command line tools on a Mac)"
         )
     library = folder / f"{source}-{_digest(_identity(compiler))}.so"
     if library.exists():
@@ -122,7 +122,9 @@ def build(vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | N
             if not library.exists():
                 _compile(compiler, flags, library)
     except OSError as error:
-        raise NoKernels(f"{folder}: can't write there ({error.strerror}): set RAYMETA_CACHE to a folder of yours") from error
+        raise NoKernels(
+            f"{folder}: can't write there ({error.strerror}): set RAYMETA_CACHE to a folder of yours"
+        ) from error
     return library
 
 
@@ -160,7 +162,9 @@ def _identity(compiler: str) -> tuple[str, ...]:
 
 def _source(flags: tuple[str, ...]) -> str:
     files = sorted(path for path in SOURCES.iterdir() if path.suffix in (".h", ".cpp"))
-    return _digest((*flags, platform.system(), platform.machine(), *(path.read_text(encoding="utf-8") for path in files)))
+    return _digest(
+        (*flags, platform.system(), platform.machine(), *(path.read_text(encoding="utf-8") for path in files))
+    )
 
 
 def _digest(words: tuple[str, ...]) -> str:

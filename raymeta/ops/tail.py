@@ -29,7 +29,8 @@ def tail(z: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, how: Tail
 
     Args:
         z: [n, C, H, W], float32 or float64 on the CPU; fastest with channels last in memory.
-        scale: [C]; shift: [C].
+        scale: [C].
+        shift: [C].
         bias: [C], of the convolution before it, which was not added since a norm by the maps' own mean takes it out
             again: its gradient is 0.
         how: the rest.
@@ -37,13 +38,13 @@ def tail(z: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, how: Tail
     Returns:
         [n, C, H, W], with pooling [n, C, H // 2, W // 2], channels last in memory.
     """
-    found: Tensor = _Tail.apply(how, z, scale, shift, bias)  # type: ignore[no-untyped-call]
+    found: Tensor = _Tail.apply(how, z, scale, shift, bias)
     return found
 
 
 class _Tail(Function):
     @staticmethod
-    def forward(ctx: Any, how: Tail, z: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, how: Tail, z: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None) -> Tensor:
         ctx.set_materialize_grads(False)
         ctx.how, ctx.bias, given = how, bias is not None, (z, scale)
         z, scale, shift = channels_last(z), scale.contiguous(), shift.contiguous()
@@ -70,13 +71,13 @@ class _Tail(Function):
             return (None,) * 5
         z, scale, *state = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1]
-        dz, of_scale, of_shift = _TailBack.apply(ctx.how, wanted, dy, z, scale, *state)  # type: ignore[no-untyped-call]
+        dz, of_scale, of_shift = _TailBack.apply(ctx.how, wanted, dy, z, scale, *state)
         return None, dz, of_scale, of_shift, torch.zeros_like(scale) if ctx.bias else None
 
 
 class _TailBack(Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         how: Tail,
         wanted: bool,
@@ -101,7 +102,7 @@ class _TailBack(Function):
         return dz, of_scale, of_shift
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor | None, us: Tensor | None, ut: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, us: Tensor | None, ut: Tensor | None) -> Any:
         refuse_third_order()
         dy, z, scale, *state = ctx.saved_tensors
         of_dy, of_z, of_scale = torch.empty_like(dy), torch.empty_like(z), torch.empty_like(scale)

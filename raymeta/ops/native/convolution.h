@@ -1,9 +1,9 @@
 // 3x3 convolution, stride 1, padding 1 or 0, by Winograd's F(2x2, 3x3): forward, and both gradients at once.
 //
-// Maps are [N][H][W][C] in memory, weights [3][3][in][out]. A map is cut into tiles of 2x2 results, which see 4x4 inputs;
-// GROUP tiles at a time are transformed, multiplied at each of 16 points and transformed back, so that all of it stays in
-// the cache, and a weight's gradient is a sum of sums over groups. Inside, channels are padded to whole vectors.
-// Lavin, Gray: Fast Algorithms for Convolutional Neural Networks (CVPR 2016).
+// Maps are [N][H][W][C] in memory, weights [3][3][in][out]. A map is cut into tiles of 2x2 results, which see 4x4
+// inputs; GROUP tiles at a time are transformed, multiplied at each of 16 points and transformed back, so that all of
+// it stays in the cache, and a weight's gradient is a sum of sums over groups. Inside, channels are padded to whole
+// vectors. Lavin, Gray: Fast Algorithms for Convolutional Neural Networks (CVPR 2016).
 #pragma once
 #include "product.h"
 
@@ -32,8 +32,7 @@ struct Tile {
     }
     // Where the window lies in a map, 4x4 of the input or 2x2 of the results; outside of the map is `beyond`, which for
     // what is read are zeros.
-    template <int SIDE, class T>
-    void window(long count, T* map, T* beyond, T* (&places)[SIDE][SIDE]) const {
+    template <int SIDE, class T> void window(long count, T* map, T* beyond, T* (&places)[SIDE][SIDE]) const {
         bool input = SIDE == 4;
         long height = input ? s.h : s.rows(), width = input ? s.w : s.columns(), before = input ? s.padding : 0;
         for (int i = 0; i < SIDE; i++)
@@ -45,9 +44,13 @@ struct Tile {
     }
 };
 
+template <class T> inline void put(T* to, long point, V<T> a, V<T> b, V<T> c, V<T> d) {
+    const Whole at;
+    at.store(to, a), at.store(to + point, b), at.store(to + 2 * point, c), at.store(to + 3 * point, d);
+}
+
 // B'dB of the windows of a group: [16][group][padded C]
-template <class T>
-void transform_input(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
+template <class T> void transform_input(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
     long row = padded<T>(count), point = group * row;
     for (long t = 0; t < group; t++, tile.next()) {
         const T* p[4][4];
@@ -60,21 +63,15 @@ void transform_input(Tile tile, long group, long count, const T* map, const T* z
                 for (int i = 0; i < 4; i++) d[i] = at.load(p[i][j] + c);
                 e[0][j] = d[0] - d[2], e[1][j] = d[1] + d[2], e[2][j] = d[2] - d[1], e[3][j] = d[1] - d[3];
             }
-            T* o = to + t * row + c;
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++, o += 4 * point) {
-                Whole{}.store(o, e[i][0] - e[i][2]);
-                Whole{}.store(o + point, e[i][1] + e[i][2]);
-                Whole{}.store(o + 2 * point, e[i][2] - e[i][1]);
-                Whole{}.store(o + 3 * point, e[i][1] - e[i][3]);
-            }
+            for (int i = 0; i < 4; i++)
+                put<T>(to + (4 * i * group + t) * row + c, point, e[i][0] - e[i][2], e[i][1] + e[i][2],
+                       e[i][2] - e[i][1], e[i][1] - e[i][3]);
         });
     }
 }
 
 // A dz A' of the results' cotangents, likewise
-template <class T>
-void transform_cotangent(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
+template <class T> void transform_cotangent(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
     long row = padded<T>(count), point = group * row;
     for (long t = 0; t < group; t++, tile.next()) {
         const T* p[2][2];
@@ -85,21 +82,15 @@ void transform_cotangent(Tile tile, long group, long count, const T* map, const 
                 V<T> a = at.load(p[0][j] + c), b = at.load(p[1][j] + c);
                 e[0][j] = a, e[1][j] = a + b, e[2][j] = a - b, e[3][j] = -b;
             }
-            T* o = to + t * row + c;
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++, o += 4 * point) {
-                Whole{}.store(o, e[i][0]);
-                Whole{}.store(o + point, e[i][0] + e[i][1]);
-                Whole{}.store(o + 2 * point, e[i][0] - e[i][1]);
-                Whole{}.store(o + 3 * point, -e[i][1]);
-            }
+            for (int i = 0; i < 4; i++)
+                put<T>(to + (4 * i * group + t) * row + c, point, e[i][0], e[i][0] + e[i][1], e[i][0] - e[i][1],
+                       -e[i][1]);
         });
     }
 }
 
 // A'mA, the results
-template <class T>
-void transform_output(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
+template <class T> void transform_output(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
     long row = padded<T>(count), point = group * row;
     for (long t = 0; t < group; t++, tile.next()) {
         T* p[2][2];
@@ -122,8 +113,7 @@ void transform_output(Tile tile, long group, long count, const T* from, T* map, 
 }
 
 // BmB', added up where windows overlap
-template <class T>
-void transform_gradient(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
+template <class T> void transform_gradient(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
     long row = padded<T>(count), point = group * row;
     for (long t = 0; t < group; t++, tile.next()) {
         T* p[4][4];
@@ -147,8 +137,7 @@ void transform_gradient(Tile tile, long group, long count, const T* from, T* map
 }
 
 // GwG' of [9][a][b]: [16][a][padded b]
-template <class T>
-void transform_weight(long a, long b, const T* w, T* to) {
+template <class T> void transform_weight(long a, long b, const T* w, T* to) {
     const T half = 0.5;
     long row = padded<T>(b), point = a * row;
     for (long r = 0; r < a; r++)
@@ -163,17 +152,13 @@ void transform_weight(long a, long b, const T* w, T* to) {
             T* o = to + r * row + c;
             for (int i = 0; i < 4; i++, o += 4 * point) {
                 V<T> sides = half * (e[i][0] + e[i][2]), centre = half * e[i][1];
-                Whole{}.store(o, e[i][0]);
-                Whole{}.store(o + point, sides + centre);
-                Whole{}.store(o + 2 * point, sides - centre);
-                Whole{}.store(o + 3 * point, e[i][2]);
+                put<T>(o, point, e[i][0], sides + centre, sides - centre, e[i][2]);
             }
         });
 }
 
 // G'mG, [9][a][b]
-template <class T>
-void transform_weight_gradient(long a, long b, const T* from, T* w) {
+template <class T> void transform_weight_gradient(long a, long b, const T* from, T* w) {
     const T half = 0.5;
     long row = padded<T>(b), point = a * row;
     for (long r = 0; r < a; r++)
@@ -197,8 +182,7 @@ void transform_weight_gradient(long a, long b, const T* from, T* w) {
 }
 
 // z = x * w, plus x2 * w2 if they are there
-template <class T>
-void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T* z) {
+template <class T> void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T* z) {
     long in = padded<T>(s.in), out = padded<T>(s.out), matrix = s.in * out, most = in > out ? in : out;
     int terms = x2 ? 2 : 1;
     Scratch scratch(sizeof(T) * (terms * POINTS * matrix + POINTS * GROUP * (in + out) + 2 * most) + 64 * 5);
@@ -214,8 +198,8 @@ void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T
         for (int i = 0; i < terms; i++) {
             transform_input(tile, group, s.in, maps[i], zeros, v);
             for (long k = 0; k < POINTS; k++)
-                multiply<T>(group, s.in, v + k * group * in, in, 1, u + (i * POINTS + k) * matrix, m + k * group * out, out,
-                            i > 0);
+                multiply<T>(group, s.in, v + k * group * in, in, 1, u + (i * POINTS + k) * matrix, m + k * group * out,
+                            out, i > 0);
         }
         transform_output(tile, group, s.out, m, z, nowhere);
         for (long t = 0; t < group; t++) tile.next();
@@ -223,11 +207,11 @@ void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T
 }
 
 // The gradients of x and w for dz; a null one is not computed.
-template <class T>
-void convolve_back(const Maps& s, const T* dz, const T* x, const T* w, T* dx, T* dw) {
+template <class T> void convolve_back(const Maps& s, const T* dz, const T* x, const T* w, T* dx, T* dw) {
     long in = padded<T>(s.in), out = padded<T>(s.out), most = in > out ? in : out;
     long forth = s.in * out, back = s.out * in, pairs = s.in * s.out;
-    Scratch scratch(sizeof(T) * (9 * pairs + POINTS * (forth + back) + POINTS * GROUP * (2 * in + out) + 2 * most) + 64 * 8);
+    Scratch scratch(sizeof(T) * (9 * pairs + POINTS * (forth + back) + POINTS * GROUP * (2 * in + out) + 2 * most) +
+                    64 * 8);
     T *turned = scratch.take<T>(9 * pairs), *u = scratch.take<T>(POINTS * back), *d = scratch.take<T>(POINTS * forth);
     T *v = scratch.take<T>(POINTS * GROUP * in), *y = scratch.take<T>(POINTS * GROUP * out);
     T *m = scratch.take<T>(POINTS * GROUP * in), *zeros = scratch.take<T>(most), *nowhere = scratch.take<T>(most);

@@ -13,16 +13,14 @@ struct Images {
     // From the first number of a window to that of its tap k, in w's order: row, column, channel
     std::unique_ptr<long[]> offsets() const {
         auto found = std::make_unique<long[]>(taps());
-        for (long k = 0; k < taps(); k++)
-            found[k] = k % channels * h * w + k / channels / 3 * w + k / channels % 3;
+        for (long k = 0; k < taps(); k++) found[k] = k % channels * h * w + k / channels / 3 * w + k / channels % 3;
         return found;
     }
     Tail results(long c, bool pool, double slope) const { return {n, h - 2, w - 2, c, pool, slope}; }
 };
 
 // Where the patch of the first corner of each result's window starts in the images
-template <int SIDE>
-std::unique_ptr<long[]> starts(const Images& x, const Tail& s) {
+template <int SIDE> std::unique_ptr<long[]> starts(const Images& x, const Tail& s) {
     auto found = std::make_unique<long[]>(s.results());
     windows<SIDE>(s, [&](long result, long place) {
         long n = place / (s.h * s.w), in = place % (s.h * s.w);
@@ -97,7 +95,8 @@ void first(const Images& x, const Tail& s, const T* images, const T* w, const T*
 
 // For dy the gradients of w, [taps][C], and shift, [C]
 template <class T, int SIDE>
-void first_back(const Images& x, const Tail& s, const T* images, const T* dy, const std::uint8_t* codes, T* w, T* shift) {
+void first_back(const Images& x, const Tail& s, const T* images, const T* dy, const std::uint8_t* codes, T* w,
+                T* shift) {
     constexpr int TAPS = 9, CORNERS = SIDE * SIDE;  // at a time
     T slope = s.slope;
     long corner[CORNERS];
@@ -105,7 +104,9 @@ void first_back(const Images& x, const Tail& s, const T* images, const T* dy, co
     auto offsets = x.offsets(), places = starts<SIDE>(x, s);
     auto total = std::make_unique<double[]>((x.taps() + 1) * s.c);
     double *of_w = total.get(), *of_shift = of_w + x.taps() * s.c;
-    auto passed = [&](auto at, long p, long c, I<T> code) { return through<T>(at.load(dy + p * s.c + c), code, slope); };
+    auto passed = [&](auto at, long p, long c, I<T> code) {
+        return through<T>(at.load(dy + p * s.c + c), code, slope);
+    };
     sums<1, T>(s.results(), s.c, of_shift, [&](auto at, long p, long c, V<T>* acc) {
         acc[0] += passed(at, p, c, at.template load_codes<T>(codes + p * s.c + c));
     });
@@ -126,8 +127,7 @@ void first_back(const Images& x, const Tail& s, const T* images, const T* dy, co
 }
 
 // Over all places the sums of taps, [taps], and of their products, [taps][taps]
-template <class T>
-void moments(const Images& x, const T* images, double* of_taps, double* of_products) {
+template <class T> void moments(const Images& x, const T* images, double* of_taps, double* of_products) {
     constexpr long ROWS = 16;
     long taps = x.taps(), height = x.h - 2, width = x.w - 2;
     auto offsets = x.offsets();
@@ -174,8 +174,7 @@ struct Fold {
 };
 
 // C w, [taps][c]
-template <class T>
-std::unique_ptr<double[]> spread_by(const Fold& s, const T* covariance, const T* w) {
+template <class T> std::unique_ptr<double[]> spread_by(const Fold& s, const T* covariance, const T* w) {
     auto found = std::make_unique<double[]>(s.taps * s.c);
     for (long k = 0; k < s.taps; k++)
         for (long l = 0; l < s.taps; l++)
@@ -183,28 +182,18 @@ std::unique_ptr<double[]> spread_by(const Fold& s, const T* covariance, const T*
     return found;
 }
 
-// a.b for every channel
-template <class A, class B>
-std::unique_ptr<double[]> dot(const Fold& s, const A* a, const B* b) {
+// a.b for every channel; with ONE a has a single column for all of them
+template <bool ONE = false, class A, class B> std::unique_ptr<double[]> dot(const Fold& s, const A* a, const B* b) {
     auto found = std::make_unique<double[]>(s.c);
     for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) found[c] += double(a[k * s.c + c]) * b[k * s.c + c];
-    return found;
-}
-
-// m.w for every channel
-template <class T, class W>
-std::unique_ptr<double[]> along(const Fold& s, const T* mean, const W* w) {
-    auto found = std::make_unique<double[]>(s.c);
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) found[c] += double(mean[k]) * w[k * s.c + c];
+        for (long c = 0; c < s.c; c++) found[c] += double(ONE ? a[k] : a[k * s.c + c]) * b[k * s.c + c];
     return found;
 }
 
 template <class T>
 void fold(const Fold& s, const T* mean, const T* covariance, const T* w, const T* scale, const T* shift, T* matrix,
           T* offset, double* inverse) {
-    auto cw = spread_by(s, covariance, w), variance = dot(s, cw.get(), w), level = along(s, mean, w);
+    auto cw = spread_by(s, covariance, w), variance = dot(s, cw.get(), w), level = dot<true>(s, mean, w);
     for (long c = 0; c < s.c; c++) {
         inverse[c] = 1 / std::sqrt((variance[c] < 0 ? 0 : variance[c]) + s.eps);
         offset[c] = shift[c] - scale[c] * inverse[c] * level[c];
@@ -214,8 +203,7 @@ void fold(const Fold& s, const T* mean, const T* covariance, const T* w, const T
 }
 
 // r = p - q m
-template <class T>
-std::unique_ptr<double[]> rest_of(const Fold& s, const T* mean, const T* p, const T* q) {
+template <class T> std::unique_ptr<double[]> rest_of(const Fold& s, const T* mean, const T* p, const T* q) {
     auto found = std::make_unique<double[]>(s.taps * s.c);
     for (long k = 0; k < s.taps; k++)
         for (long c = 0; c < s.c; c++) found[k * s.c + c] = p[k * s.c + c] - double(q[c]) * mean[k];
@@ -257,7 +245,7 @@ void fold_twice(const Fold& s, const T* mean, const T* covariance, const T* w, c
             of_p[o] = g * i * uw[o] + slant[c] * w[o];
             of_w[o] = bend[c] * cw[o] - g * i * i * i * t[c] * cu[o] + slant[c] * r[o];
         }
-    auto level = along(s, mean, of_p);
+    auto level = dot<true>(s, mean, of_p);
     for (long c = 0; c < s.c; c++) of_q[c] = -level[c];
 }
 

@@ -3,22 +3,18 @@
 #include "first.h"
 #include "tail.h"
 
-namespace {
-
 using namespace raymeta;
 
-// f(T{}, an integral constant for the side of the pooling's windows)
-template <class F>
-void by_side(bool pool, F f) {
-    if (pool)
-        f(std::integral_constant<int, 2>{});
-    else
-        f(std::integral_constant<int, 1>{});
-}
-
-}  // namespace
-
-// The arguments of the kernels of tail.h and first.h begin with sizes and the activation's slope.
+// The arguments of the kernels of tail.h and first.h begin with sizes and the activation's slope; the size of the
+// pooling's windows is known when they are compiled.
+#define BY_SIDE(pool, call)     \
+    if (pool) {                 \
+        constexpr int SIDE = 2; \
+        call;                   \
+        return;                 \
+    }                           \
+    constexpr int SIDE = 1;     \
+    call;
 #define TAIL Tail({s[0], s[1], s[2], s[3], s[4] != 0, slope})
 #define IMAGES Images({s[0], s[1], s[2], s[3]})
 #define RESULTS IMAGES.results(s[4], s[5], slope)
@@ -36,43 +32,32 @@ void by_side(bool pool, F f) {
     }                                                                                                                  \
     extern "C" void tail_##name(const long* s, double slope, const T* z, const T* mean, const T* inverse,              \
                                 const T* scale, const T* shift, T* y, CODES codes, T* picked) {                        \
-        by_side(s[4], [&](auto side) {                                                                                 \
-            tail<T, side>(TAIL, z, mean, inverse, scale, shift, y, codes, picked);                                     \
-        });                                                                                                            \
+        BY_SIDE(s[4], (tail<T, SIDE>(TAIL, z, mean, inverse, scale, shift, y, codes, picked)))                         \
     }                                                                                                                  \
     extern "C" void tail_back_##name(const long* s, double slope, const T* dy, const T* z, const T* scale,             \
                                      const CODES codes, const T* picked, const T* mean, const T* inverse, T* of_shift, \
                                      T* of_scale, T* dz) {                                                             \
-        by_side(s[4], [&](auto side) {                                                                                 \
-            tail_back<T, side>(TAIL, s[5], dy, z, scale, codes, picked, mean, inverse, of_shift, of_scale, dz);        \
-        });                                                                                                            \
+        BY_SIDE(s[4],                                                                                                  \
+                (tail_back<T, SIDE>(TAIL, s[5], dy, z, scale, codes, picked, mean, inverse, of_shift, of_scale, dz)))  \
     }                                                                                                                  \
     extern "C" void tail_twice_##name(const long* s, double slope, const T* u, const T* us, const T* ut, const T* dy,  \
                                       const T* z, const T* scale, const CODES codes, const T* picked, const T* mean,   \
                                       const T* inverse, const T* dshift, const T* dscale, T* of_dy, T* of_z,           \
                                       T* of_scale) {                                                                   \
-        by_side(s[4], [&](auto side) {                                                                                 \
-            tail_twice<T, side>(TAIL, s[5], u, us, ut, dy, z, scale, codes, picked, mean, inverse, dshift, dscale,     \
-                                of_dy, of_z, of_scale);                                                                \
-        });                                                                                                            \
+        BY_SIDE(s[4], (tail_twice<T, SIDE>(TAIL, s[5], u, us, ut, dy, z, scale, codes, picked, mean, inverse, dshift,  \
+                                           dscale, of_dy, of_z, of_scale)))                                            \
     }                                                                                                                  \
     extern "C" void first_##name(const long* s, double slope, const T* images, const T* w, const T* shift, T* y,       \
                                  CODES codes) {                                                                        \
-        by_side(s[5], [&](auto side) {                                                                                 \
-            first<T, side, false>(IMAGES, RESULTS, images, w, shift, y, codes);                                        \
-        });                                                                                                            \
+        BY_SIDE(s[5], (first<T, SIDE, false>(IMAGES, RESULTS, images, w, shift, y, codes)))                            \
     }                                                                                                                  \
     extern "C" void first_picked_##name(const long* s, double slope, const T* images, const T* w, const T* shift,      \
                                         T* y, CODES codes) {                                                           \
-        by_side(s[5], [&](auto side) {                                                                                 \
-            first<T, side, true>(IMAGES, RESULTS, images, w, shift, y, codes);                                         \
-        });                                                                                                            \
+        BY_SIDE(s[5], (first<T, SIDE, true>(IMAGES, RESULTS, images, w, shift, y, codes)))                             \
     }                                                                                                                  \
     extern "C" void first_back_##name(const long* s, double slope, const T* images, const T* dy, const CODES codes,    \
                                       T* of_w, T* of_shift) {                                                          \
-        by_side(s[5], [&](auto side) {                                                                                 \
-            first_back<T, side>(IMAGES, RESULTS, images, dy, codes, of_w, of_shift);                                   \
-        });                                                                                                            \
+        BY_SIDE(s[5], (first_back<T, SIDE>(IMAGES, RESULTS, images, dy, codes, of_w, of_shift)))                       \
     }                                                                                                                  \
     extern "C" void moments_##name(const long* s, const T* images, double* of_taps, double* of_products) {             \
         moments<T>(IMAGES, images, of_taps, of_products);                                                              \

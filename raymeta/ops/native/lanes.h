@@ -15,97 +15,56 @@ constexpr int BYTES = 32;
 constexpr int BYTES = 16;
 #endif
 
-template <class T>
-struct Lanes {
+template <class T> struct Lanes {
     static constexpr long count = BYTES / sizeof(T);
-    using Whole = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+    using Number = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
     typedef T V __attribute__((vector_size(BYTES)));
-    typedef Whole I __attribute__((vector_size(BYTES)));
+    typedef Number I __attribute__((vector_size(BYTES)));
     typedef std::uint8_t Codes __attribute__((vector_size(BYTES / sizeof(T))));
 };
 
-template <class T>
-using V = typename Lanes<T>::V;
-template <class T>
-using I = typename Lanes<T>::I;
+template <class T> using V = typename Lanes<T>::V;
+template <class T> using I = typename Lanes<T>::I;
 
-// Reads and writes whole vectors, wherever they start.
-struct Whole {
-    template <class T>
-    V<T> load(const T* p) const {
-        V<T> v;
-        std::memcpy(&v, p, sizeof v);
-        return v;
-    }
-    template <class T>
-    void store(T* p, V<T> v) const {
-        std::memcpy(p, &v, sizeof v);
-    }
-    template <class T>
-    I<T> load_codes(const std::uint8_t* p) const {
-        typename Lanes<T>::Codes c;
-        std::memcpy(&c, p, sizeof c);
-        return __builtin_convertvector(c, I<T>);
-    }
-    template <class T>
-    void store_codes(std::uint8_t* p, I<T> v) const {
-        auto c = __builtin_convertvector(v, typename Lanes<T>::Codes);
-        std::memcpy(p, &c, sizeof c);
-    }
-    template <class T>
-    long lanes() const {
-        return Lanes<T>::count;
-    }
-};
-
-// The same for the last channels, which do not fill a vector: what is not there reads as 0 and is not written.
-struct Rest {
-    long count;
-    template <class T>
-    V<T> load(const T* p) const {
+// Reads and writes vectors wherever they start: whole ones, or the last channels of a row, which do not fill one. Of
+// those what is not there reads as 0 and is not written.
+template <bool WHOLE> struct Access {
+    long left = 0;
+    template <class T> long lanes() const { return WHOLE ? Lanes<T>::count : left; }
+    template <class T> V<T> load(const T* p) const {
         V<T> v = {};
-        std::memcpy(&v, p, count * sizeof(T));
+        std::memcpy(&v, p, lanes<T>() * sizeof(T));
         return v;
     }
-    template <class T>
-    void store(T* p, V<T> v) const {
-        std::memcpy(p, &v, count * sizeof(T));
-    }
-    template <class T>
-    I<T> load_codes(const std::uint8_t* p) const {
+    template <class T> void store(T* p, V<T> v) const { std::memcpy(p, &v, lanes<T>() * sizeof(T)); }
+    template <class T> I<T> load_codes(const std::uint8_t* p) const {
         typename Lanes<T>::Codes c = {};
-        std::memcpy(&c, p, count);
+        std::memcpy(&c, p, lanes<T>());
         return __builtin_convertvector(c, I<T>);
     }
-    template <class T>
-    void store_codes(std::uint8_t* p, I<T> v) const {
+    template <class T> void store_codes(std::uint8_t* p, I<T> v) const {
         auto c = __builtin_convertvector(v, typename Lanes<T>::Codes);
-        std::memcpy(p, &c, count);
-    }
-    template <class T>
-    long lanes() const {
-        return count;
+        std::memcpy(p, &c, lanes<T>());
     }
 };
+using Whole = Access<true>;
+using Rest = Access<false>;
 
 // f(first channel, how to read and write there) for every vector of channels
-template <class T, class F>
-inline __attribute__((always_inline)) void channels(long count, F f) {
+template <class T, class F> inline __attribute__((always_inline)) void channels(long count, F f) {
     long c = 0;
     for (; c + Lanes<T>::count <= count; c += Lanes<T>::count) f(c, Whole{});
     if (c < count) f(c, Rest{count - c});
 }
 
-template <class T>
-constexpr long padded(long count) {
+template <class T> constexpr long padded(long count) {
     return (count + Lanes<T>::count - 1) / Lanes<T>::count * Lanes<T>::count;
 }
 
 constexpr long BLOCK = 64;  // terms of a sum in T, before it is added to one in double
 
 // out[k][c] += what f(at, place, channel, acc) adds to acc[k], summed over places
-template <int K, class T, class F>
-void sums(long places, long count, double* out, F f) {
+template <int K, class T, class F> void sums(long places, long count, double* out, F f) {
     for (long first = 0; first < places; first += BLOCK) {
         long end = first + BLOCK < places ? first + BLOCK : places;
         channels<T>(count, [&](long c, auto at) {
@@ -119,7 +78,7 @@ void sums(long places, long count, double* out, F f) {
 
 // Memory of a call that is kept for the thread's next one: nothing is shared, in threads or after forks.
 class Scratch {
-  public:
+   public:
     explicit Scratch(long bytes) {
         if (bytes + 64 > size) {
             memory.reset();
@@ -128,18 +87,13 @@ class Scratch {
         }
         next = memory.get() + (64 - reinterpret_cast<std::uintptr_t>(memory.get()) % 64) % 64;
     }
-    template <class T>
-    T* take(long count) {
+    template <class T> T* take(long count) {
         T* taken = reinterpret_cast<T*>(next);
         next += (count * sizeof(T) + 63) / 64 * 64;
         return taken;
     }
-    template <class T>
-    static long bytes(long count) {
-        return (count * sizeof(T) + 63) / 64 * 64;
-    }
 
-  private:
+   private:
     static inline thread_local std::unique_ptr<char[]> memory;
     static inline thread_local long size = 0;
     char* next;

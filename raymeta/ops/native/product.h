@@ -60,8 +60,8 @@ void columns(long count, long depth, const T* a, long row, long step, const T* b
     }
 }
 
-// c (+)= a b: a of `count` rows and `depth` columns at any strides, b of `depth` rows; b's and c's rows are of `width`, which
-// is a multiple of a vector
+// c (+)= a b: a of `count` rows and `depth` columns at any strides, b of `depth` rows; b's and c's rows are of `width`,
+// which is a multiple of a vector
 template <class T>
 void multiply(long count, long depth, const T* a, long row, long step, const T* b, T* c, long width, bool add) {
     constexpr long L = Lanes<T>::count;
@@ -80,8 +80,7 @@ void multiply(long count, long depth, const T* a, long row, long step, const T* 
 }
 
 // [a][b] to [b][a]
-template <class T>
-void transpose(long a, long b, const T* from, T* to) {
+template <class T> void transpose(long a, long b, const T* from, T* to) {
     constexpr long S = 8;
     for (long i = 0; i < a; i += S)
         for (long j = 0; j < b; j += S)

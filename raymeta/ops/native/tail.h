@@ -1,11 +1,12 @@
 // What follows a convolution: y = pool(act(z_hat * scale + shift)), its gradients, and theirs.
 //
-// z_hat = (z - mean) * inverse, by z's own mean and 1/sqrt(variance + eps), or with mean 0 and inverse 1 where scale and
-// shift are the whole norm (`places` 0). Pooling takes the first of the largest of 2x2, before the activation, which
-// keeps the order. A result has a code: which of the four, plus OFF where the activation's slope is not 1; and its z_hat
-// is kept, `picked`.
+// z_hat = (z - mean) * inverse, by z's own mean and 1/sqrt(variance + eps), or with mean 0 and inverse 1 where scale
+// and shift are the whole norm (`places` 0). Pooling takes the first of the largest of 2x2, before the activation,
+// which keeps the order. A result has a code: which of the four, plus OFF where the activation's slope is not 1; and
+// its z_hat is kept, `picked`.
 #pragma once
 #include <cmath>
+#include <vector>
 #include "lanes.h"
 
 namespace raymeta {
@@ -21,8 +22,7 @@ struct Tail {
 };
 
 // f(result, the place of its window's first corner) for all, in order
-template <int SIDE, class F>
-inline __attribute__((always_inline)) void windows(const Tail& s, F f) {
+template <int SIDE, class F> inline __attribute__((always_inline)) void windows(const Tail& s, F f) {
     long result = 0;
     for (long n = 0; n < s.n; n++)
         for (long i = 0; i + SIDE <= s.h; i += SIDE)
@@ -30,15 +30,13 @@ inline __attribute__((always_inline)) void windows(const Tail& s, F f) {
 }
 
 // f(place) for those that no window has: the last row and column of odd sides
-template <int SIDE, class F>
-void beyond(const Tail& s, F f) {
+template <int SIDE, class F> void beyond(const Tail& s, F f) {
     for (long n = 0; n < s.n; n++)
         for (long i = 0; i < s.h; i++)
             for (long j = i < s.h / SIDE * SIDE ? s.w / SIDE * SIDE : 0; j < s.w; j++) f((n * s.h + i) * s.w + j);
 }
 
-template <class T, int SIDE>
-struct Corners {
+template <class T, int SIDE> struct Corners {
     static constexpr int count = SIDE * SIDE;
     long at[count];
     explicit Corners(const Tail& s) {
@@ -46,10 +44,9 @@ struct Corners {
     }
 };
 
-// Mean and 1/sqrt(variance + eps) by channel. One pass: what is summed is z less the first image's mean, so that squares
-// are not much larger than the variance.
-template <class T>
-void statistics(const Tail& s, const T* z, double eps, T* mean, T* inverse) {
+// Mean and 1/sqrt(variance + eps) by channel. One pass: what is summed is z less the first image's mean, so that
+// squares are not much larger than the variance.
+template <class T> void statistics(const Tail& s, const T* z, double eps, T* mean, T* inverse) {
     auto total = std::make_unique<double[]>(3 * s.c);
     auto pivot = std::make_unique<T[]>(s.c);
     double *first = total.get() + 2 * s.c, count = s.places();
@@ -97,8 +94,7 @@ void tail(const Tail& s, const T* z, const T* mean, const T* inverse, const T* s
 }
 
 // dy times the activation's slope
-template <class T>
-inline V<T> through(V<T> dy, I<T> code, T slope) {
+template <class T> inline V<T> through(V<T> dy, I<T> code, T slope) {
     return (code >= OFF) ? (slope == 0 ? V<T>{} : slope * dy) : dy;
 }
 
@@ -130,15 +126,6 @@ void spread(const Tail& s, const T* z, const T* u, const T* dy, const std::uint8
     });
 }
 
-// Coefficients by channel
-template <class T>
-struct Row {
-    std::unique_ptr<T[]> of;
-    explicit Row(long count) : of(new T[count]()) {}
-    T& operator[](long c) { return of[c]; }
-    operator const T*() const { return of.get(); }
-};
-
 // For dy the gradients of shift and scale, and that of z unless it is null
 template <class T, int SIDE>
 void tail_back(const Tail& s, bool own, const T* dy, const T* z, const T* scale, const std::uint8_t* codes,
@@ -152,13 +139,13 @@ void tail_back(const Tail& s, bool own, const T* dy, const T* z, const T* scale,
     });
     for (long c = 0; c < s.c; c++) of_shift[c] = totals[c], of_scale[c] = totals[s.c + c];
     if (!dz) return;
-    Row<T> a(s.c), q(s.c), d(s.c);
+    std::vector<T> a(s.c), q(s.c), d(s.c);
     double share = own ? 1.0 / s.places() : 0;
     for (long c = 0; c < s.c; c++) {
         double k = double(scale[c]) * inverse[c];
         a[c] = k, q[c] = -k * totals[c] * share, d[c] = -k * totals[s.c + c] * share * inverse[c];
     }
-    spread<T, SIDE>(s, z, nullptr, dy, codes, mean, a, q, d, nullptr, dz);
+    spread<T, SIDE>(s, z, nullptr, dy, codes, mean, a.data(), q.data(), d.data(), nullptr, dz);
 }
 
 // For cotangents u of dz, us of the scale's gradient and ut of the shift's (null: 0): the gradients of dy, z and scale.
@@ -174,11 +161,11 @@ void tail_twice(const Tail& s, bool own, const T* u, const T* us, const T* ut, c
     Corners<T, SIDE> corners(s);
     T slope = s.slope;
     double share = own ? 1.0 / s.places() : 0;
-    Row<T> middle(s.c), tilt(s.c), a(s.c), q(s.c), d(s.c), e(s.c), none(s.c);
-    auto total = std::make_unique<double[]>(3 * s.c);
-    double *level = total.get(), *lean = level + s.c, *found = lean + s.c;
+    std::vector<T> middle(s.c), tilt(s.c), a(s.c), q(s.c), d(s.c), e(s.c), none(s.c), rows(s.c);
+    std::vector<double> total(3 * s.c);
+    double *level = total.data(), *lean = level + s.c, *found = lean + s.c;
     if (own && u)
-        sums<2, T>(s.places(), s.c, total.get(), [&](auto at, long p, long c, V<T>* acc) {
+        sums<2, T>(s.places(), s.c, level, [&](auto at, long p, long c, V<T>* acc) {
             V<T> value = at.load(u + p * s.c + c);
             acc[0] += value, acc[1] += value * (at.load(z + p * s.c + c) - at.load(mean + c));
         });
@@ -186,8 +173,7 @@ void tail_twice(const Tail& s, bool own, const T* u, const T* us, const T* ut, c
         level[c] *= share, lean[c] *= share * inverse[c];
         middle[c] = level[c], tilt[c] = lean[c];
     }
-    const T *factor = us ? us : static_cast<const T*>(none), *added = ut ? ut : static_cast<const T*>(none);
-    auto rows = std::make_unique<T[]>(s.c);
+    const T *factor = us ? us : none.data(), *added = ut ? ut : none.data();
     long inside = 0;
     auto settle = [&] {
         for (long c = 0; c < s.c; c++) found[c] += rows[c], rows[c] = 0;
@@ -202,11 +188,10 @@ void tail_twice(const Tail& s, bool own, const T* u, const T* us, const T* ut, c
                 r = at.load(p);
 #pragma GCC unroll 4
                 for (int i = 1; i < SIDE * SIDE; i++) r = which == i ? at.load(p + corners.at[i]) : r;
-                r = (r - at.load(static_cast<const T*>(middle) + c) - hat * at.load(static_cast<const T*>(tilt) + c)) *
-                    at.load(inverse + c);
+                r = (r - at.load(middle.data() + c) - hat * at.load(tilt.data() + c)) * at.load(inverse + c);
             }
             V<T> through_dy = through<T>(at.load(dy + o), code, slope);
-            at.store(rows.get() + c, at.load(rows.get() + c) + through_dy * r);
+            at.store(rows.data() + c, at.load(rows.data() + c) + through_dy * r);
             V<T> back = at.load(scale + c) * r + at.load(factor + c) * hat + at.load(added + c);
             at.store(of_dy + o, through<T>(back, code, slope));
         });
@@ -221,7 +206,7 @@ void tail_twice(const Tail& s, bool own, const T* u, const T* us, const T* ut, c
         q[c] = -k * mean_s - e[c] * level[c];
         d[c] = (-k * mean_sz - g * found[c] * i * share - e[c] * lean[c]) * i;
     }
-    spread<T, SIDE>(s, z, u, dy, codes, mean, a, q, d, e, of_z);
+    spread<T, SIDE>(s, z, u, dy, codes, mean, a.data(), q.data(), d.data(), e.data(), of_z);
 }
 
 }  // namespace raymeta

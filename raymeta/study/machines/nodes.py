@@ -132,7 +132,9 @@ def prepare_kernels(config: TrialConfig) -> None:
         return
     answers = on_every_node(_have_kernels, config.as_dict())
     if problems := [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]:
-        raise UserError(f"not all machines are ready for trials (--set engine.kernels=torch needs no compiler): {'; '.join(problems)}")
+        raise UserError(
+            f"not all machines are ready for trials (with engine.kernels=torch they are): {'; '.join(problems)}"
+        )
 
 
 def _have_kernels(config: dict[str, Any]) -> None:

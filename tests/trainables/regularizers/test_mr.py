@@ -173,7 +173,10 @@ def test_the_inner_loop_moves_all_but_the_encoder(case: Case, on: str, adapt_nor
     still = {name for name in theta if torch.equal(adapted[name], theta[name])}
     first = {name for name in theta if name.startswith(("block1.", "layer1."))}
     assert first
-    assert still == first | (set() if adapt_norm else made.model.norm_names())
+    # A convolution's bias has no gradient before a norm, or one of rounding.
+    biases = {name for name in theta if name.startswith(("block", "layer")) and name.count(".") == 1} & still
+    biases = {name for name in biases if name.endswith(".bias")}
+    assert still - biases == (first | (set() if adapt_norm else made.model.norm_names())) - biases
 
 
 @ORDERS
