@@ -15,11 +15,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raymeta.api.analysing import Analyses, analyse
     from raymeta.api.catalogue import describe, doctor, methods
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
     from raymeta.api.kept.comparing import compare, rank
     from raymeta.api.kept.keeping import archive, listed, move, note, open_archive, prune, remove, tag
+    from raymeta.api.kept.watching import watch
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
     from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
@@ -27,19 +29,21 @@ if TYPE_CHECKING:
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "archive", "check_data",
-    "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load", "methods", "move",
-    "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune", "rank", "remove",
-    "search", "space", "studies", "tag",
+    "AdaptedLearner", "Analyses", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "analyse",
+    "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load",
+    "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune",
+    "rank", "remove", "search", "space", "studies", "tag", "watch",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
 _MODULES = {
+    "analysing": ("Analyses", "analyse"),
     "catalogue": ("describe", "doctor", "methods"),
     "kept.comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
     "kept.keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
+    "kept.watching": ("watch",),
     "learners": ("AdaptedLearner", "LoadedLearner"),
     "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raymeta.engine.numbers import Numbers
-from raymeta.inner import Context
+from raymeta.inner import Context, Step
 from raymeta.models import Backbone, Pass, Weights
 from raymeta.problem import Problem, Task, Tasks
 from raymeta.schema import Section
@@ -33,6 +33,7 @@ class Hooks:
             is the mean.
         query_loss: (loss, adapted, task, context) to a task's outer loss, []: adds what depends on the adapted learner.
         weights: (weights, pass) to the weights below the head that a pass uses, and no other pass.
+        inner_step: (step, context) sees an inner step before `inner_gradients` does, and changes nothing.
         inner_gradients: (gradients, context) to the gradients of an inner step, by parameter name, before the
             learner's update uses them.
         convolution: (h, again, layer, pass) to a block's convolution before its norm, [n, C, H, W]. `again` convolves
@@ -49,6 +50,7 @@ class Hooks:
     query_losses: Callable[[Tensor, Context], Tensor] | None = None
     query_loss: Callable[[Tensor, Any, Task, Context], Tensor] | None = None
     weights: Callable[[Weights, Pass], Weights] | None = None
+    inner_step: Callable[[Step, Context], None] | None = None
     inner_gradients: Callable[[Weights, Context], Weights] | None = None
     convolution: Callable[[Tensor, Convolve, str, Pass], Tensor] | None = None
     block: Callable[[Tensor, str, Pass], Tensor] | None = None

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from raymeta.engine.noise import Noise
+from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
     from raymeta.hooks import Hooks
+    from raymeta.learner import Learner
+    from raymeta.problem import Tasks
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ class Context:
         return max((one.samples for one in self.hooks), default=1)
 
 
+def in_evaluation(
+    learner: "Learner", task: "Tasks", number: int = 0, *, outputs: int | None = None, steps: int | None = None
+) -> Context:
+    """What surrounds one task in evaluation, as in `raymeta.problem.predictions`: the noise from its start.
+
+    Args:
+        learner: with its present weights.
+        task: one task, T = 1.
+        number: of the task in its bank.
+        outputs: that the task uses; None: as tasks of a bank do.
+        steps: inner steps; None: the learner's own.
+    """
+    key = task_keys(0, 0, torch.full((1,), number, dtype=torch.int32, device=task.device), EVALUATION)[0]
+    plain = Context(False, steps=steps, outputs=outputs or learner.problem.outputs_of(task))
+    return plain.of_task(0, Noise(key), learner.hooks(task, plain))
+
+
 def _used(hooks: Iterable[Any]) -> Changes:
     return tuple(hook for hook in hooks if hook is not None)
 
@@ -89,9 +108,29 @@ def gradients(loss: Callable[[Weights], Tensor], weights: Weights, *, second_ord
     return dict(zip(weights, values, strict=True))
 
 
-def regularized(gradients: Weights, context: Context) -> Weights:
-    """Inner gradients after all hooks had their say."""
+@dataclass(frozen=True)
+class Step:
+    """An inner step, as hooks see it.
+
+    Attributes:
+        number: of the step, from 0.
+        loss: the support loss as a function of the adapted tensors, the others being as they are at this step.
+        weights: the adapted tensors, where the gradients are taken.
+        gradients: of the loss for them.
+    """
+
+    number: int
+    loss: Callable[[Weights], Tensor]
+    weights: Weights
+    gradients: Weights
+
+
+def regularized(step: Step, context: Context) -> Weights:
+    """The gradients of an inner step after all hooks had their say; those that only look see what is left to them."""
+    gradients = step.gradients
     for hooks in context.hooks:
+        if hooks.inner_step is not None:
+            hooks.inner_step(replace(step, gradients=gradients), context)
         if hooks.inner_gradients is not None:
             gradients = hooks.inner_gradients(gradients, context)
     return gradients
@@ -127,12 +166,12 @@ def descend(
     for step in range(steps):
         frozen = weights if second_order else {name: weight.detach() for name, weight in weights.items()}
         moving = {name: weights[name] for name in names}
-        found = gradients(
-            lambda moving, step=step, frozen=frozen: loss({**frozen, **moving}, step),  # type: ignore[misc]
-            moving,
-            second_order=second_order,
-            vectorized=context.vectorized,
-        )
-        weights = {**weights, **update(step, moving, regularized(found, context))}
+
+        def of_moving(moving: Weights, step: int = step, frozen: Weights = frozen) -> Tensor:
+            return loss({**frozen, **moving}, step)
+
+        found = gradients(of_moving, moving, second_order=second_order, vectorized=context.vectorized)
+        used = regularized(Step(step, of_moving, moving, found), context)
+        weights = {**weights, **update(step, moving, used)}
         path.append(weights)
     return path

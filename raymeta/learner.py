@@ -5,7 +5,7 @@ moves, from where and by which rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from raymeta.config import TrialConfig
 from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
-from raymeta.inner import Context, descend
+from raymeta.inner import Context, Step, descend
 from raymeta.models import Backbone, Pass, Weights
 from raymeta.models.kernels import use_kernels
 from raymeta.problem import Examples, Problem, Task, Tasks
@@ -67,10 +67,10 @@ class Learner(nn.Module, ABC):
         self.numbers = Numbers(self.settings)
         chosen = {name: registry.find("regularizer", name) for name in type(config.regularizers).model_fields}
         needs = {self.name: self.needs} | {f"{config.spec}: {name}": cls.needs for name, cls in chosen.items()}
-        _refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
-        _refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
+        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
         self.model = self.build_model(config, problem)
-        _refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions",))
+        refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions",))
         self.regularizers = nn.ModuleList(
             cls(getattr(config.regularizers, name), self.model, problem) for name, cls in chosen.items()
         )
@@ -213,6 +213,16 @@ class GradientLearner(Learner):
     def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         """The moved tensors after a step, by the learner's rule."""
         return {name: weight - self.numbers.inner_lr * gradients[name] for name, weight in moving.items()}
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        """What is learned or made for an inner step beside the weights, by kind and tensor, as the step used it: a
+        number for a tensor or one for each element. {}: there is nothing.
+
+        Args:
+            support: the task's.
+            step: with the gradients that `update` was given.
+        """
+        return {}
 
     def phase(self, progress: float) -> Phase:
         """Which program is run when a share of the budget is done, 0 to 1."""
@@ -366,8 +376,12 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
     return learner
 
 
-def _refuse_unmet(needs: dict[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:
-    """Say who of a composition needs something that another part of it, `where`, does not have."""
+def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:
+    """Say which of several things need something that a part of a trial, `where`, does not have.
+
+    Raises:
+        UserError: one does.
+    """
     for who, needed in needs.items():
         for need in of:
             if need in needed and need not in offers:

@@ -194,6 +194,10 @@ class Problem(ABC):
         """
         return self.bank("train", seed)
 
+    def untrained_bank(self, seed: int) -> Bank:
+        """`bank` of tasks that are drawn as in training, none of which a run of this seed is trained on."""
+        return self.bank("train", seed + 2**32)
+
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
 
@@ -259,6 +263,10 @@ class Problem(ABC):
             shape = ["n", *self.input_shape]
             raise UserError(f"x: found shape {list(found.shape)}: expected [{', '.join(map(str, shape))}]")
         return found
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
+        raise RuntimeError(f"{self.name} is not made of images")
 
     def labelled(self) -> Labelled | None:
         """All training examples with their classes, for pre-training; None: there are no classes."""

@@ -1,4 +1,4 @@
-"""Names to what they stand for: methods, regularizers, problems, data sets, backbones; their spaces, and presets.
+"""Names to what they stand for: methods, regularizers, problems, data sets, backbones, analyses; spaces, and presets.
 
 A name is a module: `maml` is the file `maml.py` of a package that an entry point of the group `raymeta.methods` names,
 and its search space is `maml.yaml` beside it, or in a folder that one of the group `raymeta.spaces` names. raymeta's
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset", "backbone"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "analysis", "tracker"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -47,6 +47,16 @@ def backbone(name: str) -> Callable[[T], T]:
     return _register("backbone", name)
 
 
+def analysis(name: str) -> Callable[[T], T]:
+    """Register an analysis: `@analysis("cka")` on a subclass of `raymeta.analysis.Analysis`."""
+    return _register("analysis", name)
+
+
+def tracker(name: str) -> Callable[[T], T]:
+    """Register a copy of studies: `@tracker("tensorboard")` on a subclass of `raymeta.study.copies.copy.Copy`."""
+    return _register("tracker", name)
+
+
 def find(kind: Kind, name: str) -> Any:
     """The class registered under a name.
 
@@ -54,10 +64,10 @@ def find(kind: Kind, name: str) -> Any:
         UserError: no such name (the sentence has the nearest one), or two things have it; or its module cannot be
             imported, or registers something else.
     """
-    what, places = _in_words(kind), installed.modules(f"raymeta.{kind}s").get(name, [])
+    what, places = _in_words(kind), installed.modules(_group(kind)).get(name, [])
     known = _classes.get((kind, name))
     if len(places) > 1:
-        raise _doubled(f"{what}s", name, places)
+        raise _doubled(_several(kind), name, places)
     if known is None and not places:
         raise UserError(f"unknown {what} '{name}': {_meant(kind, name)}")
     if places and (known is None or known.__module__ == places[0].module):
@@ -69,7 +79,7 @@ def find(kind: Kind, name: str) -> Any:
 
 def names(kind: Kind) -> list[str]:
     """All registered names of a kind, without importing any of them."""
-    return sorted({*installed.modules(f"raymeta.{kind}s"), *(n for k, n in _classes if k == kind)})
+    return sorted({*installed.modules(_group(kind)), *(n for k, n in _classes if k == kind)})
 
 
 def working(kind: Kind) -> dict[str, Any]:
@@ -180,11 +190,20 @@ def _meant(kind: Kind, name: str) -> str:
     if not near or near[0] in names(kind):
         return suggest(name, names(kind))
     how = f"maml+{near[0]}" if other == "regularizer" else f"it stands first, as in {near[0]}+dropgrad"
-    return f"{near[0]} is a {other}: {how} ({_in_words(kind)}s: {', '.join(names(kind))})"
+    return f"{near[0]} is a {other}: {how} ({_several(kind)}: {', '.join(names(kind))})"
 
 
 def _in_words(kind: Kind) -> str:
     return "data set" if kind == "dataset" else kind
+
+
+def _several(kind: Kind) -> str:
+    return "analyses" if kind == "analysis" else f"{_in_words(kind)}s"
+
+
+def _group(kind: Kind) -> str:
+    """The group of entry points that name a kind."""
+    return f"raymeta.{_several(kind).replace(' ', '')}"
 
 
 def _register(kind: Kind, name: str) -> Callable[[T], T]:
@@ -192,7 +211,7 @@ def _register(kind: Kind, name: str) -> Callable[[T], T]:
         known = _classes.setdefault((kind, name), cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise UserError(
-                f"two {_in_words(kind)}s are named '{name}': {known.__module__}.{known.__qualname__} and "
+                f"two {_several(kind)} are named '{name}': {known.__module__}.{known.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}; remove one of them"
             )
         _classes[kind, name] = cls  # the same class defined again: a reloaded module

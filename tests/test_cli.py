@@ -118,6 +118,17 @@ WRONG = {
         ["final", "maml", "maml.inner_lr=0.1..1", "--task", "sinusoid-5s"],
         "a final run searches nothing",
     ),
+    "no such analysis": (
+        ["final", "maml", "--task", "sinusoid-5s", "--analyse", "ckaa"],
+        "unknown analysis 'ckaa': did you mean 'cka'?",
+    ),
+    "no such setting": (["final", "maml", "--analyse", "cka:taks=3"], "cka: unknown key 'taks', did you mean 'tasks'?"),
+    "no rates": (
+        ["final", "maml", "--task", "sinusoid-5s", "--analyse", "cka,rates"],
+        "rates: maml learns or makes nothing for its inner steps here",
+    ),
+    "analyse what": (["analyse"], "analyse: name a final run; raymeta analyse --list says which analyses there are"),
+    "no final run": (["analyse", "nosuch", "cka"], "nosuch: no final run that has been tested; allowed: none"),
     "space": (["space", "maml+dropgra"], "unknown regularizer 'dropgra': did you mean 'dropgrad'?"),
 }
 

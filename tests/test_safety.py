@@ -190,7 +190,7 @@ def test_a_study_from_a_stranger_runs_nothing(name: str, content: bytes) -> None
 def test_scores_from_a_stranger_are_none(content: bytes) -> None:
     record = tiny_record()
     trial = record.ask()
-    record.add_round(trial.number, {"outer_steps": 2, "val_mse": 1.0, "val_ci95": 0.1})
+    record.add_round(trial.number, {"outer_steps": 2, "val_mse": 1.0, "val_ci95": 0.1, "at": 1.0})
     one = finalists.weights(record, record.trial(trial.number))[0]
     one.folder.mkdir(parents=True, exist_ok=True)
     (one.folder / finalists.FILE).write_bytes(content)

@@ -22,6 +22,7 @@ from study.driving import parse
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("raymeta", "trainables", "search_spaces")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {"testing": ["testing"], "comparison": ["statistics"], "copies": ["tensorboard", "wandb"]}  # of folders
 OWN = f"{PROJECT['name']}-{PROJECT['version']}"
 
 
@@ -98,8 +99,12 @@ def test_what_is_imported_is_required(wheel: Path) -> None:
     requirements = [Requirement(line) for line in metadata(wheel).get_all("Requires-Dist", [])]
     plain = {one.name.lower() for one in requirements if one.marker is None}
     extras = {
-        folder: {one.name.lower() for one in requirements if one.marker and one.marker.evaluate({"extra": extra})}
-        for folder, extra in (("testing", "testing"), ("comparison", "statistics"))
+        folder: {
+            one.name.lower()
+            for one in requirements
+            if one.marker and any(one.marker.evaluate({"extra": extra}) for extra in named)
+        }
+        for folder, named in EXTRAS.items()
     }
     distributions = packages_distributions()
     known = {*sys.stdlib_module_names, *PACKAGES}

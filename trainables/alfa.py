@@ -20,16 +20,17 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
+from raymeta.inner import Step
 from raymeta.learner import InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.problem import Problem
 from raymeta.registry import method
 from raymeta.schema import Number, Section
-from trainables.l2f import Attenuator, attenuated
+from trainables.l2f import Attenuator, attenuated, attenuation
 from trainables.maml import MAML
 
 
@@ -75,15 +76,30 @@ class AdaptiveRule(nn.Module):
 
     def forward(self, step: int, weights: Weights, gradients: Weights) -> Weights:
         """The adapted tensors after a step."""
-        means = [] if self.state == "gradients" else [weight.mean() for weight in weights.values()]
-        if self.state != "weights":
-            means += [gradients[name].detach().mean() for name in weights]
-        made = self.generator(torch.stack(means))
-        rate, decay = made.unflatten(0, (2, -1)) * torch.stack([self.rates[:, step], self.decays[:, step]])
+        rate, decay = self.made(step, weights, gradients)
         scales = list(self.scales) or [1.0] * len(weights)
         return {
             name: (1 - c * w) * weight - a * gradients[name]
             for (name, weight), a, w, c in zip(weights.items(), rate, decay, scales, strict=True)
+        }
+
+    def made(self, step: int, weights: Weights, gradients: Weights) -> Tensor:
+        """A a and W b of a step: [2, P]."""
+        means = [] if self.state == "gradients" else [weight.mean() for weight in weights.values()]
+        if self.state != "weights":
+            means += [gradients[name].detach().mean() for name in weights]
+        made = self.generator(torch.stack(means))
+        found: Tensor = made.unflatten(0, (2, -1)) * torch.stack([self.rates[:, step], self.decays[:, step]])
+        return found
+
+    def generated(self, step: Step) -> dict[str, Weights]:
+        """What multiplies the gradients, A a, and what the weights, 1 - W b, of each tensor."""
+        rate, decay = self.made(step.number, step.weights, step.gradients)
+        scales = list(self.scales) or [1.0] * len(rate)
+        factors = [1 - c * w for w, c in zip(decay, scales, strict=True)]
+        return {
+            "rate": dict(zip(step.weights, rate, strict=True)),
+            "decay factor": dict(zip(step.weights, factors, strict=True)),
         }
 
 
@@ -117,3 +133,9 @@ class ALFA(MAML):
 
     def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         return self.rule(step, moving, gradients)  # type: ignore[no-any-return]
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        found = self.rule.generated(step)
+        if self.attenuator is not None and step.number == 0:
+            found["attenuation"] = attenuation(self, self.attenuator, support, graph=False)
+        return found

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.inner import Context, gradients, regularized
-from raymeta.learner import Adapted, InnerLoopConfig
+from raymeta.inner import Context, Step, gradients, regularized
+from raymeta.learner import Adapted, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.problem import Examples, Problem
 from raymeta.registry import method
@@ -95,10 +95,19 @@ class CxGrad(MAML):
             found = gradients(shifted, moving, second_order=second_order, vectorized=context.vectorized)
             scaled = self.scale(weights, nu)
             nu = nu - self.numbers.context_lr * found.pop(CONTEXT)
-            moved = self.update(step, {name: scaled[name] for name in self.adapted}, regularized(found, context))
+            start = {name: scaled[name] for name in self.adapted}
+
+            def of_moving(moving: Weights, step: int = step, scaled: Weights = scaled) -> Tensor:
+                return loss({**scaled, **moving}, step)
+
+            moved = self.update(step, start, regularized(Step(step, of_moving, start, found), context))
             weights = {**scaled, **moved}
             path.append(weights)
         return self.adapted_state(own, path)
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        """The norms gamma of the scaled convolutions; inner gradients grow as 1/gamma."""
+        return {"gamma": {name: step.weights[name].norm() for name in self.scaled}}
 
     def scale(self, weights: Weights, nu: Tensor) -> Weights:
         """The weights with every scaled convolution at norm gamma."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.inner import gradients
+from raymeta.inner import Step, gradients
 from raymeta.learner import GradientLearner, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.problem import Problem
@@ -44,10 +44,10 @@ class Attenuator(nn.Module):
         hidden = tensors * hidden_factor
         self.generator = nn.Sequential(nn.Linear(tensors, hidden), nn.ReLU(), nn.Linear(hidden, tensors), nn.Sigmoid())
 
-    def forward(self, weights: Weights, gradients: Weights) -> Weights:
-        """The weights, attenuated."""
-        gamma = self.generator(torch.stack([gradients[name].mean() for name in weights]))
-        return {name: scale * weight for (name, weight), scale in zip(weights.items(), gamma, strict=True)}
+    def forward(self, gradients: Weights) -> Weights:
+        """Gamma by tensor."""
+        gamma = self.generator(torch.stack([gradient.mean() for gradient in gradients.values()]))
+        return dict(zip(gradients, gamma, strict=True))
 
 
 @method("l2f")
@@ -72,9 +72,19 @@ class L2F(MAML):
     def initial(self, support: Support) -> Weights:
         return attenuated(self, self.attenuator, support, graph=self.settings.embed_graph)
 
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        return {} if step.number else {"attenuation": attenuation(self, self.attenuator, support, graph=False)}
+
 
 def attenuated(learner: GradientLearner, attenuator: Attenuator, support: Support, *, graph: bool) -> Weights:
-    """A learner's theta, attenuated for a task.
+    """A learner's theta, attenuated for a task; see `attenuation`."""
+    theta = learner.model.weights()
+    gamma = attenuation(learner, attenuator, support, graph=graph)
+    return {**theta, **{name: scale * theta[name] for name, scale in gamma.items()}}
+
+
+def attenuation(learner: GradientLearner, attenuator: Attenuator, support: Support, *, graph: bool) -> Weights:
+    """Gamma of a task by tensor.
 
     Args:
         learner: whose support loss and adapted tensors are used.
@@ -92,4 +102,4 @@ def attenuated(learner: GradientLearner, attenuator: Attenuator, support: Suppor
     found = gradients(at, moving, second_order=graph and context.training, vectorized=context.vectorized)
     if not graph:
         found = {name: gradient.detach() for name, gradient in found.items()}
-    return {**theta, **attenuator(moving, found)}
+    return attenuator(found)  # type: ignore[no-any-return]

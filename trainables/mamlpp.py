@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
+from raymeta.inner import Step
 from raymeta.learner import Adapted, InnerLoopConfig, Phase, Support, hooked
 from raymeta.models import Weights
 from raymeta.models.passes import Pass
@@ -83,6 +84,11 @@ class MAMLPP(MAML):
             name: weight - rate * gradients[name]
             for (name, weight), rate in zip(moving.items(), self.rates[:, step], strict=True)
         }
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        if self.rates is None:
+            return {}
+        return {"rate": dict(zip(self.adapted, self.rates[:, step.number], strict=True))}
 
     def phase(self, progress: float) -> "MultiStepPhase":
         share = self.settings.msl_share

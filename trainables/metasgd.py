@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import nn
 
 from raymeta.config import TrialConfig
-from raymeta.learner import InnerLoopConfig
+from raymeta.inner import Step
+from raymeta.learner import InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.problem import Problem
 from raymeta.registry import method
@@ -55,3 +56,6 @@ class MetaSGD(MAML):
             name: weight - rate * gradients[name]
             for (name, weight), rate in zip(moving.items(), self.rates, strict=True)
         }
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        return {"rate": dict(zip(self.adapted, self.rates, strict=True))}

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.inner import Context, descend, gradients, regularized
+from raymeta.inner import Context, Step, descend, gradients, regularized
 from raymeta.learner import Adapted, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.models.init import TORCH
@@ -141,11 +141,15 @@ class ModGrad(MAML):
         ways = {"second_order": self.second_order(context), "vectorized": context.vectorized}
         start = {name: theta[name] for name in self.adapted}
         there = theta if ways["second_order"] else {name: weight.detach() for name, weight in theta.items()}
-        found = gradients(lambda moving: loss({**there, **moving}, 0), start, **ways)
+
+        def of_moving(moving: Weights) -> Tensor:
+            return loss({**there, **moving}, 0)
+
+        found = gradients(of_moving, start, **ways)
         nu, path = {NU: next(iter(theta.values())).new_zeros(self.settings.context_size)}, [theta]
         steps = self.steps(context)
         for step in range(steps):
-            shown = regularized(found, context)
+            shown = regularized(Step(step, of_moving, start, found), context)
 
             def moved(nu: Tensor, of: Weights, shown: Weights = shown) -> Weights:
                 way = self.modulation(nu)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from raymeta.config import TrialConfig
+from raymeta.inner import Step
 from raymeta.learner import Support
 from raymeta.models import Weights
 from raymeta.problem import Problem
@@ -67,3 +68,6 @@ class ProtoMAML(MAML):
         if self.rule is None:
             return super().update(step, moving, gradients)
         return self.rule(step, moving, gradients)  # type: ignore[no-any-return]
+
+    def generated(self, support: Support, step: Step) -> dict[str, Weights]:
+        return {} if self.rule is None else self.rule.generated(step)

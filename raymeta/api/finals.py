@@ -9,10 +9,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from raymeta import registry
+from raymeta.api.analysing import Analyses
 from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
+from raymeta.finals.analyses import Named, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.results import Origin
 from raymeta.problem import open_problem
 from raymeta.report.export import read_export
@@ -41,6 +43,7 @@ class FinalRuns(Shown):
         untracked: why MLflow lacks them; "": it has them.
         stepwise: they were scored by inner step, too.
         exit_code: of a command, because it was asked to leave while the last runs ended; 0: it was not.
+        analyses: what the looks at them came to that were asked for.
     """
 
     rows: "list[FinalTable]"
@@ -48,6 +51,7 @@ class FinalRuns(Shown):
     untracked: str = ""
     stepwise: bool = False
     exit_code: int = 0
+    analyses: Analyses = field(default_factory=lambda: Analyses([]))
 
     def table(self) -> View:
         """Mean and 95 % interval over test tasks: a row a config, or a row a seed if there is only one config."""
@@ -82,10 +86,12 @@ class FinalRuns(Shown):
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         rows = [row.as_dict() | ({"by_step": row.by_step()} if self.stepwise else {}) for row in self.rows]
-        return {"rows": rows, "problems": self.problems}
+        looks = {"analyses": self.analyses.as_dict()["analyses"]} if self.analyses.found else {}
+        return {"rows": rows, **looks, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
-        return Group(self.table(), *map(Text, self.problems))
+        looks = [self.analyses] if self.analyses.found else []
+        return Group(self.table(), *looks, *map(Text, self.problems))
 
 
 def final(
@@ -98,6 +104,7 @@ def final(
     scale: float | None = None,
     test_data: str | None = None,
     by_step: bool = False,
+    analyse: Named | None = None,
     data_root: str | Path | None = None,
     ship_data: bool = False,
     slots: int | None = None,
@@ -119,6 +126,7 @@ def final(
             all that comes of it says so, and shows no published figure.
         test_data: another data set to test on, whose data are prepared: cross-domain.
         by_step: score each run before and after every inner step, too.
+        analyse: which looks to take at each run once it is tested; see `raymeta.analyse`.
         data_root: see `raymeta.search`; so `ship_data`, `slots`, `pack`.
         ship_data: see there.
         slots: see there.
@@ -133,6 +141,7 @@ def final(
     from raymeta.finals.runs import final as run
     from raymeta.study.tracking.connection import problem_of
 
+    wanted = None if analyse is None else wanted_analyses(analyse)
     root, numbers = root_of(data_root), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in numbers)
     if not numbers or not whole or len(set(numbers)) < len(numbers):
@@ -157,12 +166,14 @@ def final(
                 f"{expected['fingerprint'][:12]}, but {problem.name} on this machine has {problem.fingerprint[:12]}"
             )
         problem.bank("test", trial.task.bank_seed, final=True)  # what cannot be tested is refused before any training
+    looks = {name: with_a_meaning(wanted, trial) for name, trial in trials.items()} if wanted is not None else {}
     for trial in trials.values():
         pretrain(trial, open_problem(trial.task), quiet=quiet)
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
     options["origins"] = {name: one.origin for name, one in found.items() if one.origin is not None}
     rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
-    untracked = ""
+    analysed, failed = analyse_runs([(row, looks[row.name][0]) for row in rows if looks], quiet=quiet)
+    untracked, left = "", [f"{name}: {why}" for name, (_, whys) in looks.items() for why in whys]
     try:
         from raymeta.finals.tracking import log_final
 
@@ -170,7 +181,7 @@ def final(
             log_final(row, found[row.name].provenance)
     except Exception as error:  # MLflow is a copy: whatever is wrong with it, the runs are whole
         untracked = problem_of(error)
-    return FinalRuns(rows, problems, untracked, by_step, exit_code)
+    return FinalRuns(rows, [*problems, *failed], untracked, by_step, exit_code, Analyses(analysed, left))
 
 
 @dataclass(frozen=True)

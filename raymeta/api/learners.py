@@ -8,15 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from raymeta.api.given import GivenTask, given_task
-from raymeta.config import TrialConfig, parse_trial
-from raymeta.engine.noise import EVALUATION, Noise, task_keys
+from raymeta.config import TrialConfig
 from raymeta.errors import UserError
-from raymeta.inner import Context
-from raymeta.learner import Learner, build_learner
+from raymeta.inner import in_evaluation
+from raymeta.learner import Learner
 from raymeta.problem import Examples, Problem, Tasks, open_problem
-from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath
-from raymeta.training.trainer import CHECKPOINT_VERSION
+from raymeta.training.loading import learner_with, read_weights
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -67,14 +65,10 @@ class AdaptedLearner:
         self._device = next((tensor.device for tensor in members[0].state_dict().values()), torch.device("cpu"))
         support = Examples(task.x.to(self._device), task.y.to(self._device))
         with torch.no_grad():
-            self._adapted = [one.adapt(support, self._context(one, support, steps)) for one in members]
-
-    def _context(self, member: Learner, support: Examples, steps: int | None) -> Context:
-        """As in evaluation, of the first task of a bank."""
-        key = task_keys(0, 0, torch.zeros(1, dtype=torch.int32, device=self._device), EVALUATION)[0]
-        plain = Context(False, steps=steps, outputs=self._task.outputs)
-        alone = Examples(*(tensor[None] for tensor in support))
-        return plain.of_task(0, Noise(key), member.hooks(Tasks(alone, alone), plain))
+            alone = Examples(*(tensor[None] for tensor in support))
+            given = Tasks(alone, alone)
+            contexts = [in_evaluation(one, given, outputs=task.outputs, steps=steps) for one in members]
+            self._adapted = [one.adapt(support, own) for one, own in zip(members, contexts, strict=True)]
 
     def predict(self, x: Any) -> NDArray[np.float32]:
         """What new examples are.
@@ -106,29 +100,9 @@ class AdaptedLearner:
 def load_folder(folder: AnyPath, *, ensemble: bool = False, device: str | None = None) -> LoadedLearner:
     """The learner in the checkpoint of a trial or of a seed of a final run; see `raymeta.load`."""
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config, top = read_weights(folder, where)
+    config, top = read_weights(folder / CHECKPOINT, where)
     if not top:
         raise UserError(f"{folder}: nothing was validated yet, so there are no weights to load")
-    problem = open_problem(config.task)
-    members = []
-    for entry in top if ensemble else top[:1]:
-        member = build_learner(config, problem).to(where)
-        try:
-            member.load_state_dict(entry["weights"])
-        except (RuntimeError, KeyError, TypeError) as error:
-            raise UserError(f"{folder / CHECKPOINT}: its weights are not those of its config") from error
-        members.append(member.eval())
+    problem, chosen = open_problem(config.task), top if ensemble else top[:1]
+    members = [learner_with(entry["weights"], config, problem, where, folder / CHECKPOINT) for entry in chosen]
     return LoadedLearner(config, folder, problem, members)
-
-
-def read_weights(folder: AnyPath, device: torch.device) -> tuple[TrialConfig, list[dict[str, Any]]]:
-    """The config in a checkpoint, and its best validated weights."""
-    path = folder / CHECKPOINT
-    state = checkpoints.read(path, device)
-    try:
-        version, config, top = state["version"], state["config"], list(state["top"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a checkpoint of a trial") from error
-    if version != CHECKPOINT_VERSION:
-        raise UserError(f"{path}: has version {version}, this raymeta reads {CHECKPOINT_VERSION}")
-    return parse_trial(config, str(path)), top

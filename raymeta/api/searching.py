@@ -31,6 +31,7 @@ def search(
     ship_data: bool = False,
     slots: int | None = None,
     pack: "Pack" = None,
+    also: Sequence[str] = (),
     background: bool = False,
     quiet: bool = False,
     command: str | None = None,
@@ -56,6 +57,7 @@ def search(
         ship_data: on a cluster, machines that lack the data get this one's packed store.
         slots: trials at a time; None: one per core or GPU share.
         pack: trials for each GPU; "auto": as many as their measured memory allows.
+        also: trackers that get a copy of the trials, beside MLflow: "tensorboard", "wandb".
         background: return at once; a process of its own drives the study, even if this one ends.
         quiet: show no progress.
         command: what readers of the study are to see as its origin; None: this call.
@@ -73,6 +75,7 @@ def search(
     from raymeta.api.studies import Study
     from raymeta.report.remarks import say
     from raymeta.storage.files import studies_folder
+    from raymeta.study.copies.copy import found
     from raymeta.study.machines.resources import beyond
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
@@ -83,8 +86,13 @@ def search(
     if name is not None:
         new_study(name)
     root = root_of(data_root)
+    for tracker in also:
+        found(tracker)
     plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
     plan = _with_kernels(plan, quiet=quiet)
+    plan = plan.with_copies(tuple(dict.fromkeys([*plan.study.also, *also])))
+    for tracker in plan.study.also:  # a preset may name some
+        found(tracker)
     pretrain(plan.base, problem, quiet=quiet)
     refuse_unfit(plan.config(plan.space.start_from[0]))
     what = f"{plan.base.spec}+choice" if choose else plan.base.spec
@@ -119,6 +127,7 @@ def preview(
     warm_start: "str | Study | None" = None,
     data_root: str | Path | None = None,
     slots: int | None = None,
+    also: Sequence[str] = (),
 ) -> "Preview":
     """What `search` with these arguments would do: its first trials, its rungs, time on this machine and disk.
 
@@ -127,12 +136,15 @@ def preview(
     """
     from raymeta.api.data import root_of
     from raymeta.report.remarks import say
+    from raymeta.study.copies.copy import found
     from raymeta.study.machines.resources import beyond, cores
     from raymeta.study.plan.preview import preview as previewed
     from raymeta.study.record.home import new_study
 
     if name is not None:
         new_study(name)
+    for tracker in also:
+        found(tracker)
     if remark := beyond(slots):
         say(remark)
     plan, _ = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root_of(data_root))

@@ -1,9 +1,7 @@
 """Studies that are there: what is known of one, and going on with it."""
 
-import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,10 +20,13 @@ from raymeta.report.status import Status, status_of, status_table
 from raymeta.report.style import PICTURES
 from raymeta.storage.outputs import output, write_output
 from raymeta.storage.places import AnyPath
+from raymeta.study.copies.copier import Copies
+from raymeta.study.copies.copy import found
 from raymeta.study.machines.packing import Pack
 from raymeta.study.machines.resources import beyond
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import Standings, settled, standings
+from raymeta.study.record.folder import held_still, refuse_gone
 from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
@@ -203,6 +204,7 @@ class Study(Shown):
         pack: Pack = None,
         data_root: str | Path | None = None,
         ship_data: bool = False,
+        also: Sequence[str] = (),
         background: bool = False,
         quiet: bool = False,
     ) -> Self:
@@ -212,7 +214,9 @@ class Study(Shown):
             UserError: another process drives it, or its data have changed.
             RunFailed: the disk is full, or the store is away; what is there is good.
         """
-        return self.driven(How(slots, pack, root_of(data_root), ship_data, quiet), time.time(), background=background)
+        started, how = time.time(), How(slots, pack, root_of(data_root), ship_data, quiet)
+        self._copied_to(also)
+        return self.driven(how, started, background=background)
 
     def extend(
         self,
@@ -222,15 +226,24 @@ class Study(Shown):
         pack: Pack = None,
         data_root: str | Path | None = None,
         ship_data: bool = False,
+        also: Sequence[str] = (),
         background: bool = False,
         quiet: bool = False,
     ) -> Self:
         """Add trials and go on; see `resume`."""
         started, how = time.time(), How(slots, pack, root_of(data_root), ship_data, quiet)
         beyond(slots)  # refused before anything is planned
+        self._copied_to(also)
         with self.record.locked():
             self.record.extend(trials)
         return self.driven(how, started, background=background)
+
+    def _copied_to(self, names: Sequence[str]) -> None:
+        for name in names:
+            found(name)
+        if set(names) - set(self.record.plan.study.also):
+            with self.record.locked():
+                self.record.copied_to(names)
 
     def driven(self, how: How, started: float, *, background: bool) -> Self:
         """Drive it here to its end, or start a process that does."""
@@ -240,20 +253,30 @@ class Study(Shown):
             self.session = drive(self.record, how, started)
         return self
 
-    def sync(self) -> None:
-        """Copy to MLflow what it lacks of the study, as driving it does; the study itself is not changed.
+    def sync(self, *, also: Sequence[str] = ()) -> list[str]:
+        """Copy to MLflow and the study's other trackers what they lack, as driving it does; the study is not changed.
+
+        Args:
+            also: more of them: "tensorboard", "wandb".
+
+        Returns:
+            Where the copies beside MLflow's are, a line each.
 
         Raises:
-            UserError: a process drives it, which copies it.
-            RunFailed: MLflow can't be used.
+            UserError: a process drives it, which copies it; or it was moved or removed.
+            RunFailed: one of them can't be used.
         """
-        # One copier at a time, as one driver; a read-only study has neither.
-        writable = not isinstance(self.folder, Path) or os.access(self.folder, os.W_OK)
-        with self.record.locked() if writable else nullcontext(), Tracker(self.record) as tracker:
-            tracker.update_all()
-            tracker.summarise()
-        if tracker.problem:
-            raise RunFailed(f"MLflow can't be used: {tracker.problem}; the study itself is whole")
+        for name in also:
+            found(name)
+        with held_still(self.folder):  # one copier at a time, as one driver
+            refuse_gone(self.folder)
+            with Tracker(self.record) as tracker, Copies(self.record, lambda text: None, more=also) as copies:
+                tracker.update_all()
+                tracker.summarise()
+        problems = [f"MLflow can't be used: {tracker.problem}"] if tracker.problem else []
+        if problems := [*problems, *copies.problems]:
+            raise RunFailed(f"{'; '.join(problems)}; the study itself is whole")
+        return copies.whole
 
     @property
     def running(self) -> bool:

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from rich.console import RenderableType
 
-from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder, read_weights
+from raymeta.api.learners import CHECKPOINT, LoadedLearner, load_folder
 from raymeta.api.studies import Study
 from raymeta.errors import UserError, shown, suggest
+from raymeta.finals.results import best_on_validation
 from raymeta.problem import open_problem
 from raymeta.problems.images.reading.files import sentence
 from raymeta.problems.images.reading.trees import Tree
@@ -23,6 +24,7 @@ from raymeta.report.tables import predictions_table
 from raymeta.storage.files import missing, studies_folder
 from raymeta.storage.places import AnyPath, any_path, expanded
 from raymeta.study.record.record import StudyRecord
+from raymeta.training.loading import read_weights
 
 FINALS = "finals"
 
@@ -61,14 +63,10 @@ def _folder(run: str | AnyPath) -> AnyPath:
 
 
 def _best_seed(results: Sequence[AnyPath]) -> AnyPath:
-    """Of a final run's seeds the folder of the one that is best on validation; the test score chooses nothing."""
-    config, _ = read_weights(results[0].parent, torch.device("cpu"))
-    metric, best = open_problem(config.task).metric, results[0]
-    scores = {path: float(json.loads(path.read_text())["val"]) for path in results}
-    for path, score in scores.items():
-        if metric.better(score, scores[best]):
-            best = path
-    return best.parent
+    """Of a final run's seeds the folder of the one that is best on validation."""
+    scores = {path.parent: float(json.loads(path.read_text())["val"]) for path in results}
+    config, _ = read_weights(results[0].parent / CHECKPOINT, torch.device("cpu"))
+    return best_on_validation(scores, open_problem(config.task).metric)
 
 
 @dataclass(frozen=True, repr=False)

@@ -18,13 +18,13 @@ from raymeta.cli.common import show
 from raymeta.cli.compare import compare
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
-from raymeta.cli.final import final
+from raymeta.cli.final import analyse, final
 from raymeta.cli.keeping import archive, ls, mv, note, open_, prune, rm, tag
 from raymeta.cli.methods import methods, presets, space
 from raymeta.cli.predict import predict
 from raymeta.cli.report import report
 from raymeta.cli.search import extend, resume, search
-from raymeta.cli.studies import export, status, sync, ui
+from raymeta.cli.studies import export, status, sync, ui, watch
 from raymeta.errors import Interrupted, RunFailed, StorageError, Terminated, UserError
 from raymeta.report.remarks import say
 
@@ -37,7 +37,7 @@ app = typer.Typer(
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
 VERBS = (
-    search, resume, extend, ls, status, report, export, final, compare, predict,
+    search, resume, extend, watch, ls, status, report, export, final, analyse, compare, predict,
     note, tag, mv, archive, open_, prune, rm,
     sync, ui, space, methods, presets, doctor,
 )  # fmt: skip

@@ -88,6 +88,14 @@ Pack = Annotated[
         help="Trials per GPU; auto (the default): as many as their measured memory allows.",
     ),
 ]
+Also = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        metavar="tensorboard|wandb",
+        help="A tracker beside MLflow that gets a copy of the trials, from now on; may be given more than once.",
+        autocompletion=complete.trackers,
+    ),
+]
 Slots = Annotated[Optional[int], typer.Option(min=1, help="Trials at a time; by default one per core or GPU share.")]  # noqa: UP045
 
 

@@ -54,6 +54,11 @@ def presets(incomplete: str) -> list[str]:
     return _starting(incomplete, [*registry.presets(), *_rows(), *_yaml_files()])
 
 
+def trackers(incomplete: str) -> list[str]:
+    """Trackers beside MLflow."""
+    return _starting(incomplete, registry.names("tracker"))
+
+
 def spaces(incomplete: str) -> list[str]:
     """YAML files of this folder, and none."""
     return _starting(incomplete, ["none", *_yaml_files()])
@@ -69,9 +74,21 @@ def studies(incomplete: str) -> list[str]:
 
 def runs(incomplete: str) -> list[str]:
     """Studies, and final runs."""
+    return [*studies(incomplete), *finals(incomplete)]
+
+
+def finals(incomplete: str) -> list[str]:
+    """Final runs."""
     folder = _studies()
-    finals = sorted(path.name for path in folder.glob("finals/*") if path.is_dir()) if folder else []
-    return [*studies(incomplete), *_starting(incomplete, finals)]
+    return _starting(
+        incomplete, sorted(path.name for path in folder.glob("finals/*") if path.is_dir()) if folder else []
+    )
+
+
+def analyses(incomplete: str) -> list[str]:
+    """Analyses and all, behind a comma others."""
+    before, comma, part = incomplete.rpartition(",")
+    return _starting(part, ["all", *registry.names("analysis")], before + comma)
 
 
 def trials(ctx: typer.Context, incomplete: str) -> list[str]:

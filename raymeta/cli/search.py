@@ -7,6 +7,7 @@ import typer
 
 from raymeta.cli import completion as complete
 from raymeta.cli.common import (
+    Also,
     Choose,
     DataRoot,
     Json,
@@ -48,6 +49,7 @@ def search(
     ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
+    also: Also = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, with times, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +66,7 @@ def search(
     if dry_run:
         preview = searching.preview(
             spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose,
-            name=name, warm_start=warm_start, data_root=data_root, slots=slots,
+            name=name, warm_start=warm_start, data_root=data_root, slots=slots, also=also or (),
         )  # fmt: skip
         if as_json:
             show_json(preview.as_dict())
@@ -76,7 +78,7 @@ def search(
     study = searching.search(
         spec, task, trials=trials, space=own_space, overrides=words, preset=preset, choose=choose, name=name,
         warm_start=warm_start, data_root=data_root, ship_data=ship_data, slots=slots,
-        pack=pack, quiet=as_json, command=" ".join(["raymeta", *sys.argv[1:]]),  # type: ignore[arg-type]  # parsed
+        pack=pack, also=also or (), quiet=as_json, command=" ".join(["raymeta", *sys.argv[1:]]),  # type: ignore[arg-type]  # parsed
     )  # fmt: skip
     _report(study, as_json)
 
@@ -87,6 +89,7 @@ def resume(
     ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
+    also: Also = None,
     as_json: Json = False,
 ) -> None:
     """Go on with a study from where it was left or killed; finished trials are not run again.
@@ -96,7 +99,8 @@ def resume(
     from raymeta.api.studies import open_study
 
     study = open_study(name).resume(
-        data_root=data_root, ship_data=ship_data, slots=slots, pack=pack, quiet=as_json  # type: ignore[arg-type]
+        data_root=data_root, ship_data=ship_data, slots=slots, pack=pack,  # type: ignore[arg-type]
+        also=also or (), quiet=as_json,
     )  # fmt: skip
     _report(study, as_json)
 
@@ -108,6 +112,7 @@ def extend(
     ship_data: ShipData = False,
     slots: Slots = None,
     pack: Pack = None,
+    also: Also = None,
     as_json: Json = False,
 ) -> None:
     """Add trials to a study and go on with it.
@@ -117,7 +122,8 @@ def extend(
     from raymeta.api.studies import open_study
 
     study = open_study(name).extend(
-        trials, data_root=data_root, ship_data=ship_data, slots=slots, pack=pack, quiet=as_json  # type: ignore[arg-type]
+        trials, data_root=data_root, ship_data=ship_data, slots=slots, pack=pack,  # type: ignore[arg-type]
+        also=also or (), quiet=as_json,
     )  # fmt: skip
     _report(study, as_json)
 

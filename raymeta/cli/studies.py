@@ -1,4 +1,4 @@
-"""What is done with studies that are there: `status`, `export`, `ui`."""
+"""What is done with studies that are there: `status`, `watch`, `export`, `ui`."""
 
 import os
 import shlex
@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 import typer
 
 from raymeta.cli import completion as complete
-from raymeta.cli.common import Json, Name, show, show_json
+from raymeta.cli.common import Also, Json, Name, show, show_json
+from raymeta.errors import Interrupted
 from raymeta.report.remarks import say
 
 
@@ -20,13 +21,39 @@ def status(name: Name, as_json: Json = False) -> None:
     """
     from raymeta.api.studies import open_study
     from raymeta.report.status import status_table
+    from raymeta.study.record.folder import fallen_driver
 
     study = open_study(name)
     if as_json:
         show_json({"study": study.status.as_dict(), "trials": [asdict(trial) for trial in study.trials()]})
         return
     show(status_table(study.record))
-    say(str(study.status))
+    fallen, found = fallen_driver(study.folder), study.status
+    say(fallen.killed(f"raymeta resume {name}") if fallen and not found.settled else str(found))
+
+
+def watch(
+    name: Annotated[str, typer.Argument(help="A study, or a folder of final runs.", autocompletion=complete.runs)],
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Wait where nothing runs it, and end only when nothing is left to go on with."
+        ),
+    ] = False,
+) -> None:
+    """Show what another shell or machine runs, as its own table does, until it ends; Ctrl-C leaves and stops nothing.
+
+    Exit code 1: its driver was killed.
+
+    Example: raymeta watch maml+dropgrad-glyphs
+
+    Example: raymeta watch maml+dropgrad-glyphs --follow | tee search.log
+    """
+    try:
+        from raymeta.api.kept.watching import watch as watched
+    except KeyboardInterrupt:
+        raise Interrupted("not watched", 130) from None
+    watched(name, follow=follow)
 
 
 BEST = Path("best.yaml")
@@ -68,16 +95,18 @@ def export(
     say(f"next: {shlex.join(['raymeta', 'final', str(out), '--seeds', '3'])}")
 
 
-def sync(name: Name) -> None:
-    """Copy a study to MLflow once more, if that was away, damaged or deleted while it ran.
+def sync(name: Name, also: Also = None) -> None:
+    """Copy a study to MLflow once more, if that was away, damaged or deleted while it ran, and to its other trackers.
 
-    Example: raymeta sync maml+dropgrad-glyphs
+    Example: raymeta sync maml+dropgrad-glyphs --also tensorboard
     """
     from raymeta.api.studies import open_study
 
     study = open_study(name)
-    study.sync()
+    copies = study.sync(also=also or ())
     say(f"MLflow has all {len(study.trials())} trials of {name}: raymeta ui")
+    for line in copies:
+        say(line)
 
 
 def ui(

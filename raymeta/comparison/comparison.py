@@ -1,6 +1,5 @@
 """Configs compared pair by pair on the same tasks: differences, tests corrected for their number, and a sentence."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -8,16 +7,12 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from raymeta.comparison.entries import Entry, other_budget, other_tasks
 from raymeta.comparison.statistics import differences, holm, pooled, spread
-from raymeta.comparison.written import equal_p, latex, latex_score, markdown, number, p_value, unit
+from raymeta.comparison.written import Written, equal_p, latex, latex_score, number, p_value, unit
 from raymeta.errors import UserError
 from raymeta.metric import Metric
-from raymeta.report.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -58,7 +53,7 @@ class Pair:
 
 
 @dataclass(frozen=True, repr=False)
-class Comparison(Shown):
+class Comparison(Written):
     """Configs compared; `compare` makes it.
 
     Attributes:
@@ -107,13 +102,6 @@ class Comparison(Shown):
 
         return pandas.DataFrame([_row(pair) for pair in self.pairs]).set_index(["a", "b"])
 
-    def table(self) -> RenderableType:
-        """A row a config: its mean, and how far it is from the best."""
-        table = Table(*_head(self))
-        for cells in _cells(self):
-            table.add_row(*map(Text, cells))
-        return table
-
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         rows = [
@@ -126,22 +114,36 @@ class Comparison(Shown):
             "pairs": [_row(pair) for pair in self.pairs], "sentence": self.sentence, "remarks": self.remarks,
         }  # fmt: skip
 
-    def written(self, form: str) -> str:
-        """As the content of a file.
+    def head(self) -> list[str]:
+        """Of a row a config."""
+        return ["config", self.metric.name, "seeds", "sd of seeds", "to the best", "p (Holm)"]
 
-        Args:
-            form: md, tex, csv or json.
-        """
-        if form == "json":
-            return json.dumps(self.as_dict(), indent=1) + "\n"
-        if form == "csv":
-            return str(self.frame().to_csv())
-        if form == "tex":
-            return _latex(self)
-        return markdown(_head(self), _cells(self), [self.sentence, *self.remarks])
+    def cells(self) -> list[list[str]]:
+        """A row a config: its mean, and how far it is from the best."""
+        metric, rows = self.metric, []
+        for place, entry in enumerate(self.entries):
+            pair = self.pairs[place - 1] if place else None
+            gap = f"{metric.scale * -pair.difference:+.{metric.digits}f}" if pair else ""
+            rows.append(
+                [
+                    entry.name,
+                    metric.text(entry.mean, entry.ci95),
+                    str(entry.seeds),
+                    number(entry.sd_seeds, metric) if entry.sd_seeds is not None else "-",
+                    f"{gap} ± {number(pair.half, metric)}" if pair else "-",
+                    p_value(pair.corrected) if pair else "-",
+                ]
+            )
+        return rows
 
-    def __rich__(self) -> RenderableType:
-        return Group(self.table(), Text(self.sentence), *map(Text, self.remarks))
+    def latex(self) -> str:
+        """The best is bold if it is significantly better than every other."""
+        metric = self.metric
+        unit_ = f" ({metric.unit})" if metric.unit else ""
+        rows = [
+            [entry.name, latex_score(entry.mean, entry.ci95, metric, bold=entry is self.best)] for entry in self.entries
+        ]
+        return latex(["Method", f"{metric.name.capitalize()}{unit_}"], rows, [self.sentence, *self.remarks])
 
 
 def compared(entries: Sequence[Entry], *, rope: float | None = None, unpaired: bool = False) -> Comparison:
@@ -262,32 +264,3 @@ def _row(pair: Pair) -> dict[str, Any]:
     practically = row.pop("practically")
     names = ("p_a_better", "p_as_good", "p_b_better")
     return row | (dict(zip(names, practically, strict=True)) if practically else {})
-
-
-def _head(one: Comparison) -> list[str]:
-    return ["config", one.metric.name, "seeds", "sd of seeds", "to the best", "p (Holm)"]
-
-
-def _cells(one: Comparison) -> list[list[str]]:
-    metric, rows = one.metric, []
-    for place, entry in enumerate(one.entries):
-        pair = one.pairs[place - 1] if place else None
-        rows.append(
-            [
-                entry.name,
-                metric.text(entry.mean, entry.ci95),
-                str(entry.seeds),
-                number(entry.sd_seeds, metric) if entry.sd_seeds is not None else "-",
-                f"{metric.scale * -pair.difference:+.{metric.digits}f} ± {number(pair.half, metric)}" if pair else "-",
-                p_value(pair.corrected) if pair else "-",
-            ]
-        )
-    return rows
-
-
-def _latex(one: Comparison) -> str:
-    """The best is bold if it is significantly better than every other."""
-    metric = one.metric
-    unit_ = f" ({metric.unit})" if metric.unit else ""
-    rows = [[entry.name, latex_score(entry.mean, entry.ci95, metric, bold=entry is one.best)] for entry in one.entries]
-    return latex(["Method", f"{metric.name.capitalize()}{unit_}"], rows, [one.sentence, *one.remarks])

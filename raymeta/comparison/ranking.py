@@ -6,23 +6,18 @@ ranks are apart by Nemenyi's critical difference, q sqrt(k (k + 1) / 6 N) for k 
 of the studentized range with infinite freedom, over sqrt(2). scipy has both distributions.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from raymeta.comparison.comparison import Comparison, compared
 from raymeta.comparison.entries import Entry
 from raymeta.comparison.statistics import Array
-from raymeta.comparison.written import equal_p, latex, latex_score, markdown
+from raymeta.comparison.written import Written, equal_p, latex, latex_score
 from raymeta.errors import UserError, some
-from raymeta.report.shown import Shown
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +26,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, repr=False)
-class Ranking(Shown):
+class Ranking(Written):
     """Methods ranked over tasks; `rank` makes it.
 
     Attributes:
@@ -40,6 +35,7 @@ class Ranking(Shown):
         ranks: [methods, tasks].
         p: that all methods are alike.
         critical: how far mean ranks must be apart to differ at 5 %.
+        remarks: those of each task.
     """
 
     methods: list[str]
@@ -47,6 +43,7 @@ class Ranking(Shown):
     ranks: Array
     p: float
     critical: float
+    remarks: list[str]
 
     @property
     def mean_ranks(self) -> dict[str, float]:
@@ -82,11 +79,6 @@ class Ranking(Shown):
                  f"not significantly better than {', '.join(rivals)}" if rivals else ""]  # fmt: skip
         return f"{found}, {', '.join(filter(None, parts))} ({need})"
 
-    @property
-    def remarks(self) -> list[str]:
-        """What the reader should know beside of each task."""
-        return [f"{task}: {remark}" for task, one in self.comparisons.items() for remark in one.remarks]
-
     def frame(self) -> "pandas.DataFrame":
         """A row a method: its mean rank, and its mean score in each task; index: the method."""
         import pandas
@@ -97,13 +89,6 @@ class Ranking(Shown):
         ]
         return pandas.DataFrame(rows).set_index("method")
 
-    def table(self) -> RenderableType:
-        """A row a method: its mean rank, and its score in each task."""
-        table = Table(*self._head())
-        for cells in self._cells():
-            table.add_row(*map(Text, cells))
-        return table
-
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -112,32 +97,21 @@ class Ranking(Shown):
             "tasks": {task: one.as_dict() for task, one in self.comparisons.items()},
         }  # fmt: skip
 
-    def written(self, form: str) -> str:
-        """As the content of a file.
+    def head(self) -> list[str]:
+        """Of a row a method."""
+        return ["method", "mean rank", *self.comparisons]
 
-        Args:
-            form: md, tex, csv or json.
-        """
-        if form == "json":
-            return json.dumps(self.as_dict(), indent=1) + "\n"
-        if form == "csv":
-            return str(self.frame().to_csv())
-        if form == "md":
-            return markdown(self._head(), self._cells(), [self.sentence, *self.remarks])
+    def cells(self) -> list[list[str]]:
+        """A row a method: its mean rank, and its score in each task."""
+        return [[method, f"{rank:.2f}", *self._scores(method)] for method, rank in self.mean_ranks.items()]
+
+    def latex(self) -> str:
+        """A method is bold in a task if it is significantly better there than every other."""
         rows = [[method, *self._latex_scores(method), f"{rank:.2f}"] for method, rank in self.mean_ranks.items()]
         return latex(["Method", *self.comparisons, "Mean rank"], rows, [self.sentence, *self.remarks])
 
-    def __rich__(self) -> RenderableType:
-        return Group(self.table(), Text(self.sentence), *map(Text, self.remarks))
-
     def _entry(self, task: str, method: str) -> Entry:
         return next(one for one in self.comparisons[task].entries if one.name == method)
-
-    def _head(self) -> list[str]:
-        return ["method", "mean rank", *self.comparisons]
-
-    def _cells(self) -> list[list[str]]:
-        return [[method, f"{rank:.2f}", *self._scores(method)] for method, rank in self.mean_ranks.items()]
 
     def _scores(self, method: str) -> list[str]:
         found = [(one.metric, self._entry(task, method)) for task, one in self.comparisons.items()]
@@ -180,7 +154,12 @@ def rank(entries: Sequence[Entry], *, unpaired: bool = False) -> Ranking:
     ranks = _ranks(comparisons, methods)
     order = np.argsort(ranks.mean(1), kind="stable")
     return Ranking(
-        [methods[place] for place in order], comparisons, ranks[order], friedman(ranks), critical(*ranks.shape)
+        methods=[methods[place] for place in order],
+        comparisons=comparisons,
+        ranks=ranks[order],
+        p=friedman(ranks),
+        critical=critical(*ranks.shape),
+        remarks=[f"{task}: {remark}" for task, one in comparisons.items() for remark in one.remarks],
     )
 
 

@@ -1,8 +1,19 @@
 """How comparisons are written: numbers, and tables of Markdown and LaTeX."""
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from raymeta.metric import Metric
+from raymeta.report.shown import Shown
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMATS = ("md", "tex", "csv", "json")
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -70,3 +81,62 @@ def latex(head: Sequence[str], rows: Sequence[Sequence[str]], remarks: Sequence[
             "",
         ]
     )
+
+
+class Written(Shown, ABC):
+    """What came of a comparison: a table with sentences under it, on a screen or as the content of a file.
+
+    Attributes:
+        remarks: what the reader should know beside.
+    """
+
+    remarks: list[str]
+
+    @property
+    @abstractmethod
+    def sentence(self) -> str:
+        """What came of it."""
+
+    @abstractmethod
+    def head(self) -> Sequence[str]:
+        """The columns' names."""
+
+    @abstractmethod
+    def cells(self) -> Sequence[Sequence[str]]:
+        """The rows."""
+
+    @abstractmethod
+    def latex(self) -> str:
+        """As papers print it."""
+
+    @abstractmethod
+    def frame(self) -> "pandas.DataFrame":
+        """The numbers, in the metric's own units."""
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+
+    def table(self) -> RenderableType:
+        """The table of a screen."""
+        table = Table(*self.head())
+        for cells in self.cells():
+            table.add_row(*map(Text, cells))
+        return table
+
+    def written(self, form: str) -> str:
+        """As the content of a file.
+
+        Args:
+            form: one of FORMATS.
+        """
+        if form == "json":
+            return json.dumps(self.as_dict(), indent=1) + "\n"
+        if form == "csv":
+            return str(self.frame().to_csv())
+        if form == "tex":
+            return self.latex()
+        return markdown(self.head(), self.cells(), [self.sentence, *self.remarks])
+
+    def __rich__(self) -> RenderableType:
+        return Group(self.table(), Text(self.sentence), *map(Text, self.remarks))

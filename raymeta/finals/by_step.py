@@ -15,13 +15,12 @@ from raymeta.training.trainer import Trainer
 def write_scores(trainer: Trainer, path: AnyPath) -> None:
     """Score the best weights of a finished run by inner step, and write the scores to a file.
 
-    Both kinds of tasks are as many as the config tests on; those of the training classes are drawn as in training, but
-    none of them was trained on.
+    Both kinds of tasks are as many as the config tests on; none of those of the training classes was trained on.
     """
     config, problem = trainer.config, trainer.problem
     assert trainer.best is not None
     banks = {
-        "training": problem.bank("train", config.seed + 2**32),
+        "training": problem.untrained_bank(config.seed),
         "test": problem.bank("test", config.task.bank_seed, final=True),
     }
     steps = trainer.learner.steps(Context(training=False))  # type: ignore[operator]

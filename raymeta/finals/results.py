@@ -2,9 +2,9 @@
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
@@ -12,6 +12,7 @@ from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.tables import Figure, Row
 
+T = TypeVar("T")
 RESULT, BY_STEP, TABLE = "result.json", "steps.json", "table.json"
 
 
@@ -50,6 +51,14 @@ class SeedResult:
     def ci95(self) -> float:
         """Half-width of the 95 % interval over test tasks."""
         return half_width(self.values)
+
+
+def best_on_validation(scores: Mapping[T, float], metric: Metric) -> T:
+    """Of a final run's seeds, with their validation scores, the best one; the test score chooses nothing."""
+    best = next(iter(scores))
+    for one, score in scores.items():
+        best = one if metric.better(score, scores[best]) else best
+    return best
 
 
 @dataclass(frozen=True)

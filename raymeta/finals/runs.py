@@ -21,13 +21,14 @@ from raymeta.finals.folders import begin
 from raymeta.finals.plan import Run, plan_runs
 from raymeta.finals.results import TABLE, FinalTable, Origin, read_result
 from raymeta.problems.images.reading.remote import Root
-from raymeta.report.progress import Jobs
+from raymeta.report.live.progress import Jobs
 from raymeta.storage.files import write_atomically
 from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.packing import Pack, take_slots
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
 from raymeta.study.record.folder import refuse_unwritable
+from raymeta.study.record.pulse import Pulse
 
 
 class Done(NamedTuple):
@@ -125,8 +126,10 @@ def _work(runs: Sequence[Run], session: Session, start: Callable[[], Slots]) -> 
             if session.slots and session.slots.why:
                 session.say(session.slots.why)
             pool = Pool(runs, session)
-            with Jobs(pool, session, "final runs tested") as jobs:
-                pool.run(jobs)
+            with Pulse(sorted({run.folder.parent for run in runs}, key=str)) as pulse:
+                session.told_by(pulse)
+                with Jobs(pool, session, "final runs tested") as jobs:
+                    pool.run(jobs)
             return len(pool.unfinished)
         finally:
             session.ended = time.time()

@@ -2,12 +2,18 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import Metric as Logged
 
+from raymeta.finals.analyses import FOLDER, SUFFIXES
 from raymeta.finals.results import FinalTable
+from raymeta.storage.places import AnyPath, local_copy
+from raymeta.study.tracking import embedded
 from raymeta.study.tracking.connection import connect, experiment, log_params
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 EXPERIMENT = "final runs"
 
@@ -35,6 +41,7 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
         client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
     client.log_dict(parent, {**table.as_dict(), "provenance": dict(provenance)}, "table.json")
     client.log_text(parent, table.config.to_yaml(), "config.yaml")
+    _log_files(client, parent, table.folder)
     for result in table.seeds:
         child_tags = {**tags, "mlflow.parentRunId": parent, "mlflow.runName": f"seed {result.seed}"}
         child = str(client.create_run(experiment_id, tags=child_tags).info.run_id)
@@ -54,3 +61,25 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
     for old in older:
         client.delete_run(old.info.run_id)
     return parent
+
+
+def log_analyses(folder: AnyPath) -> bool:
+    """Log the analyses of a final run's folder beside its row; whether MLflow has such a row."""
+    if embedded.used() and not embedded.database().exists():
+        return False
+    client = connect()
+    known = client.search_runs([experiment(client, EXPERIMENT)], f"tags.`raymeta.final` = '{folder.name}'")
+    for run in known:
+        if "mlflow.parentRunId" not in run.data.tags:
+            _log_files(client, run.info.run_id, folder)
+            return True
+    return False
+
+
+def _log_files(client: "MlflowClient", run_id: str, folder: AnyPath) -> None:
+    """Numbers and pictures of the analyses that are in a final run's folder."""
+    paths: list[AnyPath] = list((folder / FOLDER).glob("*.*"))
+    for path in sorted(paths, key=str):
+        if path.suffix in SUFFIXES:
+            with local_copy(path) as copy:
+                client.log_artifact(run_id, str(copy), FOLDER)

@@ -147,15 +147,11 @@ def _put(archive: ZipFile, names: list[str], folder: RemotePath) -> None:
         raise BadZipFile(damaged)
     logs = [json.loads(line) for line in archive.read("journal.log").splitlines()]
     with made_whole(folder) as place:
-        try:
-            journal = journal_in(place)
-            with journal.together():
-                journal.append_logs(logs)
-            for name in [*(name for name in names if name not in ("study.yaml", "journal.log")), "study.yaml"]:
-                (place / name).write_bytes(archive.read(name))
-        except BaseException:
-            folder.rmtree()
-            raise
+        journal = journal_in(place)
+        with journal.together():
+            journal.append_logs(logs)
+        for name in [*(name for name in names if name not in ("study.yaml", "journal.log")), "study.yaml"]:
+            (place / name).write_bytes(archive.read(name))
 
 
 def _opened(file: Path) -> ZipFile:

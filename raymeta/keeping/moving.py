@@ -1,6 +1,7 @@
 """Studies that are removed and moved: a rename, which is done or not; what takes long happens under a hidden name.
 
     <studies>/.raymeta-<name>-1f0c2a3b/     on its way in (copied, unpacked) or out (removed); held by its process
+    <studies>/.raymeta-unfinished/<name>    on a store: the same of a folder that has its name already, or still
 
 `ls` does not look at hidden folders. Whoever is killed leaves one, and the next who writes here deletes it.
 """
@@ -19,7 +20,8 @@ from pathlib import Path
 
 from raymeta.errors import UserError, shown
 from raymeta.storage.places import AnyPath, RemotePath
-from raymeta.study.record.folder import DRIVER, HIDDEN, LOCK, NAME, check_name, held_still
+from raymeta.study.record.folder import HIDDEN, LOCK, NAME, check_name, clean_store, held_still, on_its_way
+from raymeta.study.record.pulse import FILE as DRIVER
 
 OWN = (LOCK, DRIVER, "journal.log.lock", "driver.lease")  # of a study's process, not of the study
 UNFINISHED = re.compile(r"\..+\.[a-z0-9_]{8}")  # a file that was being written when its process was killed
@@ -36,8 +38,9 @@ def remove(folder: AnyPath) -> None:
     refuse_link(folder)
     with held_still(folder):
         if isinstance(folder, RemotePath):
-            (folder / "study.yaml").unlink(missing_ok=True)  # without it, it is no study
-            folder.rmtree()
+            with on_its_way(folder):
+                (folder / "study.yaml").unlink(missing_ok=True)  # without it, it is no study
+                folder.rmtree()
         else:
             _throw_away(folder)
     clean(folder.parent)
@@ -160,6 +163,7 @@ def refuse_link(folder: AnyPath) -> None:
 def clean(home: AnyPath) -> None:
     """Delete what those have left who were killed on their way."""
     if not isinstance(home, Path):
+        clean_store(home)
         return
     for path in home.glob(f"{HIDDEN}*"):
         ours = ON_ITS_WAY.fullmatch(path.name) and path.is_dir() and not path.is_symlink()

@@ -1,4 +1,4 @@
-"""The first block, which sees images: convolution, norm, pooling, activation in one pass that writes down nothing else."""
+"""The first block, which sees images: convolution, norm, pooling, activation in one pass that writes nothing else."""
 
 from collections.abc import Callable
 from functools import cached_property

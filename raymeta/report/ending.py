@@ -62,6 +62,7 @@ def remarks(record: StudyRecord, session: Session, *, efficiency: bool = True) -
         yield f"MLflow lacks something of it: {session.untracked}; then `raymeta sync {record.name}` sends it"
     if not isinstance(record.folder, Path) and not os.environ.get("MLFLOW_TRACKING_URI"):
         yield f"MLflow is on this machine only, in {mlflow_folder()}; MLFLOW_TRACKING_URI names a server"
+    yield from session.elsewhere
     if session.reported:  # an older one does not know of what ran since
         yield f"report: {record.folder / PAGE}"
     if not (record.over and settled(record)):

@@ -1,7 +1,7 @@
 """Final runs as tables and as pictures."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from raymeta.report.tables import value
 from raymeta.study.plan.tables import EVIDENCE
 
 if TYPE_CHECKING:
+    from raymeta.analysis import Analysis
+    from raymeta.finals.analyses import Analysed
     from raymeta.finals.results import FinalTable
 
 UNREAD = ("R", "J")  # evidence for a published figure that is said beside it
@@ -158,6 +160,26 @@ def by_step_table(rows: Sequence["FinalTable"]) -> Table:
     for row in rows:
         for tasks in TASKS:
             table.add_row(row.name, tasks, *(value(mean, row.metric, ci) for mean, ci in row.by_step()[tasks]))
+    return table
+
+
+def analyses_table(found: Sequence["Analysed"]) -> Table:
+    """What was looked at, what it means and where its picture is."""
+    several = len({one.run for one in found}) > 1
+    place = Column("picture, with its numbers beside it (.csv)", overflow="fold")
+    table = Table(*(["config"] if several else []), "analysis", "what it shows", place)
+    for one in found:
+        table.add_row(*([one.run] if several else []), one.name, one.meaning, str(one.file(".png")))
+    return table
+
+
+def known_analyses_table(known: Mapping[str, type["Analysis"]]) -> Table:
+    """The analyses that there are, with their settings at their defaults."""
+    table = Table("analysis", "what it shows", "needs", Column("settings", overflow="fold"))
+    for name, cls in known.items():
+        defaults = cls.Config().model_dump().items()
+        settings = " ".join(f"{key}={'null' if value is None else value}" for key, value in defaults)
+        table.add_row(name, cls.meaning, ", ".join(sorted(cls.needs)), settings)
     return table
 
 

@@ -1,6 +1,6 @@
 """What the methods and regularizers are, from their own docstrings and settings: the list, and a page for each.
 
-python -m raymeta.report.handbook docs        # writes docs/methods/*.md and docs/matrix.md
+python -m raymeta.report.handbook docs        # writes docs/methods.md, docs/methods/*.md and docs/matrix.md
 """
 
 import inspect
@@ -244,10 +244,31 @@ def matrix() -> str:
     return "\n".join(lines)
 
 
+def contents() -> str:
+    """The list of all pages, in Markdown."""
+    lines = [
+        "# Methods and regularizers", "",
+        "Each has a page with its equations and its settings, made from the code (`uv run python -m "
+        "raymeta.report.handbook docs`), as `raymeta methods NAME` shows it. Side by side, measured: "
+        "[learners](learners.md), [regularizers](regularizers.md), and [which goes with which](matrix.md).", "",
+        "## Methods", "", "| method | paper | adapts | meta-learned | cost |", "| --- | --- | --- | --- | --- |",
+        *(
+            f"| [{one.name}](methods/{one.name}.md) | {one.short} | {one.adapts} | {one.learns} | "
+            f"{'-' if one.cost is None else f'{one.cost:.1f}'} |"
+            for one in about()
+        ),
+        "", "Cost: time of an outer step, second-order MAML's being 1.", "",
+        "## Regularizers", "", "| `+` | paper | acts on |", "| --- | --- | --- |",
+        *(f"| [{one.name}](methods/{one.name}.md) | {one.short} | {one.acts_on} |" for one in about_regularizers()), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
 def write(folder: Path) -> None:
     """Write every page."""
     for name in registry.names("method") + registry.names("regularizer"):
         write_atomically(folder / "methods" / f"{name}.md", page(name))
+    write_atomically(folder / "methods.md", contents())
     write_atomically(folder / "matrix.md", matrix())
 
 

@@ -17,6 +17,9 @@ def progress_bar(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, i
     from rich.progress import Progress
 
     screen = Console(stderr=True)
-    with Progress(console=screen, transient=True, disable=quiet or not screen.is_terminal) as bars:
+    if quiet or not screen.is_terminal:  # a disabled bar ends with an empty line in Rich before 15
+        yield lambda done, total: None
+        return
+    with Progress(console=screen, transient=True) as bars:
         bar = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)

@@ -38,6 +38,18 @@ def panels(rows: int, columns: int, width: float, height: float, *, share_y: boo
     return figure, axes
 
 
+def ordered(count: int) -> list[Any]:
+    """So many colours for what has an order, from light to dark."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis_r"](0.15 + 0.85 * place / max(count - 1, 1)) for place in range(count)]
+
+
+def legend(axis: Any) -> None:
+    """What the lines of a panel are, above it in a line: nothing is covered."""
+    axis.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=4, frameon=False, fontsize=8, columnspacing=1.2)
+
+
 def drawn(figure: Any, suffix: str = ".png") -> bytes:
     """A picture as the content of a file with one of the suffixes `PICTURES`."""
     content = BytesIO()

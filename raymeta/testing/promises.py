@@ -13,7 +13,7 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.hooks import Hooks, Regularizer
-from raymeta.inner import Context
+from raymeta.inner import Context, Step, gradients
 from raymeta.learner import Learner
 from raymeta.models import Pass, Weights
 from raymeta.problem import Task, Tasks
@@ -34,10 +34,12 @@ class Seen:
 
     Attributes:
         moved: names of the gradients that it was shown, a set for each inner step.
+        steps: the inner steps.
         support, query: passes over the support and over the query set.
     """
 
     moved: list[frozenset[str]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     support: list[Pass] = field(default_factory=list)
     query: list[Pass] = field(default_factory=list)
 
@@ -71,7 +73,13 @@ class Probe(Regularizer):
         def block(h: Tensor, layer: str, now: Pass) -> Tensor:
             return blocks(h) if blocks and not now.query else h
 
-        return Hooks(weights=weights, inner_gradients=inner_gradients, block=block, samples=type(self).samples)
+        return Hooks(
+            weights=weights,
+            inner_step=lambda step, context: seen.steps.append(step),
+            inner_gradients=inner_gradients,
+            block=block,
+            samples=type(self).samples,
+        )
 
 
 @contextmanager
@@ -120,6 +128,20 @@ def honours_gradient_hooks(trial: TrialConfig) -> None:
         assert not torch.allclose(probed(trainer)[0], plain, rtol=1e-9, atol=1e-12), (
             "the update does not use what the hooks make of the gradients"
         )
+
+
+def shows_its_steps(trial: TrialConfig) -> None:
+    """What hooks see of an inner step is one: its gradients are those of its loss at its weights."""
+    with probing(trial) as trainer:
+        steps = probed(trainer)[1].steps
+        expected = range(int(trainer.learner.settings.inner_steps))
+    assert [step.number for step in steps] == list(expected), f"{len(steps)} of {len(expected)} inner steps are shown"
+    for step in steps:
+        found = gradients(step.loss, step.weights, second_order=False, vectorized=False)
+        for name, gradient in step.gradients.items():
+            torch.testing.assert_close(
+                gradient, found[name], rtol=1e-7, atol=1e-10, msg=f"step {step.number}: not the gradient for {name}"
+            )
 
 
 def honours_samples(trial: TrialConfig) -> None:
@@ -198,6 +220,7 @@ def _outputs(trainer: Trainer) -> int | None:
 CHECKS_OF_PROMISES: list[Callable[[TrialConfig], None]] = [
     honours_freezing,
     honours_gradient_hooks,
+    shows_its_steps,
     honours_samples,
     honours_activation_hooks,
     honours_steps,

@@ -236,5 +236,15 @@ def test_a_study_is_not_extended_by_a_command_that_is_refused(studies: Path, wro
 
 def test_a_study_that_is_driven_is_not_copied_by_another(studies: Path) -> None:  # noqa: F811
     record = tiny_record("one")
-    with record.locked(), pytest.raises(UserError, match="is being driven by another process"):
+    with record.locked(), pytest.raises(UserError, match="the study 'one' is in use by another process"):
         raymeta.open_study("one").sync()
+
+
+def test_a_study_that_was_moved_is_not_copied_under_its_old_name(studies: Path) -> None:  # noqa: F811
+    tiny_record("one")
+    study = raymeta.open_study("one")
+    raymeta.move("one", "two")
+    with pytest.raises(UserError, match=r"the study 'one' is not in .* any more: it was moved or removed"):
+        study.sync()
+    assert not (studies / "one").exists()
+    assert not (studies / "mlflow.db").exists()

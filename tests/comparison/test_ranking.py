@@ -50,7 +50,7 @@ def test_nothing_is_found_among_equal_methods() -> None:
     generator, found = np.random.default_rng(0), 0
     for _ in range(1000):
         ranks = np.argsort(generator.random((5, 12)), axis=0).argsort(0) + 1.0
-        one = Ranking([f"m{number}" for number in range(5)], {}, ranks, friedman(ranks), critical(5, 12))
+        one = Ranking([f"m{number}" for number in range(5)], {}, ranks, friedman(ranks), critical(5, 12), [])
         found += bool(one.differing)
     assert found / 1000 <= 0.05 + 1.96 * sqrt(0.05 * 0.95 / 1000)
 

@@ -41,6 +41,7 @@ def test_the_pages_in_docs_are_the_code_s(name: str) -> None:
 
 def test_there_is_no_page_too_many() -> None:
     assert {path.stem for path in DOCS.glob("*.md")} == set(NAMES)
+    assert DOCS.with_suffix(".md").read_text(encoding="utf-8") == handbook.contents()
 
 
 def test_a_page_has_every_setting_with_its_default() -> None:

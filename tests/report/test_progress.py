@@ -9,7 +9,8 @@ from rich.console import Console
 from study.driving import tiny_record
 from study.record.test_record import entry
 
-from raymeta.report.progress import Progress
+from raymeta.report.live.progress import Progress
+from raymeta.report.live.views import TrialsView
 from raymeta.report.tables import settings, varying
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
@@ -32,7 +33,7 @@ def record(studies: Path) -> StudyRecord:
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_a_trial_is_a_line_with_its_number_state_steps_and_score(record: StudyRecord, width: int) -> None:
     screen = Console(width=width, file=io.StringIO(), force_terminal=False)
-    screen.print(Progress(record, Session()).table())
+    screen.print(TrialsView(record).table())
     head, *rows = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(rows) == 4
     assert all(len(row) <= width for row in rows)
@@ -94,5 +95,5 @@ def estimates(record: StudyRecord, monkeypatch: pytest.MonkeyPatch, chance: rand
                 rungs[steps].append(score)
                 if sorted(rungs[steps]).index(score) >= max(1, len(rungs[steps]) // 3) or steps == 18:
                     record.finish(trial.number)
-        said.append((now[0], shown.left_s(record.trials())))
+        said.append((now[0], shown.left_s()))
     return [(left, now[0] - at) for at, left in said if left is not None and now[0] / 3 < at < 0.7 * now[0]]

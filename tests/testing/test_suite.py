@@ -160,6 +160,7 @@ class Freezes(MAML):
         (Branches, suite.batches_tasks),
         (Thaws, promises.honours_freezing),
         (Deaf, promises.honours_gradient_hooks),
+        (Deaf, promises.shows_its_steps),
         (Impatient, promises.honours_samples),
         (Undisturbed, promises.honours_activation_hooks),
         (Stubborn, promises.honours_steps),

@@ -155,6 +155,10 @@ class ImageDataset(Problem):
         """Images; see `raymeta.problems.images.given.pixels`."""
         return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
 
+    def pixels(self, x: Tensor) -> Tensor:
+        mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
+        return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
+
     @property
     def background(self) -> Colour:
         """What is behind transparent pictures."""

@@ -14,6 +14,7 @@ from types import FrameType
 from rich.console import Console
 
 from raymeta.study.machines.resources import Slots
+from raymeta.study.record.pulse import Beat, Pulse
 
 LEAVING = "leaving; what runs is saved first"
 LEAVING_START = "leaving as soon as Ray has started"
@@ -45,6 +46,8 @@ class Session:
         untracked: why MLflow lacks something of it; "": it has everything.
         reported: it has written the study's report.
         problems: what came to nothing, a sentence each.
+        elsewhere: where its copies for other trackers are, a line each.
+        pulse: tells those who look from elsewhere what is shown; None: there is none yet.
     """
 
     started: float = field(default_factory=time.time)
@@ -61,6 +64,8 @@ class Session:
     untracked: str = ""
     reported: bool = False
     problems: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    pulse: Pulse | None = None
     _leave_at: float = math.inf  # on the monotonic clock
 
     def __post_init__(self) -> None:
@@ -89,6 +94,16 @@ class Session:
     def leaving(self) -> bool:
         """Rounds that run now are not waited for any longer."""
         return time.monotonic() >= self._leave_at
+
+    @property
+    def beat(self) -> Beat:
+        """What those who look from elsewhere are to know at any time."""
+        return Beat(started=self.started, go_on=self.go_on)
+
+    def told_by(self, pulse: Pulse) -> None:
+        """Let a pulse tell of it."""
+        self.pulse, pulse.shown = pulse, lambda: self.beat
+        pulse.beat()
 
     def worked(self, seconds: float) -> None:
         """A slot has computed a round."""

@@ -42,6 +42,7 @@ class StudyConfig(Section):
     finalist_seeds: int = Field(
         0, ge=0, description="Seeds with which each finalist is trained again, at its full budget."
     )
+    also: tuple[str, ...] = Field((), description="Trackers beside MLflow that get a copy: tensorboard, wandb.")
 
 
 SCALE = "it is what `raymeta final --scale` sets; leave it out"

@@ -68,6 +68,10 @@ class Plan:
         """The same plan for so many trials."""
         return replace(self, study=self.study.model_copy(update={"trials": trials}))
 
+    def with_copies(self, names: Sequence[str]) -> "Plan":
+        """The same plan with copies for these trackers."""
+        return replace(self, study=self.study.model_copy(update={"also": tuple(names)}))
+
     def starting_from(self, points: Sequence[Point], labels: Sequence[str]) -> "Plan":
         """The same plan with more starting points, after its own; keys that they leave out take the base's values."""
         more = self.space.starting([*self.space.starts, *zip(points, labels, strict=True)])

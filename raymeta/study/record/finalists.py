@@ -19,9 +19,11 @@ from math import nan
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from raymeta.installed import remark
 from raymeta.metric import Metric, half_width
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.space import BASELINE
+from raymeta.study.record.damage import is_scored
 
 if TYPE_CHECKING:
     from raymeta.study.record.record import StudyRecord, TrialRecord
@@ -62,12 +64,22 @@ class Weights:
         }
 
     def read(self) -> dict[str, Any] | None:
-        """The scores in the folder; None if there are none of these weights on these episodes."""
+        """The scores in the folder; None if there are none of these weights on these episodes, or damaged ones."""
         try:
-            found = json.loads((self.folder / FILE).read_text())
-        except (FileNotFoundError, ValueError):
+            found = json.loads((self.folder / FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return found if isinstance(found, dict) and found.get("of") == self.identity else None
+        except (OSError, ValueError, RecursionError):
+            self.damaged()
+            return None
+        if not is_scored(found):
+            self.damaged()
+            return None
+        return dict(found) if found["of"] == self.identity else None
+
+    def damaged(self) -> None:
+        """Say it."""
+        remark(f"{self.folder / FILE}: is damaged, and left out: `raymeta resume` scores {self} again")
 
 
 @dataclass(frozen=True)
@@ -245,15 +257,28 @@ def all_weights(record: "StudyRecord") -> list[Weights]:
 
 def missing(record: "StudyRecord") -> list[Weights]:
     """What is still to be scored: the own weights of all finalists first. What came to nothing is tried again."""
-    left = [one for one in all_weights(record) if not ((found := one.read()) and found["values"])]
+    read = _read(all_weights(record))
+    left = [one for one, found in read if not (found and found["values"])]
     return sorted(left, key=lambda one: one.trained_at is None)
+
+
+def _read(everything: Sequence[Weights]) -> list[tuple[Weights, dict[str, Any] | None]]:
+    """All with their scores, of as many episodes each."""
+    read = [(one, one.read()) for one in everything]
+    if len({len(found["values"]) for _, found in read if found and found["values"]}) > 1:
+        for place, (one, found) in enumerate(read):
+            if found and found["values"] and len(found["values"]) != one.tasks:
+                one.damaged()
+                read[place] = (one, None)
+    return read
 
 
 def standings(record: "StudyRecord") -> Standings | None:
     """The finalists compared; None while one of them is not scored yet."""
-    finalists = []
-    for trial, equal in chosen(record):
-        found = [one.read() for one in weights(record, trial)]
+    finalists, trials = [], chosen(record)
+    read = _read([one for trial, _ in trials for one in weights(record, trial)])
+    for trial, equal in trials:
+        found = [scores for one, scores in read if one.trial == trial.number]
         whole = [scores for scores in found if scores is not None]
         if len(whole) < len(found):
             return None

@@ -1,7 +1,6 @@
 """A study's folder on this machine or on a store: who may write to it, its journal, and how it is made."""
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -14,19 +13,19 @@ from typing import TYPE_CHECKING, cast
 from filelock import FileLock, Timeout
 
 from raymeta.errors import UserError
-from raymeta.storage.files import write_atomically
-from raymeta.storage.places import AnyPath
-from raymeta.study.record.lease import Lease, this_machine
+from raymeta.storage.places import AnyPath, RemotePath
+from raymeta.study.record.lease import Lease
+from raymeta.study.record.pulse import Beat, Pulse, last_beat
 
 if TYPE_CHECKING:
     from raymeta.study.record.journal import Journal
     from raymeta.study.record.stored_journal import StoredJournal
 
 LOCK = "driver.lock"
-DRIVER = "driver.json"  # which process it is
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 HIDDEN = ".raymeta-"  # folders beside studies, which are on their way in or out
-RESERVED = ("finals", "mlartifacts", "mlflow.db")
+UNFINISHED = f"{HIDDEN}unfinished"  # on a store, where no folder can be renamed: objects that name those
+RESERVED = ("finals", "mlartifacts", "mlflow.db", "wandb")
 
 
 def names_in(home: AnyPath) -> list[str]:
@@ -54,25 +53,30 @@ def is_driven(folder: AnyPath) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is none, it is another user's, or the file system has no locks: then it has no drivers
-        return False
-    return False
+    except OSError:  # there is none, it is another user's, or the file system has no locks
+        pass
+    beat = last_beat(folder)  # not on every file system another machine's locks are seen
+    return beat is not None and not beat.here and beat.fresh
+
+
+def fallen_driver(folder: AnyPath) -> Beat | None:
+    """What the study's last driver said, if it was killed; None: it was not."""
+    if last_beat(folder) is None or is_driven(folder):
+        return None
+    return last_beat(folder)  # it may have ended in order between the two
 
 
 def driver_of(folder: AnyPath) -> int | None:
     """The process of this machine that drives a study right now; None: another machine's does, or none."""
     if not isinstance(folder, Path):
         return Lease(folder / "driver.lease").driver
-    try:
-        there = json.loads((folder / DRIVER).read_bytes())
-    except (OSError, ValueError):
-        return None
+    beat = last_beat(folder)
     # One that was killed left the file; then the study is not driven, or by another one, which has written it again.
-    return int(there["pid"]) if there["machine"] == this_machine() and is_driven(folder) else None
+    return beat.pid if beat is not None and beat.here and beat.pid > 0 and is_driven(folder) else None
 
 
 @contextmanager
-def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[None]:
+def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Pulse]:
     """Hold a study with the journal that is written to: one driver at a time.
 
     Raises:
@@ -84,7 +88,8 @@ def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Non
         lease = Lease(folder / "driver.lease")
         with lease.held(), stored.owned(lease.confirm):
             refuse_gone(folder)
-            yield
+            with Pulse([folder]) as pulse:
+                yield pulse
         return
     lock = FileLock(str(folder / LOCK))
     try:
@@ -104,13 +109,10 @@ def driving(folder: AnyPath, journal: "Journal | StoredJournal") -> Iterator[Non
             folder.rmdir()
         lock.release()
         raise
-    mine = {"machine": this_machine(), "pid": os.getpid()}
     try:
-        with suppress(OSError):  # a full disk: it can then not be stopped from outside
-            write_atomically(folder / DRIVER, json.dumps(mine))
-        yield
+        with Pulse([folder]) as pulse:
+            yield pulse
     finally:
-        (folder / DRIVER).unlink(missing_ok=True)
         lock.release()
 
 
@@ -181,12 +183,40 @@ def made_whole(folder: AnyPath) -> Iterator[AnyPath]:
             raise
         return
     refuse_taken(folder)
+    clean_store(folder.parent)
     with Lease(folder / "driver.lease").held():
         refuse_taken(folder)  # another process may just have made it
         if (folder / "trials").exists():
             raise UserError(f"{folder}: has trials, but no study.yaml: delete it, or give another --name")
-        (folder / "journal").rmtree()  # of one that was killed in here
-        yield folder
+        (folder / "journal").rmtree()  # a study of 0.1.0 that was killed in here
+        with on_its_way(folder):
+            try:
+                yield folder
+            except BaseException:
+                folder.rmtree()
+                raise
+
+
+@contextmanager
+def on_its_way(folder: RemotePath) -> Iterator[None]:
+    """Note beside a study of a store that it is on its way in or out, so that what a kill leaves of it is no riddle."""
+    mark = folder.parent / UNFINISHED / folder.name
+    mark.write_bytes(b"")
+    yield
+    mark.unlink(missing_ok=True)
+
+
+def clean_store(home: RemotePath) -> None:
+    """Delete what those have left who were killed on the way in or out: folders without a study.yaml, and their marks.
+
+    What a living process has on its way is left alone.
+    """
+    for mark in (home / UNFINISHED).iterdir():
+        folder = home / mark.name
+        with suppress(UserError), Lease(folder / "driver.lease").held():
+            if not (folder / "study.yaml").exists():
+                folder.rmtree()
+            mark.unlink(missing_ok=True)
 
 
 def check_name(name: str) -> None:

@@ -23,6 +23,7 @@ BEAT_S = 5.0
 STALE_S = 30.0  # without a beat, after which a driver is taken for dead
 WATCH_S = 15.0  # before it is, somebody whose clock may be wrong looks for a beat that long
 SETTLE_S = 1.0  # longer than two who take it at once can be apart
+_KINDS = {"token": str, "host": str, "machine": str, "pid": int, "at": float}  # of what it holds
 
 
 class Lease:
@@ -45,7 +46,8 @@ class Lease:
     def driver(self) -> int | None:
         """The process of this machine that drives the study right now; None: another machine's does, or none."""
         there = self._read() if self.taken else None
-        return int(there["pid"]) if there is not None and there["machine"] == this_machine() else None
+        mine = there is not None and there["machine"] == this_machine() and there["pid"] > 0
+        return int(there["pid"]) if there is not None and mine else None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -125,9 +127,9 @@ class Lease:
     def _read(self) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = json.loads(self.path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return {key: kind(found[key]) for key, kind in _KINDS.items()}
+        except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError):  # there is none, or a damaged one
             return None
-        return found
 
     def _refusal(self, there: dict[str, Any] | None) -> UserError:
         who = f"process {there['pid']} on {there['host']}" if there else "another process"
@@ -149,7 +151,7 @@ def _dead(there: dict[str, Any]) -> bool:
         os.kill(int(there["pid"]), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         pass
     return False
 

@@ -1,6 +1,6 @@
 """The record of a study on disk: the one truth that resume, tables, MLflow and export are made from.
 
-    <studies>/<name>/study.yaml          the plan, the command, versions; only `extend` changes it
+    <studies>/<name>/study.yaml          the plan, the command, versions; only `extend` and `--also` change it
     <studies>/<name>/journal.log         Optuna's journal: every proposal, round and end, appended and synced
     <studies>/<name>/trials/0007/        the trial's checkpoint, and a finalist's scores (finalists.py)
 
@@ -13,7 +13,7 @@ import os
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -32,13 +32,16 @@ from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.config.migration import VERSION, of_another_version
 from raymeta.errors import StorageError, UserError, suggest
+from raymeta.installed import remark
 from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
+from raymeta.study.record.damage import check_about, check_plan, is_round
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, names_in
+from raymeta.study.record.pulse import Pulse
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
 
@@ -155,12 +158,14 @@ class StudyRecord:
         made_with = about.get("versions")
         written_by = about.pop("written_by", made_with.get("raymeta") if isinstance(made_with, dict) else None)
         try:
+            check_about({key: value for key, value in about.items() if key != "plan"}, str(path))
             plan = Plan.from_dict(about.pop("plan"), str(path))
+            check_plan(plan)
             own = registry.find("problem", plan.base.task.problem).metric  # 0.1.0 noted the name and the mode alone
             metric = own if about["metric"]["name"] == own.name else Metric(**about["metric"])
         except UserError as error:
             raise UserError(f"{error}{of_another_version(written_by)}") from error
-        except (LookupError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{path}: not a study's plan, or a damaged one: {_mend(folder)}") from error
         try:
             return cls(folder, plan, about, metric)
@@ -180,14 +185,14 @@ class StudyRecord:
         return is_driven(self.folder)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study: one driver at a time.
+    def locked(self) -> Iterator[Pulse]:
+        """Hold the study: one driver at a time. What it gives tells those who look what is shown.
 
         Raises:
             UserError: another process drives it.
         """
-        with driving(self.folder, self._journal):
-            yield
+        with driving(self.folder, self._journal) as pulse:
+            yield pulse
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -263,6 +268,13 @@ class StudyRecord:
         self.plan = self.plan.with_trials(self.plan.study.trials + trials)
         _write_plan(self.folder, self.plan, self.about)
 
+    def copied_to(self, names: Iterable[str]) -> None:
+        """Keep copies of it for more trackers from now on. Needs `locked`."""
+        also = tuple(dict.fromkeys([*self.plan.study.also, *names]))
+        if also != self.plan.study.also:
+            self.plan = self.plan.with_copies(also)
+            _write_plan(self.folder, self.plan, self.about)
+
     def _open(self, number: int) -> optuna.Trial:
         frozen = self._study.get_trials(deepcopy=False)[number]
         return optuna.Trial(self._study, frozen._trial_id)
@@ -288,19 +300,33 @@ class StudyRecord:
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
         if frozen.number in self._ended:
             return self._ended[frozen.number]
-        attrs = frozen.user_attrs
-        rounds = [attrs[key] for key in sorted(attrs) if key.startswith("round ")]
-        state: State = "running" if frozen.state == TrialState.RUNNING else attrs.get("state", "failed")
-        trial = TrialRecord(
-            frozen.number, state, dict(frozen.params), rounds, attrs.get("label", ""), attrs.get("reason", "")
-        )
+        attrs, score = frozen.user_attrs, f"val_{self.metric.name}"
+        noted = {key: attrs[key] for key in sorted(attrs) if key.startswith("round ")}
+        rounds = [entry for key, entry in noted.items() if is_round(key, entry, score)]
+        ended = attrs.get("state", "failed")
+        words = [attrs.get(key, "") for key in ("label", "reason")]
+        point = {key: value for key, value in frozen.params.items() if key in self.plan.space.params}
+        parts = len(rounds) == len(noted) and len(point) == len(frozen.params)
+        if not parts or ended not in _ENDED or not all(isinstance(word, str) for word in words):
+            remark(
+                f"{self.folder}: the journal's lines on trial {frozen.number} are damaged in part, which is left out"
+            )
+        state: State = "running" if frozen.state == TrialState.RUNNING else ended if ended in _ENDED else "failed"
+        trial = TrialRecord(frozen.number, state, point, rounds, *map(str, words))
         if frozen.state.is_finished():
             self._ended[frozen.number] = trial
         return trial
 
     def config(self, trial: TrialRecord) -> TrialConfig:
-        """The whole config of a trial."""
-        return self.plan.config(trial.point)
+        """The whole config of a trial.
+
+        Raises:
+            UserError: the journal has values of it that no search proposes.
+        """
+        try:
+            return self.plan.config(trial.point)
+        except UserError as error:
+            raise UserError(f"{self.folder}: the journal's trial {trial.number} is damaged: {error}") from error
 
     def trial_folder(self, number: int) -> AnyPath:
         """Where a trial's checkpoint lies."""
@@ -343,6 +369,7 @@ class StudyRecord:
         return [trial for trial in self.trials() if trial.state == "running"]
 
 
+_ENDED = ("completed", "pruned", "diverged", "failed")
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 

@@ -10,7 +10,7 @@ import ray
 from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 
-from raymeta.report.progress import Progress
+from raymeta.report.live.progress import Progress
 from raymeta.storage.files import write_atomically
 from raymeta.study.machines.failures import Retries, Watch, failure_of, unwritable
 from raymeta.study.machines.pool import warm_up
@@ -122,7 +122,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
 
     def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
         self.record.finish(number, state, reason)
-        self.progress.ended(self.record.trial(number))
+        self.progress.update()
         self.tracker.update(number)
         finalists = self.record.plan.study.finalists and not on_cluster()
         if finalists and not self._warmed and self.searcher.spare:

@@ -10,7 +10,7 @@ from statistics import fmean
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
-from raymeta.report.progress import Jobs
+from raymeta.report.live.progress import Jobs
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.machines.pool import Pool, Report, rounds

@@ -7,9 +7,10 @@ from contextlib import contextmanager, redirect_stdout
 
 from raymeta.errors import RunFailed, UserError
 from raymeta.problem import open_problem
+from raymeta.report.live.progress import Progress
 from raymeta.report.pictures import search_picture
-from raymeta.report.progress import Progress
 from raymeta.storage.files import write_atomically
+from raymeta.study.copies.copier import Copies
 from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
@@ -30,12 +31,16 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
         UserError: another process drives the study, or its data have changed.
         RunFailed: the disk is full, or the store is away. What is there is good.
     """
-    with record.locked(), redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
+    with record.locked() as pulse, redirect_stdout(sys.stderr):  # Ray speaks of dead workers on standard output
+        session.told_by(pulse)
         mend_journal(record.folder)
         _same_data(record)
         try:
             record.resume()
-            with Tracker(record, lambda text: session.say(text)) as tracker:
+            with (
+                Tracker(record, lambda text: session.say(text)) as tracker,
+                Copies(record, lambda text: session.say(text), lambda: session.closing) as copies,
+            ):
                 tracker.update_all()
                 if not record.over or missing(record):
                     with session.left_at_once():
@@ -45,6 +50,8 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
                     write_atomically(record.folder / "search.png", search_picture(record))
                     _write_report(record, session)
                 tracker.summarise(session)
+            session.problems += copies.problems
+            session.elsewhere = copies.whole
         except OSError as error:
             if not ends_session(error):
                 raise

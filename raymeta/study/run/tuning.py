@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ray import tune
 
-from raymeta.report.progress import Progress
+from raymeta.report.live.progress import Progress
 from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord

@@ -176,7 +176,7 @@ def test_a_trial_that_moved_names_its_machines_once_each_in_order(studies: Path)
     number = record.ask().number
     assert record.trial(number).hosts == []
     for steps, host in ((2, "b"), (4, "b"), (6, "a"), (8, "b")):
-        record.add_round(number, {"outer_steps": steps, "val_mse": 1.0, "hostname": host})
+        record.add_round(number, {"outer_steps": steps, "val_mse": 1.0, "val_ci95": 0.1, "at": 1.0, "hostname": host})
     assert record.trial(number).hosts == ["b", "a"]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from study.machines import counting
 from study.machines.counting import Counting, lines
 
-from raymeta.report.progress import Jobs
+from raymeta.report.live.progress import Jobs
 from raymeta.study.machines.pool import Entry, Pool
 from raymeta.study.machines.resources import Slots, start_ray, stop_ray
 from raymeta.study.machines.session import Session
@@ -69,7 +69,7 @@ def test_workers_take_one_job_after_the_other(slots: Slots, tmp_path: Path) -> N
     one = Pool([*jobs, lost], session)
     with Jobs(one, session, "jobs counted") as shown:
         shown.console = Console(file=StringIO(), width=200)
-        assert shown.summary() == "0/6 jobs counted, no estimate yet"
+        assert shown.view(shown.beat()).summary(shown.left_s()) == "0/6 jobs counted, no estimate yet"
         one.run(shown)
     assert all(map(whole, jobs))
     assert [entry.state for entry in one.entries] == ["done"] * 5 + ["diverged"]
@@ -91,7 +91,7 @@ def test_workers_take_one_job_after_the_other(slots: Slots, tmp_path: Path) -> N
     assert any("job 1 done at 3 steps: 0.5000 ± 0.1000 | " in line for line in said)
     assert said[-1].endswith(" | 6/6 jobs counted")
     screen = Console(file=StringIO(), width=200)
-    screen.print(shown.table())
+    screen.print(shown.view(shown.beat()).table())
     rows = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert rows[0].split() == ["run", "state", "steps", "validation", "mse"]
     assert rows[1].split() == ["job", "0", "done", "3/3", "0.5000", "±", "0.1000"]

@@ -87,7 +87,7 @@ def test_a_study_is_made_whole_or_not_at_all(store: RemotePath, monkeypatch: pyt
         patch.setattr(RemotePath, "write_bytes", dying)
         with pytest.raises(Killed):
             create()
-    assert (store / "a" / "journal").exists()
+    assert not (store / "a").exists()
     assert all_studies() == []
     record = create()
     labels: list[Any] = [record.ask().label for _ in range(4)]

@@ -41,11 +41,6 @@ def _cut(folder: Path) -> None:
     (folder / "journal.log").write_bytes(b"".join([lines[0], b"{\n", *lines[1:]]))
 
 
-def _strange_round(folder: Path) -> None:
-    text = (folder / "journal.log").read_text()
-    (folder / "journal.log").write_text(text.replace('"outer_steps":17', '"outer_steps":"many"'))
-
-
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "text as plan": _text("study.yaml", b"x\n"),
     "a list as plan": _text("study.yaml", b"- 1\n"),
@@ -57,7 +52,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a line in the middle": _cut,
     "no journal": lambda folder: (folder / "journal.log").unlink(),
     "a folder as journal": _folder_for("journal.log"),
-    "a round that is none": _strange_round,
 }
 
 

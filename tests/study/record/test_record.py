@@ -400,7 +400,7 @@ def test_larger_is_better_for_accuracy(studies: Path) -> None:
     record = StudyRecord.create(studies_folder() / "a", plan, Metric("accuracy", "max"), "f")
     for number, value in enumerate((0.3, 0.6, 0.5)):
         record.ask()
-        record.add_round(number, {"outer_steps": 2, "val_accuracy": value, "val_ci95": 0.1, "seconds": 0.1})
+        record.add_round(number, {"outer_steps": 2, "val_accuracy": value, "val_ci95": 0.1, "seconds": 0.1, "at": 1.0})
     best = record.best()
     assert best is not None
     assert best.number == 1
