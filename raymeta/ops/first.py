@@ -122,7 +122,16 @@ class _First(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        return None, *_FirstBack.apply(ctx.how, *ctx.saved_tensors, dy)
+        back = _FirstBack.apply if torch.is_grad_enabled() else _first_back
+        return None, *back(ctx.how, *ctx.saved_tensors, dy)
+
+
+def _first_back(how: How, codes: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of matrix and shift."""
+    width = dy.shape[1]
+    matrix, shift = dy.new_empty(9 * how[0].shape[1], width), dy.new_empty(width)
+    _call("first_back", how, width, channels_last(dy), codes, matrix, shift)
+    return matrix, shift
 
 
 class _FirstBack(Function):
@@ -130,12 +139,9 @@ class _FirstBack(Function):
 
     @staticmethod
     def forward(ctx: Any, how: How, codes: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-        images, width = how[0], dy.shape[1]
-        matrix, shift = dy.new_empty(9 * images.shape[1], width), dy.new_empty(width)
-        _call("first_back", how, width, channels_last(dy), codes, matrix, shift)
         ctx.how = how
         ctx.save_for_backward(codes)
-        return matrix, shift
+        return _first_back(how, codes, dy)
 
     @staticmethod
     def backward(ctx: Any, matrix: Tensor, shift: Tensor) -> Any:

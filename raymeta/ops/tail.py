@@ -71,34 +71,30 @@ class _Tail(Function):
             return (None,) * 5
         z, scale, *state = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1]
-        dz, of_scale, of_shift = _TailBack.apply(ctx.how, wanted, dy, z, scale, *state)
+        back = _TailBack.apply if torch.is_grad_enabled() else _tail_back
+        dz, of_scale, of_shift = back(ctx.how, wanted, dy, z, scale, *state)
         return None, dz, of_scale, of_shift, torch.zeros_like(scale) if ctx.bias else None
+
+
+Gradients = tuple[Tensor | None, Tensor, Tensor]
+
+
+def _tail_back(how: Tail, wanted: bool, dy: Tensor, z: Tensor, scale: Tensor, *state: Tensor) -> Gradients:
+    """The gradients of z, if it is wanted, scale and shift."""
+    dy, z, scale = channels_last(dy), channels_last(z), scale.contiguous()
+    of_shift, of_scale = torch.empty_like(scale), torch.empty_like(scale)
+    dz = torch.empty_like(z) if wanted else None
+    call("tail_back", z, _sizes(z, how), how.slope, dy, z, scale, *state, of_shift, of_scale, dz)
+    return dz, of_scale, of_shift
 
 
 class _TailBack(Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        how: Tail,
-        wanted: bool,
-        dy: Tensor,
-        z: Tensor,
-        scale: Tensor,
-        codes: Tensor,
-        picked: Tensor,
-        mean: Tensor,
-        inverse: Tensor,
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
+    def forward(ctx: Any, how: Tail, wanted: bool, dy: Tensor, z: Tensor, scale: Tensor, *state: Tensor) -> Gradients:
         ctx.set_materialize_grads(False)
         ctx.how = how
-        dy, z, scale = channels_last(dy), channels_last(z), scale.contiguous()
-        of_shift, of_scale = torch.empty_like(mean), torch.empty_like(mean)
-        dz = torch.empty_like(z) if wanted else None
-        call(
-            "tail_back", z, _sizes(z, how), how.slope,
-            dy, z, scale, codes, picked, mean, inverse, of_shift, of_scale, dz,
-        )  # fmt: skip
-        ctx.save_for_backward(dy, z, scale, codes, picked, mean, inverse, of_shift, of_scale)
+        dz, of_scale, of_shift = _tail_back(how, wanted, dy, z, scale, *state)
+        ctx.save_for_backward(channels_last(dy), channels_last(z), scale.contiguous(), *state, of_shift, of_scale)
         return dz, of_scale, of_shift
 
     @staticmethod

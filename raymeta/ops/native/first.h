@@ -131,9 +131,9 @@ template <class T> void moments(const Images& x, const T* images, double* of_tap
     constexpr long ROWS = 16;
     long taps = x.taps(), height = x.h - 2, width = x.w - 2;
     auto offsets = x.offsets();
-    auto values = std::make_unique<T[]>((taps + taps * taps) * Lanes<T>::count);
+    auto values = std::make_unique<T[]>((2 * taps + taps * taps) * Lanes<T>::count);
     auto place = [](T* p, long i) { return p + i * Lanes<T>::count; };
-    T *single = values.get(), *pairs = place(single, taps);
+    T *single = values.get(), *pairs = place(single, taps), *now = place(pairs, taps * taps);
     std::memset(of_taps, 0, sizeof(double) * taps);
     std::memset(of_products, 0, sizeof(double) * taps * taps);
     const Whole whole;
@@ -144,10 +144,11 @@ template <class T> void moments(const Images& x, const T* images, double* of_tap
             channels<T>(width, [&](long j, auto at) {
                 for (long k = 0; k < taps; k++) {
                     V<T> one = at.load(from + offsets[k] + j);
+                    whole.store(place(now, k), one);
                     whole.store(place(single, k), whole.load(place(single, k)) + one);
                     for (long l = 0; l <= k; l++) {
                         T* sum = place(pairs, k * taps + l);
-                        whole.store(sum, whole.load(sum) + one * at.load(from + offsets[l] + j));
+                        whole.store(sum, whole.load(sum) + one * whole.load(place(now, l)));
                     }
                 }
             });
