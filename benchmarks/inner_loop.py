@@ -3,11 +3,11 @@
     uv run --group bench python benchmarks/inner_loop.py            # W1 to W4, interleaved, about 8 minutes
     uv run --group bench python benchmarks/inner_loop.py W4 --rounds 9
 
-Raymeta runs on its own kernels and on torch's (`engine.kernels`). All compute the gradients of an outer step on the same
-episodes, from the same weights, in one process and in turn (A B C A B C …); the figure is the ratio of the medians.
-learn2learn itself is not installed: its documented two calls, `clone()` and `adapt(loss)`, are written out here on a plain
-torch network. First the gradients are compared in float64 (in float32 a ReLU or a pool decision that ties may turn over,
-and whole gradients then differ by 1e-2).
+Raymeta runs on its own kernels and on torch's (`engine.kernels`). All compute the gradients of an outer step on the
+same episodes, from the same weights, in one process and in turn (A B C A B C …); the figure is the ratio of the
+medians. learn2learn itself is not installed: its documented two calls, `clone()` and `adapt(loss)`, are written out
+here on a plain torch network. First the gradients are compared in float64 (in float32 a ReLU or a pool decision that
+ties may turn over, and whole gradients then differ by 1e-2).
 """
 
 import argparse

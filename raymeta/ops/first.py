@@ -122,7 +122,7 @@ class _First(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
-        back = _FirstBack.apply if torch.is_grad_enabled() else _first_back
+        back: Any = _FirstBack.apply if torch.is_grad_enabled() else _first_back
         return None, *back(ctx.how, *ctx.saved_tensors, dy)
 
 
