@@ -120,7 +120,7 @@ def build(vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | N
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(library.with_suffix(".lock")):
             if not library.exists():
-                _compile(compiler, flags, library)
+                _compile(compiler, flags, library, tried=not more)
     except OSError as error:
         raise NoKernels(
             f"{folder}: can't write there ({error.strerror}): set RAYMETA_CACHE to a folder of yours"
@@ -171,7 +171,7 @@ def _digest(words: tuple[str, ...]) -> str:
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
-def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], library: Path, *, tried: bool) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
         made = Path(folder) / library.name
         command = [compiler, *flags, str(SOURCES / "kernels.cpp"), "-o", str(made)]
@@ -184,5 +184,6 @@ def _compile(compiler: str, flags: tuple[str, ...], library: Path) -> None:
             raise NoKernels(
                 f"{compiler} can't build the kernels ({lines[0].strip()[:200]}): install g++ 11 or clang++ 14 or newer"
             )
-        load(made)
+        if tried:  # a sanitizer's needs a process that began with its runtime
+            load(made)
         os.replace(made, library)
