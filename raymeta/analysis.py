@@ -173,6 +173,8 @@ class Analysis(ABC):
 def activations(learner: Learner, adapted: Any, x: Tensor) -> dict[str, Tensor]:
     """What every block gives for inputs in a pass over them, and in the end the learner, by name: [n, ...] each.
 
+    Blocks that see pairs of inputs and classes (Relation Networks) are not among them: their rows are no inputs.
+
     Args:
         learner: with its weights.
         adapted: to a task.
@@ -186,7 +188,7 @@ def activations(learner: Learner, adapted: Any, x: Tensor) -> dict[str, Tensor]:
 
     with torch.no_grad():
         outputs = learner.predict(learner.with_hook(adapted, watch), x)
-    return {**found, OUTPUTS: outputs}
+    return {**{layer: h for layer, h in found.items() if len(h) == len(x)}, OUTPUTS: outputs}
 
 
 def over_tasks(found: "pandas.DataFrame", by: list[str], value: str) -> "pandas.DataFrame":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raymeta import registry
@@ -263,6 +264,10 @@ class Problem(ABC):
             shape = ["n", *self.input_shape]
             raise UserError(f"x: found shape {list(found.shape)}: expected [{', '.join(map(str, shape))}]")
         return found
+
+    def given(self, x: Tensor) -> NDArray[Any]:
+        """Examples [n, ...] as models see them in a form that `inputs` takes, and makes the same of."""
+        return x.cpu().numpy()
 
     def pixels(self, x: Tensor) -> Tensor:
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""

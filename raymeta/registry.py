@@ -47,14 +47,14 @@ def backbone(name: str) -> Callable[[T], T]:
     return _register("backbone", name)
 
 
-def analysis(name: str) -> Callable[[T], T]:
-    """Register an analysis: `@analysis("cka")` on a subclass of `raymeta.analysis.Analysis`."""
-    return _register("analysis", name)
-
-
 def tracker(name: str) -> Callable[[T], T]:
     """Register a copy of studies: `@tracker("tensorboard")` on a subclass of `raymeta.study.copies.copy.Copy`."""
     return _register("tracker", name)
+
+
+def analysis(name: str) -> Callable[[T], T]:
+    """Register an analysis: `@analysis("cka")` on a subclass of `raymeta.analysis.Analysis`."""
+    return _register("analysis", name)
 
 
 def find(kind: Kind, name: str) -> Any:

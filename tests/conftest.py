@@ -13,6 +13,7 @@ from raymeta.problem import open_problem
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
 from raymeta.storage.places import RemotePath, any_path
+from raymeta.study.record import lease, stored_journal
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("raymeta", deadline=None)
@@ -53,6 +54,15 @@ def bucket() -> Iterator[RemotePath]:
         found = any_path(uri)
         assert isinstance(found, RemotePath)
         yield found
+
+
+@pytest.fixture
+def store(bucket: RemotePath, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
+    """An empty prefix for studies."""
+    monkeypatch.setattr(lease, "SETTLE_S", 0.0)
+    monkeypatch.setattr(stored_journal, "FRESH_S", 0.0)
+    monkeypatch.setenv("RAYMETA_STUDIES", str(bucket / request.node.name))
+    return bucket / request.node.name
 
 
 @pytest.fixture(scope="session")

@@ -296,6 +296,6 @@ def test_mlflow_is_opened_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(subprocess, "Popen", start)
     monkeypatch.setenv("MLFLOW_HOST", "0.0.0.0")
     with pytest.raises(KeyboardInterrupt):
-        server.serve("sqlite:///nowhere", 5000)
+        server.serve("sqlite:///nowhere", 5000, lambda: None)
     (command,) = asked
     assert command[command.index("--host") + 1] == "127.0.0.1"

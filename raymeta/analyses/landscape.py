@@ -78,7 +78,7 @@ class Landscape(Analysis):
         worst = over_tasks(inner["ratio"].max().reset_index(), ["step"], "ratio")
         smooth.errorbar(worst["step"], worst["mean"], worst["ci95"], color="C3", marker="o", ms=4, capsize=3)
         smooth.set_title("change per length, largest", fontsize=9)
-        loss.legend(frameon=False, fontsize=8, loc="lower left")
+        loss.legend(frameon=False, fontsize=8)
         for axis in (loss, change, smooth):
             axis.set_ylim(bottom=0)
             axis.set_xlabel("inner step")

@@ -29,7 +29,7 @@ class Rates(Analysis):
     """See the module's docstring."""
 
     meaning: ClassVar[str] = (
-        "What the learner made for each tensor and inner step. Boxes: quartiles over tasks, ±: deviation."
+        "What the learner made for each tensor and inner step. Boxes: quartiles over tasks and seeds; ±: over tasks."
     )
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 

@@ -84,7 +84,8 @@ class Similarity(Analysis):
 def gradient(case: Case, task: Task, steps: int | None = None) -> dict[str, Tensor]:
     """The outer gradient of a task, flat, by part of what is learned, and of `ALL`."""
     learner = case.learner
-    learned = {name: one for name, one in learner.named_parameters() if one.requires_grad}
+    named = learner.named_parameters()
+    learned = {name: one for name, one in named if one.requires_grad and not name.startswith("regularizers.")}
     context = Context(True, progress=1.0, steps=steps, outputs=learner.problem.outputs_of(case.tasks))
     with torch.enable_grad():
         loss = task_loss(learner, task, context)

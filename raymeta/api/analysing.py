@@ -63,7 +63,8 @@ class Analyses(Shown):
         return {"analyses": [one.as_dict() for one in self.found], "left": self.left, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
-        return Group(analyses_table(self.found), *map(Text, [*self.left, *self.problems]))
+        table = [analyses_table(self.found)] if self.found else []
+        return Group(*table, *map(Text, [*self.left, *self.problems]))
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +106,7 @@ def analyse(run: "str | Path | AnyPath", analyses: Named = "all", *, quiet: bool
     make_ready(open_problem(table.config.task), None, quiet=quiet)
     chosen, left = with_a_meaning(wanted, table.config)
     found, problems = analyse_runs([(table, chosen)], quiet=quiet)
-    return Analyses(found, left, problems, tracked(table.folder))
+    return Analyses(found, left, problems, tracked(table.folder) if found else "")
 
 
 def tracked(folder: AnyPath) -> str:

@@ -172,7 +172,8 @@ def final(
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
     options["origins"] = {name: one.origin for name, one in found.items() if one.origin is not None}
     rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
-    analysed, failed = analyse_runs([(row, looks[row.name][0]) for row in rows if looks], quiet=quiet)
+    wait = exit_code or not looks  # who asked to leave does not wait for them: the same command goes on with them
+    analysed, failed = analyse_runs([] if wait else [(row, looks[row.name][0]) for row in rows], quiet=quiet)
     untracked, left = "", [f"{name}: {why}" for name, (_, whys) in looks.items() for why in whys]
     try:
         from raymeta.finals.tracking import log_final

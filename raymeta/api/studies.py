@@ -31,8 +31,8 @@ from raymeta.study.record.home import all_studies
 from raymeta.study.record.home import open_study as open_record
 from raymeta.study.record.record import StudyRecord, TrialRecord
 from raymeta.study.run.driving import LOOK_S, Background, How, drive, interrupt
+from raymeta.study.run.tracker import Tracker
 from raymeta.study.tracking.connection import find_run
-from raymeta.study.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     import pandas

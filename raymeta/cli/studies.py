@@ -110,18 +110,37 @@ def sync(name: Name, also: Also = None) -> None:
 
 
 def ui(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="A study; by default all of them.", autocompletion=complete.studies),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
 ) -> None:
     """Open MLflow's web interface on the studies of this folder (on loopback only).
 
-    Example: raymeta ui --port 5001
+    Example: raymeta ui maml+dropgrad-glyphs
     """
     from raymeta.study.tracking.connection import to_be_served, without_password
     from raymeta.study.tracking.server import HOST, refuse_taken, serve
+    from raymeta.study.tracking.views import addresses
+
+    if name is not None:
+        from raymeta.api.studies import open_study
+
+        open_study(name)
+
+    def show_addresses(base: str) -> None:
+        for what, address in addresses(base, name).items():
+            say(f"{what}: {address}")
 
     if (uri := to_be_served()) is None:
-        say(f"MLflow is a server of its own: {without_password(os.environ['MLFLOW_TRACKING_URI'])}")
+        server = without_password(os.environ["MLFLOW_TRACKING_URI"])
+        say(f"MLflow is a server of its own: {server}")
+        if server.startswith("http"):
+            show_addresses(server.rstrip("/"))
         return
     refuse_taken(port)
-    say(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)")
-    raise typer.Exit(serve(uri, port))
+    base = f"http://{HOST}:{port}"
+    addresses(base, name)  # what is wrong is said before anything is started
+    say(f"MLflow on {base} (Ctrl-C ends it)")
+    raise typer.Exit(serve(uri, port, lambda: show_addresses(base)))

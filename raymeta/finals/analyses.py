@@ -17,9 +17,9 @@ from raymeta import registry
 from raymeta.analysis import Analysis, Subject
 from raymeta.config import TrialConfig
 from raymeta.config.migration import VERSION
-from raymeta.errors import Interrupted, UserError, suggest
+from raymeta.errors import Interrupted, Terminated, UserError, suggest
 from raymeta.finals.folders import data_of
-from raymeta.finals.results import FinalTable, best_on_validation
+from raymeta.finals.results import FinalTable
 from raymeta.learner import build_learner
 from raymeta.problem import open_problem
 from raymeta.report.finals import heading
@@ -169,7 +169,7 @@ def analyse_runs(
         What came of them; a sentence for every one that failed.
 
     Raises:
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C, or SIGTERM.
     """
     found, problems = [], []
     for table, analyses in chosen:
@@ -179,8 +179,9 @@ def analyse_runs(
                 if not quiet:
                     say(f"{table.name}: {one.name} …")
                 found.append(analyse(one, table))
-            except KeyboardInterrupt:
-                raise Interrupted("the analyses are not finished; the final runs are tested and kept", 130) from None
+            except (KeyboardInterrupt, Terminated) as left:
+                code = 130 if isinstance(left, KeyboardInterrupt) else 143
+                raise Interrupted("the analyses are not finished; the final runs are tested and kept", code) from None
             except Exception as error:  # of somebody's own analysis, perhaps: the others and the table are whole
                 why = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 problems.append(f"{table.name}: {one.name}: {why}")
@@ -199,7 +200,7 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
     """
     import pandas
 
-    best = best_on_validation({result.seed: result.val for result in table.seeds}, table.metric)
+    best = table.chosen.seed
     folder = table.folder / FOLDER
     done = Analysed(table.name, one.name, one.meaning, folder)
     seeds = [result for result in table.seeds if result.seed == best or not one.one_seed]
@@ -210,7 +211,7 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
         "data": data_of(table.folder),
         "raymeta": VERSION,
     }
-    if done.file(".yaml").exists() and read_yaml(done.file(".yaml")) == record:
+    if _is_there(done, record):
         return Analysed(**{**asdict(done), "folder": folder, "again": True})
     subjects = {result.seed: _subject(table, result.seed) for result in seeds}
     rows = [{"seed": seed, **row} for seed, subject in subjects.items() for row in one.measure(subject)]
@@ -222,6 +223,16 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
         write_atomically(done.file(suffix), drawn(figure, suffix))
     write_atomically(done.file(".yaml"), dump_yaml(record))  # the last: the others are whole
     return done
+
+
+def _is_there(done: Analysed, record: Mapping[str, Any]) -> bool:
+    """Whether all files are there, under this record; a damaged one is none."""
+    if not all(done.file(suffix).exists() for suffix in SUFFIXES):
+        return False
+    try:
+        return read_yaml(done.file(".yaml")) == record
+    except UserError:
+        return False
 
 
 def _subject(table: FinalTable, seed: int) -> Subject:
@@ -237,10 +248,11 @@ def _subject(table: FinalTable, seed: int) -> Subject:
 
 def _explain(figure: Any, one: Analysis, table: FinalTable, record: Mapping[str, Any]) -> None:
     """Title, meaning, and of what the picture is."""
-    seeds, tasks = record["seeds"], record["settings"].get("tasks")
-    of = f"{tasks} test tasks" if tasks else f"test task {record['settings'].get('task', 0)}"
+    seeds, settings = record["seeds"], record["settings"]
+    of = f"{settings['tasks']} test tasks; " if "tasks" in settings else ""
+    of += f"test task {settings['task']}; " if "task" in settings else ""
     weights = ", ".join(f"{seed} ({step} outer steps)" for seed, step in seeds.items())
     figure.suptitle(f"{one.name}: {heading([table])}", fontsize=10)
     width = int(17 * figure.get_size_inches()[0])
-    text = "\n".join([*wrap(one.meaning, width), *wrap(f"{of}; seed{'s'[: len(seeds) != 1]} {weights}", width)])
+    text = "\n".join([*wrap(one.meaning, width), *wrap(f"{of}seed{'s'[: len(seeds) != 1]} {weights}", width)])
     figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5)

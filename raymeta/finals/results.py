@@ -126,6 +126,12 @@ class FinalTable:
         return statistics.fmean(result.ensemble for result in self.seeds)
 
     @property
+    def chosen(self) -> SeedResult:
+        """The seed that is best on validation: the test score chooses nothing."""
+        scores = {place: result.val for place, result in enumerate(self.seeds)}
+        return self.seeds[best_on_validation(scores, self.metric)]
+
+    @property
     def sd_seeds(self) -> float | None:
         """Standard deviation of the seeds' means; None for a single seed."""
         return statistics.stdev(result.mean for result in self.seeds) if len(self.seeds) > 1 else None

@@ -20,6 +20,7 @@ GUIDE: dict[str, Any] = {"color": "0.8", "lw": 0.8, "ls": "--", "zorder": 0}  # 
 PICTURES = (".png", ".svg", ".pdf")
 DPI = 110
 INK = "#010203"  # stands for the colour of a page's text
+SAME: Any = {"svg.hashsalt": "raymeta"}  # else ids are random
 
 
 def panels(rows: int, columns: int, width: float, height: float, *, share_y: bool = False) -> tuple[Any, Any]:
@@ -51,9 +52,12 @@ def legend(axis: Any) -> None:
 
 
 def drawn(figure: Any, suffix: str = ".png") -> bytes:
-    """A picture as the content of a file with one of the suffixes `PICTURES`."""
-    content = BytesIO()
-    figure.savefig(content, format=suffix[1:].lower(), dpi=DPI)
+    """A picture as the content of a file with one of the suffixes `PICTURES`: the same for the same figure."""
+    from matplotlib import rc_context
+
+    content, dates = BytesIO(), {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+    with rc_context(SAME):
+        figure.savefig(content, format=suffix[1:].lower(), dpi=DPI, metadata=dates.get(suffix.lower()))
     return content.getvalue()
 
 
@@ -86,8 +90,8 @@ def on_paper() -> Iterator[None]:
     import matplotlib
 
     inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "raymeta", "text.parse_math": False}
-    with matplotlib.rc_context(settings | dict.fromkeys(inks, INK)):
+    settings: Any = {"svg.fonttype": "none", "text.parse_math": False}
+    with matplotlib.rc_context(SAME | settings | dict.fromkeys(inks, INK)):
         yield
 
 

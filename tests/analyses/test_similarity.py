@@ -62,3 +62,8 @@ def test_running_averages_stay_as_they_were() -> None:
     Similarity(SimilarityConfig(tasks=2)).measure(looked)
     for name, one in looked.learner.state_dict().items():
         assert torch.equal(one, before[name]), name
+
+
+def test_what_regularizers_learn_has_no_outer_gradient_without_them() -> None:
+    rows = Similarity(SimilarityConfig(tasks=2)).measure(subject("maml+metadropout", "images"))
+    assert {row["part"] for row in rows} == {ALL, "block1", "block2", "block3", "block4", "head"}

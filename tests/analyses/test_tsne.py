@@ -7,6 +7,7 @@ import torch
 from analyses.conftest import subject
 
 from raymeta.analyses.tsne import TSNE, TSNEConfig, features_of, nearest_centroid
+from raymeta.analysis import OUTPUTS, activations
 from raymeta.errors import UserError
 
 
@@ -45,3 +46,13 @@ def test_what_says_nothing_is_refused(settings: dict[str, Any], task: dict[str, 
     with pytest.raises(UserError) as refused:
         TSNE(TSNEConfig(**settings)).measure(subject("maml", "images", task=task))
     assert str(refused.value) == sentence
+
+
+def test_blocks_that_see_pairs_are_no_features_of_inputs() -> None:
+    """RelationNet's relation module has a row for each query and class."""
+    looked = subject("relationnet", "images")
+    (case,) = looked.cases(1)
+    found = activations(case.learner, case.adapted(), case.task.query.x)
+    assert list(found) == ["block1", "block2", "block3", "block4", OUTPUTS]
+    assert {len(h) for h in found.values()} == {len(case.task.query.x)}
+    assert {row["set"] for row in TSNE(TSNEConfig()).measure(looked)} == {"support", "query"}

@@ -19,7 +19,7 @@ from study.driving import parse, raymeta
 from raymeta import registry
 from raymeta.analysis import Analysis, Row, Subject
 from raymeta.api.analysing import analyse, known
-from raymeta.errors import Interrupted, UserError
+from raymeta.errors import Interrupted, Terminated, UserError
 from raymeta.finals.analyses import SUFFIXES, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.folders import begin, folder_of
 from raymeta.finals.plan import _tested
@@ -157,7 +157,8 @@ def test_numbers_and_pictures_are_in_the_runs_folder_and_the_same_every_time(run
     (run.folder / "analyses" / "rates.yaml").unlink()
     again, _ = analyse_runs([(run, wanted.analyses)], quiet=True)
     assert [one.again for one in again] == [True, True, False]
-    assert (run.folder / "analyses" / "rates.csv").read_bytes() == before["rates.csv"]
+    for suffix in SUFFIXES:
+        assert (run.folder / "analyses" / f"rates{suffix}").read_bytes() == before[f"rates{suffix}"]
     # Its test tasks are those of the test.
     steps = next(one for one in found if one.name == "steps").frame()
     own = steps[(steps["tasks"] == "test") & (steps["step"] == 2)]
@@ -220,9 +221,23 @@ def test_a_broken_one_is_found_before_training_and_spoils_no_other(run: FinalTab
     done, problems = analyse_runs([(run, wanted)], quiet=True)
     assert [one.name for one in done] == ["gradients"]
     assert problems == ["mine: sizes: ZeroDivisionError: no size"]
-    own.broken = KeyboardInterrupt()
-    with pytest.raises(Interrupted, match=r"^the analyses are not finished; the final runs are tested and kept$"):
-        analyse_runs([(run, wanted)], quiet=True)
+    for own.broken, code in ((KeyboardInterrupt(), 130), (Terminated(), 143)):
+        with pytest.raises(Interrupted, match=r"^the analyses are not finished; the final runs are tested") as left:
+            analyse_runs([(run, wanted)], quiet=True)
+        assert left.value.exit_code == code
+
+
+@pytest.mark.parametrize("file", ["gradients.png", "gradients.csv", "gradients.yaml"])
+def test_what_is_lost_or_damaged_is_made_again(file: str, run: FinalTable) -> None:
+    wanted = [(run, wanted_analyses("gradients:tasks=1").analyses)]
+    ((one,), _), path = analyse_runs(wanted, quiet=True), run.folder / "analyses" / file
+    before = path.read_bytes()
+    path.unlink()
+    if path.suffix == ".yaml":
+        path.write_text("settings: [")
+    ((one,), problems) = analyse_runs(wanted, quiet=True)
+    assert (one.again, problems) == (False, [])
+    assert path.read_bytes() == before
 
 
 def test_what_is_no_final_run_is_refused(run: FinalTable, studies: Path) -> None:

@@ -125,6 +125,8 @@ def test_mlflow_has_it_in_tags_and_parameters(table: str, studies: Path) -> None
     run = log_final(final(table, scale=0.5), {"preset": "mine/5s-maml"})
     client: MlflowClient = connect()
     found = client.get_run(run).data
+    assert {file.path for file in client.list_artifacts(run)} == {"config.yaml", "table.json", "curves.png"}
+    assert found.tags["raymeta.score"] == "2.5000 ± 0.9800"
     assert found.params["budget.scale"] == "0.5"
     assert found.tags["raymeta.preset"] == "mine/5s-maml"
     assert found.tags["raymeta.shortened"] == "shortened to 50 % of its preset's outer steps"

@@ -2,14 +2,11 @@
 
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
+from keeping.killing import killed
 from keeping.test_keeping import content, finished
 
 import raymeta
@@ -40,24 +37,6 @@ def rename(old, new):
 """
 
 
-def killed(call: str, argument: Path, after: float) -> bool:
-    """Start a call and kill it some time after it has begun; whether it had ended."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", RENAME + PROGRAM.format(call=CALLS[call]), str(argument)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("\n")
-    process.stdin.flush()
-    time.sleep(after)
-    process.send_signal(signal.SIGKILL)
-    out, err = process.communicate()
-    assert "Error" not in err, err
-    return "done" in out
-
-
 def large(name: str) -> None:
     """A study with enough files that a call takes a while."""
     folder = finished(name).folder
@@ -76,7 +55,7 @@ def kill_often(call: str, studies: Path, tmp_path: Path, times: int) -> None:
     packed = argument.read_bytes() if call == "open" else b""
     longest = 0.3
     for _ in range(times):
-        done = killed(call, argument, generator.uniform(0, longest))
+        done = killed(RENAME + PROGRAM.format(call=CALLS[call]), argument, generator.uniform(0, longest))
         ended += done
         longest = longest * (0.8 if done else 1.1)  # about as often before its end as after it
         there = [one.study for one in raymeta.listed()]

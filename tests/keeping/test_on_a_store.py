@@ -1,29 +1,17 @@
 """Studies kept in order on a store, a real S3 server's."""
 
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from keeping.killing import killed
 from study.driving import give_all, noted, numbers, tiny_record
 
 import raymeta
 from raymeta.errors import UserError
 from raymeta.keeping import moving
 from raymeta.storage.places import RemotePath
-from raymeta.study.record import folder, lease, stored_journal
-
-
-@pytest.fixture
-def store(bucket: RemotePath, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
-    """An empty prefix for studies."""
-    monkeypatch.setattr(lease, "SETTLE_S", 0.0)
-    monkeypatch.setattr(stored_journal, "FRESH_S", 0.0)
-    monkeypatch.setenv("RAYMETA_STUDIES", str(bucket / request.node.name))
-    return bucket / request.node.name
+from raymeta.study.record import folder, lease
 
 
 def test_what_is_done_in_a_folder(store: RemotePath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,24 +67,6 @@ OPEN = "keeping.archives.unpack(keeping.Path(sys.argv[1]), keeping.studies_folde
 REMOVE = "keeping.remove('two')"
 
 
-def killed(call: str, file: Path, after: float) -> bool:
-    """Start a call and kill it some time after it has begun; whether it had ended."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(call=call), str(file)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("\n")
-    process.stdin.flush()
-    time.sleep(after)
-    process.send_signal(signal.SIGKILL)
-    out, err = process.communicate()
-    assert "Error" not in err, err
-    return "done" in out
-
-
 def kill_often(store: RemotePath, tmp_path: Path, times: int) -> None:
     """`open` and `rm`, by turns: what is there is whole, and what is left of others stands in the way of nothing."""
     record = tiny_record("one", "study.trials=4")
@@ -110,7 +80,7 @@ def kill_often(store: RemotePath, tmp_path: Path, times: int) -> None:
     longest = {OPEN: 1.0, REMOVE: 0.1}
     for turn in range(times):
         for call in (OPEN, REMOVE):
-            done = killed(call, file, chance.uniform(0, longest[call]))
+            done = killed(PROGRAM.format(call=call), file, chance.uniform(0, longest[call]))
             longest[call] *= 0.8 if done else 1.1
             there = [row.study for row in raymeta.listed()]
             assert ("two" in there) == (call == OPEN) or not done

@@ -17,6 +17,7 @@ from pages.blocks import NEEDS, ROOT, SHELL, Block, blocks
 ELSEWHERE = {  # pages whose Python is run by a test of its own
     "notebook.md": "tests/test_notebook.py",
     "extending.md": "tests/test_extending.py",
+    "analyses.md": "tests/finals/test_analyses.py",
 }
 RUN: dict[Path, list[Block]] = {}
 for _block in blocks():

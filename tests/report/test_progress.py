@@ -58,7 +58,10 @@ def test_settings_are_those_that_differ(record: StudyRecord) -> None:
     assert varying(trials[:1]) == set(trials[0].point)
 
 
-@pytest.mark.parametrize(("first_rung", "share"), [(2, 0.75), (6, 0.95), (18, 1.0)])
+@pytest.mark.parametrize(
+    ("first_rung", "share"),
+    [(2, 0.75), pytest.param(6, 0.95, marks=pytest.mark.slow), pytest.param(18, 1.0, marks=pytest.mark.slow)],
+)
 def test_the_time_left_is_mostly_right_within_a_factor_of_two_after_a_third(
     studies: Path, monkeypatch: pytest.MonkeyPatch, first_rung: int, share: float
 ) -> None:

@@ -246,6 +246,7 @@ def on_a_terminal(*words: str, then: Callable[[int, bytes], bool]) -> Iterator[t
     """Run a command on a terminal of 80 columns; `then` is told what it has written, and says whether to go on."""
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background of a shell, it is ignored
         os.environ.update(COLUMNS="80", LINES="24", TERM="xterm-256color")
         os.execv(COMMAND, [str(COMMAND), *words])
     written, end = b"", time.monotonic() + 120
@@ -257,6 +258,8 @@ def on_a_terminal(*words: str, then: Callable[[int, bytes], bool]) -> Iterator[t
                 break
         if not then(pid, written):
             break
+    else:
+        os.kill(pid, signal.SIGKILL)  # it hangs: better a wrong exit code than a test that hangs with it
     _, status = os.waitpid(pid, 0)
     yield os.waitstatus_to_exitcode(status), written
 

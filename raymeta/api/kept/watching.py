@@ -60,7 +60,8 @@ def target_of(name: str) -> Target:
     studies = names_in(home)
     if name in studies:
         return StudyTarget(home / name)
-    finals = [path.name for path in (home / FINALS).glob("*") if not path.name.startswith(".")]
+    folders: list[AnyPath] = [path.parent for path in (home / FINALS).glob("*/config.yaml")]
+    finals = [folder.name for folder in folders if not folder.name.startswith(".")]
     if name in finals:
         return FinalsTarget(home / FINALS / name)
     raise UserError(f"no study and no final run '{name}' in {home}: {suggest(name, [*studies, *finals])}")

@@ -41,7 +41,7 @@ from raymeta.problems.images.reading.packing import (
 from raymeta.problems.images.reading.pictures import Colour, plain, squeezed
 from raymeta.problems.images.reading.remote import Root, local
 from raymeta.problems.images.reading.sources import Published
-from raymeta.problems.images.store import Channels, Rule, Store, scaled
+from raymeta.problems.images.store import Channels, Rule, Store, scaled, unscaled
 from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
 from raymeta.problems.images.variable import VariableEpisodes
 from raymeta.storage.files import cache_folder
@@ -154,6 +154,10 @@ class ImageDataset(Problem):
     def inputs(self, given: Any) -> Tensor:
         """Images; see `raymeta.problems.images.given.pixels`."""
         return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
+
+    def given(self, x: Tensor) -> NDArray[np.uint8]:
+        """Pictures as files have them, uint8 [n, H, W, C]."""
+        return unscaled(x.cpu().numpy(), *self.standard).transpose(0, 2, 3, 1)
 
     def pixels(self, x: Tensor) -> Tensor:
         mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)

@@ -27,6 +27,13 @@ def scaled(pixels: NDArray[np.uint8], mean: Channels | None, std: Channels | Non
     return x
 
 
+def unscaled(x: NDArray[np.float32], mean: Channels | None, std: Channels | None) -> NDArray[np.uint8]:
+    """Images [..., C, H, W] that were `scaled`, as they were."""
+    if mean is not None and std is not None:
+        x = x * np.array(std, np.float32)[:, None, None] + np.array(mean, np.float32)[:, None, None]
+    return (x * 255).round().clip(0, 255).astype(np.uint8)
+
+
 Rule = Callable[[int], Mapping[str, Sequence[int]]]  # number of classes to indices of classes of each split
 
 
@@ -98,7 +105,4 @@ class Store:
 
     def pixels(self, scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Images [..., C, H, W] that were `scaled`, as they were."""
-        x = scaled
-        if self.mean is not None and self.std is not None:
-            x = x * np.array(self.std, np.float32)[:, None, None] + np.array(self.mean, np.float32)[:, None, None]
-        return (x * 255).round().clip(0, 255).astype(np.uint8)
+        return unscaled(scaled, self.mean, self.std)

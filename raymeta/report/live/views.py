@@ -113,7 +113,7 @@ class JobsView(View):
 
 
 def clock(started: float) -> str:
-    """The time since a command began, in brackets; "": nobody knows."""
+    """The time since a command began, in brackets; "": it is not known."""
     return f"[{span(max(time.time() - started, 0.0))}] " if started else ""
 
 

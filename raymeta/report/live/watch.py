@@ -48,7 +48,7 @@ class Target(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """Read anew what a driver may have changed as it began.
+        """Read again what a driver may have changed as it began.
 
         Raises:
             UserError: it is not there any more.

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from raymeta.installed import child_environment
-from raymeta.study.copies.copy import found
+from raymeta.study.copies.copy import found, problem_of
 from raymeta.study.record.record import StudyRecord
 
 PATIENCE_S = 120.0  # how long the end of a study waits for a copy that takes nothing
@@ -125,9 +125,15 @@ class Copies:
             for copier in self.copiers
             if copier.problem
         ]
-        self.whole = [
-            f"{copier.name}: {found(copier.name).where(self.record)}" for copier in self.copiers if not copier.problem
-        ]
+        self.whole = [where(copier.name, self.record) for copier in self.copiers if not copier.problem]
+
+
+def where(name: str, record: StudyRecord) -> str:
+    """Where a copy is, as its tracker says, which is the only code of it that runs here."""
+    try:
+        return f"{name}: {found(name).where(record)}"
+    except Exception as error:  # whatever it raises, the copy is whole
+        return f"{name}: it does not say where ({problem_of(error)})"
 
 
 def sent_by(record: StudyRecord, name: str) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -94,7 +95,7 @@ class Copy(ABC):
 
     @abstractmethod
     def take(self, trial: Trial) -> None:
-        """Bring the copy of a trial up to date. What it has, whoever has copied it, is not there twice.
+        """Bring the copy of a trial up to date. What it has, from another process too, is not there twice.
 
         Raises:
             Exception: anything; it is tried again later.
@@ -132,7 +133,7 @@ def trials_of(record: StudyRecord) -> Iterator[tuple[TrialRecord, Point | None]]
             yield trial, Point(trial.outer_steps, one.at, scores) if one and scores else None
 
 
-def told(record: StudyRecord, trial: TrialRecord, fresh: Point | None) -> Trial:
+def content_of(record: StudyRecord, trial: TrialRecord, fresh: Point | None) -> Trial:
     """A trial as its copies take it."""
     points = [
         Point(entry["outer_steps"], entry["at"], {k: float(v) for k, v in entry.items() if k not in NO_SCORES})
@@ -152,14 +153,17 @@ class Keeper:
     def __init__(self, copy: Copy) -> None:
         self.copy, self.copied = copy, 0
         self._known: dict[int, tuple[int, str, Point | None]] = {}  # what a copy has: rounds, state, fresh scores
+        self._failed: set[int] = set()
 
     def look(self) -> None:
-        """Copy what is new."""
+        """Copy what is new. One that fails comes last the next time, so that it holds up no other for good."""
         record = self.copy.record
-        for trial, fresh in trials_of(record):
+        for trial, fresh in sorted(trials_of(record), key=lambda one: one[0].number in self._failed):
             now = (len(trial.rounds), trial.state, fresh)
             if self._known.get(trial.number) != now:
-                self.copy.take(told(record, trial, fresh))
+                self._failed.add(trial.number)
+                self.copy.take(content_of(record, trial, fresh))
+                self._failed.remove(trial.number)
                 self._known[trial.number] = now
                 self.copied += 1
 
@@ -187,7 +191,8 @@ def main(place: str, name: str) -> None:
         state = json.dumps({"copied": keeper.copied if keeper else 0, "problem": problem})
         if state != before:
             before = state
-            print(state, file=states, flush=True)
+            with suppress(OSError):  # the driver has left without waiting for it
+                print(state, file=states, flush=True)
         if last and (not problem or time.monotonic() > ended + TRIED_S):
             os._exit(1 if problem else 0)  # threads of trackers may still wait for something
         time.sleep(LOOK_S) if last else ending.wait(LOOK_S)

@@ -4,7 +4,7 @@
     <studies>/wandb/raymeta/<run id>.json      a trial's copy is whole: {"fresh": it has the finalist's scores}
 
 A run's id follows from the study's and the trial's number, and a step is an outer step. The server takes no step twice;
-what was begun without it (`WANDB_MODE=offline`) is written anew, as `wandb sync` has not sent it yet.
+what was begun without it (`WANDB_MODE=offline`) is written again, as `wandb sync` has not sent it yet.
 """
 
 import json

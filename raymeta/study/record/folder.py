@@ -71,8 +71,9 @@ def driver_of(folder: AnyPath) -> int | None:
     if not isinstance(folder, Path):
         return Lease(folder / "driver.lease").driver
     beat = last_beat(folder)
-    # One that was killed left the file; then the study is not driven, or by another one, which has written it again.
-    return beat.pid if beat is not None and beat.here and beat.pid > 0 and is_driven(folder) else None
+    # One that was killed left the file, and another, which drives it now, may not have written it again: a full disk.
+    mine = beat is not None and beat.here and beat.pid > 0 and beat.alive
+    return beat.pid if beat is not None and mine and is_driven(folder) else None
 
 
 @contextmanager

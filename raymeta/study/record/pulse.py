@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,6 +56,7 @@ class Beat:
         what: has become of the jobs that are done.
         figure: their score's name.
         jobs: of its pool; []: it has none.
+        born: when its process began (`_born`), since numbers of processes come again.
     """
 
     machine: str = ""
@@ -68,6 +70,7 @@ class Beat:
     what: str = ""
     figure: str = ""
     jobs: list[Line] = field(default_factory=list)
+    born: int = 0
 
     def __str__(self) -> str:
         return f"process {self.pid}{f' on {shown(self.host)}' if self.host else ''}"
@@ -101,7 +104,20 @@ class Beat:
             return False
         except (OSError, OverflowError):
             pass
-        return True
+        born = _born(self.pid)
+        return 0 in (self.born, born) or self.born == born
+
+
+def _born(pid: int) -> int:
+    """When a process of this machine began, in clock ticks since the machine did.
+
+    0: the system does not say. -1: it has ended, and its parent has not looked yet.
+    """
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return -1 if state in "ZX" else int(rest[18])
 
 
 def last_beat(folder: AnyPath) -> Beat | None:
@@ -113,9 +129,10 @@ def last_beat(folder: AnyPath) -> Beat | None:
     from pydantic import TypeAdapter  # who only looks for drivers can do without
 
     try:
-        return TypeAdapter(Beat).validate_json(content)
+        beat = TypeAdapter(Beat).validate_json(content)
     except ValueError:  # damaged; or on a store read while it was written
         return None
+    return beat if all(map(isfinite, (beat.at, beat.started, beat.left_s or 0.0))) else None
 
 
 class Pulse:
@@ -153,14 +170,15 @@ class Pulse:
 
     def beat(self) -> None:
         """Say it now."""
-        mine = replace(self.shown(), machine=this_machine(), host=platform.node(), pid=os.getpid(), at=time.time())
-        content = json.dumps(asdict(mine))
-        for folder in self.folders:
-            if not isinstance(folder, Path) or folder.is_dir():  # a folder that was removed is not made again
-                with suppress(OSError):
-                    write_atomically(folder / FILE, content)
+        pid = os.getpid()
+        me = {"machine": this_machine(), "host": platform.node(), "pid": pid, "born": _born(pid)}
+        with suppress(Exception):  # what is shown is no reason to end a study
+            content = json.dumps(asdict(self.shown()) | me | {"at": time.time()})
+            for folder in self.folders:
+                if not isinstance(folder, Path) or folder.is_dir():  # a folder that was removed is not made again
+                    with suppress(OSError):
+                        write_atomically(folder / FILE, content)
 
     def _keep(self) -> None:
         while not self._stop.wait(BEAT_S):
-            with suppress(Exception):  # what is shown is no reason to end a study
-                self.beat()
+            self.beat()

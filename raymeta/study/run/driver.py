@@ -18,7 +18,7 @@ from raymeta.study.machines.resources import on_cluster
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import State, StudyRecord
 from raymeta.study.run.searcher import RecordSearcher
-from raymeta.study.tracking.tracker import Tracker
+from raymeta.study.run.tracker import Tracker
 from raymeta.training.saving import ask_to_save
 
 ROUND_KEYS = ("outer_steps", "train_loss", "val_ci95", "val_loss", "diverged", "seconds", "hostname")

@@ -16,7 +16,7 @@ from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import missing
 from raymeta.study.record.record import StudyRecord, mend_journal
-from raymeta.study.tracking.tracker import Tracker
+from raymeta.study.run.tracker import Tracker
 
 
 def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> None:

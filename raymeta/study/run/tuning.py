@@ -16,7 +16,7 @@ from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.driver import Driver, Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
-from raymeta.study.tracking.tracker import Tracker
+from raymeta.study.run.tracker import Tracker
 from raymeta.trainable import MetaTrainable
 
 

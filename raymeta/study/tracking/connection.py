@@ -128,7 +128,7 @@ def to_be_served() -> str | None:
     """The database that `mlflow ui` is to be started on, which can be opened; None: a server of its own is named.
 
     Raises:
-        UserError: it can't be opened, or the server does not answer.
+        UserError: it can't be opened, or the server does not answer, or not as MLflow's.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if uri and (uri == "databricks" or urlsplit(uri).scheme in ("http", "https", "databricks", "databricks-uc", "uc")):
@@ -141,13 +141,14 @@ def to_be_served() -> str | None:
                 raise UserError(
                     f"MLFLOW_TRACKING_URI={without_password(uri)}: no server answers there: {error}"
                 ) from error
-        return None
+        else:
+            return None
     try:
         connect().search_experiments(max_results=1)
     except Exception as error:  # of any database, driver or file system
         where = f"MLFLOW_TRACKING_URI={without_password(uri)}: " if uri else ""
         raise UserError(f"{where}MLflow can't be opened: {problem_of(error)}; the studies are whole") from error
-    return tracking_uri()
+    return None if uri.startswith("http") else tracking_uri()
 
 
 def without_password(uri: str) -> str:

@@ -89,7 +89,9 @@ def _make(path: Path) -> None:
 
     making = Path(uri().removeprefix(FILE)).with_name(f".{path.name}.{os.getpid()}")
     try:
-        MlflowClient(f"{FILE}{making}").search_experiments(max_results=1)
+        client = MlflowClient(f"{FILE}{making}")
+        for made in client.search_experiments():  # "Default", in which nothing would ever be
+            client.delete_experiment(made.experiment_id)
         os.replace(making, path)
     finally:
         making.unlink(missing_ok=True)
@@ -113,11 +115,12 @@ def _set_right(path: Path, moved: list[tuple[str, str, str]]) -> None:
     with closing(_opened(path, "rw")) as file, file:
         for number, old, new in moved:
             file.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
-            file.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (new, len(old) + 1, number, len(old) + 1, f"{old}/"),
-            )
+            for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
+                file.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE experiment_id = ? AND substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, number, len(old) + 1, f"{old}/"),
+                )
 
 
 def _opened(path: Path, mode: str) -> sqlite3.Connection:

@@ -5,25 +5,30 @@ driver's time and memory. What MLflow lacks is sent in batches; a server that is
 a later `raymeta resume` tells everything again. Runs are found again by the study's and the trial's tags, so that a
 restart doubles none. The process ends with its driver, however that ends.
 
-It reads pickles of the classes below from standard input (`Study` first, `None` at the end), and writes a line of JSON
-to standard output whenever its state changes: {"sent": how many messages so far, "problem": why no more, or ""}.
+It reads pickles of messages (messages.py) from standard input (`Study` first, `None` at the end), and writes a line of
+JSON to standard output whenever its state changes: {"sent": how many messages so far, "problem": why no more, or "",
+"lacking": what it gives up to copy, and why, or ""}.
 """
 
 import json
 import os
 import pickle
 import queue
+import shlex
 import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
 
 from raymeta.schema import flatten
 from raymeta.storage.files import dump_yaml
 from raymeta.storage.places import any_path, local_copy
+from raymeta.study.tracking import model as models
 from raymeta.study.tracking.connection import Untracked, connect, deleted, experiment, log, log_params, problem_of
+from raymeta.study.tracking.messages import HERE, RANK, Message, Place, Study, Summary, Trial
+from raymeta.study.tracking.model import FewShotModel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,65 +41,14 @@ DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are a
 NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
 
 
-@dataclass(frozen=True)
-class Study:
-    """What the parent run says from the start."""
-
-    name: str
-    id: str
-    tags: dict[str, str]
-    params: dict[str, Any]
-    texts: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A trial as it is by now.
-
-    Attributes:
-        config: the whole of it; None: told before.
-        best: its best validation: a metric of the run, and when it was.
-    """
-
-    number: int
-    label: str
-    state: str
-    reason: str
-    hosts: list[str]
-    rounds: list[dict[str, Any]]
-    best: tuple[dict[str, float], float] | None
-    config: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The end of a session.
-
-    Attributes:
-        files: of the parent run; those that are not there are left out.
-        scores: of finalists: trial, metrics, when.
-        best: the best trial, and the file of its weights.
-    """
-
-    status: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
-    scores: list[tuple[int, dict[str, float], float]] = field(default_factory=list)
-    best: tuple[int, str] | None = None
-
-
-Message = Study | Trial | Summary | None
-
-
 @dataclass
 class _Child:
-    """A trial's run: the outer steps sent, whether its parameters and files are all there, and all else too; or whether
-    a user has deleted it.
+    """A trial's run: its place, the outer steps sent, whether its parameters and files are all there, and all else too;
+    or whether a user has deleted it.
     """
 
     run_id: str
+    place: Place
     sent: int = -1
     described: bool = False
     ended: bool = False
@@ -102,25 +56,35 @@ class _Child:
 
 
 class Copy:
-    """MLflow's copy of one study."""
+    """MLflow's copy of one study.
+
+    Attributes:
+        lacking: what was told and is not there, and why; "": nothing.
+    """
 
     def __init__(self, study: Study) -> None:
         self.study = study
         self.pending: dict[int, Trial] = {}
         self.summary: Summary | None = None
+        self.places: dict[int, Place] = {}
+        self.model: FewShotModel | None = None
+        self.lacking = ""
+        self._scores: dict[int, tuple[dict[str, float], float]] = {}
         self._runs: dict[int, _Child] = {}
         self._client: MlflowClient | None = None
-        self._experiment = self._parent = ""
+        self._experiment = self._parent = self._has_model = ""
 
     @property
     def whole(self) -> bool:
         """MLflow has everything that was told."""
-        return self._client is not None and not self.pending and self.summary is None
+        waiting = self.pending or self.summary or self.places or self.model
+        return self._client is not None and not waiting
 
     def take(self, news: Trial | Summary) -> None:
         """Remember what is to be sent: the last word on each trial."""
         if isinstance(news, Summary):
-            self.summary = news
+            self.summary, self.places, self.model = news, dict(news.places), news.model
+            self._scores = news.scores
             return
         before = self.pending.get(news.number)
         if before is not None and news.config is None:
@@ -128,7 +92,7 @@ class Copy:
         self.pending[news.number] = news
 
     def send_one(self) -> None:
-        """Send what the parent run says, then a trial, or, if there is none left, the summary.
+        """Send what the parent run says, then a trial; if none is left the summary, then a place, then the model.
 
         Raises:
             Exception: whatever the server or its absence raises; nothing is forgotten.
@@ -141,6 +105,13 @@ class Copy:
         elif self.summary is not None:
             self._finish(client, self.summary)
             self.summary = None
+        elif self.places:
+            number = min(self.places)
+            self._send_place(client, number, self.places[number])
+            del self.places[number]
+        elif self.model is not None:
+            self._send_model(client, self.model)
+            self.model = None
 
     def _open(self) -> "MlflowClient":
         from mlflow.entities import ViewType
@@ -157,8 +128,11 @@ class Copy:
                 raise Untracked(deleted("its run", f"runs restore --run-id {parents[0].info.run_id}"))
             self._parent = parents[0].info.run_id
             client.update_run(self._parent, status="RUNNING")
+            client.set_tag(self._parent, "raymeta.state", "running")
+            self._has_model = parents[0].data.tags.get(models.OF, "")
         else:
             self._parent = client.create_run(self._experiment, tags=study.tags).info.run_id
+        self._set_views(client, study.views)
         if not (parents and DESCRIBED in parents[0].data.tags):
             log_params(client, self._parent, study.params)
             for name, text in study.texts.items():
@@ -175,7 +149,7 @@ class Copy:
         from mlflow.entities import Metric, RunTag
 
         if trial.number not in self._runs:
-            self._runs[trial.number] = _Child(self._make_run(client, trial))
+            self._runs[trial.number] = _Child(self._make_run(client, trial), Place(role=trial.role))
         child = self._runs[trial.number]
         if child.ended:
             return
@@ -192,10 +166,13 @@ class Copy:
         ]
         if trial.hosts:
             tags.append(RunTag("raymeta.hosts", " ".join(trial.hosts)))
+        if trial.best:
+            scores, step, at = trial.best
+            metrics += [Metric(key, value, int(1000 * at), step) for key, value in scores.items()]
+            tags.append(RunTag("raymeta.score", trial.score))
+            child.place = replace(child.place, score=trial.score)
         if trial.state != "running":
             tags += [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
-            scores, at = trial.best or ({}, 0.0)
-            metrics += [Metric(key, value, int(1000 * at), 0) for key, value in scores.items()]
         log(client, child.run_id, params, metrics, tags)
         child.described = True
         if trial.rounds:
@@ -209,44 +186,81 @@ class Copy:
         tags = {
             "mlflow.parentRunId": self._parent,
             "mlflow.runName": f"trial {trial.number}",
+            "mlflow.note.content": _note(self.study.name, trial.number),
             "raymeta.kind": "trial",
             "raymeta.study": self.study.name,
             "raymeta.study_id": self.study.id,
             "raymeta.trial": str(trial.number),
             "raymeta.state": "running",
             "raymeta.start_point": trial.label,
+            "raymeta.role": trial.role,
         }
         first = trial.rounds[0] if trial.rounds else None
         start = int((first["at"] - first["seconds"]) * 1000) if first else None
         return str(client.create_run(self._experiment, start_time=start, tags=tags).info.run_id)
 
-    def _finish(self, client: "MlflowClient", summary: Summary) -> None:
-        from mlflow.entities import Metric
+    def _set_views(self, client: "MlflowClient", views: dict[str, str]) -> None:
+        for key, word in views.items():
+            client.set_experiment_tag(self._experiment, key, word)
 
-        for key, value in summary.metrics.items():
-            client.log_metric(self._parent, key, value)
-        for key, word in summary.tags.items():
-            client.set_tag(self._parent, key, word)
+    def _finish(self, client: "MlflowClient", summary: Summary) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        now = int(1000 * time.time())
+        metrics = [Metric(key, value, now, 0) for key, value in summary.metrics.items()]
+        tags = {key: word.replace(HERE, self._experiment) for key, word in summary.tags.items()}
+        log(client, self._parent, {}, metrics, [RunTag(key, word) for key, word in tags.items()])
         for name, text in summary.texts.items():
             client.log_text(self._parent, text, name)
         for path in summary.files:
             _log_file(client, self._parent, path)
-        gone = {number for number, child in self._runs.items() if child.deleted}
-        if summary.best and summary.best[0] not in gone:
-            _log_file(client, self._runs[summary.best[0]].run_id, summary.best[1])
-        for number, scores, at in summary.scores:
-            told = [Metric(key, score, int(1000 * at), 0) for key, score in scores.items()]
-            best = summary.best is not None and summary.best[0] == number
-            for run in [*([] if number in gone else [self._runs[number].run_id]), *([self._parent] if best else [])]:
-                client.log_batch(run, metrics=told)
+        self._set_views(client, summary.views)
         client.set_terminated(self._parent, summary.status)
+
+    def _send_place(self, client: "MlflowClient", number: int, place: Place) -> None:
+        """A trial's place and a finalist's scores, if the run has others."""
+        from mlflow.entities import Metric, RunTag
+
+        child = self._runs.get(number)
+        if child is None or child.deleted or child.place == place:
+            return
+        scores, at = self._scores.get(number, ({}, 0.0))
+        metrics = [Metric(key, score, int(1000 * at), 0) for key, score in scores.items()]
+        if place.rank:
+            metrics.append(Metric(RANK, place.rank, int(1000 * time.time()), 0))
+        tags = {"raymeta.role": place.role, "raymeta.score": place.score, "raymeta.fresh_score": place.fresh}
+        log(client, child.run_id, {}, metrics, [RunTag(key, word) for key, word in tags.items()])
+        child.place = place
+
+    def _send_model(self, client: "MlflowClient", model: FewShotModel) -> None:
+        """The best weights, if they are not there. It is the last and may be large; without it the copy is good."""
+        if model.of == self._has_model:
+            return
+        try:
+            models.keep(client, self._experiment, self._parent, model)
+        except Exception as error:  # of the server, of a disk, of what MLflow thinks of models
+            self.lacking = f"it has no model of the best weights ({problem_of(error)})"
+        else:
+            self._has_model = model.of
 
 
 def _found(run: "Run") -> _Child:
     """A trial's run that is there; one that was deleted in MLflow is not made again."""
     sent = int(run.data.metrics.get("outer_steps_done", -1))
     ended = _deleted(run) or run.info.status in STATUS.values()
-    return _Child(run.info.run_id, sent, DESCRIBED in run.data.tags, ended, _deleted(run))
+    tags, rank = run.data.tags, int(run.data.metrics.get(RANK, 0))
+    place = Place(rank, *(tags.get(f"raymeta.{key}", "") for key in ("role", "score", "fresh_score")))
+    return _Child(run.info.run_id, place, sent, DESCRIBED in tags, ended, _deleted(run))
+
+
+def _note(study: str, number: int) -> str:
+    """What can be done with a trial, on its page."""
+    study = shlex.quote(study)
+    return (
+        f"- its config: `raymeta export {study} --trial {number} -o trial{number}.yaml`, "
+        f"then `raymeta final trial{number}.yaml`\n"
+        f"- its weights: `raymeta.open_study({study!r}).load({number})`\n"
+    )
 
 
 def _deleted(run: "Run") -> bool:
@@ -297,7 +311,7 @@ def main() -> None:
                 sent, problem = sent + 1, ""
             except Exception as error:  # whatever the server or its absence raises: keep it and try again
                 problem, retry_at = problem_of(error), time.monotonic() + RETRY_S
-        state = json.dumps({"sent": sent, "problem": problem})
+        state = json.dumps({"sent": sent, "problem": problem, "lacking": copy.lacking})
         if state != told:
             told = state
             print(state, file=states, flush=True)

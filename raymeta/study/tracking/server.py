@@ -5,6 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from raymeta.errors import UserError
@@ -12,6 +15,7 @@ from raymeta.installed import child_environment
 
 HOST = "127.0.0.1"
 PATIENCE_S = 5.0
+LOOK_S = 0.2
 
 
 def refuse_taken(port: int) -> None:
@@ -28,13 +32,23 @@ def refuse_taken(port: int) -> None:
             raise UserError(f"--port {port}: cannot be used: {error.strerror}; another one can be given") from error
 
 
-def serve(uri: str, port: int) -> int:
+def serve(uri: str, port: int, ready: Callable[[], None]) -> int:
     """Serve a tracking database on loopback until this process is asked to end; returns the server's exit code.
 
-    The server starts a dozen processes, all in a group of its own, which ends with this call.
+    The server starts some processes, all in a group of its own, which ends with this call.
+
+    Args:
+        uri: of the database.
+        port: on this machine.
+        ready: called in a thread once the server answers.
     """
     command = [sys.executable, "-P", "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST]
-    process = subprocess.Popen([*command, "--port", str(port)], env=child_environment(), start_new_session=True)
+    # One worker is enough for one reader, and starts in half the time; jobs are for judges of language models.
+    environment = child_environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"], env=environment, start_new_session=True
+    )
+    threading.Thread(target=_wait, args=(process, port, ready), daemon=True).start()
     try:
         return process.wait()
     finally:
@@ -43,3 +57,12 @@ def serve(uri: str, port: int) -> int:
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE_S)
+
+
+def _wait(process: "subprocess.Popen[bytes]", port: int, ready: Callable[[], None]) -> None:
+    while process.poll() is None:
+        with suppress(OSError):
+            socket.create_connection((HOST, port), timeout=LOOK_S).close()
+            ready()
+            return
+        time.sleep(LOOK_S)

@@ -1,18 +1,20 @@
 """Copies are made beside a study by processes of their own; whatever befalls one is a line, and the study goes on."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from study.driving import noted, raymeta, tiny_record
+from study.driving import noted, raymeta, tiny_record, until
 
 from raymeta import installed
 from raymeta.api.studies import open_study
 from raymeta.errors import RunFailed, UserError
 from raymeta.study.copies import copier
-from raymeta.study.copies.copy import found
+from raymeta.study.copies.copy import Copy, Keeper, Trial, found
+from raymeta.study.record.record import StudyRecord
 
 MINE = """
 import os, sys
@@ -96,6 +98,51 @@ def test_one_that_fails_is_a_line(
     later = "`raymeta sync one --also mine` copies it later"
     assert copies.problems == [f"mine lacks something of it: {why}; {later}"]
     assert said == ([f"mine lacks this study for now: {why}; {later}"] if how == "raises" else [])
+
+
+@pytest.mark.slow
+def test_it_copies_on_where_its_driver_has_left(studies: Path, mine: None) -> None:
+    record = tiny_record("one", "study.trials=2", "study.finalists=0")
+    noted(record, 3.0)
+    with copier.Copier("mine", record, lambda text: None, lambda: True) as left:
+        assert left.process.stdout is not None
+        os.dup2(os.open(os.devnull, os.O_RDONLY), left.process.stdout.fileno())  # as a driver that is gone
+        until(lambda: (studies / "one" / "mine.txt").exists(), seconds=120)
+        time.sleep(1)  # it says so to no reader
+        noted(record, 2.0)
+    assert left.process.wait(120) == 0
+    assert (studies / "one" / "mine.txt").read_text().splitlines() == ["0 completed", "1 completed"]
+
+
+def test_one_trial_that_fails_holds_up_no_other(studies: Path) -> None:
+    """A server may refuse one run for good: one that a user has deleted there."""
+
+    class First(Copy):
+        def take(self, trial: Trial) -> None:
+            if trial.number == 0:
+                raise RuntimeError("it was deleted")
+
+        def close(self) -> None:
+            pass
+
+        @staticmethod
+        def where(record: StudyRecord) -> str:
+            return ""
+
+    record = tiny_record("one", "study.trials=3", "study.finalists=0")
+    for score in (3.0, 2.0, 1.0):
+        noted(record, score)
+    keeper = Keeper(First(record))
+    for copied in (0, 2, 2):
+        with pytest.raises(RuntimeError, match="it was deleted"):
+            keeper.look()
+        assert keeper.copied == copied
+
+
+def test_a_tracker_that_cannot_say_where_ends_no_study(mine: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(found("mine"), "where", lambda record: record.nothing)
+    said = copier.where("mine", object())  # type: ignore[arg-type]
+    assert said == "mine: it does not say where (AttributeError: 'object' object has no attribute 'nothing')"
 
 
 def test_names_and_what_they_need(mine: None, monkeypatch: pytest.MonkeyPatch) -> None:

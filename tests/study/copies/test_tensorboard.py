@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from raymeta.storage.files import parse_yaml
-from raymeta.study.copies.copy import Keeper, told, trials_of
+from raymeta.study.copies.copy import Keeper, content_of, trials_of
 from raymeta.study.copies.tensorboard import FILE, TensorBoard, events_of
 from raymeta.study.record.record import StudyRecord
 
@@ -119,11 +119,11 @@ def test_a_finalist_s_scores_come_last(record: StudyRecord) -> None:
 @given(cut=st.integers(0, 10_000), rounds=st.integers(1, 3))
 def test_wherever_a_file_was_cut_it_becomes_whole(record: StudyRecord, cut: int, rounds: int) -> None:
     (trial, fresh), *_ = trials_of(record)
-    whole = events_of(told(record, trial, fresh))
-    older = events_of(told(record, replace(trial, rounds=trial.rounds[:rounds], state="running"), None))
+    whole = events_of(content_of(record, trial, fresh))
+    older = events_of(content_of(record, replace(trial, rounds=trial.rounds[:rounds], state="running"), None))
     assert whole.startswith(older)
     file = Path(str(record.folder)) / "tensorboard" / "0000" / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(whole[:cut])
-    TensorBoard(record).take(told(record, trial, fresh))
+    TensorBoard(record).take(content_of(record, trial, fresh))
     assert file.read_bytes() == whole

@@ -215,7 +215,7 @@ WRONG = [
     (
         (*SINUSOID, ["study.trails=3"]),
         "study: unknown key 'trails', did you mean 'trials'? "
-        "(allowed: finalist_seeds, finalist_tasks, finalists, first_rung, hung_after_s, reduction, seed, "
+        "(allowed: also, finalist_seeds, finalist_tasks, finalists, first_rung, hung_after_s, reduction, seed, "
         "startup_trials, trials)",
     ),
     (

@@ -11,18 +11,8 @@ from raymeta.errors import UserError
 from raymeta.metric import Metric
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import RemotePath
-from raymeta.study.record import lease, stored_journal
 from raymeta.study.record.home import all_studies, open_study
 from raymeta.study.record.record import StudyRecord, mend_journal
-
-
-@pytest.fixture
-def store(bucket: RemotePath, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RemotePath:
-    """An empty prefix for studies."""
-    monkeypatch.setattr(lease, "SETTLE_S", 0.0)
-    monkeypatch.setattr(stored_journal, "FRESH_S", 0.0)
-    monkeypatch.setenv("RAYMETA_STUDIES", str(bucket / request.node.name))
-    return bucket / request.node.name
 
 
 def drive(name: str) -> StudyRecord:

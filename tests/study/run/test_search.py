@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -71,10 +72,10 @@ def test_trials_end_at_rungs_and_have_all_their_rounds(found: Finished) -> None:
 def test_mlflow_has_one_parent_and_a_child_a_trial(found: Finished) -> None:
     assert_mlflow_equals_record(NAME)
     client, record = connect(), load(NAME)
-    assert sorted(e.name for e in client.search_experiments()) == ["Default", NAME]
+    assert [e.name for e in client.search_experiments()] == [NAME]
     (parent,), children = runs_of(NAME)
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert names == {"base.yaml", "space.yaml", "best_config.yaml", "finalists.json", "search.png"}
+    assert names == {"base.yaml", "space.yaml", "best_config.yaml", "finalists.json", "search.png", "report.html"}
     best = record.best()
     assert best is not None
     assert parent.data.tags["raymeta.best_trial"] == str(best.number)
@@ -84,12 +85,16 @@ def test_mlflow_has_one_parent_and_a_child_a_trial(found: Finished) -> None:
     assert parse_trial(yaml.safe_load(kept.read_text())) == record.config(best)
     picture = Path(client.download_artifacts(parent.info.run_id, "search.png"))
     assert picture.read_bytes() == (record.folder / "search.png").read_bytes()
-    with_checkpoint = [
-        int(run.data.tags["raymeta.trial"])
-        for run in children
-        if "checkpoint.pt" in {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
-    ]
-    assert with_checkpoint == [best.number]
+    (model,) = client.search_logged_models([parent.info.experiment_id])
+    assert (model.source_run_id, model.status) == (parent.info.run_id, "READY")
+    assert parent.data.tags["raymeta.model_of"].startswith(f"trial {best.number} at ")
+    weights = next(Path(unquote(urlsplit(model.artifact_location).path)).rglob("checkpoint.pt"))
+    assert weights.read_bytes() == (record.trial_folder(best.number) / "checkpoint.pt").read_bytes()
+    places = {int(run.data.tags["raymeta.trial"]): run.data for run in children}
+    assert (places[best.number].tags["raymeta.role"], places[best.number].metrics["rank"]) == ("best", 1)
+    assert sorted(data.metrics["rank"] for data in places.values() if "rank" in data.metrics) == list(
+        range(1, len(record.ranking()) + 1)
+    )
 
 
 def test_a_name_that_exists_is_refused(found: Finished) -> None:

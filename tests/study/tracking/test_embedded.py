@@ -3,7 +3,9 @@
 import shutil
 import sqlite3
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -15,10 +17,11 @@ import raymeta
 from raymeta.errors import UserError
 from raymeta.study.record.home import open_study
 from raymeta.study.record.record import StudyRecord
+from raymeta.study.run.for_mlflow import study_content
+from raymeta.study.run.tracker import Tracker
 from raymeta.study.tracking import embedded
 from raymeta.study.tracking.connection import Untracked, connect, find_run, problem_of, to_be_served
 from raymeta.study.tracking.mlflow_copy import Copy
-from raymeta.study.tracking.tracker import Tracker, _study
 
 ODD = "a?b=c&d#e%2f é;"
 
@@ -35,7 +38,7 @@ def copied(record: StudyRecord) -> None:
     tracker._tell = news.append  # type: ignore[method-assign]
     tracker.update_all()
     tracker.summarise()
-    copy = Copy(_study(record))
+    copy = Copy(study_content(record))
     for one in news:
         copy.take(one)
     while not copy.whole:
@@ -187,6 +190,16 @@ def test_a_server_of_its_own_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         to_be_served()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "databricks")
     assert to_be_served() is None
+
+
+def test_a_server_that_is_not_mlflow_s_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://me:secret@127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI=http://127.*: MLflow can't be opened: .* 501 "):
+            to_be_served()
+        server.shutdown()
 
 
 def test_what_a_database_says_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from study.driving import assert_mlflow_equals_record, runs_of, tiny_record
 
+from raymeta.study.run import tracker
+from raymeta.study.run.tracker import Tracker
 from raymeta.study.tracking.connection import connect, problem_of, tracking_uri
-from raymeta.study.tracking.tracker import Tracker
 
 CONNECT = """
 import sys, time
@@ -43,6 +44,20 @@ def test_where_runs_go(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_problem_tells_no_password() -> None:
     assert problem_of(OSError("no http://me:secret@host:1/api\nmore")) == "OSError: no http://host:1/api"
     assert problem_of(ValueError()) == "ValueError: "
+
+
+@pytest.mark.slow
+def test_a_summary_that_cannot_be_made_ends_no_study(studies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data may be gone by the end, and a problem from outside may raise anything."""
+
+    def fails(*ignored: object) -> None:
+        raise OSError("the data are gone")
+
+    record = tiny_record("tiny", "study.trials=1")
+    monkeypatch.setattr(tracker, "summary_content", fails)
+    with Tracker(record) as mlflow:
+        mlflow.summarise()
+    assert mlflow.problem == "it has no summary (OSError: the data are gone)"
 
 
 def test_runs_that_a_killed_driver_had_only_begun_are_made_whole(studies: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the driver tells MLflow of a study, as plain data for the process that copies it (mlflow_copy.py)."""
+"""The driver's end of MLflow's copy: it starts the process that makes it, and tells what is new (for_mlflow.py)."""
 
 import json
 import pickle
@@ -8,16 +8,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from raymeta.installed import child_environment
-from raymeta.schema import flatten
-from raymeta.storage.files import dump_yaml
-from raymeta.study.record.finalists import settled, standings
 from raymeta.study.record.record import StudyRecord, TrialRecord
-from raymeta.study.tracking.mlflow_copy import RETRY_S, Message, Study, Summary, Trial
+from raymeta.study.run.for_mlflow import study_content, summary_content, trial_content
+from raymeta.study.tracking.connection import problem_of
+from raymeta.study.tracking.messages import Message
+from raymeta.study.tracking.mlflow_copy import RETRY_S
 
 if TYPE_CHECKING:
     from raymeta.study.machines.session import Session
@@ -40,7 +39,7 @@ class Tracker:
 
     def __init__(self, record: StudyRecord, say: Callable[[str], None] = lambda text: None) -> None:
         self.record, self._say, self._said = record, say, False
-        self.problem = ""
+        self.problem = self._unsaid = ""
         self._sent = 0
         self._configs: set[int] = set()  # trials whose config was told
 
@@ -55,7 +54,7 @@ class Tracker:
         )
         self._listener = threading.Thread(target=self._listen, name="mlflow", daemon=True)
         self._listener.start()
-        self._tell(_study(self.record))
+        self._tell(study_content(self.record))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -76,6 +75,7 @@ class Tracker:
             self.problem = self.problem or f"the process that writes to it ended ({self.process.returncode})"
         self.process.wait()
         self._listener.join()
+        self.problem = self.problem or self._unsaid
 
     def update(self, number: int) -> None:
         """A trial has something new."""
@@ -87,17 +87,20 @@ class Tracker:
             self._update(trial)
 
     def summarise(self, session: "Session | None" = None) -> None:
-        """The session is over: put its figures, if there was one, the picture and the best trial on the parent run."""
-        self._tell(_summary(self.record, session))
+        """The session is over: tell its figures, if there was one, the places of trials, and the best one's weights."""
+        try:
+            content = summary_content(self.record, session)
+        except Exception as error:  # of data that are gone, or a problem from outside; a copy ends no study
+            self._unsaid = f"it has no summary ({problem_of(error)})"
+        else:
+            self._tell(content)
 
     def _update(self, trial: TrialRecord) -> None:
         if not self.record.plan.space.complete(trial.point):
             return  # its driver was killed while it drew the values: they are told with the trial's next news
-        config = None if trial.number in self._configs else self.record.config(trial).as_dict()
+        told = trial.number in self._configs
         self._configs.add(trial.number)
-        entry, name = trial.best(self.record.metric), f"val_{self.record.metric.name}"
-        best = ({f"best_{name}": entry[name]}, entry["at"]) if entry else None
-        self._tell(Trial(trial.number, trial.label, trial.state, trial.reason, trial.hosts, trial.rounds, best, config))
+        self._tell(trial_content(self.record, trial, config=not told))
 
     def _tell(self, news: Message) -> None:
         assert self.process.stdin is not None
@@ -109,53 +112,10 @@ class Tracker:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             state = json.loads(line)
-            self.problem, self._sent = state["problem"], state["sent"]
-            if self.problem and not self._said:
+            self.problem, self._sent = state["problem"] or state["lacking"], state["sent"]
+            if state["problem"] and not self._said:
                 self._said = True
                 self._say(
                     f"MLflow can't be used: {self.problem}; trials are kept in the study and copied when it is back "
                     f"(`raymeta sync {self.record.name}`)"
                 )
-
-
-def _study(record: StudyRecord) -> Study:
-    about, plan = record.about, record.plan
-    tags = {
-        "mlflow.runName": record.name,
-        "mlflow.note.content": f"`{about['command']}`\n\nGo on: `raymeta resume {record.name}`",
-        "raymeta.kind": "study",
-        "raymeta.study": record.name,
-        "raymeta.study_id": about["id"],
-        "raymeta.command": about["command"],
-        "raymeta.data": about["data"]["fingerprint"],
-        "raymeta.version": version("raymeta"),
-    }
-    params = {"method": plan.spec, "space_hash": plan.space.hash, **flatten({"study": plan.study.model_dump()})}
-    texts = {"space.yaml": dump_yaml(plan.space.as_dict()), "base.yaml": plan.base.to_yaml()}
-    return Study(record.name, about["id"], tags, params, texts)
-
-
-def _summary(record: StudyRecord, session: "Session | None") -> Summary:
-    trials, name = record.trials(), f"val_{record.metric.name}"
-    metrics: dict[str, float] = {
-        f"trials_{state}": sum(trial.state == state for trial in trials)
-        for state in ("completed", "pruned", "diverged", "failed")
-    }
-    if session is not None and session.efficiency is not None:
-        metrics |= {"slot_efficiency": session.efficiency, "wall_s": session.wall_s}
-    found: dict[str, Any] = {"files": [str(record.folder / "search.png")], "tags": {}, "texts": {}}
-    if (best := record.best()) is not None:
-        entry = best.best(record.metric) or {}
-        metrics |= {f"best_{name}": entry[name], "best_val_ci95": entry["val_ci95"]}
-        found["tags"]["raymeta.best_trial"] = str(best.number)
-        found["texts"]["best_config.yaml"] = record.config(best).to_yaml()
-        found["best"] = (best.number, str(record.trial_folder(best.number) / "checkpoint.pt"))
-    if (final := standings(record)) is not None:
-        found["texts"]["finalists.json"] = json.dumps(final.as_dict(), indent=2)
-        found["scores"] = [
-            (one.trial.number, {f"reevaluated_{name}": one.mean, "reevaluated_val_ci95": one.ci95}, one.at)
-            for one in final.finalists
-            if one.values
-        ]
-    status = "FINISHED" if record.over and settled(record) else "KILLED"
-    return Summary(status, metrics, **found)
