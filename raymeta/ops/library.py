@@ -1,6 +1,7 @@
 """The native kernels: built once a machine by its own C++ compiler, found again in raymeta's cache, called on tensors.
 
-A library's name in the cache tells its source, the flags (the widest vectors that this processor has) and the compiler.
+There is a library for each type of number, built when it is first asked for. Its name in the cache tells its source, the
+flags (the widest vectors that this processor has) and the compiler.
 """
 
 import ctypes
@@ -30,7 +31,7 @@ VECTORS = {  # by what torch finds that this processor can do
 }
 PORTABLE: tuple[str, ...] = ()
 BUILD_S = 300
-TYPES = {torch.float32: "float32", torch.float64: "float64"}
+TYPES = {torch.float32: "float", torch.float64: "double"}
 # How many pointers each takes, after the sizes and, where there is one, a number.
 _POINTERS = {"convolve": 5, "convolve_back": 5, "moments": 3}
 _NUMBER_AND_POINTERS = {
@@ -44,20 +45,20 @@ class NoKernels(Exception):
 
 
 @cache
-def library() -> ctypes.CDLL:
-    """The kernels, built if the cache has none.
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The kernels for numbers of a type, built if the cache has none.
 
     Raises:
         NoKernels: there is no compiler, or it can't build them.
     """
-    return load(build(VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)))
+    return load(build(dtype, VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)))
 
 
 @cache
-def unusable() -> str:
+def unusable(dtype: torch.dtype = torch.float32) -> str:
     """Why the native kernels can't be had on this machine, a sentence; "": they can."""
     try:
-        library()
+        library(dtype)
     except NoKernels as error:
         return str(error)
     return ""
@@ -65,7 +66,7 @@ def unusable() -> str:
 
 def takes(x: Any) -> bool:
     """Whether the kernels can compute with a tensor, or with what has a tensor's type and place."""
-    return x.device.type == "cpu" and x.dtype in TYPES and len(x) > 0
+    return x.device.type == "cpu" and x.dtype in TYPES and len(x) > 0 and not unusable(x.dtype)
 
 
 def call(name: str, like: Tensor, *arguments: Any) -> None:
@@ -88,14 +89,17 @@ def sizes(*values: int) -> ctypes.Array[ctypes.c_long]:
 
 @cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    function: Callable[..., None] = getattr(library(), f"{name}_{TYPES[dtype]}")
+    function: Callable[..., None] = getattr(library(dtype), name)
     return function
 
 
-def build(vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | None = None) -> Path:
+def build(
+    dtype: torch.dtype, vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | None = None
+) -> Path:
     """The shared library of the kernels, compiled unless the cache has it. One process of a machine compiles.
 
     Args:
+        dtype: of the numbers.
         vectors: flags of the processor, a value of `VECTORS` or `PORTABLE`.
         more: further flags.
         folder: where it lies; None: in raymeta's cache.
@@ -103,7 +107,7 @@ def build(vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | N
     Raises:
         NoKernels: there is no compiler, or it can't build them.
     """
-    flags = (*FLAGS, *vectors, *more)
+    flags = (*FLAGS, f"-DNUMBER={TYPES[dtype]}", *vectors, *more)
     folder = folder or cache_folder() / "kernels"
     source, compiler = _source(flags), _compiler()
     if compiler is None:  # what was built while there was one is as good
@@ -136,12 +140,11 @@ def load(path: Path) -> ctypes.CDLL:
     """
     try:
         found = ctypes.CDLL(str(path))
-        for kind in TYPES.values():
-            for numbers, kernels in (((), _POINTERS), ((ctypes.c_double,), _NUMBER_AND_POINTERS)):
-                for name, count in kernels.items():
-                    function = getattr(found, f"{name}_{kind}")
-                    function.restype = None
-                    function.argtypes = (ctypes.c_void_p, *numbers, *[ctypes.c_void_p] * count)
+        for numbers, kernels in (((), _POINTERS), ((ctypes.c_double,), _NUMBER_AND_POINTERS)):
+            for name, count in kernels.items():
+                function = getattr(found, name)
+                function.restype = None
+                function.argtypes = (ctypes.c_void_p, *numbers, *[ctypes.c_void_p] * count)
     except (OSError, AttributeError) as error:
         raise NoKernels(f"{path}: can't be loaded ({error}): remove it, and it is built again") from error
     return found

@@ -86,12 +86,12 @@ def test_a_library_is_built_once_and_used_without_a_compiler(
     if not list((session_cache / "kernels").glob("*.so")):
         pytest.skip("nothing could be built")
     monkeypatch.setenv("RAYMETA_CACHE", str(session_cache))
-    (built,) = {build(HERE) for _ in range(2)}
+    (built,) = {build(torch.float32, HERE) for _ in range(2)}
     assert built.parent == session_cache / "kernels"
     assert kernels_of(NATIVE) == "native"
     compiler(nothing_known, "exit 1")  # another one
     with pytest.raises(NoKernels):
-        build(HERE)
+        build(torch.float32, HERE)
 
 
 def test_sources_are_short_and_formatted() -> None:
@@ -109,37 +109,37 @@ def test_every_processors_kernels_are_right(vectors: str, tmp_path: Path) -> Non
     found = torch.backends.cpu.get_cpu_capability()
     if order.index(vectors) > order.index(found if found in order else "PORTABLE"):
         pytest.skip(f"this processor has no {vectors}")
-    checked(build(VECTORS.get(vectors, PORTABLE), folder=tmp_path))
+    checked(tmp_path, VECTORS.get(vectors, PORTABLE))
 
 
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Address and undefined behaviour, over all tests of this folder."""
     checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
-    built = build(HERE, checks, tmp_path)
     runtimes = [
         subprocess.run(
             ["c++", f"-print-file-name=lib{name}.so"], capture_output=True, text=True, check=True
         ).stdout.strip()
         for name in ("asan", "ubsan", "stdc++")
     ]
-    checked(built, LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0")
+    checked(tmp_path, HERE, checks, LD_PRELOAD=":".join(runtimes), ASAN_OPTIONS="detect_leaks=0")
 
 
-def checked(built: Path, **environment: str) -> None:
-    """Run the tests of this folder, but for this file's, on a library."""
-    load_into = f"""
+def checked(folder: Path, vectors: tuple[str, ...], more: tuple[str, ...] = (), **environment: str) -> None:
+    """Run the tests of this folder, but for this file's, on libraries built in a folder with some flags."""
+    built = {dtype: str(build(dtype, vectors, more, folder)) for dtype in library.TYPES}
+    program = f"""
 import sys
 import pytest
+import torch
 import raymeta.ops.library as library
-found = library.load({str(built)!r})
-library.library = lambda: found
-library.unusable = lambda: ""
+libraries = {{dtype: library.load(path) for dtype, path in {built!r}.items()}}
+library.library = libraries.__getitem__
+library.unusable = lambda dtype=None: ""
 sys.exit(pytest.main(["-n", "0", "-q", "-p", "no:cacheprovider", "--ignore", {str(Path(__file__))!r}, {str(TESTS)!r}]))
 """
-    names = {**os.environ, **environment}
-    if "LD_PRELOAD" in environment:
-        load_into = load_into.replace("library.load(", "library.load(", 1)
-    done = subprocess.run([sys.executable, "-c", load_into], capture_output=True, text=True, env=names, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "skipped" not in done.stdout

@@ -7,7 +7,7 @@ namespace raymeta {
 // Rows that a product of so many columns of vectors keeps in registers
 constexpr int rows_of(int columns) {
 #if defined(__AVX512F__)
-    return columns == 4 ? 6 : columns == 3 ? 9 : columns == 2 ? 14 : 16;
+    return columns == 4 ? 6 : columns == 1 ? 16 : 8;
 #else
     return columns == 2 ? 6 : 12;
 #endif
@@ -18,9 +18,9 @@ constexpr int COLUMNS = 4;
 constexpr int COLUMNS = 2;
 #endif
 
-// c[r][n] (+)= sum over k of a[r * row + k * step] * b[k][n], for R rows and C vectors
+// c[r][n] (+)= sum over k of a[r * row + k * step] * b[k][n], for R rows, without the first `done`, and C vectors
 template <class T, int R, int C>
-void product(long depth, const T* a, long row, long step, const T* b, T* c, long width, bool add) {
+void product(long depth, const T* a, long row, long step, const T* b, T* c, long width, bool add, long done) {
     constexpr long L = Lanes<T>::count;
     const Whole at;
     V<T> acc[R][C] = {};
@@ -34,29 +34,21 @@ void product(long depth, const T* a, long row, long step, const T* b, T* c, long
             for (int j = 0; j < C; j++) acc[r][j] += one * other[j];
         }
     }
-    for (int r = 0; r < R; r++)
+    for (long r = done; r < R; r++)
         for (int j = 0; j < C; j++) {
             T* to = c + r * width + j * L;  // a sum of sums, whose error is smaller than that of one long one
             at.store(to, add ? at.load(to) + acc[r][j] : acc[r][j]);
         }
 }
 
-// `product` for a number of rows that is known when it runs
-template <class T, int R, int C>
-void rows(int count, long depth, const T* a, long row, long step, const T* b, T* c, long width, bool add) {
-    if constexpr (R > 0) {
-        if (count == R) return product<T, R, C>(depth, a, row, step, b, c, width, add);
-        rows<T, R - 1, C>(count, depth, a, row, step, b, c, width, add);
-    }
-}
-
-template <class T, int C>
+// Blocks of R rows; the last one computes again what it shares with the one before
+template <class T, int C, int R = rows_of(C)>
 void columns(long count, long depth, const T* a, long row, long step, const T* b, T* c, long width, bool add) {
-    constexpr int R = rows_of(C);
-    for (long left = count, parts = (count + R - 1) / R, now; left > 0; left -= now, parts--) {
-        now = (left + parts - 1) / parts;  // parts of nearly the same size
-        rows<T, R, C>(now, depth, a, row, step, b, c, width, add);
-        a += now * row, c += now * width;
+    if constexpr (R > 1)
+        if (count < R) return columns<T, C, R / 2>(count, depth, a, row, step, b, c, width, add);
+    for (long r = 0; r < count; r += R) {
+        long first = r + R <= count ? r : count - R;
+        product<T, R, C>(depth, a + first * row, row, step, b, c + first * width, width, add, r - first);
     }
 }
 
