@@ -1,5 +1,6 @@
 """Whose kernels blocks run on: torch's, or raymeta's own (`engine.kernels`)."""
 
+import threading
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from raymeta import registry
 from raymeta.errors import UserError
 from raymeta.models.conv4 import Block
-from raymeta.ops.library import unusable
+from raymeta.ops.library import builds_with, unusable
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
@@ -20,16 +21,25 @@ def kernels_of(config: "TrialConfig") -> Literal["torch", "native"]:
     Raises:
         UserError: the config says `native`, and this machine can't have the kernels.
     """
-    wanted = config.engine.kernels
-    if wanted == "torch" or not registry.find("backbone", config.model.name).has_kernels:
-        return "torch"
-    if config.engine.device != "cpu" and torch.cuda.is_available():
+    if not _wanted(config):
         return "torch"
     if not (why := unusable()):
         return "native"
-    if wanted == "native":
+    if config.engine.kernels == "native":
         raise UserError(f"engine.kernels: found 'native', but this machine can't have them: {why}")
     return "torch"
+
+
+def begin_building(config: "TrialConfig") -> str:
+    """Build a trial's kernels beside what else is done until `kernels_of` needs them, if they are not there yet.
+
+    Returns:
+        A sentence on it; "": there is nothing to build.
+    """
+    if not _wanted(config) or not (compiler := builds_with()):
+        return ""
+    threading.Thread(target=unusable, name="kernels", daemon=True).start()
+    return f"building raymeta's kernels for this machine with {compiler}, once, in some seconds"
 
 
 def slower(config: "TrialConfig") -> str:
@@ -50,6 +60,12 @@ def settled(config: "TrialConfig") -> "TrialConfig":
     """
     engine = config.engine.model_copy(update={"kernels": kernels_of(config)})
     return config.model_copy(update={"engine": engine})
+
+
+def _wanted(config: "TrialConfig") -> bool:
+    """Whether a trial would use native kernels if it can have them."""
+    cpu = config.engine.device == "cpu" or not torch.cuda.is_available()
+    return config.engine.kernels != "torch" and cpu and registry.find("backbone", config.model.name).has_kernels
 
 
 def use_kernels(learner: nn.Module, config: "TrialConfig") -> None:

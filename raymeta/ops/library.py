@@ -1,7 +1,7 @@
 """The native kernels: built once a machine by its own C++ compiler, found again in raymeta's cache, called on tensors.
 
-There is a library for each type of number, built when it is first asked for. Its name in the cache tells its source, the
-flags (the widest vectors that this processor has) and the compiler.
+There is a library for each type of number, built when it is first asked for. Its name in the cache tells its source,
+the flags (the widest vectors that this processor has) and the compiler.
 """
 
 import ctypes
@@ -51,7 +51,15 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises:
         NoKernels: there is no compiler, or it can't build them.
     """
-    return load(build(dtype, VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)))
+    return load(build(dtype, _vectors()))
+
+
+def builds_with() -> str:
+    """The compiler that would build the kernels for float32 now; "": there is none, or they are built."""
+    compiler = _compiler()
+    if compiler is None or _place(_flags(torch.float32, _vectors()), compiler, cache_folder() / "kernels").exists():
+        return ""
+    return compiler
 
 
 @cache
@@ -93,9 +101,7 @@ def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
     return function
 
 
-def build(
-    dtype: torch.dtype, vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | None = None
-) -> Path:
+def build(dtype: torch.dtype, vectors: tuple[str, ...], more: tuple[str, ...] = (), folder: Path | None = None) -> Path:
     """The shared library of the kernels, compiled unless the cache has it. One process of a machine compiles.
 
     Args:
@@ -107,17 +113,16 @@ def build(
     Raises:
         NoKernels: there is no compiler, or it can't build them.
     """
-    flags = (*FLAGS, f"-DNUMBER={TYPES[dtype]}", *vectors, *more)
+    flags, compiler = _flags(dtype, vectors, more), _compiler()
     folder = folder or cache_folder() / "kernels"
-    source, compiler = _source(flags), _compiler()
     if compiler is None:  # what was built while there was one is as good
-        for known in sorted(folder.glob(f"{source}-*.so")):
+        for known in sorted(folder.glob(f"{_source(flags)}-*.so")):
             return known
         raise NoKernels(
             f"found no C++ compiler ({', '.join(COMPILERS)}) on the PATH: install one, such as the package g++ "
             "(Xcode's command line tools on a Mac)"
         )
-    library = folder / f"{source}-{_digest(_identity(compiler))}.so"
+    library = _place(flags, compiler, folder)
     if library.exists():
         return library
     try:
@@ -148,6 +153,20 @@ def load(path: Path) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         raise NoKernels(f"{path}: can't be loaded ({error}): remove it, and it is built again") from error
     return found
+
+
+def _vectors() -> tuple[str, ...]:
+    """The flags of this processor."""
+    return VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)
+
+
+def _flags(dtype: torch.dtype, vectors: tuple[str, ...], more: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return (*FLAGS, f"-DNUMBER={TYPES[dtype]}", *vectors, *more)
+
+
+def _place(flags: tuple[str, ...], compiler: str, folder: Path) -> Path:
+    """Where the library lies that a compiler builds with some flags."""
+    return folder / f"{_source(flags)}-{_digest(_identity(compiler))}.so"
 
 
 def _compiler() -> str | None:

@@ -106,10 +106,13 @@ def test_tasks_batched_by_vmap_run_on_torch(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 ORDERS = {"order": "second", "first_order_share": 0.0}
+SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
+# Between them they use every kind of pass: per step, of both sets at once, with hooks on weights and on activations.
+QUICK = {"maml", "mamlpp", "alfa", "cxgrad", "relationnet", "maml+metadropout", "maml+mgaug", "maml+metamix"}
 
 
 @pytest.mark.parametrize(
-    "spec", [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
+    "spec", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SPECS]
 )
 def test_whole_outer_gradients(spec: str, glyphs: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every learner, and of MAML with every regularizer, in second order where there is one."""

@@ -12,12 +12,20 @@ import torch
 import raymeta.ops.library as library
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.models.kernels import kernels_of, settled, slower
+from raymeta.models.kernels import begin_building, kernels_of, settled, slower
 from raymeta.ops.library import PORTABLE, VECTORS, NoKernels, build
 
 TESTS = Path(__file__).parent
 NATIVE, AUTO = (parse_trial({"method": "maml", "engine": {"kernels": name}}) for name in ("native", "auto"))
 HERE = VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)
+
+
+@pytest.fixture
+def built(session_cache: Path) -> Path:
+    """The kernels, as built by this machine's compiler."""
+    if why := library.unusable():
+        pytest.skip(why)
+    return sorted((session_cache / "kernels").glob("*.so"))[0]
 
 
 @pytest.fixture
@@ -50,7 +58,22 @@ def test_without_a_compiler_trials_run_on_torch(nothing_known: Path) -> None:
     assert str(caught.value) == (
         f"engine.kernels: found 'native', but this machine can't have them: {library.unusable()}"
     )
+    assert begin_building(AUTO) == ""
     assert not (nothing_known.parent / "cache").exists()
+
+
+def test_building_goes_on_beside_what_else_a_search_does(built: Path, nothing_known: Path) -> None:
+    """The compiler that starts here copies what another one built."""
+    compiler(nothing_known, f'/bin/sleep 0.3; for word; do last=$word; done; /bin/cp {built} "$last"')
+    assert begin_building(AUTO) == (
+        f"building raymeta's kernels for this machine with {nothing_known}/c++, once, in some seconds"
+    )
+    place = nothing_known.parent / "cache" / "kernels"
+    assert not list(place.glob("*.so"))
+    assert kernels_of(AUTO) == "native"  # waits
+    assert len(list(place.glob("*.so"))) == 1
+    assert begin_building(AUTO) == ""
+    assert begin_building(AUTO.model_copy(update={"engine": NATIVE.engine})) == ""
 
 
 def test_a_compiler_that_fails_is_quoted(nothing_known: Path) -> None:
@@ -80,14 +103,12 @@ def test_torch_is_not_slower_where_nothing_is_faster() -> None:
 
 
 def test_a_library_is_built_once_and_used_without_a_compiler(
-    kernels: None, nothing_known: Path, monkeypatch: pytest.MonkeyPatch, session_cache: Path
+    built: Path, nothing_known: Path, monkeypatch: pytest.MonkeyPatch, session_cache: Path
 ) -> None:
     """Its name tells source, flags and compiler."""
-    if not list((session_cache / "kernels").glob("*.so")):
-        pytest.skip("nothing could be built")
     monkeypatch.setenv("RAYMETA_CACHE", str(session_cache))
-    (built,) = {build(torch.float32, HERE) for _ in range(2)}
-    assert built.parent == session_cache / "kernels"
+    (found,) = {build(torch.float32, HERE) for _ in range(2)}
+    assert found.parent == built.parent
     assert kernels_of(NATIVE) == "native"
     compiler(nothing_known, "exit 1")  # another one
     with pytest.raises(NoKernels):
