@@ -123,6 +123,7 @@ def test_sources_are_short_and_formatted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("vectors", [*VECTORS, "PORTABLE"])
 def test_every_processors_kernels_are_right(vectors: str, tmp_path: Path) -> None:
     """All tests of this folder with the kernels for another processor, if this one can run them."""
@@ -134,6 +135,7 @@ def test_every_processors_kernels_are_right(vectors: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Address and undefined behaviour, over all tests of this folder."""
     checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")
