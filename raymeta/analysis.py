@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.config import TrialConfig
+from raymeta.config.fitting import refuse_unmet
 from raymeta.hooks import Hooks
-from raymeta.inner import Context, Step, in_evaluation
-from raymeta.learner import Learner, refuse_unmet
+from raymeta.inner import Context, Player, Step, in_evaluation
+from raymeta.learner import Learner
 from raymeta.models import Pass
 from raymeta.problem import Bank, Task, Tasks
 from raymeta.schema import Section
@@ -106,7 +107,11 @@ class Subject:
     def cases(self, count: int, first: int = 0) -> Iterator[Case]:
         """Tasks `first` .. `first + count - 1` of the bank, one after the other."""
         for number in range(first, first + count):
-            yield Case(number, self.learner, self.bank.draw(number, 1, self.learner).to(self.device))
+            yield Case(
+                number,
+                self.learner,
+                self.bank.draw(number, 1, Player.in_evaluation(self.learner, number, 1)).to(self.device),
+            )
 
     @cached_property
     def eval_steps(self) -> int:

@@ -5,7 +5,7 @@ moves, from where and by which rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
+from raymeta.config.fitting import refuse_unfit, refuse_unmet
 from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
@@ -43,6 +44,7 @@ class Learner(nn.Module, ABC):
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
         networks: by backbone, what it changes besides of the section `model`: initial values above all.
+        of_policies: it has a meaning where the examples are made by its own policy; not inherited.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
         presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
         own_settings: what it does not take over.
@@ -60,6 +62,7 @@ class Learner(nn.Module, ABC):
     presets_of: ClassVar[tuple[str, ...]] = ()
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}
+    of_policies: ClassVar[bool] = False
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__()
@@ -69,8 +72,12 @@ class Learner(nn.Module, ABC):
         needs = {self.name: self.needs} | {f"{config.spec}: {name}": cls.needs for name, cls in chosen.items()}
         refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
         refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        if "policy" in problem.offers:
+            refuse_unfit("method", [config.method], "policies", problem.name)
+            refuse_unfit("regularizer", chosen, "policies", problem.name)
         self.model = self.build_model(config, problem)
-        refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions",))
+        needs = {**needs, problem.name: problem.needs}
+        refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions", "policy"))
         self.regularizers = nn.ModuleList(
             cls(getattr(config.regularizers, name), self.model, problem) for name, cls in chosen.items()
         )
@@ -95,7 +102,7 @@ class Learner(nn.Module, ABC):
 
     def query_loss(self, adapted: Any, query: Examples) -> Tensor:
         """The task's outer loss, a scalar: by default the mean loss of the predictions."""
-        return self.loss(self.predict(adapted, query.x), query.y)
+        return self.problem.outer_loss(self.predict(adapted, query.x), query.y, self.loss)
 
     def losses(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The loss of every example, [n], whose mean is `loss`."""
@@ -205,7 +212,8 @@ class GradientLearner(Learner):
 
         def loss(weights: Weights, step: int) -> Tensor:
             now, samples = support.context.at(step), support.context.samples
-            losses = [self.loss(self.outputs(support.x, weights, now), support.y) for _ in range(samples)]
+            x, y = self.problem.of_step(Examples(support.x, support.y), step)
+            losses = [self.loss(self.outputs(x, weights, now), y) for _ in range(samples)]
             return losses[0] if samples == 1 else torch.stack(losses).mean()
 
         return loss
@@ -374,18 +382,6 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
         learner: Learner = registry.find("method", config.method)(config, problem)
     use_kernels(learner, config)
     return learner
-
-
-def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], where: str, of: tuple[str, ...]) -> None:
-    """Say which of several things need something that a part of a trial, `where`, does not have.
-
-    Raises:
-        UserError: one does.
-    """
-    for who, needed in needs.items():
-        for need in of:
-            if need in needed and need not in offers:
-                raise UserError(f"{who} needs {'an ' if need == 'inner loop' else ''}{need}, and {where} has none")
 
 
 def _refuse_few_tasks(config: TrialConfig, problem: Problem, one: Regularizer) -> None:

@@ -1,8 +1,8 @@
 """What a problem is scored by, and what a score says."""
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Literal
 
@@ -49,10 +49,12 @@ class Score:
     Attributes:
         values: a score per task, [tasks].
         loss: mean query loss.
+        also: other means over the tasks, by name.
     """
 
     values: Tensor
     loss: float
+    also: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:

@@ -7,7 +7,7 @@ tasks are made of.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from raymeta.config.sections import TaskConfig
 from raymeta.engine.arrays import as_numbers
 from raymeta.engine.labelled import Labelled
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import for_each, of_task
+from raymeta.engine.tasks import Examples, Task, Tasks, for_each
 from raymeta.errors import UserError, suggest
-from raymeta.inner import Context
+from raymeta.inner import Context, Player
 from raymeta.metric import Metric, Score
 from raymeta.schema import check
 
@@ -29,62 +29,22 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+__all__ = ["Bank", "Examples", "Problem", "Split", "Task", "Tasks", "TestSplitClosed"]
 CHUNK = 25  # tasks drawn (and, under vmap, computed) at a time, if they are of one shape
 
 
-class Examples(NamedTuple):
-    """Inputs x [n, ...] and what they should give, y [n, ...]: labels (int64), or values."""
-
-    x: Tensor
-    y: Tensor
-
-
-class Task(NamedTuple):
-    """One task. A query label may be soft: probabilities [n, N] instead of labels [n]."""
-
-    support: Examples
-    query: Examples
-
-
-class Tasks(NamedTuple):
-    """T tasks of one shape: every tensor is [T, n, ...]."""
-
-    support: Examples
-    query: Examples
-
-    @property
-    def size(self) -> int:
-        """T. (`len` of a named tuple is the number of its fields.)"""
-        return len(self.support.x)
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self.support.x.device
-
-    def task(self, number: int | Tensor) -> Task:
-        """One of them; under vmap `number` is its batched index."""
-        return Task(*(Examples(*(of_task(tensor, number) for tensor in part)) for part in self))
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Tasks":
-        """The same tasks with each of their tensors changed."""
-        return Tasks(*(Examples(*map(change, part)) for part in self))
-
-    def to(self, device: torch.device | str) -> "Tasks":
-        """The same tasks on a device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
-
-
 class Bank(Protocol):
-    """An endless numbered sequence of tasks: task i is a function of (problem, split, seed, i) alone."""
+    """An endless numbered sequence of tasks: task i is a function of (problem, split, seed, i) alone, and of the
+    learner of now where it makes the examples.
+    """
 
-    def draw(self, first: int, count: int, learner: "Learner | None" = None) -> Tasks:
+    def draw(self, first: int, count: int, player: "Player | None" = None) -> Tasks:
         """Tasks `first` .. `first + count - 1`; one at a time where they are of different shapes.
 
         Args:
             first: number of the first one.
             count: how many.
-            learner: the learner of now, for banks that make their examples with it.
+            player: the learner of now, for banks that make their examples with it.
         """
         ...
 
@@ -109,6 +69,7 @@ class Problem(ABC):
         task_defaults: what a data set of a problem changes of the defaults of its `task` section.
         form: what `parse` takes, for messages.
         keeps_on_devices: it has data that `keep_on` can copy to a device.
+        needs: what it has no meaning without: `policy` of the model.
     """
 
     name: ClassVar[str]
@@ -121,6 +82,7 @@ class Problem(ABC):
     has_source: ClassVar[bool] = False
     task_defaults: ClassVar[dict[str, Any]] = {}
     form: ClassVar[str] = "NAME"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, task: Any) -> None:
         """Nothing is read yet.
@@ -155,7 +117,9 @@ class Problem(ABC):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What learners and regularizers may need of it: `labels`, `images`."""
+        """What learners, regularizers and outer steps may need of it: `labels`, `images`, `policy`. Where the examples
+        are made by the learner's policy, learners and regularizers must say that they have a meaning there.
+        """
         labels, images = {"labels"} if self.labels else set(), {"images"} if len(self.input_shape) == 3 else set()
         return frozenset(labels | images)
 
@@ -166,6 +130,26 @@ class Problem(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What learners descend, inner and outer: a mean over examples, []."""
+
+    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What the outer loop descends of a query set, []: by default what the inner loop descends of a support set.
+
+        Args:
+            outputs: of the adapted learner, [n, ...].
+            y: of the query set.
+            inner: the learner's loss of outputs and y.
+        """
+        return inner(outputs, y)
+
+    def distance(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """How far outputs are from those that the examples were made with, [], for outer steps that limit it. Of
+        problems that offer a `policy`.
+        """
+        raise RuntimeError(f"{self.name} has no policy")
+
+    def of_step(self, support: Examples, step: int) -> Examples:
+        """The examples that an inner step descends the loss of: all, unless they are made again before every step."""
+        return support
 
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -215,7 +199,8 @@ class Problem(ABC):
     ) -> Score:
         """Adapt to tasks 0 .. tasks-1 of a bank and score the predictions for their query sets.
 
-        The loss is the mean loss of the predictions, whatever the learner adds to it in training.
+        The loss is the mean loss of the predictions, whatever the learner adds to it in training. Problems whose
+        examples are made by the learner have an evaluation of their own.
 
         Args:
             learner: with its present weights, which it has again afterwards.
@@ -237,7 +222,8 @@ class Problem(ABC):
                 if members:
                     learner.load_state_dict(member)
                 for place, first in enumerate(firsts):
-                    drawn = bank.draw(first, min(chunk, tasks - first), learner).to(device)
+                    count = min(chunk, tasks - first)
+                    drawn = bank.draw(first, count, Player.in_evaluation(learner, first, count, steps)).to(device)
                     outputs[place].append(predictions(learner, drawn, vectorized, first, steps))
                     if number == 0:
                         targets.append(drawn.query.y)
@@ -344,7 +330,7 @@ def parse_task(text: str) -> dict[str, Any]:
     Raises:
         UserError: no problem and no data set of that name, or not of its form.
     """
-    cls = find_problem(text.split("-")[0])
+    cls = find_problem(text if text in registry.names("problem") else text.split("-")[0])
     keys = cls.parse(text)
     if keys is None:
         raise UserError(f"--task {text}: expected {cls.form}")

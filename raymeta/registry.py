@@ -1,4 +1,5 @@
-"""Names to what they stand for: methods, regularizers, problems, data sets, backbones, analyses; spaces, and presets.
+"""Names to what they stand for: methods, regularizers, problems, data sets, backbones, outer steps, analyses; their
+spaces, and presets.
 
 A name is a module: `maml` is the file `maml.py` of a package that an entry point of the group `raymeta.methods` names,
 and its search space is `maml.yaml` beside it, or in a folder that one of the group `raymeta.spaces` names. raymeta's
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 from raymeta import installed
 from raymeta.errors import UserError, suggest
 
-Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "analysis", "tracker"]
+Kind = Literal["method", "regularizer", "problem", "dataset", "backbone", "outer", "analysis", "tracker"]
 T = TypeVar("T", bound=type)
 
 _classes: dict[tuple[Kind, str], type] = {}
@@ -45,6 +46,11 @@ def dataset(name: str) -> Callable[[T], T]:
 def backbone(name: str) -> Callable[[T], T]:
     """Register a backbone: `@backbone("conv4")` on a subclass of `raymeta.models.Backbone`."""
     return _register("backbone", name)
+
+
+def outer(name: str) -> Callable[[T], T]:
+    """Register an outer step: `@outer("trpo")` on a subclass of `raymeta.training.outer.OuterStep`."""
+    return _register("outer", name)
 
 
 def tracker(name: str) -> Callable[[T], T]:
@@ -194,7 +200,7 @@ def _meant(kind: Kind, name: str) -> str:
 
 
 def _in_words(kind: Kind) -> str:
-    return "data set" if kind == "dataset" else kind
+    return {"dataset": "data set", "outer": "outer step"}.get(kind, kind)
 
 
 def _several(kind: Kind) -> str:

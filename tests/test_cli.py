@@ -253,6 +253,27 @@ def test_the_version(run: Run) -> None:
     assert done.stdout == f"raymeta {raymeta.__version__}\n"
 
 
+def test_signals_while_python_ends_change_nothing() -> None:
+    code = (
+        "import atexit, os, signal, sys\nfrom raymeta.cli import main\nsys.argv = ['raymeta', '--version']\n"
+        "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):\n"
+        "    atexit.register(os.kill, os.getpid(), number)\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"raymeta {raymeta.__version__}\n", "")
+
+
+def test_a_signal_that_python_drops_is_raised_again() -> None:
+    code = (
+        "import os, signal, time\nfrom raymeta.cli import common\ncommon.AGAIN_S = 0.2\ncommon.hear_signals()\n"
+        "class Ending:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "Ending()\ntry:\n    time.sleep(60)\nexcept BaseException as error:\n    print(type(error).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "Terminated"
+
+
 @pytest.mark.parametrize("words", [("--version",), ("ls", "--json"), ("--help",)])
 def test_a_pipe_that_nobody_reads_leaves_no_traceback(words: tuple[str, ...], studies: Path) -> None:  # noqa: F811
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}

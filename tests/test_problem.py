@@ -28,7 +28,7 @@ class Changed:
     def __init__(self, drawn: Callable[[int, int], Tasks]) -> None:
         self._drawn = drawn
 
-    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+    def draw(self, first: int, count: int, player: Any = None) -> Tasks:
         return self._drawn(first, count)
 
 
@@ -130,9 +130,9 @@ def test_a_bank_is_given_the_learner_with_the_weights_that_are_scored() -> None:
     members = [{name: factor * tensor for name, tensor in before.items()} for factor in (0.5, 2.0)]
 
     class Asking:
-        def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
-            seen.append(learner.state_dict()["model.head.weight"].clone())
-            return bank.draw(first, count, learner)
+        def draw(self, first: int, count: int, player: Any = None) -> Tasks:
+            seen.append(player.learner.state_dict()["model.head.weight"].clone())
+            return bank.draw(first, count, player)
 
     trainer.evaluate(Asking(), 2, members)
     assert len(seen) == len(members)

@@ -75,11 +75,11 @@ import sys
 from raymeta import registry
 assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
-assert registry.names("backbone") == ["conv4", "mlp", "resnet10", "resnet12", "resnet18"]
+assert registry.names("backbone") == ["conv4", "mlp", "policy", "resnet10", "resnet12", "resnet18"]
 assert registry.names("dataset") == [
     "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "tieredimagenet"
 ]
-assert registry.names("problem") == ["images", "sinusoid"]
+assert registry.names("problem") == ["ant-dir", "halfcheetah-dir", "images", "navigation2d", "sinusoid"]
 assert registry.space_file("method", "maml").name == "maml.yaml"
 assert "omniglot" in registry.presets()
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "trainables", "search_spaces", "pydantic")])
@@ -209,12 +209,18 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "dropgra",
             f"unknown regularizer 'dropgra': did you mean 'dropgrad'? (allowed: {REGULARIZERS})",
         ),
-        ("problem", "sinusoids", "unknown problem 'sinusoids': did you mean 'sinusoid'? (allowed: images, sinusoid)"),
+        (
+            "problem",
+            "sinusoids",
+            "unknown problem 'sinusoids': did you mean 'sinusoid'? "
+            "(allowed: ant-dir, halfcheetah-dir, images, navigation2d, sinusoid)",
+        ),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
         (
             "backbone",
             "conv5",
-            "unknown backbone 'conv5': did you mean 'conv4'? (allowed: conv4, mlp, resnet10, resnet12, resnet18)",
+            "unknown backbone 'conv5': did you mean 'conv4'? "
+            "(allowed: conv4, mlp, policy, resnet10, resnet12, resnet18)",
         ),
     ],
 )

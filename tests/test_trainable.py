@@ -78,7 +78,7 @@ def test_with_other_numbers_it_goes_on_from_the_checkpoint_of_another_trial(tmp_
 
     expected = Trainer(small_trial(CURVES, **merge(SECTIONS, changed)))
     expected.learner.load_state_dict(other.trainer.learner.state_dict())
-    expected.optimizer.load_state_dict(other.trainer.optimizer.state_dict())
+    expected.update.optimizer.load_state_dict(other.trainer.update.optimizer.state_dict())
     expected.outer_step = other.trainer.outer_step
     assert numbers(results) == numbers([{**expected.round(), "done": done} for done in (False, True)])
     assert exploiting.trainer.rounds[0] == other.trainer.rounds[0]

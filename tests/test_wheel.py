@@ -22,7 +22,9 @@ from study.driving import parse
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("raymeta", "trainables", "search_spaces")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = {"testing": ["testing"], "comparison": ["statistics"], "copies": ["tensorboard", "wandb"]}  # of folders
+EXTRAS = {  # of folders
+    "testing": ["testing"], "comparison": ["statistics"], "copies": ["tensorboard", "wandb"], "rl": ["rl"],
+}  # fmt: skip
 OWN = f"{PROJECT['name']}-{PROJECT['version']}"
 
 

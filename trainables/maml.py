@@ -47,6 +47,7 @@ class MAML(GradientLearner):
     adapts: ClassVar[str] = "all weights but the norm's"
     learns: ClassVar[str] = "the weights theta"
     cost: ClassVar[float | None] = 1.0
+    of_policies: ClassVar[bool] = True
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

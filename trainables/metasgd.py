@@ -42,6 +42,7 @@ class MetaSGD(MAML):
     learns: ClassVar[str] = "theta, a rate for every weight"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.0
+    of_policies: ClassVar[bool] = True
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

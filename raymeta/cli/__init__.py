@@ -7,14 +7,12 @@ current_folder_last()  # ahead of all imports that a file of the user's could st
 # ruff: noqa: E402
 import errno
 import os
-import signal
 import sys
-from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from raymeta.cli.common import show
+from raymeta.cli.common import end_undisturbed, hear_signals, show
 from raymeta.cli.compare import compare
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
@@ -66,10 +64,6 @@ def _root(
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # by the user's file system
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
-
-
 def _open_streams() -> None:
     """Give closed standard streams (`>&-`) to nobody, or the next file that is opened takes their place."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -83,16 +77,12 @@ def _open_streams() -> None:
 def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
     _open_streams()
-    for name in ("SIGTERM", "SIGHUP"):  # what has begun is put in order; a study's driver has handlers of its own
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, _terminated)
-    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
-        signal.signal(signal.SIGUSR1, lambda number, frame: None)  # there is nothing to save yet
+    hear_signals()
     try:
         try:
             app(prog_name="raymeta")
         finally:
+            end_undisturbed()
             sys.stdout.flush()
     except (UserError, StorageError) as error:
         say(f"raymeta: {error}")

@@ -1,12 +1,22 @@
 """What the verbs share: the options that they have in common, and how results are printed."""
 
 import json
-from typing import Annotated, Any, Optional
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
 from raymeta.cli import completion as complete
-from raymeta.errors import UserError
+from raymeta.errors import Terminated, UserError
+
+ENDING, SAVE = (
+    [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has but the first
+    for names in (("SIGTERM", "SIGHUP"), ("SIGUSR1",))
+)
+AGAIN_S = 2.0  # schedulers kill ten seconds after they have asked, or later
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -114,3 +124,29 @@ def show(result: Any) -> None:
 def show_json(result: Any) -> None:
     """Print a result as a line of JSON on standard output."""
     print(json.dumps(result))  # noqa: T201
+
+
+def hear_signals() -> None:
+    """Put in order what has begun when a scheduler or a closed terminal ends it; a study's driver listens by itself."""
+    for number in (*ENDING, *SAVE):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _terminated if number in ENDING else _nothing_to_save)
+
+
+def end_undisturbed() -> None:
+    """The work is done: a signal while the last lines are written, or Python ends, would only change the exit code."""
+    for number in (*ENDING, *SAVE):
+        if signal.getsignal(number) in (_terminated, _nothing_to_save):
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    # Where C or a finalizer runs, as all through imports, Python drops what a handler raises: it is raised again.
+    again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+    raise Terminated
+
+
+def _nothing_to_save(number: int, frame: FrameType | None) -> None:
+    pass

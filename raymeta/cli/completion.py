@@ -195,6 +195,8 @@ def _answer(what: str) -> Sequence[str]:
         found |= fields(trial_schema(method, regularizers, task=problem))
     for backbone in registry.working("backbone"):
         found |= fields(trial_schema(method, regularizers, model=backbone))
+    for outer in registry.working("outer"):
+        found |= fields(trial_schema(method, regularizers, outer=outer))
     return [*found, *(f"study.{key}" for key in fields(StudyConfig))]
 
 

@@ -20,6 +20,7 @@ from raymeta.cli.common import (
     Spec,
     Task,
     Words,
+    end_undisturbed,
     show,
     show_json,
 )
@@ -137,6 +138,7 @@ def _report(study: "Study", as_json: bool) -> None:
     from raymeta.report.remarks import say
 
     assert study.session is not None
+    end_undisturbed()
     if as_json:
         show_json(figures(study.record, study.session))
     else:

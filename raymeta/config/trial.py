@@ -2,7 +2,8 @@
 
 The same mapping is what a search proposes, what Ray passes to a worker, what MLflow stores, what a checkpoint carries,
 what `raymeta export` writes and what `raymeta final` reads. The sections of a method and of its regularizers are their
-own `Config` classes, and so is that of the backbone; `trial_schema` puts them together.
+own `Config` classes, and so are those of the backbone and the outer step; `trial_schema` puts them
+together.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,17 +28,23 @@ class Choice(NamedTuple):
     default: str
 
 
-CHOSEN = {"model": Choice("name", "backbone", "conv4"), "task": Choice("problem", "problem", "images")}
+CHOSEN = {
+    "model": Choice("name", "backbone", "conv4"),
+    "task": Choice("problem", "problem", "images"),
+    "outer": Choice("optimizer", "outer", "adam"),
+}
 
 
 class TrialConfig(Section):
-    """A whole trial. Use `parse_trial`, which knows the sections of the method, the regularizers and the backbone."""
+    """A whole trial. Use `parse_trial`, which knows the sections of the method, the regularizers, the backbone and the
+    outer step.
+    """
 
     method: str
     regularizers: BaseModel
     model: Any
     task: TaskConfig = TaskConfig()
-    outer: OuterConfig = OuterConfig()
+    outer: Any = OuterConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
     budget: BudgetConfig = BudgetConfig()
     engine: EngineConfig = EngineConfig()

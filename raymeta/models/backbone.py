@@ -23,7 +23,8 @@ class Backbone(nn.Module, ABC):
         steps: inner steps S, for norms that keep a row for each.
 
     Attributes:
-        offers: what regularizers may need of it: `convolutions`, if it calls hooks on them.
+        offers: what regularizers may need of it: `convolutions`, if it calls hooks on them, `policy`, if
+            its outputs are a distribution over actions.
         feature_size: F, numbers in the features of an example.
         map_shape: (C, h, w) of the last block's output; () where there are no places.
         stem_blocks: those of `blocks` that come before the first block proper.

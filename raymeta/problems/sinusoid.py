@@ -61,7 +61,7 @@ class Curves:
         self._queries = task.queries if split == "train" else task.eval_queries or task.queries
         self._uniforms = Uniforms("sinusoid", VERSION, split, seed)
 
-    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+    def draw(self, first: int, count: int, player: Any = None) -> Tasks:
         """Curves `first` .. `first + count - 1`."""
         table = torch.from_numpy(self._uniforms.rows(first, count, 3 + self._shots + self._queries))
         amplitude, frequency, phase = (

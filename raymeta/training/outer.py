@@ -1,42 +1,118 @@
-"""The outer update: how gradients are clipped, which optimizer follows them, with which step size at which moment."""
+"""The outer step: what is done with the tasks of one, found by the name in `outer.optimizer`.
+
+`adam` and `sgd` follow the tasks' gradients: how these are clipped, which optimizer follows them, with which step size
+at which moment. Others ask for more than gradients; see `Landscape`.
+"""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.config.sections import OuterConfig
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
 from raymeta.learner import Learner
+from raymeta.schema import Section
 
 Gradients = dict[str, Tensor]  # by parameter name
 
 
-class OuterUpdate:
-    """The outer update of a learner's meta-learned parameters, by the `outer` section of a trial.
+class Landscape(Protocol):
+    """The tasks of an outer step, as they look from wherever the learned parameters are."""
+
+    def outer_gradient(self) -> Tensor:
+        """Add the gradients of the tasks' losses to the parameters'; returns the mean loss, []."""
+        ...
+
+    def surface(self) -> "Surface":
+        """The tasks, drawn once; what it gives can be asked again at other values of the parameters."""
+        ...
+
+
+Surface = Callable[[], tuple[Tensor, Tensor]]
+"""() to the mean outer loss and the mean of `Problem.distance` over the tasks, [] each, with their graph."""
+
+
+class OuterStep(ABC):
+    """What an outer step does to the meta-learned parameters of a learner, by the `outer` section of a trial.
+
+    A new one is a subclass under `@registry.outer("mine")` in a module that an entry point of `raymeta.outersteps`
+    names; its `Config` has the key that chooses it, `optimizer: Literal["mine"]`, and `tasks_per_step`.
+
+    Attributes:
+        Config: the section `outer`.
+        learned: the parameters by name.
+
+    Raises:
+        UserError: the learner has nothing that a key is about.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Section]]
+
+    def __init__(self, config: TrialConfig, learner: Learner) -> None:
+        self.learned = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+
+    def begin(self, outer_step: int) -> None:  # noqa: B027
+        """Make ready for an outer step."""
+
+    @abstractmethod
+    def follow(self, tasks: Landscape) -> Tensor:
+        """Do the outer step; returns the mean loss that it followed, []."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on besides the parameters."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from `state_dict`."""
+
+    def backward(self, loss: Tensor, weight: float) -> None:
+        """Add the gradient of a loss of tasks."""
+        torch.autograd.backward(loss * weight)
+
+    def batched(self, learner: Learner, loss: Callable[..., Tensor], arguments: Sequence[Any], weight: float) -> Tensor:
+        """Add the gradients of the losses of tasks that are batched by vmap.
+
+        Args:
+            learner: whose parameters these are.
+            loss: of a task, from its number and its own of each argument, [].
+            arguments: tensors [T, ...], or tuples of them.
+            weight: of each task.
+
+        Returns:
+            The losses, [T].
+        """
+        losses: Tensor = for_each(loss, *arguments, vectorized=True)  # type: ignore[assignment]
+        torch.autograd.backward(losses.sum() * weight)
+        return losses.detach()
+
+
+class OuterUpdate(OuterStep):
+    """The outer update of a learner's meta-learned parameters by an optimizer of PyTorch's.
 
     `sgd` is PyTorch's: v <- momentum v + g, and lr (g + momentum v) is the step with Nesterov's momentum, lr v without.
     Weight decay is added to the gradient, weight_decay * parameter, for both (Adam's is not the decoupled one), after
     clipping. It is thus the same as weight_decay / 2 times the sum of squares, added to the outer loss.
 
     Attributes:
-        learned: the parameters by name.
         optimizer: of all of them.
         per_task: gradients are clipped task by task, before they are put together.
-
-    Raises:
-        UserError: the learner has nothing that a key is about.
     """
 
+    Config: ClassVar[type[Section]] = OuterConfig
+
     def __init__(self, config: TrialConfig, learner: Learner) -> None:
-        outer = config.outer
-        self.learned = {name: p for name, p in learner.named_parameters() if p.requires_grad}
+        super().__init__(config, learner)
+        outer: OuterConfig = config.outer
         self._steps = config.budget.outer_steps
         self._kinds = _kinds(outer, learner, self.learned)
         self.optimizer = _optimizer(outer, self._kinds.values())
@@ -55,6 +131,17 @@ class OuterUpdate:
             for parameter in self._restarted:
                 self.optimizer.state.pop(parameter, None)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def follow(self, tasks: Landscape) -> Tensor:
+        loss = tasks.outer_gradient()
+        self.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
 
     def step(self) -> None:
         """Clip the parameters' gradients, unless that was done per task, and follow them."""
@@ -81,28 +168,15 @@ class OuterUpdate:
     def backward(self, loss: Tensor, weight: float) -> None:
         """Add the gradient of a loss, of one task where gradients are clipped per task."""
         if not self.per_task:
-            torch.autograd.backward(loss * weight)
+            super().backward(loss, weight)
             return
         values = torch.autograd.grad(loss, list(self.learned.values()), allow_unused=True)
         found = {name: g for name, g in zip(self.learned, values, strict=True) if g is not None}
         self._add(self.clipped(found), weight)
 
     def batched(self, learner: Learner, loss: Callable[..., Tensor], arguments: Sequence[Any], weight: float) -> Tensor:
-        """Add the gradients of the losses of tasks that are batched by vmap.
-
-        Args:
-            learner: whose parameters these are.
-            loss: of a task, from its number and its own of each argument, [].
-            arguments: tensors [T, ...], or tuples of them.
-            weight: of each task.
-
-        Returns:
-            The losses, [T].
-        """
         if not self.per_task:
-            losses: Tensor = for_each(loss, *arguments, vectorized=True)  # type: ignore[assignment]
-            torch.autograd.backward(losses.sum() * weight)
-            return losses.detach()
+            return super().batched(learner, loss, arguments, weight)
         # Every task has the parameters as tensors of its own, so that their gradients are not summed over tasks.
         count, of_learner = len(tree_leaves(arguments)[0]), _OfLearner(learner, loss)
         each = {name: p.detach().expand(count, *p.shape).requires_grad_() for name, p in self.learned.items()}
@@ -111,7 +185,7 @@ class OuterUpdate:
             named = {f"learner.{name}": parameter for name, parameter in own.items()}
             return torch.func.functional_call(of_learner, named, (number, *rest))  # type: ignore[no-any-return]
 
-        losses = for_each(with_own, each, *arguments, vectorized=True)  # type: ignore[assignment]
+        losses: Tensor = for_each(with_own, each, *arguments, vectorized=True)  # type: ignore[assignment]
         values = torch.autograd.grad(losses.sum(), list(each.values()), allow_unused=True)
         found = {name: g for name, g in zip(each, values, strict=True) if g is not None}
         self._add({name: g.sum(0) for name, g in torch.vmap(self.clipped)(found).items()}, weight)
@@ -121,6 +195,16 @@ class OuterUpdate:
         for name, gradient in gradients.items():
             parameter, part = self.learned[name], gradient * weight
             parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+
+@registry.outer("adam")
+class Adam(OuterUpdate):
+    """Adam (Kingma, Ba 2015)."""
+
+
+@registry.outer("sgd")
+class SGD(OuterUpdate):
+    """Gradient descent, with momentum or without."""
 
 
 class _OfLearner(nn.Module):

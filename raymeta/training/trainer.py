@@ -14,19 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import VERSION, of_another_version
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
-from raymeta.inner import Context
+from raymeta.hooks import Hooks
+from raymeta.inner import Context, Player
 from raymeta.learner import build_learner, task_loss
 from raymeta.metric import Score
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
 from raymeta.training.device import device_of, keeps_on_device, vectorized
-from raymeta.training.outer import OuterUpdate
+from raymeta.training.outer import OuterStep, Surface
 from raymeta.training.pretraining import load_pretrained
 
 CHECKPOINT_VERSION = 2
@@ -51,8 +53,7 @@ class Trainer:
         if config.pretraining.epochs:
             load_pretrained(self.learner.model, config, self.problem, self.device)
         self.vectorized = vectorized(config, self.device, self.learner)
-        self.update = OuterUpdate(config, self.learner)
-        self.optimizer = self.update.optimizer
+        self.update: OuterStep = registry.find("outer", config.outer.optimizer)(config, self.learner)
         if keeps_on_device(config, self.device, self.learner):
             self.problem.keep_on(self.device)
         self._training = self.problem.training_bank(config.seed, config.outer.tasks_per_step)
@@ -113,8 +114,7 @@ class Trainer:
     def outer_update(self) -> Tensor:
         """One outer step; returns the loss it followed, averaged over its tasks, []."""
         self.update.begin(self.outer_step)
-        loss = self.outer_gradient()
-        self.update.step()
+        loss = self.update.follow(self)
         self.outer_step += 1
         return loss
 
@@ -129,6 +129,25 @@ class Trainer:
         ]
         return torch.stack(losses).mean()
 
+    def surface(self) -> Surface:
+        """The tasks of outer step `outer_step`, drawn once, for what asks for their losses again and again."""
+        tasks = self.tasks_of_step().to(self.device)
+        keys, surround = self._surrounded(tasks, 0)
+        learner, problem = self.learner, self.problem
+
+        def of_task(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
+            outputs = learner.predict(learner.adapt(Examples(*support), surround(number, key)), query[0])
+            return torch.stack(
+                [problem.outer_loss(outputs, query[1], learner.loss), problem.distance(outputs, query[1])]
+            )
+
+        def measured() -> tuple[Tensor, Tensor]:
+            found = for_each(of_task, keys, tasks.support, tasks.query, vectorized=self.vectorized)
+            loss, distance = (found if isinstance(found, Tensor) else torch.stack(found)).mean(0)
+            return loss, distance
+
+        return measured
+
     def tasks_of_step(
         self, first: int = 0, count: int | None = None, generator: torch.Generator | None = None
     ) -> Tasks:
@@ -141,7 +160,8 @@ class Trainer:
         """
         whole = self.config.outer.tasks_per_step
         generator = generator or self._generator(whole)
-        tasks = self._training.draw(self.outer_step * whole + first, count or whole, self.learner)
+        count = count or whole
+        tasks = self._training.draw(self.outer_step * whole + first, count, self._player(first, count))
         for regularizer in self.learner.regularizers:
             tasks = regularizer.on_tasks(tasks, self.context.progress, generator)  # type: ignore[operator]
         return tasks
@@ -169,14 +189,11 @@ class Trainer:
         count = tasks.size
         whole = count if self.problem.one_shape else self.config.outer.tasks_per_step
         weight = 1 / whole if self.config.outer.reduction == "mean" else 1.0
-        plain = replace(self.context, outputs=self.problem.outputs_of(tasks))
-        hooks = self.learner.hooks(tasks, plain, generator or self._generator(whole + 1))
-        numbers = torch.arange(first, first + count, dtype=torch.int32, device=self.device)
-        keys = task_keys(self.config.seed, self.outer_step, numbers)
+        keys, surround = self._surrounded(tasks, first, generator)
 
         def loss_of(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             task = Task(Examples(*support), Examples(*query))
-            return task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
+            return task_loss(self.learner, task, surround(number, key))
 
         def followed(*arguments: Any) -> Tensor:
             loss = loss_of(*arguments)
@@ -188,6 +205,26 @@ class Trainer:
             return self.update.batched(self.learner, loss_of, arguments, weight).double().mean()
         losses = for_each(followed, *arguments, vectorized=False)
         return torch.stack(losses).double().mean()  # type: ignore[arg-type]
+
+    def _surrounded(
+        self, tasks: Tasks, first: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Callable[[int | Tensor, Tensor], Context]]:
+        """Keys of the noise of tasks of this outer step, and what surrounds one of a number and a key."""
+        plain = replace(self.context, outputs=self.problem.outputs_of(tasks))
+        hooks = self.learner.hooks(tasks, plain, generator or self.generator_of_step())
+        return self._keys(first, tasks.size), lambda number, key: plain.of_task(number, Noise(key), hooks)
+
+    def _keys(self, first: int, count: int) -> Tensor:
+        numbers = torch.arange(first, first + count, dtype=torch.int32, device=self.device)
+        return task_keys(self.config.seed, self.outer_step, numbers)
+
+    def _player(self, first: int, count: int) -> Player:
+        """For a bank that makes these tasks of the outer step with the learner of now."""
+
+        def hooks(tasks: Tasks) -> tuple[Hooks, ...]:
+            return self.learner.hooks(tasks, self.context, self.generator_of_step())
+
+        return Player(self.learner, self.context, self._keys(first, count), hooks)
 
     def _generator(self, place: int) -> torch.Generator:
         """Of what is drawn on the CPU, before an outer step, for all of its tasks."""
@@ -202,7 +239,8 @@ class Trainer:
             weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
-        return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss}
+        also = {f"val_{name}": value for name, value in score.also.items()}
+        return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss} | also
 
     def test(self) -> tuple[Score, Score]:
         """The best validated weights on the test split, and the ensemble of `top`. For final runs, at their end."""
@@ -232,7 +270,7 @@ class Trainer:
             "rounds": self.rounds,
             "losses": [float(loss) for loss in self._losses],
             "method": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.update.state_dict(),
             "top": self.top,
         }
 
@@ -257,7 +295,7 @@ class Trainer:
             raise UserError(f"the checkpoint belongs to another config{other}")
         try:
             self.learner.load_state_dict(state["method"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.update.load_state_dict(state["optimizer"])
         except (KeyError, ValueError, RuntimeError) as error:
             if not other:
                 raise

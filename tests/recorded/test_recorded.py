@@ -250,5 +250,5 @@ def test_every_composition_has_the_settings_and_the_weights_it_had(
             assert expected.items() <= found.items(), spec
         weights = {name: list(tensor.shape) for name, tensor in trainer.learner.state_dict().items()}
         assert weights == then["weights"], spec
-        groups = [[list(p.shape) for p in group["params"]] for group in trainer.optimizer.param_groups]
+        groups = [[list(p.shape) for p in group["params"]] for group in trainer.update.optimizer.param_groups]
         assert groups == then["optimizer"], spec

@@ -173,7 +173,7 @@ def test_training_leaves_a_random_initialisation_as_it_was(engine: str, glyphs: 
     still = {name for name, tensor in now.learner.state_dict().items() if torch.equal(tensor, before[name])}
     # Where theta is 0 and has no gradient under batch norm, in a convolution's bias, c has nothing to decay.
     assert still - {f"rule.scales.{i}" for i in (1, 3, 5, 7)} == {name for name in before if name.startswith("model.")}
-    learned = sum(len(group["params"]) for group in now.optimizer.param_groups)
+    learned = sum(len(group["params"]) for group in now.update.optimizer.param_groups)
     assert learned == sum(not name.startswith("model.") for name, _ in now.learner.named_parameters())
 
 

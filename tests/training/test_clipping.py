@@ -244,7 +244,7 @@ def test_meta_datasets_weight_decay_is_a_term_of_its_loss(double: Callable[..., 
     kernels = [p for name, p in theirs.learner.named_parameters() if p.ndim > 1 and p.requires_grad]
     assert len(kernels) == 4
     (0.1 * sum(p.square().sum() for p in kernels)).backward()  # type: ignore[union-attr]
-    theirs.optimizer.step()
+    theirs.update.optimizer.step()
     for name, p in theirs.learner.named_parameters():
         torch.testing.assert_close(found[name], p.detach(), rtol=1e-9, atol=1e-12)
 

@@ -19,13 +19,13 @@ def updates(**outer: Any) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
     trainer = Trainer(small_trial(CURVES, outer=outer))
     trainer.learner.double()
     path, gradients = [[p.detach().clone() for p in trainer.learner.parameters()]], list[list[Tensor]]()
-    step = trainer.optimizer.step
+    step = trainer.update.optimizer.step
 
     def noted() -> None:
         gradients.append([p.grad.clone() for p in trainer.learner.parameters() if p.grad is not None])
         step()
 
-    trainer.optimizer.step = noted  # type: ignore[method-assign, assignment]
+    trainer.update.optimizer.step = noted  # type: ignore[method-assign, assignment]
     bank = trainer.tasks_of_step
     trainer.tasks_of_step = lambda *a, **k: bank(*a, **k).map(lambda t: t.double())  # type: ignore[method-assign]
     for _ in range(4):
@@ -104,7 +104,7 @@ def test_a_trial_goes_on_in_the_middle_of_its_momentum_and_schedule(tmp_path: An
         again.round()
     pairs = zip(whole.learner.parameters(), again.learner.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
-    assert whole.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    assert whole.update.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize(("outer", "sentence"), [
@@ -122,7 +122,7 @@ def test_a_trial_goes_on_in_the_middle_of_its_momentum_and_schedule(tmp_path: An
     ({"added": {"milestones": [0.5], "factors": [0]}}, "outer.added.factors.0: found 0: input should be greater "
         "than 0"),
     ({"optimizer": "sdg"}, "outer.optimizer: found 'sdg': not a value of this key, did you mean 'sgd'? (allowed: adam, "
-        "sgd)"),
+        "sgd, trpo)"),
 ])  # fmt: skip
 def test_what_does_not_belong_together_is_refused(outer: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as refused:

@@ -68,7 +68,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Build:
 
 def gradients(trainer: Trainer) -> tuple[float, dict[str, Tensor]]:
     """Of the next outer step: its mean loss, and the gradients left in the parameters."""
-    trainer.optimizer.zero_grad()
+    trainer.update.optimizer.zero_grad()
     loss = float(trainer.outer_gradient())
     return loss, {name: weight.grad.clone() for name, weight in trainer.learner.named_parameters()}  # type: ignore[union-attr]
 
@@ -230,7 +230,7 @@ def test_step_sizes_follow_the_schedule_over_the_full_budget(outer: dict[str, An
     now, seen = trainer(outer=outer), []
     while not now.done:
         now.outer_update()
-        seen.append(now.optimizer.param_groups[0]["lr"])
+        seen.append(now.update.optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx(rates, rel=1e-12)
 
 

@@ -107,7 +107,7 @@ class ImageEpisodes(ImagePool):
                 f"but class '{self._names[smallest]}' in {self._where} has {there}"
             )
 
-    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+    def draw(self, first: int, count: int, player: Any = None) -> Tasks:
         """Tasks `first` .. `first + count - 1`, drawn and gathered together."""
         chosen, images, turns = self._chosen(first, count)  # [T, N], [T, N, K+Q], [T, N]
         rows = self._starts[chosen][..., None] + images

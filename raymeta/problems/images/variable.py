@@ -52,7 +52,7 @@ class VariableEpisodes(ImagePool):
                 f"'{self._names[smallest]}' in {self._where} has {self._sizes[smallest]}"
             )
 
-    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+    def draw(self, first: int, count: int, player: Any = None) -> Tasks:
         """Episode `first`; tasks of different shapes are no batch, so `count` is 1."""
         if count != 1:
             raise ValueError(f"{count} episodes of different shapes were asked for at once: take them one by one")

@@ -31,7 +31,11 @@ def composed(space: Space, own: Own, fields: Fields, method: str, choices: Seque
     Raises:
         UserError: a key that no trial has, or that cannot be searched; a range that its schema does not allow.
     """
-    params = {key: param for key, param in space.params.items() if key == CHOICE or not own.replace}
+    params = {
+        key: param
+        for key, param in space.params.items()
+        if key == CHOICE or not (own.replace or _of_another(key, fields))
+    }
     origins = {key: space.origins[key] for key in params if key in space.origins}
     for key, param in params.items():
         if key != CHOICE:
@@ -40,7 +44,8 @@ def composed(space: Space, own: Own, fields: Fields, method: str, choices: Seque
         if key not in fields:
             raise UserError(f"{said.source}: {_unknown(key, fields)}")
         section, _, last = key.partition(".")
-        if section not in (*SEARCHED, method) or (section in CHOSEN and last == CHOSEN[section].key):
+        literal = len(_values(fields[key])) > 1  # names of one section with one schema: adam and sgd
+        if section not in (*SEARCHED, method) or (section in CHOSEN and last == CHOSEN[section].key and not literal):
             raise UserError(f"{said.source}: '{key}' is the same for all trials of a study; give it one value")
         form = as_param(said, whole=int in _kinds(fields[key]) and float not in _kinds(fields[key]))
         param = _compare(key, check(Param, form, said.source), fields, said.source)
@@ -98,6 +103,11 @@ def whole(space: Space, values: Mapping[str, Any], own: Container[str] = ()) -> 
 def takes_list(field: FieldInfo) -> bool:
     """Whether the values of a key are lists, so that a list is one of them and no choice."""
     return any(get_origin(kind) in (tuple, list) for kind in _kinds(field))
+
+
+def _of_another(key: str, fields: Fields) -> bool:
+    """Whether it is a key of other choices of its section than this one: `outer.lr`, where TRPO has no step size."""
+    return key.partition(".")[0] in CHOSEN and key not in fields
 
 
 def _compare(key: str, param: Param, fields: Fields, source: str) -> Param:

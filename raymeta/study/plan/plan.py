@@ -323,16 +323,18 @@ def _refuse_idle(config: TrialConfig, searched: Mapping[str, Param]) -> None:
 
     That is no matter of the schema: a trial of a search may well be without what others have.
     """
-    flat, outer = config.flat(), config.outer
+    flat = config.flat()
     for key, values, needs in IDLE:
         said = searched[key].choice or () if key in searched else (flat.get(key),)
         idle = [value for value in said if value in values]
         if idle and not any(flat.get(other) or other in searched for other in needs):
             raise UserError(f"{key}: found '{idle[0]}', which does nothing without {' or '.join(needs)}; leave it out")
-    if outer.schedule == "cosine" and outer.min_lr > outer.lr and not {"outer.lr", "outer.min_lr"} & set(searched):
-        raise UserError(
-            f"outer.min_lr: found {outer.min_lr:g}, above outer.lr ({outer.lr:g}); a cosine ends below where it starts"
-        )
+    if flat.get("outer.schedule") == "cosine" and not {"outer.lr", "outer.min_lr"} & set(searched):
+        least, most = flat["outer.min_lr"], flat["outer.lr"]
+        if least > most:
+            raise UserError(
+                f"outer.min_lr: found {least:g}, above outer.lr ({most:g}); a cosine ends below where it starts"
+            )
 
 
 def _allowed(plan: Plan) -> Space:

@@ -204,8 +204,8 @@ WRONG = [
     (("maml+dropgrad+dropgrad",), "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
     (
         ("maml", "glyps-5w1s"),
-        "unknown data set 'glyps': did you mean 'glyphs'? (allowed: cifarfs, cub, fc100, folder, glyphs, "
-        "images, miniimagenet, omniglot, sinusoid, tieredimagenet)",
+        "unknown data set 'glyps': did you mean 'glyphs'? (allowed: ant-dir, cifarfs, cub, fc100, folder, glyphs, "
+        "halfcheetah-dir, images, miniimagenet, navigation2d, omniglot, sinusoid, tieredimagenet)",
     ),
     (
         ("maml", None, "smok"),

@@ -34,7 +34,7 @@ class Directions:
         self._shots, self._count = task.shots, task.shots + task.queries
         self._uniforms = Uniforms("compass", split, seed)
 
-    def draw(self, first: int, count: int, learner: Any = None) -> Tasks:
+    def draw(self, first: int, count: int, player: Any = None) -> Tasks:
         """Tasks `first` .. `first + count - 1`."""
         table = torch.from_numpy(self._uniforms.rows(first, count, 2 + self._count))
         x = 2 * table[:, 2:] - 1
