@@ -29,6 +29,7 @@ from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
 from raymeta.models.norm import BatchNorm, NormConfig, NormInit, moments
 from raymeta.models.passes import Pass, Weights
+from raymeta.ops.block import block
 from raymeta.ops.convolution import conv3x3, kernel_layout
 from raymeta.ops.first import Images, first, folded
 from raymeta.ops.library import takes
@@ -136,13 +137,14 @@ class Block(nn.Module):
         how = Tail(self.pool, 1.0 if now.on_normalised else self.slope, None)
         if norm.mode == "running":  # torch's, which keeps the averages
             h = self.normalised(x, weights, now, layer, native=True)
-            return tail(h, torch.ones_like(given[1]), torch.zeros_like(given[1]), None, how)
-        by_maps, bias = norm.mode != "support", weights.get(f"{layer}.bias")
-        left_out = bias if by_maps and not now.on_convolution else None
-        h = self.convolved(x, weights[f"{layer}.weight"], None if left_out is bias else bias, now, layer, native=True)
+            return tail(h, torch.ones_like(given[1]), torch.zeros_like(given[1]), how)
+        weight, bias, by_maps = weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), norm.mode != "support"
+        if by_maps and not now.on_convolution and isinstance(x, Tensor) and self.stride == 1:
+            return block(x, weight, *norm.of_step(*given, now), bias, int(self.padded), how._replace(eps=norm.eps))
+        h = self.convolved(x, weight, bias, now, layer, native=True)
         if by_maps:
-            return tail(h, *norm.of_step(*given, now), left_out, how._replace(eps=norm.eps))
-        return tail(h, *norm.affine(lambda: moments(h), *given, now, layer), None, how)
+            return tail(h, *norm.of_step(*given, now), how._replace(eps=norm.eps))
+        return tail(h, *norm.affine(lambda: moments(h), *given, now, layer), how)
 
     def activate(self, h: Tensor) -> Tensor:
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)

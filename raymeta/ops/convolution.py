@@ -44,7 +44,7 @@ class _Convolution(Function):
         ctx.set_materialize_grads(False)
         ctx.padding = padding
         ctx.save_for_backward(x, w, x2, w2)
-        return _convolve(padding, x, w, x2, w2)
+        return convolve(padding, x, w, x2, w2)
 
     @staticmethod
     def backward(ctx: Any, dz: Tensor | None) -> Any:
@@ -54,7 +54,7 @@ class _Convolution(Function):
             for place, left, right in ((1, x, w), (3, x2, w2)):
                 wanted = ctx.needs_input_grad[place : place + 2]
                 if any(wanted):
-                    back = _ConvolutionBack.apply if torch.is_grad_enabled() else _convolve_back
+                    back = _ConvolutionBack.apply if torch.is_grad_enabled() else convolve_back
                     found[place : place + 2] = back(ctx.padding, wanted, dz, left, right)
         return tuple(found)
 
@@ -67,7 +67,7 @@ class _ConvolutionBack(Function):
         ctx.set_materialize_grads(False)
         ctx.padding = padding
         ctx.save_for_backward(dz, x, w)
-        return _convolve_back(padding, wanted, dz, x, w)
+        return convolve_back(padding, wanted, dz, x, w)
 
     @staticmethod
     def backward(ctx: Any, ux: Tensor | None, uw: Tensor | None) -> Any:
@@ -88,7 +88,8 @@ def _sizes(padding: int, x: Tensor, width: int) -> Any:
     return sizes(n, height, across, channels, width, padding)
 
 
-def _convolve(padding: int, x: Tensor, w: Tensor, x2: Tensor | None, w2: Tensor | None) -> Tensor:
+def convolve(padding: int, x: Tensor, w: Tensor, x2: Tensor | None = None, w2: Tensor | None = None) -> Tensor:
+    """Without a graph: x * w, plus x2 * w2 if they are there."""
     x, w, width = channels_last(x), kernel_layout(w), len(w)
     z = torch.empty(
         (len(x), width, *(side + 2 * padding - 2 for side in x.shape[2:])),
@@ -100,9 +101,8 @@ def _convolve(padding: int, x: Tensor, w: Tensor, x2: Tensor | None, w2: Tensor 
     return z
 
 
-def _convolve_back(
-    padding: int, wanted: tuple[bool, bool], dz: Tensor, x: Tensor | None, w: Tensor | None
-) -> Gradients:
+def convolve_back(padding: int, wanted: tuple[bool, bool], dz: Tensor, x: Tensor | None, w: Tensor | None) -> Gradients:
+    """Without a graph: the gradients of x and w, those that are wanted; each needs the other one."""
     dz = channels_last(dz)
     n, width, *size = dz.shape
     (channels,) = {one.shape[1] for one in (x, w) if one is not None}

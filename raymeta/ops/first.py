@@ -93,7 +93,7 @@ def folded(
         weight: [9*C, width].
         scale: [width], of the norm.
         shift: [width], of the norm.
-        bias: [width], of the convolution, which the norm takes out again: its gradient is 0.
+        bias: [width], of the convolution, which the norm takes out again, as in `block`: its gradient is 0.
         eps: added to variances.
     """
     found: tuple[Tensor, Tensor] = _Fold.apply(images.moments, eps, weight, scale, shift, bias)
