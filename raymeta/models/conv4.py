@@ -114,8 +114,7 @@ class Block(nn.Module):
 
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """[n, C, H, W] (the first block: what `prepare` made) to [n, width, h, w], channels last in memory."""
-        native = self.native and not now.vectorized and takes(x)
-        h = (self.fused if native else self.composed)(x, weights, now, layer)
+        h = (self.fused if self.is_native(x, now) else self.composed)(x, weights, now, layer)
         if now.on_normalised:
             for change in now.on_normalised:
                 h = change(h, layer, now)
@@ -123,6 +122,26 @@ class Block(nn.Module):
         for change in now.on_block:
             h = change(h, layer, now)
         return h
+
+    def is_native(self, x: Any, now: Pass) -> bool:
+        """Whether a pass uses raymeta's own kernels."""
+        return self.native and not now.vectorized and takes(x)
+
+    def is_whole(self, x: Any, now: Pass) -> bool:
+        """Whether they have a single operation for all of the block."""
+        by_maps = self.norm.mode in ("batch", "per_step")
+        return by_maps and not now.on_convolution and isinstance(x, Tensor) and self.stride == 1
+
+    def runs_on(self, x: Any, now: Pass) -> str:
+        """Whose kernels compute which part of the block in a pass, in words."""
+        if not self.is_native(x, now):
+            return "torch"
+        if self.is_whole(x, now):
+            return "native, as one operation"
+        convolution = "native" if isinstance(x, Tensor) and self.stride == 1 else "torch"
+        norm = {"running": "torch", "support": "its moments on torch"}.get(self.norm.mode, "native")
+        between = ", with hooks on the convolution" if now.on_convolution else ""
+        return f"convolution {convolution}, norm {norm}, pooling and activation native{between}"
 
     def composed(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """The block by torch's operations, up to the activation if something comes before it."""
@@ -139,7 +158,7 @@ class Block(nn.Module):
             h = self.normalised(x, weights, now, layer, native=True)
             return tail(h, torch.ones_like(given[1]), torch.zeros_like(given[1]), how)
         weight, bias, by_maps = weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), norm.mode != "support"
-        if by_maps and not now.on_convolution and isinstance(x, Tensor) and self.stride == 1:
+        if self.is_whole(x, now):
             return block(x, weight, *norm.of_step(*given, now), bias, int(self.padded), how._replace(eps=norm.eps))
         h = self.convolved(x, weight, bias, now, layer, native=True)
         if by_maps:
@@ -212,8 +231,11 @@ class FirstBlock(Block):
         height, width = ((side - 3) // self.stride + 1 for side in x.shape[-2:])
         return Patches(rows, mean[:-1], covariance[:-1, :-1], (height, width))
 
+    def is_whole(self, x: Patches | Images, now: Pass) -> bool:
+        return isinstance(x, Images) and self.norm.mode != "running" and not now.on_convolution
+
     def fused(self, x: Patches | Images, weights: Weights, now: Pass, layer: str) -> Tensor:
-        if isinstance(x, Patches) or self.norm.mode == "running" or now.on_convolution:
+        if isinstance(x, Patches) or not self.is_whole(x, now):
             return super().fused(x, weights, now, layer)
         matrix, bias = weights[f"{layer}.weight"].permute(2, 3, 1, 0).flatten(0, 2), weights.get(f"{layer}.bias")
         norm, given = self.norm, self._norm_weights(weights, layer)
