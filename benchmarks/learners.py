@@ -9,6 +9,7 @@
 - steps/s and memory: outer gradients on the same glyph episodes, drawn anew (Conv-4-32, 5-way 1-shot, 15 queries,
   4 tasks; 5 second-order steps where a learner has steps and orders), one thread, in turn with MAML in one process;
   memory is the peak of a process of its own, above what it had before its first step;
+- native kernels: how many times as fast an outer gradient is as the same one on torch's (`engine.kernels`), in turn;
 - parameters: all that are meta-learned.
 """
 
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import torch
 
 from raymeta import registry
 from raymeta.config import parse_trial, split_spec
+from raymeta.ops.library import unusable
 from raymeta.problem import open_problem
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.trainer import Trainer
@@ -33,7 +36,7 @@ from raymeta.training.trainer import Trainer
 ROOT = Path(__file__).parent.parent
 
 
-def trainer(spec: str, width: int = 32, queries: int = 15) -> Trainer:
+def trainer(spec: str, width: int = 32, queries: int = 15, kernels: str = "auto") -> Trainer:
     """A learner on the benchmark's task, in second order and with 5 steps where it has such settings."""
     name, regularizers = split_spec(spec)
     fields = registry.find("method", name).Config.model_fields
@@ -44,7 +47,7 @@ def trainer(spec: str, width: int = 32, queries: int = 15) -> Trainer:
         name: {key: value for key, value in wanted.items() if key in fields},
         "model": {"name": "conv4", "width": width},
         "task": {"dataset": "glyphs", "queries": queries},
-        "engine": {"device": "cpu", "tasks": "loop"},
+        "engine": {"device": "cpu", "tasks": "loop", "kernels": kernels},
     }
     return Trainer(parse_trial(data))
 
@@ -73,18 +76,18 @@ print("LARGEST", largest[0], int(code))
     return float(match[1])
 
 
-def seconds(name: str, rounds: int) -> tuple[float, float]:
-    """Seconds of an outer gradient of MAML and of the learner: medians of steps taken in turn."""
-    contenders = [trainer("maml"), trainer(name)]
-    taken: list[list[float]] = [[], []]
+def seconds(name: str, rounds: int, clock: Callable[[], float]) -> list[float]:
+    """Seconds of an outer gradient of MAML, of the learner, and of it on torch's kernels: medians, taken in turn."""
+    contenders = [trainer("maml"), trainer(name), trainer(name, kernels="torch")]
+    taken: list[list[float]] = [[] for _ in contenders]
     for turn in range(rounds + 2):
         for each, times in zip(contenders, taken, strict=True):
             each.learner.zero_grad(set_to_none=True)
-            start = time.perf_counter()
+            start = clock()
             each.outer_gradient()
             if turn > 1:  # the first ones fill the heap
-                times.append(time.perf_counter() - start)
-    return statistics.median(taken[0]), statistics.median(taken[1])
+                times.append(clock() - start)
+    return [statistics.median(times) for times in taken]
 
 
 def memory(name: str) -> float:
@@ -117,6 +120,8 @@ def main() -> None:
     parser.add_argument("learners", nargs="*", default=registry.names("method"))
     parser.add_argument("--regularizers", action="store_true", help="MAML with each regularizer instead.")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--cpu-time", action="store_true", help="The thread's, on a machine with other work to do.")
+    parser.add_argument("--times-alone", action="store_true", help="Neither errors nor memory.")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if "RAYMETA_BENCHMARK" not in os.environ:  # malloc reads its settings when a process starts
@@ -127,16 +132,22 @@ def main() -> None:
         _memory(options.memory)
         return
     open_problem(trainer("maml").config.task).prepare()
-    base = memory("maml")
-    print(f"torch {torch.__version__}, one thread, {options.rounds} rounds; MAML's peak: {base:.0f} MiB")
-    print("| learner | gradient error | outer steps/s | cost (MAML 1) | peak memory (MAML 1) | meta-learned |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    alone, clock = options.times_alone, time.thread_time if options.cpu_time else time.perf_counter
+    base = 0.0 if alone else memory("maml")
+    about = [f"torch {torch.__version__}, one thread, {options.rounds} rounds", f"kernels: {unusable() or 'native'}"]
+    about += ["by processor time"] if options.cpu_time else []
+    about += [] if alone else [f"MAML's peak: {base:.0f} MiB"]
+    print("; ".join(about))
+    head = ("learner", "gradient error", "outer steps/s", "cost (MAML 1)", "native kernels")
+    print(f"| {' | '.join((*head, 'peak memory (MAML 1)', 'meta-learned'))} |")
+    print(f"|{' --- |' * (len(head) + 2)}")
     added = [f"maml+{name}" for name in registry.names("regularizer")]
     for name in added if options.regularizers else options.learners:
-        maml, own = seconds(name, options.rounds)
+        maml, own, on_torch = seconds(name, options.rounds, clock)
         count = sum(p.numel() for p in trainer(name).learner.parameters() if p.requires_grad)
-        apart = "-" if options.regularizers else f"{error(name):.0e}"
-        row = (apart, f"{1 / own:.2f}", f"{own / maml:.2f}", f"{memory(name) / base:.2f}", f"{count:,}")
+        apart = "-" if options.regularizers or alone else f"{error(name):.0e}"
+        peak = "-" if alone else f"{memory(name) / base:.2f}"
+        row = (apart, f"{1 / own:.2f}", f"{own / maml:.2f}", f"{on_torch / own:.2f}x", peak, f"{count:,}")
         print(f"| {name} | {' | '.join(row)} |", flush=True)
 
 

@@ -22,6 +22,7 @@ from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context, Phase, Step, descend
 from raymeta.models import Backbone, Pass, Weights
+from raymeta.models.kernels import use_kernels
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Section
 
@@ -382,6 +383,7 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         learner: Learner = registry.find("method", config.method)(config, problem)
+    use_kernels(learner, config)
     return learner
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.inner import Context
 from raymeta.learner import build_learner, task_loss
+from raymeta.ops.library import unusable
 from raymeta.problem import Examples, Tasks
 from raymeta.schema import merge
 
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
     gradient: dict[str, Tensor]
 
 
-def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
+def config_of(case: Mapping[str, np.ndarray], kernels: str) -> TrialConfig:
     """The config of a case, with what it left unsaid when there were no keys for it."""
     sections, settings = json.loads(str(case["config"])), json.loads(str(case["about"]))["settings"]
     del sections["task"]  # what a problem's section said when the file was written; the tasks themselves are in it
@@ -62,12 +63,13 @@ def config_of(case: Mapping[str, np.ndarray]) -> TrialConfig:
     regularizers = (
         {"mgaug": {"cap": 0.99}} if method == "protonet" and "mgaug" in sections.get("regularizers", {}) else {}
     )
-    return parse_trial(merge({method: unsaid, "regularizers": regularizers}, sections))
+    engine = {"kernels": kernels, "device": "cpu"}
+    return parse_trial(merge({method: unsaid, "regularizers": regularizers}, {**sections, "engine": engine}))
 
 
-def outcome(case: Mapping[str, np.ndarray]) -> Outcome:
+def outcome(case: Mapping[str, np.ndarray], kernels: str) -> Outcome:
     """What raymeta makes of a case. All that this file knows of raymeta is here, and in `config_of`."""
-    config = config_of(case)
+    config = config_of(case, kernels)
     kind, ways = "values" if case["query_y"].dtype.kind == "f" else "labels", int(case["query_y"].max()) + 1
     method = build_learner(config, Random(case["support_x"].shape[2:], kind, ways)).double()
     parameters = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
@@ -111,11 +113,14 @@ def errors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[
     }
 
 
+@pytest.mark.parametrize("kernels", ["torch", "native"])
 @pytest.mark.parametrize("name", CASES)
-def test_loss_and_outer_gradient_are_those_of_the_authors_code(name: str) -> None:
+def test_loss_and_outer_gradient_are_those_of_the_authors_code(name: str, kernels: str) -> None:
     with np.load(ORACLE / f"{name}.npz") as file:
         case = dict(file)
-    found, expected = outcome(case), named(case, "gradient:")
+    if kernels == "native" and (why := unusable()):
+        pytest.skip(why)
+    found, expected = outcome(case, kernels), named(case, "gradient:")
     assert found.gradient.keys() == expected.keys(), "other parameters have a gradient"
     apart = {"loss": abs(found.loss / float(case["loss"]) - 1), **errors(found.gradient, expected)}
     assert {key: error for key, error in apart.items() if not error < TOLERANCE} == {}

@@ -58,7 +58,9 @@ def contents(wheel: Path) -> dict[str, bytes]:
 def sources() -> Iterator[Path]:
     for package in PACKAGES:
         yield from (
-            path for path in (ROOT / package).rglob("*") if path.suffix in (".py", ".yaml", ".typed", ".html", ".css")
+            path
+            for path in (ROOT / package).rglob("*")
+            if path.suffix in (".py", ".yaml", ".typed", ".html", ".css", ".h", ".cpp")
         )
 
 

@@ -88,7 +88,10 @@ def search(
     root = root_of(data_root)
     for tracker in also:
         found(tracker)
-    plan, problem = _planned(spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet)
+    plan, problem = _planned(
+        spec, task, trials, space, overrides, preset, choose, warm_start, root, quiet=quiet, runs=True
+    )
+    plan = _with_kernels(plan, quiet=quiet)
     plan = plan.with_copies(tuple(dict.fromkeys([*plan.study.also, *also])))
     for tracker in plan.study.also:  # a preset may name some
         found(tracker)
@@ -212,8 +215,9 @@ def _planned(
     root: "Root | None",
     *,
     quiet: bool = False,
+    runs: bool = False,
 ) -> "tuple[Plan, Problem]":
-    """The plan and its data, which are ready and sufficient."""
+    """The plan and its data, which are ready and sufficient. If it runs, its kernels are built meanwhile."""
     from raymeta.api.data import make_ready, with_source
     from raymeta.problem import open_problem
 
@@ -225,10 +229,27 @@ def _planned(
         plan = warm_started(plan, open_study(warm_start) if isinstance(warm_start, str) else warm_start.record)
     plan = replace(plan, base=with_source(plan.base, root))
     problem = open_problem(plan.base.task)
+    if runs:
+        from raymeta.models.kernels import begin_building
+        from raymeta.report.remarks import say
+
+        if (remark := begin_building(plan.base)) and not quiet:
+            say(remark)
     make_ready(problem, root, quiet=quiet)
     for split in ("train", "validation"):
         problem.bank(split, 0)  # too few classes or images are named now
     return plan, problem
+
+
+def _with_kernels(plan: "Plan", *, quiet: bool) -> "Plan":
+    """The plan with the kernels that all trials of the study are to run on."""
+    from raymeta.models.kernels import settled, slower
+    from raymeta.report.remarks import say
+
+    base = settled(plan.base)
+    if plan.base.engine.kernels == "auto" and base.engine.kernels == "torch" and (why := slower(base)) and not quiet:
+        say(f"trials run on torch's kernels, which are slower than raymeta's own: {why}")
+    return replace(plan, base=base)
 
 
 def _free_name(stem: str) -> str:

@@ -147,6 +147,11 @@ def _scopes_of_dropgrad_are_the_papers(data: dict[str, Any]) -> None:
         dropgrad["layers"] = "stem" if stem else "start"
 
 
+def _blocks_ran_on_torch(data: dict[str, Any]) -> None:
+    """0.2.0. Before, there were no kernels but torch's."""
+    keep(data, "engine", ("device",), kernels="torch")
+
+
 def as_before(model: Mapping[str, Any]) -> dict[str, Any]:
     """A whole `model` section as the first version that could say as much wrote it, so that what is kept under a digest
     of it is found again.
@@ -180,6 +185,7 @@ RULES: tuple[Rule, ...] = (
     _methods_became_their_authors,
     _initial_values_are_said_by_tensor,
     _scopes_of_dropgrad_are_the_papers,
+    _blocks_ran_on_torch,
 )
 
 

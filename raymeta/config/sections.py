@@ -228,6 +228,11 @@ class EngineConfig(Section):
         description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 where that was "
         "measured to win, for MLPs on a CPU.",
     )
+    kernels: Literal["auto", "torch", "native"] = Field(
+        "auto",
+        description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
+        "which a C++ compiler builds once a machine; auto: native where they can be had.",
+    )
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -84,10 +84,11 @@ def final(
     def start() -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the runs."""
         given = take_slots(slots, pack, lambda: list(configs.values()))
-        from raymeta.study.machines.nodes import prepare_nodes
+        from raymeta.study.machines.nodes import prepare_kernels, prepare_nodes
 
         for name, config in configs.items():
             begin(next(run.folder.parent for run in runs if run.name == name), config, origins.get(name))
+            prepare_kernels(config)
             prepare_nodes(config.task, data_root, ship=ship_data)
             if config.task.elsewhere is not None:
                 prepare_nodes(config.task.elsewhere, ship=ship_data)

@@ -28,12 +28,14 @@ class Backbone(nn.Module, ABC):
         feature_size: F, numbers in the features of an example.
         map_shape: (C, h, w) of the last block's output; () where there are no places.
         stem_blocks: those of `blocks` that come before the first block proper.
+        has_kernels: there are native kernels for it (`engine.kernels`).
         film_channels: C of every block that a pass can scale and shift before its nonlinearity (`Pass.on_normalised`).
     """
 
     Config: ClassVar[type[Section]]
     offers: ClassVar[frozenset[str]] = frozenset()
     batches_tasks_on_cpu: ClassVar[bool]  # whether vmap over tasks beats a loop on a CPU
+    has_kernels: ClassVar[bool] = False
     norm_mode: NormMode = "batch"
     stem_blocks: ClassVar[tuple[str, ...]] = ()
     feature_size: int

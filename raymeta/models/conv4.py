@@ -27,8 +27,13 @@ from torch import Tensor, nn
 from raymeta.errors import UserError
 from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
-from raymeta.models.norm import BatchNorm, NormConfig, NormInit
+from raymeta.models.norm import BatchNorm, NormConfig, NormInit, moments
 from raymeta.models.passes import Pass, Weights
+from raymeta.ops.block import block
+from raymeta.ops.convolution import conv3x3, kernel_layout
+from raymeta.ops.first import Images, first, folded
+from raymeta.ops.library import takes
+from raymeta.ops.tail import Tail, tail
 from raymeta.registry import backbone
 
 BLOCKS = 4
@@ -69,12 +74,23 @@ class Patches(NamedTuple):
     covariance: Tensor
     size: tuple[int, int]
 
+    @property
+    def device(self) -> torch.device:
+        return self.rows.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.rows.dtype
+
 
 class Block(nn.Module):
     """The parameters of one block, and the block as a function of its input and of the weights it is given.
 
-    This is the unit that a fused kernel may replace: it sees all of convolution, norm, activation and pooling.
+    Attributes:
+        native: it runs on raymeta's own kernels (`raymeta/ops`) where they can compute what a pass asks for.
     """
+
+    native = False
 
     def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True, padded: bool = True) -> None:
         super().__init__()
@@ -91,30 +107,89 @@ class Block(nn.Module):
         side = max(-(-(side if self.padded else side - 2) // self.stride), 0)
         return side // 2 if self.pool else side
 
+    def use_native(self) -> None:
+        """Run on raymeta's own kernels from now on; the weight's memory is put in the order in which they read it."""
+        self.native = True
+        self.weight.data = kernel_layout(self.weight.data)
+
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
-        """[n, C, H, W] (the first block: `Patches`) to [n, width, h, w], channels last in memory."""
-        h = self.normalised(x, weights, now, layer)
-        if self.pool:
-            h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
-        for change in now.on_normalised:
-            h = change(h, layer, now)
-        h = F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+        """[n, C, H, W] (the first block: what `prepare` made) to [n, width, h, w], channels last in memory."""
+        h = (self.fused if self.is_native(x, now) else self.composed)(x, weights, now, layer)
+        if now.on_normalised:
+            for change in now.on_normalised:
+                h = change(h, layer, now)
+            h = self.activate(h)
         for change in now.on_block:
             h = change(h, layer, now)
         return h
 
-    def normalised(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
+    def is_native(self, x: Any, now: Pass) -> bool:
+        """Whether a pass uses raymeta's own kernels."""
+        return self.native and not now.vectorized and takes(x)
+
+    def is_whole(self, x: Any, now: Pass) -> bool:
+        """Whether they have a single operation for all of the block."""
+        by_maps = self.norm.mode in ("batch", "per_step")
+        return by_maps and not now.on_convolution and isinstance(x, Tensor) and self.stride == 1
+
+    def runs_on(self, x: Any, now: Pass) -> str:
+        """Whose kernels compute which part of the block in a pass, in words."""
+        if not self.is_native(x, now):
+            return "torch"
+        if self.is_whole(x, now):
+            return "native, as one operation"
+        convolution = "native" if isinstance(x, Tensor) and self.stride == 1 else "torch"
+        norm = {"running": "torch", "support": "its moments on torch"}.get(self.norm.mode, "native")
+        between = ", with hooks on the convolution" if now.on_convolution else ""
+        return f"convolution {convolution}, norm {norm}, pooling and activation native{between}"
+
+    def composed(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
+        """The block by torch's operations, up to the activation if something comes before it."""
+        h = self.normalised(x, weights, now, layer)
+        if self.pool:
+            h = F.max_pool2d(h, 2)  # before the activation, which is monotonic: the same values, a quarter of the work
+        return h if now.on_normalised else self.activate(h)
+
+    def fused(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
+        """The same on raymeta's own kernels."""
+        norm, given = self.norm, self._norm_weights(weights, layer)
+        how = Tail(self.pool, 1.0 if now.on_normalised else self.slope, None)
+        if norm.mode == "running":  # torch's, which keeps the averages
+            h = self.normalised(x, weights, now, layer, native=True)
+            return tail(h, torch.ones_like(given[1]), torch.zeros_like(given[1]), how)
+        weight, bias, by_maps = weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), norm.mode != "support"
+        if self.is_whole(x, now):
+            return block(x, weight, *norm.of_step(*given, now), bias, int(self.padded), how._replace(eps=norm.eps))
+        h = self.convolved(x, weight, bias, now, layer, native=True)
+        if by_maps:
+            return tail(h, *norm.of_step(*given, now), how._replace(eps=norm.eps))
+        return tail(h, *norm.affine(lambda: moments(h), *given, now, layer), how)
+
+    def activate(self, h: Tensor) -> Tensor:
+        return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
+
+    def normalised(self, x: Any, weights: Weights, now: Pass, layer: str, native: bool = False) -> Tensor:
         """Convolution and norm, [n, width, h, w]."""
-        h = self.convolve(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
-        for change in now.on_convolution:
-            h = change(h, lambda weight, bias: self.convolve(x, weight, bias), layer, now)
+        h = self.convolved(x, weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), now, layer, native)
         return self.norm(h, *self._norm_weights(weights, layer), now, layer)  # type: ignore[no-any-return]
 
-    def convolve(self, x: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolved(
+        self, x: Any, weight: Tensor, bias: Tensor | None, now: Pass, layer: str, native: bool = False
+    ) -> Tensor:
+        """`convolve`, then what hooks make of it."""
+        h = self.convolve(x, weight, bias, native)
+        for change in now.on_convolution:
+            h = change(h, lambda weight, bias: self.convolve(x, weight, bias, native), layer, now)
+        return h
+
+    def convolve(self, x: Any, weight: Tensor, bias: Tensor | None, native: bool = False) -> Tensor:
         """The block's input convolved with a weight [width, C, 3, 3]: [n, width, h, w]."""
-        if self.stride == 1:
-            return F.conv2d(x, weight, bias, padding=int(self.padded))
-        return F.conv2d(self.pad(x), weight, bias, stride=self.stride)
+        if self.stride != 1:
+            return F.conv2d(self.pad(x), weight, bias, stride=self.stride)
+        if native:
+            h = conv3x3(x, weight, int(self.padded))
+            return h if bias is None else h + bias[:, None, None]
+        return F.conv2d(x, weight, bias, padding=int(self.padded))
 
     def pad(self, x: Tensor) -> Tensor:
         """Images with the zeros around them that TensorFlow's `same` has; as they are, if the block is unpadded."""
@@ -137,7 +212,13 @@ class FirstBlock(Block):
     times slower.
     """
 
-    def prepare(self, x: Tensor) -> Patches:
+    def prepare(self, x: Tensor) -> Patches | Images:
+        """What passes over images [n, C, H, W] share."""
+        if self.native and self.stride == 1 and takes(x) and not x.requires_grad:
+            return Images(x, int(self.padded))
+        return self.patches(x)
+
+    def patches(self, x: Tensor) -> Patches:
         """The patches of images [n, C, H, W]."""
         x = self.pad(x)
         rows = F.pad(F.unfold(x, kernel_size=3, stride=self.stride).transpose(-1, -2), (0, 1), value=1.0)
@@ -150,21 +231,47 @@ class FirstBlock(Block):
         height, width = ((side - 3) // self.stride + 1 for side in x.shape[-2:])
         return Patches(rows, mean[:-1], covariance[:-1, :-1], (height, width))
 
-    def normalised(self, x: Patches, weights: Weights, now: Pass, layer: str) -> Tensor:
+    def is_whole(self, x: Patches | Images, now: Pass) -> bool:
+        return isinstance(x, Images) and self.norm.mode != "running" and not now.on_convolution
+
+    def fused(self, x: Patches | Images, weights: Weights, now: Pass, layer: str) -> Tensor:
+        if isinstance(x, Patches) or not self.is_whole(x, now):
+            return super().fused(x, weights, now, layer)
+        matrix, bias = weights[f"{layer}.weight"].permute(2, 3, 1, 0).flatten(0, 2), weights.get(f"{layer}.bias")
+        norm, given = self.norm, self._norm_weights(weights, layer)
+        slope = 1.0 if now.on_normalised else self.slope
+        if norm.mode != "support":
+            return first(x, *folded(x, matrix, *norm.of_step(*given, now), bias, norm.eps), self.pool, slope)
+
+        def moments() -> tuple[Tensor, Tensor]:
+            mean, covariance = x.moments
+            shift = mean @ matrix
+            return shift if bias is None else shift + bias, ((covariance @ matrix) * matrix).sum(0)
+
+        scale, shift = norm.affine(moments, *given, now, layer)
+        shift = shift if bias is None else scale * bias + shift
+        return first(x, matrix * scale, shift, self.pool, slope)
+
+    def normalised(self, x: Patches | Images, weights: Weights, now: Pass, layer: str, native: bool = False) -> Tensor:
         if self.norm.mode == "running" or now.on_convolution:
-            return super().normalised(x, weights, now, layer)
+            return super().normalised(x, weights, now, layer, native)
+        patches = self._as_patches(x)
         weight, bias = self._matrix(weights[f"{layer}.weight"], weights.get(f"{layer}.bias"))
 
         def moments() -> tuple[Tensor, Tensor]:
-            return weight @ x.mean + bias, ((weight @ x.covariance) * weight).sum(1)
+            return weight @ patches.mean + bias, ((weight @ patches.covariance) * weight).sum(1)
 
         scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), now, layer)
         folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
-        return self._image(x.rows @ folded, x.size)
+        return self._image(patches.rows @ folded, patches.size)
 
-    def convolve(self, x: Patches, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, x: Patches | Images, weight: Tensor, bias: Tensor | None, native: bool = False) -> Tensor:
+        patches = self._as_patches(x)
         weight, bias = self._matrix(weight, bias)
-        return self._image(x.rows @ torch.cat([weight, bias[:, None]], 1).t(), x.size)
+        return self._image(patches.rows @ torch.cat([weight, bias[:, None]], 1).t(), patches.size)
+
+    def _as_patches(self, x: Patches | Images) -> Patches:
+        return x if isinstance(x, Patches) else x.once(self.patches)
 
     @staticmethod
     def _matrix(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -188,6 +295,7 @@ class Conv4(Backbone):
     Config = Conv4Config
     offers: ClassVar[frozenset[str]] = frozenset({"convolutions"})
     batches_tasks_on_cpu: ClassVar[bool] = False  # vmap turns into grouped convolutions, which are slow on a CPU
+    has_kernels: ClassVar[bool] = True
     block1: FirstBlock
 
     def __init__(
@@ -220,16 +328,16 @@ class Conv4(Backbone):
         self.film_channels = (config.width,) * BLOCKS
         self.add_head(outputs, config.init.head, config.init.head_bias)
 
-    def prepare(self, x: Tensor) -> Patches:
+    def prepare(self, x: Tensor) -> Patches | Images:
         return self.block1.prepare(x)
 
-    def run(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
+    def run(self, prepared: Patches | Images, weights: Weights, now: Pass) -> Tensor:
         h: Any = prepared
         for layer in self.blocks():
             h = getattr(self, layer)(h, weights, now, layer)
         return h  # type: ignore[no-any-return]
 
-    def features(self, prepared: Patches, weights: Weights, now: Pass) -> Tensor:
+    def features(self, prepared: Patches | Images, weights: Weights, now: Pass) -> Tensor:
         if not self.spatial_mean:
             return super().features(prepared, weights, now)
         return self.maps(prepared, weights, now).mean((-2, -1))

@@ -69,21 +69,24 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor | None, bias: Tensor, now: Pass, layer: str) -> Tensor:
         """Normalise x [n, C, H, W] with `weight` and `bias` ([C], or [S, C] in `per_step` mode); no weight: 1."""
-        if weight is None:
-            weight = torch.ones_like(bias)
+        weight, bias = self.of_step(weight, bias, now)
         if self.mode == "running":
             averages = self.running_mean, self.running_var
             return F.batch_norm(x, *averages, weight, bias, now.training, self.momentum, self.eps)
         if self.mode == "support":
-            scale, shift = self.affine(lambda: _moments(x), weight, bias, now, layer)
+            scale, shift = self.affine(lambda: moments(x), weight, bias, now, layer)
             return x * scale[:, None, None] + shift[:, None, None]
-        if self.mode == "per_step":
-            weight, bias = weight[now.step], bias[now.step]
         if now.vectorized:
             # Under vmap, torch 2.15 differentiates batch_norm's gradient for its scale wrongly, and says nothing.
             x = F.batch_norm(x, None, None, training=True, eps=self.eps)
             return x * weight[:, None, None] + bias[:, None, None]
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=self.eps)
+
+    def of_step(self, weight: Tensor | None, bias: Tensor, now: Pass) -> tuple[Tensor, Tensor]:
+        """Scale and shift [C] of a pass, of which `per_step` has rows; without a scale: 1."""
+        if weight is None:
+            weight = torch.ones_like(bias)
+        return (weight[now.step], bias[now.step]) if self.mode == "per_step" else (weight, bias)
 
     def affine(
         self, own: Callable[[], tuple[Tensor, Tensor]], weight: Tensor | None, bias: Tensor, now: Pass, layer: str
@@ -97,10 +100,7 @@ class BatchNorm(nn.Module):
             now: the pass.
             layer: the layer's name.
         """
-        if weight is None:
-            weight = torch.ones_like(bias)
-        if self.mode == "per_step":
-            weight, bias = weight[now.step], bias[now.step]
+        weight, bias = self.of_step(weight, bias, now)
         if self.mode == "support" and now.moments is not None:
             mean, variance = now.moments[layer]
         else:
@@ -109,7 +109,7 @@ class BatchNorm(nn.Module):
         return scale, bias - mean * scale
 
 
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of [n, C, H, W] by channel; `var_mean` is slow in channels-last memory."""
     rows = x.movedim(-3, -1).flatten(0, -2)
     mean = rows.mean(0)

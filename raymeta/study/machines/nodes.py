@@ -11,8 +11,9 @@ import ray
 from numpy.typing import NDArray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymeta.config import TaskConfig
+from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.errors import UserError
+from raymeta.models.kernels import kernels_of
 from raymeta.problem import open_problem, task_section
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.store import Store
@@ -119,6 +120,26 @@ def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = Fa
     ]
     if problems:
         raise UserError(f"not all machines are ready for trials (raymeta doctor tells more): {'; '.join(problems)}")
+
+
+def prepare_kernels(config: TrialConfig) -> None:
+    """Build the kernels that trials run on, on this machine and on every one of `$RAY_ADDRESS`'s cluster.
+
+    Raises:
+        UserError: a machine can't have them.
+    """
+    if kernels_of(config) == "torch" or not on_cluster():
+        return
+    answers = on_every_node(_have_kernels, config.as_dict())
+    if problems := [f"{answer.node}: {answer.problem}" for answer in answers if answer.problem]:
+        raise UserError(
+            f"not all machines are ready for trials (with engine.kernels=torch they are): {'; '.join(problems)}"
+        )
+
+
+def _have_kernels(config: dict[str, Any]) -> None:
+    """On a machine."""
+    kernels_of(parse_trial(config))
 
 
 @dataclass(frozen=True)

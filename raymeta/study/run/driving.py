@@ -44,8 +44,9 @@ class How:
         try:
             preload = THIN_TRIALS if lanes_of(plan.base, gpu=False) else TRIALS
             given = take_slots(self.slots, self.pack, lambda: largest(plan), preload)
-            from raymeta.study.machines.nodes import prepare_nodes
+            from raymeta.study.machines.nodes import prepare_kernels, prepare_nodes
 
+            prepare_kernels(plan.base)
             prepare_nodes(plan.base.task, self.data_root, ship=self.ship_data)
         except BaseException:
             stop_ray()  # part of it may be up

@@ -170,10 +170,12 @@ def test_the_inner_loop_moves_all_but_the_encoder(case: Case, on: str, adapt_nor
     made, (task,) = make(case, on, settings={"adapt_norm": adapt_norm, "inner_lr": ALPHA}, blocks=1), case.tasks(1)
     theta = made.model.weights()
     adapted = made.adapt(task.support, context(made)).weights
-    still = {name for name in theta if torch.equal(adapted[name], theta[name])}
+    # A norm takes a convolution's bias out again: its gradient is 0, which torch's kernels give but for rounding.
+    biases = {f"block{number}.bias" for number in range(1, 5)} & theta.keys()
+    still = {name for name in theta if float((adapted[name] - theta[name]).abs().max()) < 1e-15}
     first = {name for name in theta if name.startswith(("block1.", "layer1."))}
     assert first
-    assert still == first | (set() if adapt_norm else made.model.norm_names())
+    assert still == first | biases | (set() if adapt_norm else made.model.norm_names())
 
 
 @ORDERS
