@@ -4,6 +4,7 @@ A problem is a folder or file of `raymeta.problems`, or of a package from outsid
 tasks are made of.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -186,6 +187,10 @@ class Problem(ABC):
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
 
+    def parts(self, tasks: int) -> list[str] | None:
+        """Which part of a benchmark of several each of the first tasks of the test is of; None: it has no parts."""
+        return None
+
     def evaluate(
         self,
         learner: "Learner",
@@ -334,7 +339,7 @@ def parse_task(text: str) -> dict[str, Any]:
     Raises:
         UserError: no problem and no data set of that name, or not of its form.
     """
-    cls = find_problem(text if text in registry.names("problem") else text.split("-")[0])
+    cls = find_problem(text if text in registry.names("problem") else re.split("[-:]", text)[0])
     keys = cls.parse(text)
     if keys is None:
         raise UserError(f"--task {text}: expected {cls.form}")

@@ -169,6 +169,10 @@ class ImageDataset(ImageClassification):
             self._store = store
         return self._store
 
+    def under(self, split: str) -> "ImageDataset":
+        """The same data set under another class split."""
+        return type(self)(self.task.model_copy(update={"split": split}))
+
     @property
     def fingerprint(self) -> str:
         return self.store.fingerprint
