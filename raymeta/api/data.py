@@ -105,6 +105,30 @@ def preview(
     return found
 
 
+def convert(
+    name: str, data_root: str | Path, out: str | Path, *, spec: str | Path | None = None, quiet: bool = False
+) -> Path:
+    """Make records of Meta-Dataset's form of pictures as their authors publish them.
+
+    Args:
+        name: of one of its data sets, or another.
+        data_root: where the pictures are.
+        out: where a folder of the data set's name is made.
+        spec: the specification that Meta-Dataset publishes, which says the classes' splits and their order.
+        quiet: show no progress.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the pictures are not there or damaged, or not those of the specification; or the folder is there.
+    """
+    from raymeta.problems.metadataset.convert import convert as made
+
+    with progress_bar(f"converting {name}", quiet=quiet) as progress:
+        return made(name, expanded(data_root), expanded(out), progress, None if spec is None else expanded(spec))
+
+
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
     """Compare packed images with what was published, and look for classes and images in two splits.
 

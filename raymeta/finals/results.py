@@ -4,6 +4,7 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from typing import Any, TypeVar
 
 from raymeta.config import TrialConfig
@@ -199,7 +200,7 @@ class FinalTable:
 def _pooled(seeds: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The mean over seeds and tasks, and its interval over tasks; the seeds have the same tasks."""
     scores = [statistics.fmean(of_task) for of_task in zip(*seeds, strict=True)]
-    return statistics.fmean(scores), half_width(scores)
+    return statistics.fmean(scores), half_width(scores) if len(scores) > 1 else nan
 
 
 def read_result(folder: AnyPath) -> SeedResult:
