@@ -4,7 +4,6 @@ A problem is a folder or file of `raymeta.problems`, or of a package from outsid
 tasks are made of.
 """
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -326,7 +325,7 @@ def find_problem(name: str) -> "type[Problem]":
     Raises:
         UserError: there is neither.
     """
-    problems = registry.names("problem")
+    problems, name = registry.names("problem"), name.partition(":")[0]
     if name not in (known := [*problems, *registry.names("dataset")]):
         raise UserError(f"unknown data set '{name}': {suggest(name, known)}")
     cls: type[Problem] = registry.find("problem" if name in problems else "dataset", name)
@@ -339,7 +338,7 @@ def parse_task(text: str) -> dict[str, Any]:
     Raises:
         UserError: no problem and no data set of that name, or not of its form.
     """
-    cls = find_problem(text if text in registry.names("problem") else re.split("[-:]", text)[0])
+    cls = find_problem(text if text in registry.names("problem") else text.split("-")[0])
     keys = cls.parse(text)
     if keys is None:
         raise UserError(f"--task {text}: expected {cls.form}")

@@ -72,7 +72,7 @@ def data_prepare(
     else:
         found = data.prepare(name, data_root, rebuild=rebuild, **how)
     for key, value in found.items():
-        show(f"{data.spaced(key)}: {value}")
+        show(f"{key if ':' in key else data.spaced(key)}: {value}")
     if "refused" in found:
         raise typer.Exit(2)
 

@@ -144,7 +144,8 @@ class MetaDataset(ImageClassification):
             "ready": self.ready, "folder": str(cache_folder()),
         }  # fmt: skip
         found = {one.source: one.remarks["found"] for one in self.prepared() if one.input_shape == self.input_shape}
-        return about | {name: found.get(name, "not prepared") for name in dict.fromkeys([*SOURCES, *found])}
+        names = dict.fromkeys([*SOURCES, *found])
+        return about | {f"{self.name}:{name}": found.get(name, "not prepared") for name in names}
 
     @classmethod
     def prepared(cls) -> list[MetaDatasetSource]:

@@ -184,9 +184,11 @@ def test_the_task_that_a_user_types() -> None:
 
 def test_data_prepare_says_what_was_found_and_ls_and_check_know_it(root: Path, capsys: Any) -> None:
     found = data.prepare("metadataset", root, quiet=True, size=12)
-    assert found["omniglot"].startswith("5/2/5 classes, 48 images, NOT as published: 883/81/659 classes, 32,460 images")
-    assert found["trees"] == "2/2/2 classes, 56 images, which is none of the benchmark's ten"
-    assert found["fungi"] == "not prepared"
+    assert found["metadataset:omniglot"].startswith(
+        "5/2/5 classes, 48 images, NOT as published: 883/81/659 classes, 32,460 images"
+    )
+    assert found["metadataset:trees"] == "2/2/2 classes, 56 images, which is none of the benchmark's ten"
+    assert found["metadataset:fungi"] == "not prepared"
     assert data.datasets()["metadataset:omniglot (size 12)"]["classes"] == {"train": 5, "validation": 2, "test": 5}
     findings = data.check_data("metadataset")
     assert set(findings) == {f"metadataset:{one} (size 12)" for one in ("aircraft", "omniglot", "trees")}
@@ -219,3 +221,14 @@ def test_jpegs_are_read_as_pillow_reads_them(tmp_path: Path, cache: Path) -> Non
 
     with Image.open(io.BytesIO(content)) as image:
         assert np.array_equal(problem.sources[0].store.images[0], np.asarray(image).transpose(2, 0, 1))
+
+
+def test_data_show_draws_one_of_them(root: Path, tmp_path: Path) -> None:
+    opened("omniglot", "aircraft").prepare(root)
+    path = data.draw_data("metadataset:omniglot", tmp_path / "one.png", size=12)
+    with Image.open(path) as drawn:
+        assert drawn.width > 300
+    with pytest.raises(
+        UserError, match=r"^metadataset:omniglot,aircraft: name one of them, as in metadataset:omniglot$"
+    ):
+        data.draw_data("metadataset:omniglot,aircraft", tmp_path / "two.png", size=12)
