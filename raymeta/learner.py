@@ -392,7 +392,8 @@ def _refuse_few_tasks(config: TrialConfig, problem: Problem, one: Regularizer) -
     compares = f"but {one.name} compares the tasks of an outer step"
     if least > 1 and not problem.one_shape:
         raise UserError(
-            f"task.sampler: found '{problem.task.sampler}', {compares}, which must then be of one shape; allowed: fixed"
+            f"task.sampler: found '{getattr(problem.task, 'sampler', problem.name)}', {compares}, which must then "
+            "be of one shape; allowed: fixed"
         )
     if tasks < least:
         raise UserError(f"outer.tasks_per_step: found {tasks}, {compares}: at least {least} are needed")

@@ -197,6 +197,10 @@ class Problem(ABC):
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
 
+    def parts(self, tasks: int) -> list[str] | None:
+        """Which part of a benchmark of several each of the first tasks of the test is of; None: it has no parts."""
+        return None
+
     def evaluate(
         self,
         learner: "Learner",
@@ -334,7 +338,7 @@ def find_problem(name: str) -> "type[Problem]":
     Raises:
         UserError: there is neither.
     """
-    problems = registry.names("problem")
+    problems, name = registry.names("problem"), name.partition(":")[0]
     if name not in (known := [*problems, *registry.names("dataset")]):
         raise UserError(f"unknown data set '{name}': {suggest(name, known)}")
     cls: type[Problem] = registry.find("problem" if name in problems else "dataset", name)

@@ -37,7 +37,8 @@ def folder_of(name: str, config: TrialConfig) -> AnyPath:
     label, wanted = name.replace(":", "-").replace("/", "-"), _seedless(config.as_dict())
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     finals = studies_folder() / "finals"
-    own = finals / f"{label}-{config.task.name}-{digest}"
+    task = config.task.name.replace(":", "-").replace(",", "+")
+    own = finals / f"{label}-{task}-{digest}"
     if own.exists():
         return own
     named = sorted(folder for folder in finals.glob("*") if folder.name.startswith(f"{label}-"))

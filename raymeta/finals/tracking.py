@@ -52,6 +52,9 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
     client.log_metric(parent, metric, table.mean)
     client.log_metric(parent, f"{metric}_ci95", table.ci95)
     client.log_metric(parent, f"{metric}_ensemble", table.ensemble)
+    for part, (mean, ci95) in table.parts().items():
+        client.log_metric(parent, f"{metric}_{part}", mean)
+        client.log_metric(parent, f"{metric}_{part}_ci95", ci95)
     if table.sd_seeds is not None:
         client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
     _log_files(client, parent, table, provenance)

@@ -171,6 +171,23 @@ def by_step_table(rows: Sequence["FinalTable"]) -> Table:
     return table
 
 
+def parts_table(rows: Sequence["FinalTable"]) -> Table:
+    """Mean and interval on each part of a benchmark of several: a row a part, a column a config."""
+    found = {row.name: row.parts() for row in rows}
+    table = Table("test tasks of", *found, title=heading(rows))
+    for part in dict.fromkeys(part for own in found.values() for part in own):
+        table.add_row(
+            part,
+            *(
+                value(own[part][0], row.metric, own[part][1]) if part in own else ""
+                for row, own in zip(rows, found.values(), strict=True)
+            ),
+        )
+    table.add_section()
+    table.add_row("all", *(value(row.mean, row.metric, row.ci95) for row in rows))
+    return table
+
+
 def analyses_table(found: Sequence["Analysed"]) -> Table:
     """What was looked at, what it means and where its picture is."""
     several = len({one.run for one in found}) > 1

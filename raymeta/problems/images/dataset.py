@@ -98,6 +98,10 @@ class ImageDataset(StoredImages, ImageClassification):
         red, green, blue, *_ = ImageColor.getrgb(self.task.background)
         return red, green, blue
 
+    def under(self, split: str) -> "ImageDataset":
+        """The same data set under another class split."""
+        return type(self)(self.task.model_copy(update={"split": split}))
+
     def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
         if not self.task.share_classes:
             return super().training_bank(seed, tasks_per_step)
