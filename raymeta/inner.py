@@ -1,6 +1,6 @@
 """The functional inner loop: gradients of a task's loss, first and second order, looped over or batched with vmap."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import Examples, Tasks
+from raymeta.engine.tasks import Examples, Tasks, for_each
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
@@ -242,3 +242,29 @@ class Player:
     def device(self) -> torch.device:
         """Where they are."""
         return next(self.learner.parameters()).device
+
+
+def predictions(
+    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
+) -> Tensor:
+    """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
+
+    Args:
+        learner: with its present weights.
+        tasks: T of them.
+        vectorized: batch them with vmap.
+        numbers: of the tasks in their bank, the first or all, the seeds of what noise there is in evaluation.
+        steps: inner steps; None: the learner's own.
+    """
+    if isinstance(numbers, int):
+        numbers = range(numbers, numbers + tasks.size)
+    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
+    plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
+    hooks = learner.hooks(tasks, plain)
+
+    def predict(number: int | Tensor, key: Tensor, support: Examples, x: Tensor) -> Tensor:
+        context = plain.of_task(number, Noise(key), hooks)
+        return learner.predict(learner.adapt(Examples(*support), context), x)
+
+    found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
+    return found if isinstance(found, Tensor) else torch.stack(found)

@@ -17,10 +17,9 @@ from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.arrays import as_numbers
 from raymeta.engine.labelled import Labelled
-from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import Examples, Task, Tasks, for_each
+from raymeta.engine.tasks import Examples, Task, Tasks
 from raymeta.errors import UserError, suggest
-from raymeta.inner import Context, Player
+from raymeta.inner import Player, predictions
 from raymeta.metric import Metric, Score
 from raymeta.schema import check
 
@@ -376,29 +375,3 @@ def open_problem(task: TaskConfig) -> Problem:
     """
     problem: Problem = registry.find("problem", task.problem).open(task)
     return problem
-
-
-def predictions(
-    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
-) -> Tensor:
-    """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
-
-    Args:
-        learner: with its present weights.
-        tasks: T of them.
-        vectorized: batch them with vmap.
-        numbers: of the tasks in their bank, the first or all, the seeds of what noise there is in evaluation.
-        steps: inner steps; None: the learner's own.
-    """
-    if isinstance(numbers, int):
-        numbers = range(numbers, numbers + tasks.size)
-    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
-    plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
-    hooks = learner.hooks(tasks, plain)
-
-    def predict(number: int | Tensor, key: Tensor, support: Examples, x: Tensor) -> Tensor:
-        context = plain.of_task(number, Noise(key), hooks)
-        return learner.predict(learner.adapt(Examples(*support), context), x)
-
-    found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
-    return found if isinstance(found, Tensor) else torch.stack(found)

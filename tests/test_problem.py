@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from raymeta.config import TaskConfig
 from raymeta.errors import UserError
-from raymeta.inner import Context
+from raymeta.inner import Context, predictions
 from raymeta.metric import Metric, Score
-from raymeta.problem import CHUNK, Bank, Examples, Tasks, parse_task, predictions, task_section
+from raymeta.problem import CHUNK, Bank, Examples, Tasks, parse_task, task_section
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
 from raymeta.problems.sinusoid import SinusoidTask

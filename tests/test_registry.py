@@ -81,7 +81,7 @@ assert registry.names("dataset") == [
     "shapes3d", "sprites", "tieredimagenet", "views",
 ]
 assert registry.names("problem") == [
-    "ant-dir", "halfcheetah-dir", "images", "navigation2d", "sinusoid", "tracking", "viewpoint"
+    "ant-dir", "halfcheetah-dir", "images", "metadataset", "navigation2d", "sinusoid", "tracking", "viewpoint"
 ]
 assert registry.space_file("method", "maml").name == "maml.yaml"
 assert "omniglot" in registry.presets()
@@ -216,7 +216,7 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "problem",
             "sinusoids",
             "unknown problem 'sinusoids': did you mean 'sinusoid'? "
-            "(allowed: ant-dir, halfcheetah-dir, images, navigation2d, sinusoid, tracking, viewpoint)",
+            "(allowed: ant-dir, halfcheetah-dir, images, metadataset, navigation2d, sinusoid, tracking, viewpoint)",
         ),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
         (

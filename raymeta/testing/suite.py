@@ -22,7 +22,8 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
 from raymeta.errors import UserError
-from raymeta.problem import Examples, Split, Tasks, open_problem, predictions
+from raymeta.inner import predictions
+from raymeta.problem import Examples, Split, Tasks, open_problem
 from raymeta.schema import merge
 from raymeta.storage.files import parse_yaml
 from raymeta.testing.numbers import takes_numbers_as_tensors
