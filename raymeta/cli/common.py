@@ -1,7 +1,6 @@
 """What the verbs share: the options that they have in common, and how results are printed."""
 
 import json
-import os
 import signal
 import threading
 from types import FrameType
@@ -142,7 +141,8 @@ def end_undisturbed() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     # Where C or a finalizer runs, as all through imports, Python drops what a handler raises: it is raised again.
-    again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), number))
+    # To the main thread, whose waiting it ends; one for the process may go to another.
+    again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number))
     again.daemon = True
     again.start()
     raise Terminated
