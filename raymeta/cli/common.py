@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Annotated, Any, NoReturn, Optional
 
@@ -16,6 +17,7 @@ ENDING, SAVE = (
     for names in (("SIGTERM", "SIGHUP"), ("SIGUSR1",))
 )
 AGAIN_S = 2.0  # schedulers kill ten seconds after they have asked, or later
+_heard: set[int] = set()
 
 
 def parse_pack(pack: str | None) -> Any:
@@ -140,12 +142,23 @@ def end_undisturbed() -> None:
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    # Where C or a finalizer runs, as all through imports, Python drops what a handler raises: it is raised again.
-    # To the main thread, whose waiting it ends; one for the process may go to another.
-    again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, number))
-    again.daemon = True
-    again.start()
+    if number not in _heard:
+        _heard.add(number)
+        threading.Thread(target=_again, args=(number,), daemon=True).start()
     raise Terminated
+
+
+def _again(number: int) -> None:
+    """Send a signal again until something else listens to it.
+
+    Where C or a finalizer runs, as all through imports, Python drops what a handler raises; and one that comes right
+    before the main thread waits does not end its waiting.
+    """
+    while True:
+        time.sleep(AGAIN_S)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+        if signal.getsignal(number) is not _terminated:
+            return
 
 
 def _nothing_to_save(number: int, frame: FrameType | None) -> None:
