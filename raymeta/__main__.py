@@ -4,13 +4,18 @@ import signal
 
 
 def main() -> None:
-    """`raymeta.cli.main`; Ctrl-C while it is imported ends the process as the system does, without a traceback."""
+    """`raymeta.cli.main` as a process of its own, whose signals are its own.
+
+    Ctrl-C while it is imported ends the process as the system does, without a traceback.
+    """
     before = signal.getsignal(signal.SIGINT)  # or it is ignored, in a shell's background
     if before is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from raymeta.cli import main as run
+    from raymeta.cli.common import hear_signals
 
     signal.signal(signal.SIGINT, before)
+    hear_signals()
     run()
 
 

@@ -266,7 +266,7 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
 
 def test_signals_while_python_ends_change_nothing() -> None:
     code = (
-        "import atexit, os, signal, sys\nfrom raymeta.cli import main\nsys.argv = ['raymeta', '--version']\n"
+        "import atexit, os, signal, sys\nfrom raymeta.__main__ import main\nsys.argv = ['raymeta', '--version']\n"
         "for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):\n"
         "    atexit.register(os.kill, os.getpid(), number)\n"
         "main()"

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from raymeta.cli.common import end_undisturbed, hear_signals, show
+from raymeta.cli.common import end_undisturbed, show
 from raymeta.cli.compare import compare
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
@@ -77,7 +77,6 @@ def _open_streams() -> None:
 def main() -> None:
     """The console script: bad input is one sentence and exit code 2, a run that failed one sentence and 1."""
     _open_streams()
-    hear_signals()
     try:
         try:
             app(prog_name="raymeta")
