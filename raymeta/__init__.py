@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from raymeta.api.catalogue import describe, doctor, methods
     from raymeta.api.data import check_data, datasets, draw_data, prepare
     from raymeta.api.finals import FinalRuns, final
+    from raymeta.api.following import Followed, track
     from raymeta.api.kept.comparing import compare, rank
     from raymeta.api.kept.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.kept.watching import watch
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "Analyses", "FinalRuns", "LoadedLearner", "Predictions", "Presets", "Study", "analyse",
-    "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed", "load",
-    "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview", "prune",
-    "rank", "remove", "search", "space", "studies", "tag", "watch",
+    "AdaptedLearner", "Analyses", "FinalRuns", "Followed", "LoadedLearner", "Predictions", "Presets", "Study",
+    "analyse", "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed",
+    "load", "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview",
+    "prune", "rank", "remove", "search", "space", "studies", "tag", "track", "watch",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -42,6 +43,7 @@ _MODULES = {
     "kept.comparing": ("compare", "rank"),
     "data": ("check_data", "datasets", "draw_data", "prepare"),
     "finals": ("FinalRuns", "final"),
+    "following": ("Followed", "track"),
     "kept.keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "kept.watching": ("watch",),
     "learners": ("AdaptedLearner", "LoadedLearner"),

@@ -4,7 +4,7 @@ A new one is a subclass in a file of its own; see `docs/analyses.md`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,10 +14,12 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.config import TrialConfig
-from raymeta.config.fitting import refuse_unmet
+from raymeta.config.fitting import refuse_unfit, refuse_unmet
+from raymeta.errors import UserError
 from raymeta.hooks import Hooks
 from raymeta.inner import Context, Player, Step, in_evaluation
 from raymeta.learner import Learner
+from raymeta.metric import Metric
 from raymeta.models import Pass
 from raymeta.problem import Bank, Task, Tasks
 from raymeta.schema import Section
@@ -70,6 +72,11 @@ class Case:
         with torch.no_grad():
             return self.learner.adapt(self.task.support, self.context(steps))
 
+    def predicted(self, steps: int | None = None) -> Tensor:
+        """Outputs for the query set [n, ...] after so many inner steps, as in `adapted`."""
+        with torch.no_grad():
+            return self.learner.predict(self.adapted(steps), self.task.query.x)
+
     def inner_steps(self, *, regularized: bool = False) -> list[Step]:
         """The inner steps, to be looked at once all are done: where there is noise in evaluation, it goes on.
 
@@ -85,6 +92,10 @@ class Case:
         return seen
 
 
+def _none_beside(run: str) -> Learner:
+    raise UserError(f"{run}: no other final run can be looked at here")
+
+
 @dataclass(frozen=True)
 class Subject:
     """A learner and the tasks that it is looked at on.
@@ -93,11 +104,14 @@ class Subject:
         learner: of a final run, at its weights that are best on validation; before training an untrained one.
         config: of the trial, its seed included.
         bank: of test tasks; before training of validation tasks.
+        beside: the learner of another final run of the same task, by the run's name or folder: of the same seed, or if
+            it has none the one that is best on validation. It raises a `UserError` if there is no such run.
     """
 
     learner: Learner
     config: TrialConfig
     bank: Bank
+    beside: Callable[[str], Learner] = _none_beside
 
     @cached_property
     def device(self) -> torch.device:
@@ -127,9 +141,11 @@ class Analysis(ABC):
 
     Attributes:
         meaning: what its picture shows, in a line.
-        needs: what it has no meaning without: `inner loop` of the learner, `labels` or `images` of the problem.
+        needs: what it has no meaning without: `inner loop` of the learner; `labels`, `images` or `plane` of the
+            problem.
         smallest: settings under which it is tried on an untrained learner before anything is trained.
         one_seed: it looks at the seed that is best on validation alone.
+        of_policies: it has a meaning where the examples are made by the learner's own policy; not inherited.
     """
 
     name: ClassVar[str]
@@ -138,9 +154,15 @@ class Analysis(ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     smallest: ClassVar[dict[str, Any]] = {"tasks": 1}
     one_seed: ClassVar[bool] = False
+    of_policies: ClassVar[bool] = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings
+
+    @property
+    def others(self) -> list[str]:
+        """Other final runs that it looks at, by `Subject.beside`: names or folders."""
+        return []
 
     @abstractmethod
     def measure(self, subject: Subject) -> list[Row]:
@@ -162,6 +184,15 @@ class Analysis(ABC):
             A figure of matplotlib's, begun by `raymeta.report.style.panels`; title and meaning are added to it.
         """
 
+    def table(self, found: "pandas.DataFrame", metric: Metric) -> "pandas.DataFrame | None":
+        """What of the rows is worth reading as a table on a terminal; None: nothing.
+
+        Args:
+            found: as in `draw`.
+            metric: of the problem.
+        """
+        return None
+
     def refuse(self, subject: Subject) -> None:
         """Look, on an untrained learner, whether there is anything to be seen.
 
@@ -170,7 +201,9 @@ class Analysis(ABC):
         """
         learner, problem, needs = subject.learner, subject.learner.problem, {self.name: self.needs}
         refuse_unmet(needs, ("inner loop",) if learner.inner_loop else (), learner.name, of=("inner loop",))
-        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
+        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels", "plane"))
+        if "policy" in problem.offers:
+            refuse_unfit("analysis", [self.name], "policies", problem.name)
         small = self.settings.model_copy(update=self.smallest)
         type(self)(small).measure(subject)
 

@@ -1,6 +1,6 @@
 """The functional inner loop: gradients of a task's loss, first and second order, looped over or batched with vmap."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import Examples, Tasks
+from raymeta.engine.tasks import Examples, Tasks, for_each
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
@@ -17,28 +17,37 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
+
+    second_order: bool
+
+
+@dataclass(frozen=True)
 class Context:
     """What surrounds a task: how it is to be computed and what may change its maths.
 
     Attributes:
         training: False in evaluation, where no outer graph is built and most regularizers are off.
-        progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it.
+        progress: outer steps done over the full budget, 0 to 1; schedules are keyed to it. In lanes a tensor [].
         vectorized: the task is one of a batch under vmap.
         noise: where hooks draw random numbers; None if there are none.
         hooks: what acts in the task, in the order of the composition.
         task: which of the outer step's tasks it is; under vmap the batched index, [] as a task sees it.
         steps: inner steps; None: as many as the learner's settings say.
         outputs: of the model that the task uses where tasks differ in them; None: all.
+        phase: which program a learner with an inner loop runs; None: as it says of the progress.
     """
 
     training: bool
-    progress: float = 0.0
+    progress: float | Tensor = 0.0
     vectorized: bool = False
     noise: Noise | None = None
     hooks: tuple["Hooks", ...] = ()
     task: int | Tensor = 0
     steps: int | None = None
     outputs: int | None = None
+    phase: Phase | None = None
 
     def of_task(self, number: int | Tensor, noise: Noise, hooks: tuple["Hooks", ...]) -> "Context":
         """What surrounds one of the tasks that this surrounds."""
@@ -233,3 +242,29 @@ class Player:
     def device(self) -> torch.device:
         """Where they are."""
         return next(self.learner.parameters()).device
+
+
+def predictions(
+    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
+) -> Tensor:
+    """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
+
+    Args:
+        learner: with its present weights.
+        tasks: T of them.
+        vectorized: batch them with vmap.
+        numbers: of the tasks in their bank, the first or all, the seeds of what noise there is in evaluation.
+        steps: inner steps; None: the learner's own.
+    """
+    if isinstance(numbers, int):
+        numbers = range(numbers, numbers + tasks.size)
+    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
+    plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
+    hooks = learner.hooks(tasks, plain)
+
+    def predict(number: int | Tensor, key: Tensor, support: Examples, x: Tensor) -> Tensor:
+        context = plain.of_task(number, Noise(key), hooks)
+        return learner.predict(learner.adapt(Examples(*support), context), x)
+
+    found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
+    return found if isinstance(found, Tensor) else torch.stack(found)

@@ -5,25 +5,26 @@ moves, from where and by which rule.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.config.fitting import refuse_unfit, refuse_unmet
+from raymeta.config.inner_loop import InnerLoopConfig as InnerLoopConfig
+from raymeta.config.inner_loop import StepsConfig as StepsConfig
 from raymeta.engine.numbers import Numbers
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
-from raymeta.inner import Context, Step, descend
+from raymeta.inner import Context, Phase, Step, descend
 from raymeta.models import Backbone, Pass, Weights
 from raymeta.models.kernels import use_kernels
 from raymeta.problem import Examples, Problem, Task, Tasks
-from raymeta.schema import Number, Section
+from raymeta.schema import Section
 
 
 class Learner(nn.Module, ABC):
@@ -84,6 +85,11 @@ class Learner(nn.Module, ABC):
         for one in self.regularizers:
             _refuse_few_tasks(config, problem, one)  # type: ignore[arg-type]
 
+    @property
+    def idle(self) -> Mapping[str, str]:
+        """Keys of its section that do nothing on this model, each with what the model lacks: they are not searched."""
+        return {}
+
     def build_model(self, config: TrialConfig, problem: Problem) -> Backbone:
         """The backbone with the head that the learner needs."""
         return backbone(config, problem.input_shape, problem.outputs)
@@ -116,17 +122,33 @@ class Learner(nn.Module, ABC):
         """An adapted state whose query passes call one more hook on the blocks' outputs."""
         return replace(adapted, query=hooked(adapted.query, on_block))
 
-    def hooks(self, tasks: Tasks, context: Context, generator: torch.Generator | None = None) -> tuple[Hooks, ...]:
+    def hooks(
+        self,
+        tasks: Tasks,
+        context: Context,
+        generator: torch.Generator | None = None,
+        drawn: Sequence[Any] | None = None,
+    ) -> tuple[Hooks, ...]:
         """What the regularizers do in the tasks of an outer step, or of an evaluation.
 
         Args:
             tasks: T of them.
             context: that of the tasks, but for what differs between them.
             generator: on the CPU, of the outer step; None in evaluation, where nothing is drawn there.
+            drawn: what `drawn` has drawn before, in place of a generator.
         """
-        acting: list[Regularizer] = [one for one in self.regularizers if context.training or one.in_evaluation]  # type: ignore[misc]
-        drawn = [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
-        return tuple(one.on_step(self, tasks, context, own) for one, own in zip(acting, drawn, strict=True))
+        own = self.drawn(tasks, context, generator) if drawn is None else drawn
+        return tuple(
+            one.on_step(self, tasks, context, what) for one, what in zip(self._acting(context), own, strict=True)
+        )
+
+    def drawn(self, tasks: Tasks, context: Context, generator: torch.Generator | None) -> list[Any]:
+        """What the regularizers that act draw on the CPU, one after the other; the arguments are those of `hooks`."""
+        acting = self._acting(context)
+        return [one.draw(tasks, context, generator) if generator is not None else None for one in acting]
+
+    def _acting(self, context: Context) -> list[Regularizer]:
+        return [one for one in self.regularizers if context.training or one.in_evaluation]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -144,31 +166,6 @@ class Support:
     x: Any
     y: Tensor
     context: Context
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What of a learner's program changes over the budget: two moments of one phase are computed alike."""
-
-    second_order: bool
-
-
-class StepsConfig(Section):
-    """What every learner with gradient steps has."""
-
-    order: Literal["first", "second"] = Field("second", description="Of the outer gradient.")
-    first_order_share: float = Field(
-        0.0, ge=0, le=1, description="Share of the full budget trained in first order before the second (MAML++'s DA)."
-    )
-    inner_steps: int = Field(5, ge=0, description="S; ALFA's code: 5.")
-    eval_steps: int | None = Field(None, ge=0, description="Inner steps in evaluation; null: inner_steps. Finn: 10.")
-
-
-class InnerLoopConfig(StepsConfig):
-    """Defaults: the MAML of the MAML++, ALFA and L2F repositories on miniImageNet."""
-
-    inner_lr: Number = Field(0.01, ge=0, description="alpha, of the mean support loss; ALFA's code: 0.01.")
-    adapt_norm: bool = Field(False, description="Adapt the norm's scale and shift too (CloserLookFewShot does).")
 
 
 class GradientLearner(Learner):
@@ -195,6 +192,10 @@ class GradientLearner(Learner):
                 raise UserError(f"{config.spec}: {self.name} adapts nothing in the scope of {regularizer.name}")
         if self.model.norm_mode == "per_step":
             self._refuse_steps_without_norm()
+
+    @property
+    def idle(self) -> Mapping[str, str]:
+        return {} if self.model.norm_names() else {"adapt_norm": "scales and shifts of a norm"}
 
     # What a learner may say of itself
 
@@ -234,8 +235,7 @@ class GradientLearner(Learner):
 
     def phase(self, progress: float) -> Phase:
         """Which program is run when a share of the budget is done, 0 to 1."""
-        settings = self.settings
-        share = settings.first_order_share
+        settings, share = self.settings, self.settings.first_order_share
         return Phase(bool(settings.order == "second" and share < 1 and progress >= share))
 
     def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
@@ -277,8 +277,7 @@ class GradientLearner(Learner):
         """How the query is normalised after inner step `step`: in `support` mode with the support's statistics."""
         if self.model.norm_mode != "support":
             return support.context.at(step, query=True)
-        now = support.context.at(step)
-        self.outputs(support.x, weights, now)
+        self.outputs(support.x, weights, now := support.context.at(step))
         return support.context.at(step, now.recorded, query=True)
 
     def steps(self, context: Context) -> int:
@@ -290,9 +289,13 @@ class GradientLearner(Learner):
             return int(settings.inner_steps)
         return int(settings.eval_steps)
 
+    def phase_of(self, context: Context) -> Phase:
+        """The phase that a task is in. In lanes their progress is a tensor, and the phase is said beside it."""
+        return context.phase or self.phase(context.progress)  # type: ignore[arg-type]
+
     def second_order(self, context: Context) -> bool:
         """Whether this outer step differentiates through the inner gradients; never in evaluation."""
-        return context.training and self.phase(context.progress).second_order
+        return context.training and self.phase_of(context).second_order
 
     def refuse_more_eval_steps(self) -> None:
         """Where something is learned for every inner step there is nothing for steps beyond them.
@@ -389,7 +392,8 @@ def _refuse_few_tasks(config: TrialConfig, problem: Problem, one: Regularizer) -
     compares = f"but {one.name} compares the tasks of an outer step"
     if least > 1 and not problem.one_shape:
         raise UserError(
-            f"task.sampler: found '{problem.task.sampler}', {compares}, which must then be of one shape; allowed: fixed"
+            f"task.sampler: found '{getattr(problem.task, 'sampler', problem.name)}', {compares}, which must then "
+            "be of one shape; allowed: fixed"
         )
     if tasks < least:
         raise UserError(f"outer.tasks_per_step: found {tasks}, {compares}: at least {least} are needed")

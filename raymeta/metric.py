@@ -50,11 +50,13 @@ class Score:
         values: a score per task, [tasks].
         loss: mean query loss.
         also: other means over the tasks, by name.
+        before: the scores before any adaptation, [tasks], where they are known.
     """
 
     values: Tensor
     loss: float
     also: Mapping[str, float] = field(default_factory=dict)
+    before: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -64,4 +66,17 @@ class Score:
     @property
     def ci95(self) -> float:
         """Half-width of the normal 95 % interval over tasks: 1.96 sd / sqrt(tasks)."""
-        return 1.96 * float(self.values.std()) / sqrt(len(self.values))
+        return _half_width(self.values)
+
+    def noted(self, metric: str) -> dict[str, float]:
+        """What a round of a trial notes of a validation: means, and half-widths of their intervals."""
+        found = {f"val_{metric}": self.mean, "val_ci95": self.ci95, "val_loss": self.loss}
+        found |= {f"val_{name}": value for name, value in self.also.items()}
+        if self.before is not None:
+            found |= {f"val_{metric}_before": float(self.before.mean())}
+            found |= {f"val_{metric}_before_ci95": _half_width(self.before)}
+        return found
+
+
+def _half_width(values: Tensor) -> float:
+    return 1.96 * float(values.std()) / sqrt(len(values))

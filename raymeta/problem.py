@@ -17,10 +17,9 @@ from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.arrays import as_numbers
 from raymeta.engine.labelled import Labelled
-from raymeta.engine.noise import EVALUATION, Noise, task_keys
-from raymeta.engine.tasks import Examples, Task, Tasks, for_each
+from raymeta.engine.tasks import Examples, Task, Tasks
 from raymeta.errors import UserError, suggest
-from raymeta.inner import Context, Player
+from raymeta.inner import Player, predictions
 from raymeta.metric import Metric, Score
 from raymeta.schema import check
 
@@ -117,8 +116,8 @@ class Problem(ABC):
 
     @property
     def offers(self) -> frozenset[str]:
-        """What learners, regularizers and outer steps may need of it: `labels`, `images`, `policy`. Where the examples
-        are made by the learner's policy, learners and regularizers must say that they have a meaning there.
+        """What learners, regularizers, outer steps and analyses may need of it: `labels`, `images`, `policy`, `plane`.
+        Where the learner's policy makes the examples, they must say of themselves that they have a meaning there.
         """
         labels, images = {"labels"} if self.labels else set(), {"images"} if len(self.input_shape) == 3 else set()
         return frozenset(labels | images)
@@ -131,13 +130,16 @@ class Problem(ABC):
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What learners descend, inner and outer: a mean over examples, []."""
 
-    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def outer_loss(
+        self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor], clip: float | None = None
+    ) -> Tensor:
         """What the outer loop descends of a query set, []: by default what the inner loop descends of a support set.
 
         Args:
             outputs: of the adapted learner, [n, ...].
             y: of the query set.
             inner: the learner's loss of outputs and y.
+            clip: how far from the policy that sampled y it pays to move, for outer steps that limit it so.
         """
         return inner(outputs, y)
 
@@ -154,6 +156,14 @@ class Problem(ABC):
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The metric of a task's query set, []."""
+
+    def also(self, predicted: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Other scores of an evaluation, by name, of the outputs and y of each task's query set."""
+        return {}
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Outputs [n, ...] as a user wants them where y are values: by default as they are."""
+        return outputs
 
     def bank(self, split: Split, seed: int, *, final: bool = False) -> Bank:
         """The numbered tasks of a split.
@@ -185,6 +195,10 @@ class Problem(ABC):
 
     @abstractmethod
     def _bank(self, split: Split, seed: int) -> Bank: ...
+
+    def parts(self, tasks: int) -> list[str] | None:
+        """Which part of a benchmark of several each of the first tasks of the test is of; None: it has no parts."""
+        return None
 
     def evaluate(
         self,
@@ -229,13 +243,15 @@ class Problem(ABC):
                         targets.append(drawn.query.y)
             if members:
                 learner.load_state_dict(now)
-            losses, scores = [], []
+            losses, scores, predicted = [], [], []
             for made, y in zip(outputs, targets, strict=True):
                 together = torch.stack(made).mean(0) if len(made) > 1 else made[0]
                 for prediction, expected in zip(together, y, strict=True):
                     losses.append(learner.loss(prediction, expected))
                     scores.append(self.score(prediction, expected))
-        return Score(torch.stack(scores).double().cpu(), float(torch.stack(losses).double().mean()))
+                    predicted.append((prediction, expected))
+            loss = float(torch.stack(losses).double().mean())
+            return Score(torch.stack(scores).double().cpu(), loss, self.also(predicted))
 
     def inputs(self, given: Any) -> Tensor:
         """Examples that a user has as models see them, float32 [n, ...]: numbers [n, ...], or of one each [n].
@@ -257,6 +273,10 @@ class Problem(ABC):
 
     def pixels(self, x: Tensor) -> Tensor:
         """Inputs of a problem that is made of images as they look: [n, C, H, W] in 0..1."""
+        raise RuntimeError(f"{self.name} is not made of images")
+
+    def changed(self, x: Tensor, change: Tensor) -> Tensor:
+        """Inputs x [n, C, H, W] with a change [n, C, H, W] added to their `pixels`; none leaves them to the bit."""
         raise RuntimeError(f"{self.name} is not made of images")
 
     def labelled(self) -> Labelled | None:
@@ -317,7 +337,7 @@ def find_problem(name: str) -> "type[Problem]":
     Raises:
         UserError: there is neither.
     """
-    problems = registry.names("problem")
+    problems, name = registry.names("problem"), name.partition(":")[0]
     if name not in (known := [*problems, *registry.names("dataset")]):
         raise UserError(f"unknown data set '{name}': {suggest(name, known)}")
     cls: type[Problem] = registry.find("problem" if name in problems else "dataset", name)
@@ -355,29 +375,3 @@ def open_problem(task: TaskConfig) -> Problem:
     """
     problem: Problem = registry.find("problem", task.problem).open(task)
     return problem
-
-
-def predictions(
-    learner: "Learner", tasks: Tasks, vectorized: bool, numbers: int | Sequence[int] = 0, steps: int | None = None
-) -> Tensor:
-    """Outputs for the query sets in evaluation, each task adapted to by itself: [T, n, outputs].
-
-    Args:
-        learner: with its present weights.
-        tasks: T of them.
-        vectorized: batch them with vmap.
-        numbers: of the tasks in their bank, the first or all, the seeds of what noise there is in evaluation.
-        steps: inner steps; None: the learner's own.
-    """
-    if isinstance(numbers, int):
-        numbers = range(numbers, numbers + tasks.size)
-    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
-    plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
-    hooks = learner.hooks(tasks, plain)
-
-    def predict(number: int | Tensor, key: Tensor, support: Examples, x: Tensor) -> Tensor:
-        context = plain.of_task(number, Noise(key), hooks)
-        return learner.predict(learner.adapt(Examples(*support), context), x)
-
-    found = for_each(predict, keys, tasks.support, tasks.query.x, vectorized=vectorized)
-    return found if isinstance(found, Tensor) else torch.stack(found)

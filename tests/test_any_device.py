@@ -16,6 +16,7 @@ from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge
 from raymeta.testing import small_trial
+from raymeta.training.lanes import Lanes
 from raymeta.training.trainer import Trainer
 
 SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
@@ -43,6 +44,26 @@ def test_an_outer_step_leaves_nothing_on_the_cpu_and_reads_no_value(
     found = outer_gradient(spec, tasks)
     assert found
     assert all(gradient.is_meta for gradient in found.values())
+
+
+FEW = ["mamlpp", "maml+dropgrad", "maml+taml"]
+REST = [pytest.param(spec, marks=pytest.mark.slow) for spec in SPECS if spec not in (*FEW, "maml+mgaug")]
+
+
+@pytest.mark.parametrize("spec", [*FEW, *REST])
+def test_an_outer_step_of_lanes_does_neither(spec: str, glyphs: ImageDataset) -> None:
+    """One lane is empty, and gradients are clipped."""
+    own = {"engine": {"tasks": "vmap"}, "outer": {"clip_norm": 1.0}}
+    trainers = [Trainer(parse_trial(merge(small_trial(spec).as_dict(), own))) for _ in range(2)]
+    for trainer in trainers:
+        trainer.learner.to("meta")
+        trainer.device = torch.device("meta")
+    lanes = Lanes(trainers[0], 3)
+    for trainer in trainers:
+        lanes.join(trainer)
+    for _ in range(2):
+        lanes.step([0, 1])
+    assert all(loss.is_meta for trainer in trainers for loss in trainer._losses)
 
 
 @pytest.mark.parametrize("tasks", ["loop", "vmap"])

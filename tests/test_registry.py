@@ -15,7 +15,7 @@ from raymeta.errors import UserError
 from raymeta.hooks import Regularizer
 from raymeta.learner import Learner
 from raymeta.models import Backbone
-from raymeta.problems.images.dataset import ImageDataset
+from raymeta.problem import Problem
 
 METHOD = """
 from raymeta.learner import Learner
@@ -60,7 +60,7 @@ def test_a_name_is_the_module_of_that_name() -> None:
     assert registry.find("dataset", "glyphs").__module__ == "raymeta.problems.images.datasets.glyphs"
     assert registry.find("problem", "sinusoid").__module__ == "raymeta.problems.sinusoid"
     assert registry.find("backbone", "resnet12").__module__ == "raymeta.models.resnet"
-    assert all(issubclass(registry.find("dataset", name), ImageDataset) for name in registry.names("dataset"))
+    assert all(issubclass(registry.find("dataset", name), Problem) for name in registry.names("dataset"))
     for kind, base in (("method", Learner), ("regularizer", Regularizer), ("backbone", Backbone)):
         for name in registry.names(kind):  # type: ignore[arg-type]
             cls = registry.find(kind, name)  # type: ignore[arg-type]
@@ -75,11 +75,14 @@ import sys
 from raymeta import registry
 assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
-assert registry.names("backbone") == ["conv4", "mlp", "policy", "resnet10", "resnet12", "resnet18"]
+assert registry.names("backbone") == ["conv4", "mlp", "policy", "resnet10", "resnet12", "resnet18", "sdnet"]
 assert registry.names("dataset") == [
-    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "omniglot", "tieredimagenet"
+    "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "objectnet3d", "omniglot", "pascal3d", "sequences",
+    "shapes3d", "sprites", "tieredimagenet", "views",
 ]
-assert registry.names("problem") == ["ant-dir", "halfcheetah-dir", "images", "navigation2d", "sinusoid"]
+assert registry.names("problem") == [
+    "ant-dir", "halfcheetah-dir", "images", "metadataset", "navigation2d", "sinusoid", "tracking", "viewpoint"
+]
 assert registry.space_file("method", "maml").name == "maml.yaml"
 assert "omniglot" in registry.presets()
 print([name for name in sys.modules if name.split(".")[0] in ("torch", "trainables", "search_spaces", "pydantic")])
@@ -213,14 +216,14 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "problem",
             "sinusoids",
             "unknown problem 'sinusoids': did you mean 'sinusoid'? "
-            "(allowed: ant-dir, halfcheetah-dir, images, navigation2d, sinusoid)",
+            "(allowed: ant-dir, halfcheetah-dir, images, metadataset, navigation2d, sinusoid, tracking, viewpoint)",
         ),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
         (
             "backbone",
             "conv5",
             "unknown backbone 'conv5': did you mean 'conv4'? "
-            "(allowed: conv4, mlp, policy, resnet10, resnet12, resnet18)",
+            "(allowed: conv4, mlp, policy, resnet10, resnet12, resnet18, sdnet)",
         ),
     ],
 )

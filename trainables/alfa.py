@@ -112,6 +112,7 @@ class ALFA(MAML):
     learns: ClassVar[str] = "theta, the MLP of the rule, its multipliers"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.1
+    of_policies: ClassVar[bool] = True
     exact: ClassVar[dict[str, Any]] = {"state": "weights"}  # the gradients that the MLP sees are constants
     own_settings: ClassVar[frozenset[str]] = frozenset({"eval_steps"})
 
@@ -121,6 +122,11 @@ class ALFA(MAML):
         self.refuse_more_eval_steps()
         if random and settings.attenuate:
             raise UserError("alfa.attenuate: it attenuates a learned initialisation; not with initialisation 'random'")
+        if settings.attenuate and "policy" in problem.offers:
+            raise UserError(
+                f"alfa.attenuate: found True, but an attenuated policy has no trajectories of its own in "
+                f"{problem.name} to be adapted to; allowed: False"
+            )
         theta = self.model.weights()
         self.rule = AdaptiveRule({name: theta[name] for name in self.adapted}, settings, elementwise=random)
         self.attenuator = Attenuator(len(self.adapted)) if settings.attenuate else None

@@ -18,7 +18,7 @@ from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.learner import InnerLoopConfig, Support
 from raymeta.models import Weights
-from raymeta.problem import Problem
+from raymeta.problem import Examples, Problem
 from raymeta.registry import method
 from raymeta.schema import Section
 from trainables.maml import MAML
@@ -37,6 +37,7 @@ class ANIL(MAML):
     learns: ClassVar[str] = "theta"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.4
+    of_policies: ClassVar[bool] = True
     own_settings: ClassVar[frozenset[str]] = frozenset({"adapt_norm"})
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
@@ -57,6 +58,7 @@ class ANIL(MAML):
             features = features.detach()
 
         def loss(weights: Weights, step: int) -> Tensor:
-            return self.loss(self.model.classify(features, weights, support.context.outputs), support.y)
+            own, y = self.problem.of_step(Examples(features, support.y), step)
+            return self.loss(self.model.classify(own, weights, support.context.outputs), y)
 
         return loss

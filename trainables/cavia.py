@@ -6,7 +6,7 @@ Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson: Fast Context Adaptation via Meta-L
 
 Images: phi scales and shifts the channels of one block after pooling and before its nonlinearity (FiLM), by a learned
 linear map of phi. At phi = 0 scale and shift are its biases, which start in U(+-1/sqrt(size of phi)), so that half of
-the scales are negative. Regression: phi is appended to the inputs.
+the scales are negative. Regression and policies: phi is appended to the inputs.
 """
 
 from dataclasses import replace
@@ -56,6 +56,7 @@ class CAVIA(MAML):
     learns: ClassVar[str] = "theta, the map from context to modulation"
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 0.6
+    of_policies: ClassVar[bool] = True
     own_settings: ClassVar[frozenset[str]] = frozenset({"inner_steps", "eval_steps"})
     networks: ClassVar[dict[str, dict[str, Any]]] = {
         "conv4": {"init": {"conv": "kaiming_uniform", "head": "kaiming_uniform(linear)"}},
@@ -97,7 +98,7 @@ class CAVIA(MAML):
     def outputs(self, x: Any, weights: Weights, now: Pass) -> Tensor:
         context = weights[CONTEXT]
         if self.film is None:
-            return super().outputs(torch.cat([x, context.expand(len(x), -1)], 1), weights, now)
+            return super().outputs(torch.cat([x, context.expand(*x.shape[:-1], -1)], -1), weights, now)
         scale, shift = self.film(context)[:, None, None].chunk(2)
 
         def modulated(h: Tensor, layer: str, now: Pass) -> Tensor:

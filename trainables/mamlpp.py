@@ -22,8 +22,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
-from raymeta.inner import Step
-from raymeta.learner import Adapted, InnerLoopConfig, Phase, Support, hooked
+from raymeta.inner import Phase, Step
+from raymeta.learner import Adapted, InnerLoopConfig, Support, hooked
 from raymeta.models import Weights
 from raymeta.models.passes import Pass
 from raymeta.problem import Examples, Problem
@@ -47,7 +47,7 @@ class MAMLPPConfig(InnerLoopConfig):
 class Steps(Adapted):
     """Adapted weights with those after every step: (weight of its loss, weights, query pass)."""
 
-    path: tuple[tuple[float, Weights, Pass], ...] = ()
+    path: tuple[tuple[float | Tensor, Weights, Pass], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,12 @@ class MAMLPP(MAML):
         return MultiStepPhase(super().phase(progress).second_order, on)
 
     def adapted_state(self, support: Support, path: list[Weights]) -> Adapted:
-        last, progress = super().adapted_state(support, path), support.context.progress
-        if not (support.context.training and self.phase(progress).multi_step) or len(path) == 1:
+        last, context = super().adapted_state(support, path), support.context
+        if not (context.training and self.phase_of(context).multi_step) or len(path) == 1:  # type: ignore[attr-defined]
             return last
-        shares = multi_step_weights(progress / self.settings.msl_share, len(path) - 1)
+        shares = multi_step_weights(context.progress / self.settings.msl_share, len(path) - 1)
+        if isinstance(context.progress, Tensor):  # a product of tensors would have the larger of their types
+            shares = [share.to(next(iter(path[0].values())).dtype) for share in shares]
         steps = [
             (share, weights, self.query_pass(support, weights, step))
             for step, (share, weights) in enumerate(zip(shares[:-1], path[1:-1], strict=True))
@@ -129,7 +131,8 @@ class MAMLPP(MAML):
         return changed
 
 
-def multi_step_weights(progress: float, steps: int) -> list[float]:
+def multi_step_weights(progress: float | Tensor, steps: int) -> list[Any]:
     """v_0 .. v_{S-1}, which sum to 1; progress runs from 0 to 1 over the time that the multi-step loss is on."""
-    early = max((1 - progress) / steps, 0.03 / steps)
+    early, least = (1 - progress) / steps, 0.03 / steps
+    early = early.clamp(min=least) if isinstance(early, Tensor) else max(early, least)
     return [early] * (steps - 1) + [1 - (steps - 1) * early]

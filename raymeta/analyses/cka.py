@@ -33,6 +33,7 @@ class CKA(Analysis):
     """See the module's docstring."""
 
     meaning: ClassVar[str] = "How like a layer's features are before and after adaptation: 1 where nothing changes."
+    of_policies: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 
     def measure(self, subject: Subject) -> list[Row]:

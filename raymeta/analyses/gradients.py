@@ -24,6 +24,7 @@ class Gradients(Analysis):
     """See the module's docstring."""
 
     meaning: ClassVar[str] = "How large the inner gradients of a layer's weights are: which layers a task changes most."
+    of_policies: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 
     def measure(self, subject: Subject) -> list[Row]:

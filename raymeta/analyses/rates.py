@@ -31,6 +31,7 @@ class Rates(Analysis):
     meaning: ClassVar[str] = (
         "What the learner made for each tensor and inner step. Boxes: quartiles over tasks and seeds; ±: over tasks."
     )
+    of_policies: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
 
     def measure(self, subject: Subject) -> list[Row]:

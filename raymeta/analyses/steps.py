@@ -41,6 +41,7 @@ class Steps(Analysis):
     """See the module's docstring."""
 
     meaning: ClassVar[str] = "What every inner step does for the score, on tasks of known and of new classes."
+    of_policies: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
     Config = StepsConfig
     smallest: ClassVar[dict[str, Any]] = {"tasks": 2}

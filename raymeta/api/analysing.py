@@ -11,21 +11,16 @@ from rich.text import Text
 from raymeta import registry
 from raymeta.analysis import Analysis
 from raymeta.api.data import make_ready
-from raymeta.config import parse_trial
 from raymeta.errors import UserError, suggest
 from raymeta.finals.analyses import Analysed, Named, analyse_runs, wanted_analyses, with_a_meaning
-from raymeta.finals.folders import config_in
-from raymeta.finals.results import RESULT, FinalTable, read_result
+from raymeta.finals.folders import tested_run
 from raymeta.problem import open_problem
-from raymeta.report.finals import analyses_table, known_analyses_table
+from raymeta.report.finals import analyses_table, known_analyses_table, numbers_table
 from raymeta.report.shown import Shown
-from raymeta.storage.files import studies_folder
-from raymeta.storage.places import AnyPath, any_path
+from raymeta.storage.places import AnyPath
 
 if TYPE_CHECKING:
     import pandas
-
-FINALS = "finals"
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,8 +58,9 @@ class Analyses(Shown):
         return {"analyses": [one.as_dict() for one in self.found], "left": self.left, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
-        table = [analyses_table(self.found)] if self.found else []
-        return Group(*table, *map(Text, [*self.left, *self.problems]))
+        tables = [analyses_table(self.found)] if self.found else []
+        tables += [numbers_table(one) for one in self.found if one.table is not None]
+        return Group(*tables, *map(Text, [*self.left, *self.problems]))
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +98,7 @@ def analyse(run: "str | Path | AnyPath", analyses: Named = "all", *, quiet: bool
         Interrupted: Ctrl-C; the same call goes on.
         UserError: there is no such run or analysis, or it has no meaning for the run.
     """
-    wanted, table = wanted_analyses(analyses), _table(run)
+    wanted, table = wanted_analyses(analyses), tested_run(run)
     make_ready(open_problem(table.config.task), None, quiet=quiet)
     chosen, left = with_a_meaning(wanted, table.config)
     found, problems = analyse_runs([(table, chosen)], quiet=quiet)
@@ -118,17 +114,3 @@ def tracked(folder: AnyPath) -> str:
         return "" if log_analyses(folder) else "the final run is not there: raymeta final sends it"
     except Exception as error:  # MLflow is a copy: whatever is wrong with it, the files are whole
         return problem_of(error)
-
-
-def _table(run: "str | Path | AnyPath") -> FinalTable:
-    """All tested seeds of a final run."""
-    at = any_path(run) if isinstance(run, str) else run
-    for folder in (at, studies_folder() / FINALS / at.name):
-        results = [read_result(path.parent) for path in folder.glob(f"seed*/{RESULT}")]
-        found = config_in(folder) if results else None
-        if found is not None:
-            config = parse_trial(found, str(folder))
-            seeds = sorted(results, key=lambda result: result.seed)
-            return FinalTable(folder.name, config, open_problem(config.task).metric, folder, seeds)
-    names = {path.parent.parent.name for path in (studies_folder() / FINALS).glob(f"*/seed*/{RESULT}")}
-    raise UserError(f"{run}: no final run that has been tested; {suggest(at.name, names)}")

@@ -12,7 +12,9 @@ from raymeta.problems.images.check import Finding, check_dataset
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.datasets.folder import Folder
 from raymeta.problems.images.reading.remote import Root
-from raymeta.problems.images.reading.sources import check_counts
+from raymeta.problems.images.stored import StoredImages
+from raymeta.problems.metadataset.problem import MetaDataset
+from raymeta.problems.metadataset.source import MetaDatasetSource
 from raymeta.report.remarks import progress_bar, say
 from raymeta.report.style import PICTURES
 from raymeta.storage.files import missing
@@ -35,7 +37,7 @@ def datasets() -> dict[str, dict[str, Any]]:
         found |= {store: problem.describe() | {"problem": NAMELESS} for store in problem.nameless()}
         if not own:
             found[name] = problem.describe()
-    return found
+    return found | {one.title: _described(one) for one in MetaDataset.prepared()}
 
 
 def _described(problem: Problem) -> dict[str, Any]:
@@ -93,14 +95,32 @@ def preview(
     problem = _shared_out(_named(name, root, how), validation_share)
     if isinstance(root, str):
         raise UserError(f"--data-root {root}: what is behind a URL is not looked at; fetch the archive and name it")
-    if not isinstance(problem, ImageDataset) or (plan := problem.plan(root)) is None:
-        return {"name": name, "source": "drawn or downloaded: nothing is read from files"}
-    found = {"name": name, **plan.shown(problem.input_shape)}
-    try:
-        check_counts(plan.source, plan.counts, problem.published.get(problem.split))
-    except UserError as error:
-        found["refused"] = str(error)
-    return found
+    found = problem.preview(root) if isinstance(problem, StoredImages) else None
+    return {"name": name, **(found or {"source": "drawn or downloaded: nothing is read from files"})}
+
+
+def convert(
+    name: str, data_root: str | Path, out: str | Path, *, spec: str | Path | None = None, quiet: bool = False
+) -> Path:
+    """Make records of Meta-Dataset's form of pictures as their authors publish them.
+
+    Args:
+        name: of one of its data sets, or another.
+        data_root: where the pictures are.
+        out: where a folder of the data set's name is made.
+        spec: the specification that Meta-Dataset publishes, which says the classes' splits and their order.
+        quiet: show no progress.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the pictures are not there or damaged, or not those of the specification; or the folder is there.
+    """
+    from raymeta.problems.metadataset.convert import convert as made
+
+    with progress_bar(f"converting {name}", quiet=quiet) as progress:
+        return made(name, expanded(data_root), expanded(out), progress, None if spec is None else expanded(spec))
 
 
 def check_data(name: str | None = None, data_root: str | Path | None = None) -> dict[str, list[Finding]]:
@@ -114,13 +134,13 @@ def check_data(name: str | None = None, data_root: str | Path | None = None) -> 
         What was looked at, by data set; nothing of those that have no images.
     """
     root, findings = root_of(data_root), {}
-    for one in [name] if name else registry.working("dataset"):
+    for one in [name] if name else [*registry.working("dataset"), MetaDataset.name]:
         problem = _named(one, root if name else None)
         if root is not None and not problem.has_source:
             look_at(problem, root)
         for each in _stored(problem, root):
             if isinstance(each, ImageDataset) and (name or each.folder.exists()):
-                title = each.title if isinstance(each, Folder) else each.name
+                title = each.title if isinstance(each, Folder | MetaDatasetSource) else each.name
                 with progress_bar(f"checking {title}") as progress:
                     findings[title] = check_dataset(each, progress)
         if isinstance(problem, Folder) and root is None:
@@ -131,6 +151,8 @@ def check_data(name: str | None = None, data_root: str | Path | None = None) -> 
 
 def _stored(problem: Problem, root: Root | None) -> Sequence[Problem]:
     """The prepared data sets of a name and, if that is said, of a root; else the data set itself."""
+    if isinstance(problem, MetaDataset):
+        return problem.prepared()
     if not isinstance(problem, Folder):
         return [problem]
     found = [one for one in problem.prepared() if root is None or one.source == problem.source]
@@ -181,7 +203,7 @@ def make_ready(problem: Problem, root: Root | None, *, rebuild: bool = False, qu
     """
     before = _packed_at(problem)
     _pack(problem, root, rebuild=rebuild, quiet=quiet)
-    if not quiet and isinstance(problem, ImageDataset) and _packed_at(problem) != before:
+    if not quiet and isinstance(problem, StoredImages) and _packed_at(problem) != before:
         for key, line in problem.remarks.items():
             say(f"{problem.name}: {'' if key == 'layout' else f'{spaced(key)}: '}{line}")
 
@@ -199,7 +221,9 @@ def look_at(problem: Problem, root: Root, *, rebuild: bool = False) -> None:
     """
     if isinstance(root, Path) and not root.exists():
         raise UserError(f"--data-root {missing(root, 'folder')}")
-    if not isinstance(problem, ImageDataset):
+    if isinstance(problem, MetaDataset):
+        return  # it has several, of which some may be there
+    if not isinstance(problem, StoredImages):
         raise UserError(f"--data-root {shown(root)}: {problem.name} is computed and reads no data: leave it out")
     if problem.ready and not rebuild:
         say(f"--data-root {shown(root)} is not used: {problem.name} is packed already, in {problem.folder}")
@@ -240,7 +264,7 @@ def _pack(problem: Problem, root: Root | None, *, rebuild: bool, quiet: bool) ->
 
 def _packed_at(problem: Problem) -> int | None:
     """When its store was made; None: it has none."""
-    meta = problem.folder / "meta.json" if isinstance(problem, ImageDataset) and _is_named(problem) else None
+    meta = problem.folder / "meta.json" if isinstance(problem, StoredImages) and _is_named(problem) else None
     return meta.stat().st_mtime_ns if meta is not None and meta.exists() else None
 
 

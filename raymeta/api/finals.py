@@ -65,6 +65,12 @@ class FinalRuns(Shown):
 
         return View(by_step_table(self.rows))
 
+    def by_part(self) -> View | None:
+        """Scores on each part of a benchmark of several (Meta-Dataset's data sets); None: it has no parts."""
+        from raymeta.report.finals import parts_table
+
+        return View(parts_table(self.rows)) if any(row.parts() for row in self.rows) else None
+
     def frame(self) -> "pandas.DataFrame":
         """A row a seed of each config; index: config and seed."""
         return finals_frame(self.rows)
@@ -90,8 +96,9 @@ class FinalRuns(Shown):
         return {"rows": rows, **looks, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
-        looks = [self.analyses] if self.analyses.found else []
-        return Group(self.table(), *looks, *map(Text, self.problems))
+        looks: list[RenderableType] = [self.analyses] if self.analyses.found else []
+        parts = self.by_part()
+        return Group(self.table(), *([parts] if parts is not None else []), *looks, *map(Text, self.problems))
 
 
 def final(

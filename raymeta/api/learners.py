@@ -47,6 +47,11 @@ class LoadedLearner:
         """
         return AdaptedLearner(self.problem, self._members, given_task(self.problem, x, y), steps)
 
+    @property
+    def learner(self) -> Learner:
+        """The learner at its best validated weights."""
+        return self._members[0]
+
     def __repr__(self) -> str:
         several = f", {len(self._members)} sets of weights" if len(self._members) > 1 else ""
         return f"<{self.config.spec} trained on {self.config.task.name}{several}: {self.folder}>"
@@ -84,7 +89,7 @@ class AdaptedLearner:
         with torch.no_grad():
             pairs = zip(self._members, self._adapted, strict=True)
             outputs = torch.stack([one.predict(adapted, new) for one, adapted in pairs]).mean(0)
-        return self._task.answers(outputs)
+        return self._task.answers(self._problem.answers(outputs))
 
     def labels(self, x: Any) -> list[Hashable]:
         """The most probable label of each new example.

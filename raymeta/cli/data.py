@@ -72,9 +72,28 @@ def data_prepare(
     else:
         found = data.prepare(name, data_root, rebuild=rebuild, **how)
     for key, value in found.items():
-        show(f"{data.spaced(key)}: {value}")
+        show(f"{key if ':' in key else data.spaced(key)}: {value}")
     if "refused" in found:
         raise typer.Exit(2)
+
+
+@data_app.command("convert")
+def data_convert(
+    name: Annotated[str, typer.Argument(help="One of Meta-Dataset's data sets, or a name of your own.")],
+    data_root: Annotated[Path, typer.Option(help="Where its pictures are, as their authors publish them.")],
+    out: Annotated[Path, typer.Option(help="Where a folder of the data set's name is made.")],
+    spec: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The specification that Meta-Dataset publishes; omniglot needs none."),
+    ] = None,
+) -> None:
+    """Make records of Meta-Dataset's form, for the task metadataset, of pictures.
+
+    Example: raymeta data convert omniglot --data-root ~/downloads/omniglot --out ~/records
+    """
+    from raymeta.api import data
+
+    say(f"wrote {data.convert(name, data_root, out, spec=spec)}: raymeta data prepare metadataset --data-root {out}")
 
 
 @data_app.command("check")

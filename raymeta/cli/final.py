@@ -95,6 +95,8 @@ def final(
         show_json(result.as_dict())
     elif result.rows:
         show(result.table())
+        if (parts := result.by_part()) is not None:
+            show(parts)
         if by_step is not None:
             show(result.by_step())
         if result.analyses.found:

@@ -16,11 +16,13 @@ def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], w
     for who, needed in needs.items():
         for need in of:
             if need in needed and need not in offers:
-                article = {"inner loop": "an ", "policy": "a "}.get(need, "")
+                article = {"inner loop": "an ", "policy": "a ", "plane": "a "}.get(need, "")
                 raise UserError(f"{who} needs {article}{need}, and {where} has none")
 
 
-def refuse_unfit(kind: Literal["method", "regularizer"], names: Iterable[str], what: str, where: str) -> None:
+def refuse_unfit(
+    kind: Literal["method", "regularizer", "analysis"], names: Iterable[str], what: str, where: str
+) -> None:
     """Say which of these does not say of itself that it has a meaning for what a problem is of.
 
     Args:

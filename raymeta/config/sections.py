@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raymeta.schema import NUMBER, Number, Section
 
@@ -223,8 +223,20 @@ class EngineConfig(Section):
     tasks: Literal["auto", "loop", "vmap"] = Field(
         "auto", description="Tasks of an outer step one by one or batched; auto: batched on a GPU or for an MLP."
     )
+    lanes: int | str = Field(
+        "off",
+        description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 where that was "
+        "measured to win, for MLPs on a CPU.",
+    )
     kernels: Literal["auto", "torch", "native"] = Field(
         "auto",
         description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
         "which a C++ compiler builds once a machine; auto: native where they can be had.",
     )
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _lanes(cls, lanes: Any) -> Any:
+        if lanes not in ("auto", "off") and not (isinstance(lanes, int) and lanes >= 2):
+            raise ValueError(f"found {lanes!r}; allowed: auto, off, 2 or more")
+        return lanes

@@ -7,6 +7,7 @@ Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,18 +42,24 @@ def threefry(key: tuple[Tensor, Tensor], block: tuple[Tensor, Tensor], rounds: i
     return x, y
 
 
-def task_keys(seed: int, step: int, tasks: Tensor, stream: int = TRAINING) -> Tensor:
-    """Keys of the noise of the tasks of an outer step, int32 [T, 2].
+def task_keys(seed: int | Sequence[int], step: int | Sequence[int], tasks: Tensor, stream: int = TRAINING) -> Tensor:
+    """Keys of the noise of the tasks of an outer step, int32 [T, 2]; of L trials [L, T, 2].
 
     Args:
-        seed: of the trial, below 2**32.
-        step: the outer step; in evaluation 0.
+        seed: of the trial, below 2**32, or of each of L.
+        step: the outer step, or that of each trial; in evaluation 0.
         tasks: their numbers in the step, in evaluation in their bank; int32 [T], where the noise will be.
         stream: what the noise is for; each is independent of the others.
     """
-    # Filled in by kernels rather than copied from the host, which would wait for the device.
-    seeds, streams, steps = (torch.full_like(tasks, _signed(value)) for value in (seed, stream, step))
-    return torch.stack(threefry((seeds, streams), (steps, tasks)), 1)
+
+    def words(value: int | Sequence[int]) -> Tensor:
+        if isinstance(value, int):  # filled in by a kernel rather than copied from the host, which waits for the device
+            return torch.full_like(tasks, _signed(value))
+        of_each = torch.tensor([_signed(one) for one in value], dtype=torch.int32)
+        return of_each.to(tasks.device, non_blocking=True)[:, None]
+
+    of_all = torch.broadcast_tensors(words(seed), words(stream), words(step), tasks)  # type: ignore[no-untyped-call]
+    return torch.stack(threefry((of_all[0], of_all[1]), (of_all[2], of_all[3])), -1)
 
 
 class Noise:

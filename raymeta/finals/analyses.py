@@ -6,9 +6,11 @@
 What is there under the same settings, of the same weights, is not computed again.
 """
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import StringIO
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,9 +20,9 @@ from raymeta.analysis import Analysis, Subject
 from raymeta.config import TrialConfig
 from raymeta.config.migration import VERSION
 from raymeta.errors import Interrupted, Terminated, UserError, suggest
-from raymeta.finals.folders import data_of
+from raymeta.finals.folders import data_of, tested_run
 from raymeta.finals.results import FinalTable
-from raymeta.learner import build_learner
+from raymeta.learner import Learner, build_learner
 from raymeta.problem import open_problem
 from raymeta.report.finals import heading
 from raymeta.report.remarks import say
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 FOLDER, CHECKPOINT = "analyses", "checkpoint.pt"
 SUFFIXES = (".csv", ".png", ".svg", ".yaml")
 ALL = "all"
+SEPARATOR = re.compile(r",(?![^\[]*\])")  # a comma, but for those of a list, as in linf=[0.1,0.2]
 Named = str | Sequence[str] | Mapping[str, Mapping[str, Any]]
 
 
@@ -50,6 +53,7 @@ class Analysed:
         meaning: what its picture shows, in a line.
         folder: where its files are.
         again: they were there already.
+        table: what of its numbers is worth reading on a terminal; None: nothing.
     """
 
     run: str
@@ -57,6 +61,7 @@ class Analysed:
     meaning: str
     folder: AnyPath
     again: bool = False
+    table: "pandas.DataFrame | None" = None
 
     def file(self, suffix: str) -> AnyPath:
         """`.csv`, `.png`, `.svg` or `.yaml`."""
@@ -71,7 +76,8 @@ class Analysed:
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         files = {suffix[1:]: str(self.file(suffix)) for suffix in (".csv", ".png", ".svg")}
-        return {"run": self.run, "name": self.name, "meaning": self.meaning, **files}
+        table = {} if self.table is None else {"table": self.table.to_dict(orient="index")}
+        return {"run": self.run, "name": self.name, "meaning": self.meaning, **files, **table}
 
 
 class Wanted(NamedTuple):
@@ -118,7 +124,7 @@ def _parsed(wanted: str | Sequence[str]) -> Iterable[tuple[str, dict[str, Any]]]
     """`gradients,cka:tasks=50,seed=1` as names and settings: what has a `=` belongs to the name before it."""
     texts = [wanted] if isinstance(wanted, str) else wanted
     own: list[tuple[str, list[str]]] = []
-    for part in filter(None, (piece.strip() for text in texts for piece in text.split(","))):
+    for part in filter(None, (piece.strip() for text in texts for piece in SEPARATOR.split(text))):
         name, colon, setting = part.partition(":")
         if "=" in name:
             if not own:
@@ -141,7 +147,7 @@ def with_a_meaning(wanted: Wanted, config: TrialConfig) -> tuple[list[Analysis],
     """
     problem = open_problem(config.task)
     learner = build_learner(config, problem).eval()
-    subject = Subject(learner, config, problem.bank("validation", config.task.bank_seed))
+    subject = Subject(learner, config, problem.bank("validation", config.task.bank_seed), partial(_beside, config))
     found, left = [], []
     for one in wanted.analyses:
         try:
@@ -211,8 +217,11 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
         "data": data_of(table.folder),
         "raymeta": VERSION,
     }
+    if one.others:
+        others = {run: tested_run(run) for run in one.others}
+        record["others"] = {run: {seed.seed: seed.selected_at for seed in found.seeds} for run, found in others.items()}
     if _is_there(done, record):
-        return Analysed(**{**asdict(done), "folder": folder, "again": True})
+        return replace(done, again=True, table=one.table(done.frame(), table.metric))
     subjects = {result.seed: _subject(table, result.seed) for result in seeds}
     rows = [{"seed": seed, **row} for seed, subject in subjects.items() for row in one.measure(subject)]
     content = pandas.DataFrame(rows).to_csv(index=False, float_format="%.6g")
@@ -222,7 +231,7 @@ def analyse(one: Analysis, table: FinalTable) -> Analysed:
     for suffix in (".png", ".svg"):
         write_atomically(done.file(suffix), drawn(figure, suffix))
     write_atomically(done.file(".yaml"), dump_yaml(record))  # the last: the others are whole
-    return done
+    return replace(done, table=one.table(done.frame(), table.metric))
 
 
 def _is_there(done: Analysed, record: Mapping[str, Any]) -> bool:
@@ -236,14 +245,30 @@ def _is_there(done: Analysed, record: Mapping[str, Any]) -> bool:
 
 
 def _subject(table: FinalTable, seed: int) -> Subject:
+    learner, config = _trained(table, seed)
+    bank = learner.problem.bank("test", config.task.bank_seed, final=True)
+    return Subject(learner, config, bank, partial(_beside, config))
+
+
+def _trained(table: FinalTable, seed: int) -> tuple[Learner, TrialConfig]:
+    """The learner of a final run's seed at the weights that are best on validation, and its config."""
     path = table.folder / f"seed{seed}" / CHECKPOINT
     device = device_of(table.config)
     config, top = read_weights(path, device)
     if not top:
         raise UserError(f"{path}: nothing was validated, so there are no weights to look at")
-    problem = open_problem(config.task)
-    learner = learner_with(top[0]["weights"], config, problem, device, path)
-    return Subject(learner, config, problem.bank("test", config.task.bank_seed, final=True))
+    return learner_with(top[0]["weights"], config, open_problem(config.task), device, path), config
+
+
+def _beside(config: TrialConfig, run: str) -> Learner:
+    """See `Subject.beside`."""
+    table = tested_run(run)
+    own, others = (one.task.of_evaluation(True) for one in (config, table.config))
+    if differing := [key for key in own if others.get(key) != own[key]]:
+        key = differing[0]
+        raise UserError(f"{run}: its test tasks are others: task.{key} is {others.get(key)!r}, and here {own[key]!r}")
+    seeds = [result.seed for result in table.seeds]
+    return _trained(table, config.seed if config.seed in seeds else table.chosen.seed)[0].to(device_of(config))
 
 
 def _explain(figure: Any, one: Analysis, table: FinalTable, record: Mapping[str, Any]) -> None:

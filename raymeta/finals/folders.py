@@ -10,18 +10,19 @@ it never shares a folder with a whole one.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import FIRST, VERSION
-from raymeta.errors import UserError
-from raymeta.finals.results import Origin
+from raymeta.errors import UserError, suggest
+from raymeta.finals.results import RESULT, FinalTable, Origin, read_result
 from raymeta.problem import open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.files import dump_yaml, read_yaml, studies_folder, write_atomically
-from raymeta.storage.places import AnyPath
+from raymeta.storage.places import AnyPath, any_path
 
 FILE = "config.yaml"
 
@@ -36,11 +37,34 @@ def folder_of(name: str, config: TrialConfig) -> AnyPath:
     label, wanted = name.replace(":", "-").replace("/", "-"), _seedless(config.as_dict())
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
     finals = studies_folder() / "finals"
-    own = finals / f"{label}-{config.task.name}-{digest}"
+    task = config.task.name.replace(":", "-").replace(",", "+")
+    own = finals / f"{label}-{task}-{digest}"
     if own.exists():
         return own
     named = sorted(folder for folder in finals.glob("*") if folder.name.startswith(f"{label}-"))
     return next((folder for folder in named if config_in(folder) == wanted), own)
+
+
+def tested_run(run: "str | Path | AnyPath") -> FinalTable:
+    """All tested seeds of a final run.
+
+    Args:
+        run: its folder, or its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    at = any_path(run) if isinstance(run, str) else run
+    finals = studies_folder() / "finals"
+    for folder in (at, finals / at.name):
+        results = [read_result(path.parent) for path in folder.glob(f"seed*/{RESULT}")]
+        found = config_in(folder) if results else None
+        if found is not None:
+            config = parse_trial(found, str(folder))
+            seeds = sorted(results, key=lambda result: result.seed)
+            return FinalTable(folder.name, config, open_problem(config.task).metric, folder, seeds)
+    names = {path.parent.parent.name for path in finals.glob(f"*/seed*/{RESULT}")}
+    raise UserError(f"{run}: no final run that has been tested; {suggest(at.name, names)}")
 
 
 def begin(folder: AnyPath, config: TrialConfig, origin: Origin | None = None) -> None:

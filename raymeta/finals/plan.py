@@ -85,6 +85,7 @@ def _tested(trainer: Trainer) -> SeedResult:
         val_ci95=best["ci95"],
         selected_at=best["outer_step"],
         rounds=trainer.rounds,
+        also=dict(score.also),
     )
 
 

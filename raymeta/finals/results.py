@@ -3,12 +3,14 @@
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import nan
 from typing import Any, TypeVar
 
 from raymeta.config import TrialConfig
 from raymeta.errors import UserError
 from raymeta.metric import Metric, half_width
+from raymeta.problem import open_problem
 from raymeta.storage.places import AnyPath
 from raymeta.study.plan.tables import Figure, Row
 
@@ -26,6 +28,7 @@ class SeedResult:
         ensemble_ci95: its half-width over them.
         selected_at: outer steps of the weights that were tested, the best on validation.
         rounds: the metrics of every round of its training.
+        also: other scores of the test by name, means over its tasks.
     """
 
     seed: int
@@ -36,6 +39,7 @@ class SeedResult:
     val_ci95: float
     selected_at: int
     rounds: list[dict[str, Any]]
+    also: dict[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -120,6 +124,22 @@ class FinalTable:
         """Half-width over tasks, each task's score averaged over the seeds."""
         return _pooled([result.values for result in self.seeds])[1]
 
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """Mean and half-width as `mean` and `ci95`, of each part of a benchmark that has several; {}: it has none."""
+        names = open_problem(self.config.task).parts(len(self.seeds[0].values)) or []
+        return {
+            part: _pooled(
+                [[v for v, name in zip(seed.values, names, strict=True) if name == part] for seed in self.seeds]
+            )
+            for part in dict.fromkeys(names)
+        }
+
+    @property
+    def also(self) -> dict[str, float]:
+        """Other scores of the test by name, means over seeds."""
+        names = self.seeds[0].also
+        return {name: statistics.fmean(result.also[name] for result in self.seeds) for name in names}
+
     @property
     def ensemble(self) -> float:
         """Mean over seeds of each seed's ensemble."""
@@ -149,6 +169,7 @@ class FinalTable:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: what `table.json` holds and `--json` prints."""
+        parts = {name: {"mean": mean, "ci95": ci95} for name, (mean, ci95) in self.parts().items()}
         return {
             "method": self.config.spec,
             "task": self.config.task.model_dump(),
@@ -157,8 +178,10 @@ class FinalTable:
             "mean": self.mean,
             "ci95": self.ci95,
             "sd_seeds": self.sd_seeds,
+            **{f"test_{name}": value for name, value in self.also.items()},
             "ensemble": self.ensemble,
             "ensemble_of": self.config.budget.ensemble,
+            **({"parts": parts} if parts else {}),
             "test_tasks": self.config.budget.test_tasks,
             "outer_steps": self.config.budget.outer_steps,
             "scale": self.config.budget.scale,
@@ -176,6 +199,7 @@ class FinalTable:
                     "val_ci95": result.val_ci95,
                     "selected_at": result.selected_at,
                     "seconds": result.seconds,
+                    **{f"test_{name}": value for name, value in result.also.items()},
                 }
                 for result in self.seeds
             ],
@@ -186,7 +210,7 @@ class FinalTable:
 def _pooled(seeds: Sequence[Sequence[float]]) -> tuple[float, float]:
     """The mean over seeds and tasks, and its interval over tasks; the seeds have the same tasks."""
     scores = [statistics.fmean(of_task) for of_task in zip(*seeds, strict=True)]
-    return statistics.fmean(scores), half_width(scores)
+    return statistics.fmean(scores), half_width(scores) if len(scores) > 1 else nan
 
 
 def read_result(folder: AnyPath) -> SeedResult:

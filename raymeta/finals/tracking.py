@@ -52,6 +52,9 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
     client.log_metric(parent, metric, table.mean)
     client.log_metric(parent, f"{metric}_ci95", table.ci95)
     client.log_metric(parent, f"{metric}_ensemble", table.ensemble)
+    for part, (mean, ci95) in table.parts().items():
+        client.log_metric(parent, f"{metric}_{part}", mean)
+        client.log_metric(parent, f"{metric}_{part}_ci95", ci95)
     if table.sd_seeds is not None:
         client.log_metric(parent, f"{metric}_sd_seeds", table.sd_seeds)
     _log_files(client, parent, table, provenance)
@@ -101,7 +104,8 @@ def _keep_model(client: "MlflowClient", experiment_id: str, run: str, table: Fin
     file, of = table.folder / f"seed{seed}" / "checkpoint.pt", f"seed {seed} of {table.folder.name}"
     if file.exists():
         problem = open_problem(table.config.task)
-        model.keep(client, experiment_id, run, model.described(problem, str(file), of, {"seed": seed}))
+        if (made := model.described(problem, str(file), of, {"seed": seed})) is not None:
+            model.keep(client, experiment_id, run, made)
 
 
 def _note(table: FinalTable) -> str:

@@ -21,5 +21,9 @@ class Uniforms:
         """Rows `first` .. `first + count - 1`, [count, width]; a wider row begins with the narrower one."""
         table = np.empty((count, width))
         for i, row in enumerate(table, start=first):
-            np.random.Generator(np.random.Philox(key=self._key, counter=(0, 0, 0, i))).random(out=row)
+            self.generator(i).random(out=row)
         return table
+
+    def generator(self, row: int) -> np.random.Generator:
+        """What gives a row's numbers one after the other, by `random`, however many are needed."""
+        return np.random.Generator(np.random.Philox(key=self._key, counter=(0, 0, 0, row)))

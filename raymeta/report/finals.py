@@ -75,6 +75,8 @@ def _remarks(rows: Sequence["FinalTable"]) -> str | None:
             said = row.origin.row
             read = EVIDENCE[said.evidence] if said.evidence in UNREAD else ""
             found += [f"{name}published: {'; '.join(filter(None, [said.source, row.published.meaning, read]))}"]
+        if row.also:
+            found += [f"{name}test {', '.join(f'{key} {mean:.2f}' for key, mean in row.also.items())}"]
         if row.origin is not None and row.origin.changed:
             found += [f"{name}not the preset's own: {', '.join(row.origin.changed)}"]
         found += [f"{name}differs from its source: {one}" for one in row.origin.row.differs] if row.origin else []
@@ -130,10 +132,12 @@ def _spread(row: "FinalTable") -> str:
 def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
     """Draw validation score and validation loss over training, a line a config: the mean over its seeds, and each seed.
 
-    The suffix of `path` says what kind of file it is.
+    Dashed is the mean score before adaptation, of problems that note it. The suffix of `path` says what kind of file it
+    is.
     """
     keys = [f"val_{rows[0].metric.name}"]
-    if any(entry["val_loss"] != entry[keys[0]] for row in rows for one in row.seeds for entry in one.rounds):
+    before = f"{keys[0]}_before"
+    if any(abs(entry["val_loss"]) != abs(entry[keys[0]]) for row in rows for one in row.seeds for entry in one.rounds):
         keys.append("val_loss")  # unless the loss is the score
     figure, ((*axes,),) = panels(1, len(keys), 6, 4.2)
     for axis, key in zip(axes, keys, strict=True):
@@ -146,7 +150,11 @@ def draw_curves(rows: Sequence["FinalTable"], path: Path) -> None:
             mean = [statistics.fmean(score for _, score in scores) for scores in zip(*curves, strict=True)]
             label = f"{row.name}: test {value(row.mean, row.metric, row.ci95)}"
             axis.plot(steps, mean, color=f"C{number}", lw=1.8, label=label)
-        axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation "))
+            if key == keys[0] and all(before in entry for one in row.seeds for entry in one.rounds):
+                unadapted = zip(*([entry[before] for entry in one.rounds] for one in row.seeds), strict=True)
+                axis.plot(steps, [statistics.fmean(scores) for scores in unadapted], "--", color=f"C{number}", lw=1)
+        dashed = " (dashed: before adaptation)" if key == keys[0] and before in rows[0].seeds[0].rounds[0] else ""
+        axis.set(xlabel="outer steps", ylabel=key.replace("val_", "validation ") + dashed)
     axes[0].legend(frameon=False)
     figure.suptitle(heading(rows))
     save(figure, path)
@@ -163,6 +171,23 @@ def by_step_table(rows: Sequence["FinalTable"]) -> Table:
     return table
 
 
+def parts_table(rows: Sequence["FinalTable"]) -> Table:
+    """Mean and interval on each part of a benchmark of several: a row a part, a column a config."""
+    found = {row.name: row.parts() for row in rows}
+    table = Table("test tasks of", *found, title=heading(rows))
+    for part in dict.fromkeys(part for own in found.values() for part in own):
+        table.add_row(
+            part,
+            *(
+                value(own[part][0], row.metric, own[part][1]) if part in own else ""
+                for row, own in zip(rows, found.values(), strict=True)
+            ),
+        )
+    table.add_section()
+    table.add_row("all", *(value(row.mean, row.metric, row.ci95) for row in rows))
+    return table
+
+
 def analyses_table(found: Sequence["Analysed"]) -> Table:
     """What was looked at, what it means and where its picture is."""
     several = len({one.run for one in found}) > 1
@@ -170,6 +195,15 @@ def analyses_table(found: Sequence["Analysed"]) -> Table:
     table = Table(*(["config"] if several else []), "analysis", "what it shows", place)
     for one in found:
         table.add_row(*([one.run] if several else []), one.name, one.meaning, str(one.file(".png")))
+    return table
+
+
+def numbers_table(one: "Analysed") -> Table:
+    """What an analysis has to say in numbers."""
+    assert one.table is not None
+    table = Table("", *map(str, one.table.columns), title=f"{one.run}: {one.name}", title_justify="left")
+    for name, row in one.table.fillna("").iterrows():
+        table.add_row(str(name), *map(str, row))
     return table
 
 

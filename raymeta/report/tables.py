@@ -180,4 +180,10 @@ def preview_table(preview: Preview) -> RenderableType:
         f"of it {60 * preview.hours(0):.1f} min for at most {preview.finalists} finalists",
         f"disk: at most {preview.disk_bytes / 1e6:.0f} MB of checkpoints",
     ]
+    if preview.lanes:
+        trials = preview.plan.study.trials
+        lines.append(
+            f"lanes: {preview.slots * preview.lanes} trials at a time, up to {preview.lanes} of a structure in one "
+            f"program; structures among {trials} random proposals: {preview.structures}"
+        )
     return Group(space_table(preview.plan), "", table, *lines)

@@ -13,10 +13,10 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.hooks import Hooks, Regularizer
-from raymeta.inner import Context, Step, gradients
+from raymeta.inner import Context, Player, Step, gradients
 from raymeta.learner import Learner
 from raymeta.models import Pass, Weights
-from raymeta.problem import Task, Tasks
+from raymeta.problem import Split, Task, Tasks
 from raymeta.schema import Section, merge
 from raymeta.training.trainer import Trainer
 
@@ -85,19 +85,24 @@ class Probe(Regularizer):
 @contextmanager
 def probing(trial: TrialConfig, **does: Any) -> Iterator[Trainer]:
     """A trainer in float64 of a trial that has a probe beside its regularizers."""
-    cls = type(
-        "Probe", (Probe,), {key: staticmethod(value) if callable(value) else value for key, value in does.items()}
-    )
+    own = {key: staticmethod(value) if callable(value) else value for key, value in does.items()}
+    cls = type("Probe", (Probe,), {"of_policies": True, **own})
     with registry.planted("regularizer", PROBE, cls):
         trainer = Trainer(parse_trial(merge(trial.as_dict(), {"regularizers": {PROBE: {}}})))
         trainer.learner.double()
         yield trainer
 
 
+def drawn(trainer: Trainer, split: Split = "train", count: int = 1) -> Tasks:
+    """The first tasks of a split; where the learner makes the examples, with those that it makes in evaluation."""
+    player = Player.in_evaluation(trainer.learner, 0, count)
+    return trainer.problem.bank(split, 0).draw(0, count, player)
+
+
 def probed(trainer: Trainer, context: Context = TRAINING) -> tuple[Tensor, Seen]:
     """Predictions for the first training task in float64, and what the probe saw on the way."""
     learner = trainer.learner
-    tasks = trainer.problem.bank("train", 0).draw(0, 1).map(lambda t: t.double() if t.is_floating_point() else t)
+    tasks = drawn(trainer).map(lambda t: t.double() if t.is_floating_point() else t)
     hooks = learner.hooks(tasks, context, torch.Generator().manual_seed(0))
     task, there = tasks.task(0), replace(context, hooks=hooks, outputs=trainer.problem.outputs_of(tasks))
     with torch.no_grad():
@@ -209,12 +214,11 @@ def honours_the_norm(trial: TrialConfig) -> None:
 
 
 def _first(trainer: Trainer) -> Task:
-    tasks = trainer.problem.bank("train", 0).draw(0, 1)
-    return tasks.map(lambda t: t.double() if t.is_floating_point() else t).task(0)
+    return drawn(trainer).map(lambda t: t.double() if t.is_floating_point() else t).task(0)
 
 
 def _outputs(trainer: Trainer) -> int | None:
-    return trainer.problem.outputs_of(trainer.problem.bank("train", 0).draw(0, 1))
+    return trainer.problem.outputs_of(drawn(trainer))
 
 
 CHECKS_OF_PROMISES: list[Callable[[TrialConfig], None]] = [

@@ -22,11 +22,12 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_spec
 from raymeta.errors import UserError
-from raymeta.problem import Examples, Split, Tasks, open_problem, predictions
+from raymeta.inner import predictions
+from raymeta.problem import Examples, Split, Tasks, open_problem
 from raymeta.schema import merge
 from raymeta.storage.files import parse_yaml
 from raymeta.testing.numbers import takes_numbers_as_tensors
-from raymeta.testing.promises import CHECKS_OF_PROMISES, has_inner_loop
+from raymeta.testing.promises import CHECKS_OF_PROMISES, drawn, has_inner_loop
 from raymeta.training.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -37,6 +38,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "sinusoid": {
         "task": {"problem": "sinusoid", "shots": 5, "queries": 5, "eval_queries": 5},
         "model": {"name": "mlp", "hidden": [8, 8]},
+    },
+    "policies": {
+        "task": {"problem": "navigation2d", "trajectories": 2, "horizon": 3},
+        "model": {"name": "policy", "hidden": [8]},
     },
 }
 INNER_STEPS = 2  # of learners that have them: the first differs from the last, and second order stays cheap
@@ -56,7 +61,7 @@ def conformance(
     Args:
         specs: what a user types: `mine`, `mine+dropgrad`.
         config: sections on top of the suite's small trial, `{"mine": {"inner_steps": 2}}` say.
-        problems: by name the sections `task` and `model` of small tasks; the default is images and sinusoids.
+        problems: by name the sections `task` and `model` of small tasks; the default is images, sinusoids and policies.
     """
     cases = [(spec, kind, check) for spec in specs for kind in _problems(spec, problems) for check in checks(spec)]
     names = [f"{spec}-{kind}-{check.__name__}" for spec, kind, check in cases]
@@ -305,11 +310,11 @@ def checks(spec: str) -> list[Callable[[TrialConfig], None]]:
 def _problems(spec: str, problems: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The small problems on which a composition has a meaning."""
     method, regularizers = split_spec(spec)
-    needs = registry.find("method", method).needs.union(
-        *(registry.find("regularizer", name).needs for name in regularizers)
-    )
+    parts = [registry.find("method", method), *(registry.find("regularizer", name) for name in regularizers)]
+    needs = frozenset[str]().union(*(part.needs for part in parts)) & {"images", "labels"}
+    of_policies = all(vars(part).get("of_policies") for part in parts)
     offers = {name: open_problem(small_trial("maml", data).task).offers for name, data in problems.items()}
-    return [name for name, offered in offers.items() if needs & {"images", "labels"} <= offered]
+    return [name for name, found in offers.items() if needs <= found and (of_policies or "policy" not in found)]
 
 
 def _plain(trial: TrialConfig) -> Trainer:
@@ -319,7 +324,7 @@ def _plain(trial: TrialConfig) -> Trainer:
 
 def _first(trainer: Trainer, split: Split, count: int) -> Tasks:
     """The first episodes of a split, or the first one alone where each has a shape of its own."""
-    return trainer.problem.bank(split, 0).draw(0, count if trainer.problem.one_shape else 1)
+    return drawn(trainer, split, count if trainer.problem.one_shape else 1)
 
 
 def _double(trainer: Trainer) -> Tasks:

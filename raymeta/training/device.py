@@ -59,20 +59,23 @@ def vectorized(config: TrialConfig, device: torch.device, learner: Learner) -> b
     Raises:
         UserError: it is asked for and can't be.
     """
-    wanted, model = config.engine.tasks, learner.model
-    if not learner.problem.one_shape:
+    wanted = config.engine.tasks
+    if reason := one_by_one(config, learner):
         if wanted == "vmap":
-            raise UserError(
-                f"engine.tasks: found 'vmap', but {config.task.name} has tasks of different shapes; allowed: auto, loop"
-            )
-        return False
-    one_by_one = [f"{one.name} computes" for one in learner.regularizers if not one.batches]
-    if model.norm_mode == "running":  # they are written to in place
-        one_by_one.append("model.norm running updates its averages")
-    if one_by_one:
-        if wanted == "vmap":
-            raise UserError(f"engine.tasks: found 'vmap', but {one_by_one[0]} task by task; allowed: auto, loop")
+            raise UserError(f"engine.tasks: found 'vmap', but {reason}; allowed: auto, loop")
         return False
     if wanted == "auto":
-        return device.type == "cuda" or model.batches_tasks_on_cpu
+        return device.type == "cuda" or learner.model.batches_tasks_on_cpu
     return wanted == "vmap"
+
+
+def one_by_one(config: TrialConfig, learner: Learner) -> str:
+    """Why the tasks of an outer step can't be batched, or ""."""
+    if not learner.problem.one_shape:
+        return f"{config.task.name} has tasks of different shapes"
+    for one in learner.regularizers:
+        if not one.batches:
+            return f"{one.name} computes task by task"
+    if learner.model.norm_mode == "running":  # they are written to in place
+        return "model.norm running updates its averages task by task"
+    return ""

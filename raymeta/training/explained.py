@@ -52,11 +52,11 @@ def _reason(config: TrialConfig) -> str:
 
 def _noise(problem: Problem, count: int) -> Tasks:
     """So many tasks of a problem's shape, from noise: its data need not be there."""
-    most, generator, parts = problem.labels, torch.Generator().manual_seed(0), []
+    classes, generator, parts = problem.labels, torch.Generator().manual_seed(0), []
     for each in (1, 2):
-        n = each * (most or 5)
+        n = each * (classes or 5)
         x = torch.randn(count, n, *problem.input_shape, generator=generator)
         labels = torch.arange(n).div(each, rounding_mode="floor").expand(count, n)
         values = torch.randn(count, n, problem.outputs, generator=generator)
-        parts.append(Examples(x, values if most is None else labels))
+        parts.append(Examples(x, values if classes is None else labels))
     return Tasks(*parts)

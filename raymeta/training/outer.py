@@ -32,8 +32,12 @@ class Landscape(Protocol):
         """Add the gradients of the tasks' losses to the parameters'; returns the mean loss, []."""
         ...
 
-    def surface(self) -> "Surface":
-        """The tasks, drawn once; what it gives can be asked again at other values of the parameters."""
+    def surface(self, clip: float | None = None) -> "Surface":
+        """The tasks, drawn once; what it gives can be asked again at other values of the parameters.
+
+        Args:
+            clip: of the loss, as `Problem.outer_loss` has it.
+        """
         ...
 
 
@@ -96,6 +100,19 @@ class OuterStep(ABC):
         return losses.detach()
 
 
+def refuse_without_policy(outer: str, learner: Learner) -> None:
+    """Say that an outer step has no meaning without a policy.
+
+    Raises:
+        UserError: the learner's problem is of none.
+    """
+    if "policy" not in learner.problem.offers:
+        raise UserError(
+            f"outer.optimizer: found '{outer}', but {learner.problem.name} has no policy whose moves it could limit; "
+            "allowed: adam, sgd"
+        )
+
+
 class OuterUpdate(OuterStep):
     """The outer update of a learner's meta-learned parameters by an optimizer of PyTorch's.
 
@@ -105,6 +122,8 @@ class OuterUpdate(OuterStep):
 
     Attributes:
         optimizer: of all of them.
+        outer: the section.
+        names: of the parameters, by group of the optimizer.
         per_task: gradients are clipped task by task, before they are put together.
     """
 
@@ -115,15 +134,16 @@ class OuterUpdate(OuterStep):
         outer: OuterConfig = config.outer
         self._steps = config.budget.outer_steps
         self._kinds = _kinds(outer, learner, self.learned)
-        self.optimizer = _optimizer(outer, self._kinds.values())
+        self.names = [list(group) for group in self._kinds.values()]
+        self.optimizer = _optimizer(outer, [[self.learned[name] for name in group] for group in self.names])
         self._restarted = _restarted(outer, learner, self.learned)
         self._clipped = _clipped(outer, learner, self.learned)
-        self._outer = outer
+        self.outer = outer
         self.per_task = bool(self._clipped) and outer.clip_when == "per_task"
 
     def begin(self, outer_step: int) -> None:
         """Make ready for the gradients of an outer step."""
-        outer = self._outer
+        outer = self.outer
         for group, kind in zip(self.optimizer.param_groups, self._kinds, strict=True):
             group["lr"] = rate(outer, outer_step / self._steps, added=kind.added) * kind.factor
             group["weight_decay"] = outer.weight_decay if kind.decays else 0.0  # a checkpoint may have other numbers
@@ -138,7 +158,9 @@ class OuterUpdate(OuterStep):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return self.optimizer.state_dict()
+        state = self.optimizer.state_dict()
+        # That of a lane is made before its first step.
+        return state | {"state": {key: own for key, own in state["state"].items() if own.get("step", 1) > 0}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state)
@@ -151,18 +173,22 @@ class OuterUpdate(OuterStep):
                 self.learned[name].grad = gradient
         self.optimizer.step()
 
-    def clipped(self, gradients: Gradients) -> Gradients:
+    def clipped(self, gradients: Gradients, most: Tensor | None = None) -> Gradients:
         """Gradients, of one task or of an outer step, as `outer.clip`, `clip_norm` and `clip_scope` have them.
 
         A gradient that is not finite stays so, but for an infinite one that is clipped by value.
+
+        Args:
+            gradients: by name.
+            most: of a lane, [], float64, in place of the number of this trial.
         """
-        found = dict(gradients)
+        found, outer = dict(gradients), self.outer
         for part in self._clipped:
             own = {name: gradients[name] for name in part if name in gradients}
-            if self._outer.clip is not None:
-                found |= {name: g.clamp(-self._outer.clip, self._outer.clip) for name, g in own.items()}
-            elif own and self._outer.clip_norm is not None:
-                found |= _of_norm(own, self._outer.clip_norm)
+            if outer.clip is not None:
+                found |= {name: _of_size(g, outer.clip if most is None else most) for name, g in own.items()}
+            elif own and outer.clip_norm is not None:
+                found |= _of_norm(own, outer.clip_norm if most is None else most)
         return found
 
     def backward(self, loss: Tensor, weight: float) -> None:
@@ -178,7 +204,7 @@ class OuterUpdate(OuterStep):
         if not self.per_task:
             return super().batched(learner, loss, arguments, weight)
         # Every task has the parameters as tensors of its own, so that their gradients are not summed over tasks.
-        count, of_learner = len(tree_leaves(arguments)[0]), _OfLearner(learner, loss)
+        count, of_learner = len(tree_leaves(arguments)[0]), OfLearner(learner, loss)
         each = {name: p.detach().expand(count, *p.shape).requires_grad_() for name, p in self.learned.items()}
 
         def with_own(number: Tensor, own: Gradients, *rest: Any) -> Tensor:
@@ -207,7 +233,7 @@ class SGD(OuterUpdate):
     """Gradient descent, with momentum or without."""
 
 
-class _OfLearner(nn.Module):
+class OfLearner(nn.Module):
     """A function that uses a learner, as a module: torch can then run it on other parameters."""
 
     def __init__(self, learner: Learner, function: Callable[..., Tensor]) -> None:
@@ -261,23 +287,23 @@ class _Kind:
     decays: bool
 
 
-def _kinds(outer: OuterConfig, learner: Learner, learned: Mapping[str, nn.Parameter]) -> dict[_Kind, list[Any]]:
-    """The parameters by their kind, in the order in which kinds appear."""
+def _kinds(outer: OuterConfig, learner: Learner, learned: Mapping[str, nn.Parameter]) -> dict[_Kind, list[str]]:
+    """Names of the parameters by their kind, in the order in which kinds appear."""
     factors = {id(p): float(one.lr_factor) for one in learner.regularizers for p in one.parameters()}  # type: ignore[arg-type]
     own = outer.added.lr is not None or bool(outer.added.milestones)
     norms = {f"model.{name}" for name in learner.model.norm_names()}
-    found: dict[_Kind, list[Any]] = {}
+    found: dict[_Kind, list[str]] = {}
     for name, parameter in learned.items():
         decays = outer.decay_of == "all" or (parameter.ndim > 1 and name not in norms)
         kind = _Kind(factors.get(id(parameter), 1.0), own and not name.startswith("model."), decays)
-        found.setdefault(kind, []).append(parameter)
+        found.setdefault(kind, []).append(name)
     if own and not any(kind.added for kind in found):
         key = "lr" if outer.added.lr is not None else "milestones"
         raise UserError(f"outer.added.{key}: nothing is learned beside the model of {learner.name} here")
     return found
 
 
-def _optimizer(outer: OuterConfig, groups: Any) -> torch.optim.Optimizer:
+def _optimizer(outer: OuterConfig, groups: Sequence[Sequence[nn.Parameter]]) -> torch.optim.Optimizer:
     of_all = [{"params": list(group)} for group in groups]
     if outer.optimizer == "adam":
         return torch.optim.Adam(of_all, lr=outer.lr, weight_decay=outer.weight_decay)
@@ -315,7 +341,14 @@ def _clipped(outer: OuterConfig, learner: Learner, learned: Mapping[str, nn.Para
     return list(parts.values())
 
 
-def _of_norm(gradients: Gradients, most: float) -> Gradients:
+def _of_size(gradient: Tensor, most: float | Tensor) -> Tensor:
+    if isinstance(most, Tensor):
+        most = most.to(gradient.dtype)
+        return gradient.clamp(-most, most)
+    return gradient.clamp(-most, most)
+
+
+def _of_norm(gradients: Gradients, most: float | Tensor) -> Gradients:
     """Gradients times min(1, most / (norm + 1e-6)), as PyTorch has it, with the Euclidean norm of all together.
 
     It is computed in float64, where squares of what is finite in float32 are too.

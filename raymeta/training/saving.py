@@ -40,19 +40,21 @@ class Saving:
         Raises:
             OSError: it can't be saved.
         """
-        metrics = self.trainer.round(self._look)
-        self._save()
+        metrics = self.trainer.round(self.look)
+        self.save()
         return metrics
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """A moment between two outer steps: save if it is time, or was asked for."""
         now = time.monotonic()
         if now - self._looked < LOOK_S:
             return
         self._looked = now
         if now - self._saved > EVERY_S or (self._asked is not None and self._asked.exists()):
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save now."""
         self.trainer.save(self.checkpoint)
         if self._asked is not None:
             self._asked.unlink(missing_ok=True)

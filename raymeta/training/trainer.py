@@ -17,6 +17,7 @@ from torch import Tensor
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.config.migration import VERSION, of_another_version
+from raymeta.engine.lanes import own
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
@@ -84,7 +85,29 @@ class Trainer:
             outer_steps, train_loss, diverged, seconds; unless it diverged also val_<metric>, val_ci95 and val_loss.
         """
         start = time.perf_counter()
-        losses = self._updates(after_step)
+        while not self.round_full:
+            self.step()
+            after_step()
+        return self.end_round(start)
+
+    @property
+    def round_full(self) -> bool:
+        """All its outer steps are done, or on a CPU, which is not waited for, a loss was not finite."""
+        stops = self.device.type == "cpu" and bool(self._losses) and not self._losses[-1].isfinite()
+        return stops or len(self._losses) >= self.config.budget.validate_every
+
+    def step(self) -> None:
+        """An outer step of a round."""
+        self._losses.append(self.outer_update())
+
+    def took(self, loss: Tensor) -> None:
+        """An outer step was done elsewhere, on this trainer's tensors; its loss, []."""
+        self.outer_step += 1
+        self._losses.append(loss)
+
+    def end_round(self, start: float) -> dict[str, Any]:
+        """Validate, and close a round whose outer steps are done and that began at `start`, by `time.perf_counter`."""
+        losses = self._read()
         metrics: dict[str, Any] = {"outer_steps": self.outer_step, "train_loss": sum(losses) / len(losses)}
         if not self.diverged:
             validation = self.validate()
@@ -93,16 +116,8 @@ class Trainer:
         self.rounds.append({**metrics, "diverged": self.diverged, "seconds": time.perf_counter() - start})
         return self.rounds[-1]
 
-    def _updates(self, after_step: Callable[[], None]) -> list[float]:
-        """The outer steps of a round; their losses up to the first that is not finite, after which nothing counts.
-
-        Losses are read once, at the end: a GPU is not waited for in between. On a CPU there is nothing to wait for.
-        """
-        while len(self._losses) < self.config.budget.validate_every:
-            self._losses.append(self.outer_update())
-            if self.device.type == "cpu" and not self._losses[-1].isfinite():
-                break
-            after_step()
+    def _read(self) -> list[float]:
+        """The losses of a round up to the first that is not finite, after which nothing counts."""
         values: list[float] = torch.stack(self._losses).tolist()
         first, self._losses = self.outer_step - len(values), []
         for done, value in enumerate(values):
@@ -129,7 +144,7 @@ class Trainer:
         ]
         return torch.stack(losses).mean()
 
-    def surface(self) -> Surface:
+    def surface(self, clip: float | None = None) -> Surface:
         """The tasks of outer step `outer_step`, drawn once, for what asks for their losses again and again."""
         tasks = self.tasks_of_step().to(self.device)
         keys, surround = self._surrounded(tasks, 0)
@@ -137,9 +152,8 @@ class Trainer:
 
         def of_task(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
             outputs = learner.predict(learner.adapt(Examples(*support), surround(number, key)), query[0])
-            return torch.stack(
-                [problem.outer_loss(outputs, query[1], learner.loss), problem.distance(outputs, query[1])]
-            )
+            loss = problem.outer_loss(outputs, query[1], learner.loss, clip)
+            return torch.stack([loss, problem.distance(outputs, query[1])])
 
         def measured() -> tuple[Tensor, Tensor]:
             found = for_each(of_task, keys, tasks.support, tasks.query, vectorized=self.vectorized)
@@ -163,13 +177,18 @@ class Trainer:
         count = count or whole
         tasks = self._training.draw(self.outer_step * whole + first, count, self._player(first, count))
         for regularizer in self.learner.regularizers:
-            tasks = regularizer.on_tasks(tasks, self.context.progress, generator)  # type: ignore[operator]
+            tasks = regularizer.on_tasks(tasks, self.progress, generator)  # type: ignore[operator]
         return tasks
 
     @property
     def context(self) -> Context:
         """What surrounds the tasks of the next outer step; schedules are keyed to the share of it that is done."""
-        return Context(True, self.outer_step / max(self.config.budget.outer_steps - 1, 1), self.vectorized)
+        return Context(True, self.progress, self.vectorized)
+
+    @property
+    def progress(self) -> float:
+        """The share of the full budget that is done before the next outer step, 0 to 1 at the last one."""
+        return self.outer_step / max(self.config.budget.outer_steps - 1, 1)
 
     def generator_of_step(self) -> torch.Generator:
         """What regularizers draw from on the CPU for all tasks of the next outer step."""
@@ -236,11 +255,10 @@ class Trainer:
         score = self.evaluate(self._validation, self.config.budget.validation_tasks)
         if math.isfinite(score.loss) and math.isfinite(score.mean):
             place = sum(not self.metric.better(score.mean, entry["score"]) for entry in self.top)
-            weights = {name: tensor.detach().clone() for name, tensor in self.learner.state_dict().items()}
+            weights = own(self.learner.state_dict())
             entry = {"score": score.mean, "ci95": score.ci95, "outer_step": self.outer_step, "weights": weights}
             self.top = [*self.top[:place], entry, *self.top[place:]][: self.config.budget.ensemble]
-        also = {f"val_{name}": value for name, value in score.also.items()}
-        return {f"val_{self.metric.name}": score.mean, "val_ci95": score.ci95, "val_loss": score.loss} | also
+        return score.noted(self.metric.name)
 
     def test(self) -> tuple[Score, Score]:
         """The best validated weights on the test split, and the ensemble of `top`. For final runs, at their end."""
@@ -260,7 +278,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on; plain data and tensors."""
+        """Everything that the rest of the run depends on; plain data and tensors of its own."""
         return {
             "version": CHECKPOINT_VERSION,
             "raymeta": VERSION,
@@ -269,8 +287,8 @@ class Trainer:
             "diverged": self.diverged,
             "rounds": self.rounds,
             "losses": [float(loss) for loss in self._losses],
-            "method": self.learner.state_dict(),
-            "optimizer": self.update.state_dict(),
+            "method": own(self.learner.state_dict()),
+            "optimizer": own(self.update.state_dict()),
             "top": self.top,
         }
 

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import TrialConfig
-from raymeta.errors import UserError
 from raymeta.learner import Learner
 from raymeta.schema import Number, Section
-from raymeta.training.outer import Landscape, OuterStep
+from raymeta.training.outer import Landscape, OuterStep, refuse_without_policy
 
 SMALL = 1e-10  # squared residual at which conjugate gradients stop
 
@@ -52,11 +51,7 @@ class TRPO(OuterStep):
 
     def __init__(self, config: TrialConfig, learner: Learner) -> None:
         super().__init__(config, learner)
-        if "policy" not in learner.problem.offers:
-            raise UserError(
-                f"outer.optimizer: found 'trpo', but {learner.problem.name} has no policy whose moves it could limit; "
-                "allowed: adam, sgd"
-            )
+        refuse_without_policy("trpo", learner)
         self._outer: TRPOConfig = config.outer
         self.skipped = 0
 

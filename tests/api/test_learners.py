@@ -17,7 +17,7 @@ import raymeta
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.problem import predictions
+from raymeta.inner import predictions
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.storage.files import write_atomically
 from raymeta.training.trainer import Trainer

@@ -21,6 +21,7 @@ def test_it_ends_in_order_with_a_line(tmp_path: Path, number: int, times: int) -
             [COMMAND, "search", *TINY, "--slots", "1", "--name", f"at{moment}"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env=os.environ | {"RAYMETA_STUDIES": str(tmp_path)},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
         )  # fmt: skip
         time.sleep(moment * EVERY_S)
         for _ in range(times):

@@ -6,7 +6,7 @@ What they compute: tests/analyses.
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from study.driving import parse, raymeta
 from raymeta import registry
 from raymeta.analysis import Analysis, Row, Subject
 from raymeta.api.analysing import analyse, known
+from raymeta.config import TrialConfig
 from raymeta.errors import Interrupted, Terminated, UserError
 from raymeta.finals.analyses import SUFFIXES, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.folders import begin, folder_of
@@ -29,7 +30,10 @@ from raymeta.study.tracking.connection import connect
 from raymeta.testing import small_trial
 from raymeta.training.trainer import Trainer
 
-SHIPPED = ["cka", "gradcam", "gradients", "landscape", "rates", "similarity", "steps", "tsne"]
+SHIPPED = [
+    "cka", "examples", "gradcam", "gradients", "landscape", "paths", "rates", "robustness", "similarity", "steps",
+    "tracking", "tsne",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -42,17 +46,21 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def run(studies: Path) -> FinalTable:
     """Final runs of two seeds on sinusoids, made without Ray."""
-    config = small_trial("metasgd", "sinusoid")
-    folder, results = folder_of("mine", config), []
+    return finished("mine", small_trial("metasgd", "sinusoid"), (0, 1))
+
+
+def finished(name: str, config: TrialConfig, seeds: Sequence[int]) -> FinalTable:
+    """A final run, made without Ray."""
+    folder, results = folder_of(name, config), []
     begin(folder, config)
-    for seed in (0, 1):
+    for seed in seeds:
         trainer = Trainer(config.model_copy(update={"seed": seed}))
         while not trainer.done:
             trainer.round()
         trainer.save(folder / f"seed{seed}" / "checkpoint.pt")
         results.append(_tested(trainer))
         (folder / f"seed{seed}" / "result.json").write_text(json.dumps(asdict(results[-1])))
-    return FinalTable("mine", config, trainer.metric, folder, results)
+    return FinalTable(name, config, trainer.metric, folder, results)
 
 
 def names(wanted: Any) -> dict[str, Any]:
@@ -66,6 +74,7 @@ def names(wanted: Any) -> dict[str, Any]:
         ("gradients, cka:tasks=5", {"gradients": {}, "cka": {"tasks": 5}}),
         ("landscape:points=2,tasks=3,cka", {"landscape": {"points": 2, "tasks": 3}, "cka": {}}),
         (["steps:last=2", "tsne"], {"steps": {"last": 2}, "tsne": {}}),
+        ("robustness:linf=[0.1,0.2],l1=[],cka", {"robustness": {"linf": [0.1, 0.2], "l1": []}, "cka": {}}),
         ({"gradcam": {"layer": "block1"}}, {"gradcam": {"layer": "block1"}}),
     ],
 )
@@ -87,11 +96,13 @@ def test_all_of_them_are_those_that_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ("ckaa", "unknown analysis 'ckaa': did you mean 'cka'? (allowed: all, cka, gradcam, "),
+        ("ckaa", "unknown analysis 'ckaa': did you mean 'cka'? (allowed: all, cka, examples, gradcam, "),
         ("cka:taks=3", "cka: unknown key 'taks', did you mean 'tasks'? (allowed: tasks)"),
         ("cka:tasks=0", "cka: tasks: found 0: input should be greater than or equal to 1"),
         ("tasks=3", "'tasks=3': a setting stands behind the name of an analysis, as in cka:tasks=3"),
         ("cka:tasks", "'tasks': expected key=value"),
+        ("robustness:linf=[-1]", "robustness: linf: found -1: expected radii above 0"),
+        ("robustness:linff=[0.1]", "robustness: unknown key 'linff', did you mean 'linf'?"),
         ("all:tasks=3", "analyses: all has no settings"),
         ("", "analyses: found none; allowed: all, cka"),
     ],
@@ -109,6 +120,8 @@ def test_what_is_not_one_is_refused(wanted: str, sentence: str) -> None:
         ("protonet", "images", "cka", "cka needs an inner loop, and protonet has none"),
         ("maml", "sinusoid", "gradcam", "gradcam needs images, and sinusoid has none"),
         ("maml", "sinusoid", "tsne", "tsne needs labels, and sinusoid has none"),
+        ("maml", "sinusoid", "robustness", "robustness needs images, and sinusoid has none"),
+        ("maml", "images", "robustness:against=away", "away: no final run that has been tested"),
         ("maml", "sinusoid", "rates", "rates: maml learns or makes nothing for its inner steps here"),
         ("cavia", "sinusoid", "landscape", "landscape.rate: cavia has no inner_lr above 0; say a rate, as in "),
     ],
@@ -120,6 +133,8 @@ def test_what_has_no_meaning_is_refused_before_training(
     with pytest.raises(UserError) as refused:
         with_a_meaning(wanted_analyses(wanted), config)
     assert str(refused.value).startswith(sentence)
+    if ":" in wanted:  # without its settings it has a meaning
+        return
     found, left = with_a_meaning(wanted_analyses("all"), config)
     assert wanted not in [one.name for one in found]
     assert [why for why in left if why.startswith(sentence)]
@@ -270,6 +285,28 @@ def test_a_module_that_an_entry_point_names_is_found(tmp_path: Path) -> None:
     assert done.stdout == f"A glance. {sorted([*SHIPPED, 'glance'])}\n", done.stderr
 
 
+def test_two_final_runs_are_attacked_on_the_same_images(
+    tmp_path: Path, glyphs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run's own scores under attack are those of its own analysis; of other test tasks it is refused."""
+    monkeypatch.setenv("RAYMETA_STUDIES", str(tmp_path / "studies"))
+    task = {"task": {"queries": 2, "eval_queries": 2}}
+    first, second = (finished(spec, small_trial(spec, config=task), [0]) for spec in ("maml", "protonet"))
+    few = "robustness:tasks=2,linf=[0.1],l2=[],l1=[],steps=2,checks=1"
+    found = analyse(first.folder.name, f"{few},against={second.folder.name}", quiet=True)
+    assert found.problems == []
+    both, alone = found.frame("robustness"), analyse(second.folder, few, quiet=True).frame("robustness")
+    there = both[(both["tried_on"] == second.folder.name) & (both["made_on"] == second.folder.name)]
+    own = alone[alone["attack"].isin(["none", "fgsm", "pgd"])]
+    assert there["loss"].tolist() == own["loss"].tolist()
+    assert "PGD of this on" in str(found)
+    assert parse(json.dumps(found.as_dict()))["analyses"][0]["table"]["l-infinity 0.1"]["PGD"].endswith("0")
+    assert f"others:\n  {second.folder.name}:\n    0: " in found.found[0].file(".yaml").read_text()
+    other = finished("other", small_trial("maml", config={"task": {"queries": 2, "eval_queries": 3}}), [0])
+    with pytest.raises(UserError, match=r"its test tasks are others: task.eval_queries is 3, and here 2$"):
+        analyse(first.folder, f"{few},against={other.folder.name}", quiet=True)
+
+
 def test_the_docs_example_works(run: FinalTable) -> None:
     page = (Path(__file__).parents[2] / "docs" / "analyses.md").read_text()
     exec(page.split("```python\n")[1].split("```")[0], {})
@@ -291,9 +328,11 @@ def test_from_the_command_line(spec: str, studies: Path) -> None:
     words = [spec, "--task", "glyphs-5w1s", "--seeds", "1", "--slots", "1", "model.width=8"]
     words += ["budget.outer_steps=4", "budget.validate_every=2", "budget.validation_tasks=4", "budget.test_tasks=4"]
     few = "all,cka:tasks=2,gradients:tasks=2,landscape:tasks=2,rates:tasks=2,similarity:tasks=2,steps:tasks=2"
+    few += ",robustness:tasks=1,checks=1,steps=2,l1=[]"
     done = raymeta("final", *words, "--analyse", few, "--json")
     assert done.returncode == 0, done.stderr
     without = {"maml": {"rates"}, "alfa": set(), "protonet": {"cka", "gradients", "landscape", "rates", "steps"}}[spec]
+    without = {"examples", "paths", "tracking", *without}
     left = [name for name in SHIPPED if name not in without]
     row = parse(done.stdout)
     assert [one["name"] for one in row["analyses"]] == left

@@ -16,7 +16,8 @@ from torch import Tensor
 from unrolled import assert_same, descent, expected_gradient, relative_error, unrolled_loss
 
 from raymeta.errors import UserError
-from raymeta.problem import Tasks, TestSplitClosed, predictions
+from raymeta.inner import predictions
+from raymeta.problem import Tasks, TestSplitClosed
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 

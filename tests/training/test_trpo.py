@@ -190,7 +190,10 @@ def test_it_is_refused_where_there_is_no_policy() -> None:
 
 def test_what_has_no_meaning_for_a_policy_is_refused() -> None:
     for own, sentence in [
-        ({"method": "anil"}, "anil has no meaning for policies, which navigation2d is of; allowed: maml, metasgd"),
+        (
+            {"method": "boil"},
+            "boil has no meaning for policies, which navigation2d is of; allowed: alfa, anil, cavia, maml, metasgd",
+        ),
         ({"regularizers": {"mr": {}}}, "mr has no meaning for policies, which navigation2d is of; allowed: dropgrad"),
         ({"method": "protonet"}, "protonet needs labels, and navigation2d has none"),
     ]:

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.errors import UserError
 from raymeta.hooks import Regularizer
 from raymeta.models import Backbone
 from raymeta.problem import Examples, Problem, Tasks
@@ -41,6 +42,12 @@ class Aug(Regularizer):
 
     def __init__(self, config: AugConfig, model: Backbone, problem: Problem) -> None:
         super().__init__(config, model, problem)
+        moved = [key for key in ("crop", "flip") if getattr(config, key)]
+        if not problem.labels and moved:
+            raise UserError(
+                f"regularizers.aug.{moved[0]}: found true, but what {problem.name} predicts of an image changes with "
+                "it; allowed: crop false and flip false"
+            )
         mean, std = getattr(problem, "mean", None), getattr(problem, "std", None)
         self.mean = torch.tensor(mean or (0.0,))[:, None, None]
         self.std = torch.tensor(std or (1.0,))[:, None, None]

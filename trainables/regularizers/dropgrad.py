@@ -84,7 +84,7 @@ class DropGrad(Regularizer):
         # `all` has those too that are no weights of the model (CAVIA's).
         return self.settings.layers == "all" or name in self.scope
 
-    def factor(self, like: Tensor, ramp: float, context: Context) -> Tensor:
+    def factor(self, like: Tensor, ramp: float | Tensor, context: Context) -> Tensor:
         """n, in the shape of `like`; exactly 1 where the rate is 0."""
         assert context.noise is not None, "DropGrad is off in evaluation"
         if self.settings.noise == "gaussian":

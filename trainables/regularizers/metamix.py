@@ -122,7 +122,7 @@ class MetaMix(Regularizer):
 class Mixing:
     """What MetaMix does in the tasks of an outer step, with what was drawn for them."""
 
-    def __init__(self, metamix: MetaMix, learner: Learner, draws: Draws, progress: float) -> None:
+    def __init__(self, metamix: MetaMix, learner: Learner, draws: Draws, progress: float | Tensor) -> None:
         self.metamix, self.learner, self.draws, self.progress = metamix, learner, draws, progress
         self.places = metamix.places
 

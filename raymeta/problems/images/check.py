@@ -56,8 +56,7 @@ def check_dataset(dataset: ImageDataset, progress: Progress | None = None) -> li
     digests = _digests(dataset.store, progress or (lambda done, total: None))
     findings: list[Finding] = []
     for split in dataset.splits:
-        task = dataset.task.model_copy(update={"split": split})
-        store = type(dataset)(task).store
+        store = dataset.under(split).store
         published = dataset.published.get(split)
         counts = _counts(store, published)
         findings += [*counts, *_overlaps(store)]

@@ -4,80 +4,45 @@ A data set is a file: a subclass of `ImageDataset` under `@registry.dataset("nam
 """
 
 import re
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
-from torch import Tensor
+from PIL import ImageColor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.engine.labelled import Labelled
-from raymeta.errors import UserError, suggest
-from raymeta.metric import Metric
-from raymeta.problem import SPLITS, Bank, Examples, Problem, Split, Tasks
+from raymeta.errors import UserError
+from raymeta.problem import Bank, Examples, Split
+from raymeta.problems.images.classification import ImageClassification
 from raymeta.problems.images.cross import fitted
 from raymeta.problems.images.episodes import ImageEpisodes, classes_of
-from raymeta.problems.images.given import pixels
-from raymeta.problems.images.images import DeviceImages, HostImages
+from raymeta.problems.images.images import HostImages
 from raymeta.problems.images.layouts.plan import Plan
-from raymeta.problems.images.reading.packing import (
-    CONTENTS,
-    LEFT_OUT,
-    Packed,
-    Progress,
-    Stream,
-    build_store,
-    packed_at,
-    packed_from,
-)
-from raymeta.problems.images.reading.pictures import Colour, plain, squeezed
-from raymeta.problems.images.reading.remote import Root, local
-from raymeta.problems.images.reading.sources import Published
-from raymeta.problems.images.store import Channels, Rule, Store, scaled, unscaled
+from raymeta.problems.images.reading.pictures import Colour
+from raymeta.problems.images.reading.sources import Published, check_counts
+from raymeta.problems.images.stored import StoredImages
 from raymeta.problems.images.task import OF_A_SOURCE, ImagesTask
 from raymeta.problems.images.variable import VariableEpisodes
-from raymeta.storage.files import cache_folder
 
 TASK = re.compile(r"(?P<dataset>[a-z0-9]+)(-(?:(?P<ways>\d+)w)?(?P<shots>\d+)s|-(?P<sampler>metadataset))?")
 
 
 @registry.problem("images")
-class ImageDataset(Problem):
-    """A data set of images, packed once per machine and shared by all processes. A subclass writes `build`.
+class ImageDataset(StoredImages, ImageClassification):
+    """A data set of images. A subclass writes `build`.
 
     Attributes:
-        splits: class splits by name, the default first.
-        version: of what `build` makes; a new one makes a new store.
-        mean, std: per channel, if pixels are to be standardised.
-        store_name: of the store, if data sets share one; None: the data set's own.
         published: class split by name -> what is in it by those who published it, where that is known.
-        fitted: how its files become images of its size, in words.
-        rules: class split by name -> its rule, of those that are not in the store. A store stays as it is, and its
-            fingerprint, when a split is added here.
     """
 
     Config: ClassVar[type[TaskConfig]] = ImagesTask
-    metric: ClassVar[Metric] = Metric("accuracy", "max", unit="%", scale=100.0, digits=2)
-    splits: ClassVar[tuple[str, ...]] = ("standard",)
     form: ClassVar[str] = "DATASET-<ways>w<shots>s, as in omniglot-5w1s, or DATASET-metadataset"
-    version: ClassVar[int] = 1
-    store_name: ClassVar[str | None] = None
-    mean: ClassVar[tuple[float, ...] | None] = None
-    std: ClassVar[tuple[float, ...] | None] = None
     published: ClassVar[Mapping[str, Published]] = {}
-    rules: ClassVar[Mapping[str, Rule]] = {}
-    fitted: ClassVar[str] = "squeezed with Lanczos"
-    keeps_on_devices: ClassVar[bool] = True
-    _store: Store | None = None
-    _on_device: DeviceImages | None = None
 
     def __init__(self, task: ImagesTask) -> None:
         """Open it under a task's settings; nothing is read yet.
@@ -91,22 +56,13 @@ class ImageDataset(Problem):
         self.one_shape = task.sampler == "fixed"
         if not self.has_source:
             _refuse_ignored(self.name, task)
-        self.split = self.splits[0] if task.split is None else task.split
-        if self.split not in self.splits:
-            raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
         self._other = None if task.test_dataset is None else _open_other(self, task.test_dataset)
 
     @classmethod
-    def open(cls, task: Any) -> Problem:
-        """The data set that a task names."""
-        problem: Problem = registry.find("dataset", task.dataset)(task)
-        return problem
-
-    @classmethod
     def check(cls, task: Any) -> None:
-        for name in (task.dataset, task.test_dataset):
-            if name is not None:
-                registry.find("dataset", name)
+        super().check(task)
+        if task.test_dataset is not None:
+            registry.find("dataset", task.test_dataset)
 
     @classmethod
     def parse(cls, text: str) -> dict[str, Any] | None:
@@ -119,26 +75,6 @@ class ImageDataset(Problem):
         named = {} if match["dataset"] == "images" else {"dataset": match["dataset"]}
         return {**named, **numbers, **sampler}
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of logits [n, N] with labels [n] or probabilities [n, N]."""
-        return F.cross_entropy(outputs, y)
-
-    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Accuracy of a task, 0 to 1."""
-        return (outputs.argmax(-1) == y).double().mean()
-
-    def outputs_of(self, tasks: Tasks) -> int | None:
-        """Classes of a task, counted where tasks differ in them and are therefore alone; each has support images."""
-        return None if self.one_shape else int(tasks.support.y.max()) + 1
-
-    @abstractmethod
-    def build(self, root: Path | None, progress: Progress) -> Packed:
-        """Read or draw all images, for all class splits.
-
-        Raises:
-            UserError: the data can't be had from `root`.
-        """
-
     def plan(self, root: Path | None) -> Plan | None:
         """What `build` would pack, before an image is read; None: it is drawn or downloaded.
 
@@ -147,131 +83,24 @@ class ImageDataset(Problem):
         """
         return None
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """An image file of any size and kind as `build` packs those of this data set: size and channels."""
-        return squeezed(self.input_shape[-1])(plain(image, self.input_shape[0] == 1, self.background))
-
-    def inputs(self, given: Any) -> Tensor:
-        """Images; see `raymeta.problems.images.given.pixels`."""
-        return torch.from_numpy(scaled(pixels(given, self.input_shape, self.fit), *self.standard))
-
-    def given(self, x: Tensor) -> NDArray[np.uint8]:
-        """Pictures as files have them, uint8 [n, H, W, C]."""
-        return unscaled(x.cpu().numpy(), *self.standard).transpose(0, 2, 3, 1)
-
-    def pixels(self, x: Tensor) -> Tensor:
-        mean, std = (None if given is None else x.new_tensor(given)[:, None, None] for given in self.standard)
-        return x if mean is None or std is None else (x * std + mean).clamp(0, 1)
+    def preview(self, root: Path | None) -> dict[str, Any] | None:
+        if (plan := self.plan(root)) is None:
+            return None
+        found = plan.shown(self.input_shape)
+        try:
+            check_counts(plan.source, plan.counts, self.published.get(self.split))
+        except UserError as error:
+            found["refused"] = str(error)
+        return found
 
     @property
     def background(self) -> Colour:
-        """What is behind transparent pictures."""
         red, green, blue, *_ = ImageColor.getrgb(self.task.background)
         return red, green, blue
 
-    @property
-    def standard(self) -> tuple[Channels | None, Channels | None]:
-        """Mean and deviation that pixels are standardised with, per channel."""
-        return self.mean, self.std
-
-    @property
-    def folder(self) -> Path:
-        """Where the store is or will be."""
-        return cache_folder() / f"{self._stored_as}-{self.version}"
-
-    @property
-    def _stored_as(self) -> str:
-        return self.store_name or self.name
-
-    @property
-    def _rule(self) -> Rule | None:
-        return self.rules.get(self.split)
-
-    @property
-    def _command(self) -> str:
-        return f"raymeta data prepare {self.name}"
-
-    def _about(self) -> dict[str, Any]:
-        """What `meta.json` says beside the contents."""
-        return {"name": self._stored_as, "version": self.version}
-
-    @property
-    def ready(self) -> bool:
-        return self.folder.exists()
-
-    @property
-    def store(self) -> Store:
-        """The store, opened on first use.
-
-        Raises:
-            UserError: it is not there, or damaged.
-        """
-        if self._store is None:
-            store = Store(self.folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
-            store.mean, store.std = self.standard
-            self._store = store
-        return self._store
-
-    @property
-    def fingerprint(self) -> str:
-        return self.store.fingerprint
-
-    def prepare(self, root: Root | None = None, progress: Progress | None = None, *, rebuild: bool = False) -> None:
-        say = progress or (lambda done, total: None)
-        with ExitStack() as stack:
-
-            def build(scratch: Path) -> Packed:
-                folder = stack.enter_context(local(root, scratch, say))
-                there = packed_at(folder) if folder is not None else None
-                return self.build(folder, say) if there is None else self._packed_elsewhere(there)
-
-            build_store(self.folder, self._about(), build, rebuild=rebuild)
-        self._store = None
-        _ = self.store  # a store that was there already may be damaged: say so now
-
-    def _packed_elsewhere(self, folder: Path) -> Packed:
-        """A store that was packed on another machine."""
-        there = Store(folder, self.name, self.version, self.split, self._stored_as, self._command, self._rule)
-        return packed_from(there.meta, there.images)
-
-    def receive(self, meta: Mapping[str, Any], parts: Iterable[tuple[int, NDArray[np.uint8]]]) -> None:
-        """Make a store out of another machine's; nothing happens if there is one.
-
-        Args:
-            meta: its `meta.json`.
-            parts: its images, as `Stream` has them.
-
-        Raises:
-            UserError: the parts don't have the fingerprint of `meta`, or can't be written.
-        """
-        about = {key: meta[key] for key in meta if key not in CONTENTS}
-        build_store(self.folder, about, lambda _: packed_from(meta, Stream(tuple(meta["shape"]), parts)), rebuild=False)
-        self._store = None
-
-    def describe(self) -> dict[str, Any]:
-        about: dict[str, Any] = {
-            "name": self.name, "input_shape": list(self.input_shape), "splits": list(self.splits),
-            "fitted": self.fitted, "ready": self._store is not None or self.ready, "folder": str(self.folder),
-        }  # fmt: skip
-        if not self.folder.exists():
-            return about
-        store = self.store
-        return about | {
-            "classes": {split: len(store.classes(split)) for split in SPLITS},
-            "images": len(store.images),
-            "bytes": sum(file.stat().st_size for file in self.folder.iterdir()),
-            "fingerprint": store.fingerprint,
-            **self.remarks,
-        }
-
-    @property
-    def remarks(self) -> dict[str, str]:
-        """What is to be said of how the store was packed: how classes were recognised, what was left out, and more."""
-        meta = self.store.meta
-        lines: dict[str, str] = {key: meta[key] for key in ("layout", "left_out") if meta.get(key)}
-        if (listed := self.folder / LEFT_OUT).exists():
-            lines["left_out"] += f"; all of it: {listed}"
-        return {**lines, **meta.get("notes", {})}
+    def under(self, split: str) -> "ImageDataset":
+        """The same data set under another class split."""
+        return type(self)(self.task.model_copy(update={"split": split}))
 
     def training_bank(self, seed: int, tasks_per_step: int) -> Bank:
         if not self.task.share_classes:
@@ -302,17 +131,6 @@ class ImageDataset(Problem):
 
         about = {"split": self.split, "train_classes": self.task.train_classes}
         return Labelled(len(classes), len(rows), take, about)
-
-    @property
-    def kept_bytes(self) -> int:
-        return self.store.images.nbytes
-
-    def keep_on(self, device: torch.device) -> None:
-        """Copy the images to a device; see `Problem.keep_on`.
-
-        The test split of another data set stays where it is: its images are resized on the way.
-        """
-        self._on_device = DeviceImages(self.store.images, self.store.scaled, device)
 
     def _as_own(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images of another data set as models of this one see them."""

@@ -134,12 +134,12 @@ class ImageEpisodes(ImagePool):
         if self._fixed:
             chosen = self._groups[np.arange(ways), (keys * self._group_sizes).astype(np.int64)]
         else:
-            chosen = _smallest(keys, ways)
+            chosen = smallest(keys, ways)
         turns = self._turns(table[:, :ways], chosen)
         keys = table[:, ways + for_classes :].reshape(count, ways, most)
         if (self._sizes < most).any():
             keys = np.where(np.arange(most) < self._sizes[chosen][..., None], keys, np.inf)
-        return chosen, _smallest(keys, self._shots + self._queries), turns
+        return chosen, smallest(keys, self._shots + self._queries), turns
 
 
 def classes_of(store: "Store", task: ImagesTask, split: Split) -> NDArray[np.int64]:
@@ -161,7 +161,7 @@ def classes_of(store: "Store", task: ImagesTask, split: Split) -> NDArray[np.int
     return chosen
 
 
-def _smallest(keys: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+def smallest(keys: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     """Indices of the k smallest along the last axis, smallest first: k draws without replacement."""
     found = np.argpartition(keys, k - 1)[..., :k]
     order = np.take_along_axis(keys, found, -1).argsort()

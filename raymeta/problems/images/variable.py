@@ -8,12 +8,12 @@ Triantafillou et al.: Meta-Dataset (ICLR 2020), appendix on episode sampling. |c
     K_c = min(floor(R_c (|S| - N)) + 1, |c| - q),  R_c = exp(alpha_c) |c| / sum over c' of exp(alpha_c') |c'|
           alpha_c uniform in [-log imbalance, log imbalance): log 0.5 to log 2
 
-Classes are drawn evenly over the split, as the paper does for eight of its ten sources. What it does for the other two,
-Omniglot (one alphabet's characters) and ImageNet (classes below one node of WordNet), is not done here.
+Classes are drawn evenly over the split, as the paper does for eight of its ten sources; what it does for the other two:
+raymeta/problems/metadataset/sampling.py.
 """
 
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from raymeta.errors import UserError
 from raymeta.problem import Examples, Split, Tasks
-from raymeta.problems.images.episodes import ImagePool
+from raymeta.problems.images.episodes import ImagePool, classes_of
 from raymeta.problems.images.images import Images
 from raymeta.problems.images.task import ImagesTask, MetaDatasetConfig
 
@@ -32,12 +32,30 @@ if TYPE_CHECKING:
 class VariableEpisodes(ImagePool):
     """Classification episodes of differing ways and shots; see the module's docstring.
 
+    Args:
+        store, task, split, seed, images: see `ImagePool`.
+        counts: |c| of each of the store's classes; None: as many as it has.
+
+    Attributes:
+        extra: uniform numbers of an episode that `choose` needs beside the others.
+
     Raises:
         UserError: fewer classes than `min_ways`, a class with a single image, or what `ImagePool` refuses.
     """
 
-    def __init__(self, store: "Store", task: ImagesTask, split: Split, seed: int, images: Images | None = None) -> None:
+    extra: ClassVar[int] = 0
+
+    def __init__(
+        self,
+        store: "Store",
+        task: ImagesTask,
+        split: Split,
+        seed: int,
+        images: Images | None = None,
+        counts: NDArray[np.int64] | None = None,
+    ) -> None:
         super().__init__(store, task, split, seed, images)
+        self._counts = self._sizes if counts is None else counts[classes_of(store, task, split)]
         self._bounds = bounds = task.metadataset
         classes = len(self._sizes)
         if bounds.min_ways > classes:
@@ -81,16 +99,25 @@ class VariableEpisodes(ImagePool):
         """
         bounds, classes, most = self._bounds, len(self._sizes), int(self._sizes.max())
         width = self._most_ways
-        row = self._uniforms.rows(number, 1, 2 + classes + 2 * width + width * most)[0]
-        order, alphas, turns, keys = np.split(row[2:], np.cumsum([classes, width, width]))
-        ways = bounds.min_ways + int(row[0] * (width - bounds.min_ways + 1))
-        chosen = order.argsort()[:ways]
-        sizes = self._sizes[chosen]
-        queries = min(bounds.max_queries, int(sizes.min()) // 2)
-        left = sizes - queries
-        support = support_counts(sizes, left, row[1], alphas[:ways], bounds)
-        keys = np.where(np.arange(most) < sizes[:, None], keys.reshape(width, most)[:ways], np.inf)
+        row = self._uniforms.rows(number, 1, 2 + classes + 2 * width + width * most + self.extra)[0]
+        order, alphas, turns, keys, extra = np.split(row[2:], np.cumsum([classes, width, width, width * most]))
+        chosen = self.choose(row[0], order, extra)
+        ways, counts = len(chosen), self._counts[chosen]
+        queries = min(bounds.max_queries, int(counts.min()) // 2)
+        support = support_counts(counts, counts - queries, row[1], alphas[:ways], bounds)
+        keys = np.where(np.arange(most) < self._sizes[chosen][:, None], keys.reshape(width, most)[:ways], np.inf)
         return chosen, support, queries, keys, turns[:ways]
+
+    def choose(self, uniform: float, order: NDArray[np.float64], extra: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Places of an episode's classes in the split, [N].
+
+        Args:
+            uniform: that the number of ways is made of.
+            order: a uniform number for each class of the split.
+            extra: others, [extra].
+        """
+        least = self._bounds.min_ways
+        return order.argsort()[: least + int(uniform * (self._most_ways - least + 1))]
 
 
 def support_counts(

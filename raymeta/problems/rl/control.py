@@ -56,6 +56,7 @@ class Control(Problem):
         observations: D, numbers of an observation.
         goal_numbers: uniform numbers that a goal is made from.
         start_numbers: R, uniform numbers of an episode's own.
+        plane: which two numbers of an observation are a place in the plane, if there is one.
         version: changed when a task of some number is no longer what it was.
     """
 
@@ -66,6 +67,7 @@ class Control(Problem):
     observations: ClassVar[int]
     goal_numbers: ClassVar[int] = 1
     start_numbers: ClassVar[int] = 0
+    plane: ClassVar[tuple[int, int] | None] = None
     version: ClassVar[int] = 1
 
     def __init__(self, task: Any) -> None:
@@ -86,15 +88,17 @@ class Control(Problem):
 
     @property
     def offers(self) -> frozenset[str]:
-        return frozenset({"policy"})
+        return frozenset({"policy", "plane"} if self.plane else {"policy"})
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """REINFORCE's, of trajectories; see `policy_gradient`."""
         return policy_gradient(outputs, y)
 
-    def outer_loss(self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """TRPO's surrogate; see `surrogate`."""
-        return surrogate(outputs, y)
+    def outer_loss(
+        self, outputs: Tensor, y: Tensor, inner: Callable[[Tensor, Tensor], Tensor], clip: float | None = None
+    ) -> Tensor:
+        """TRPO's surrogate, with `clip` PPO's; see `surrogate`."""
+        return surrogate(outputs, y, clip)
 
     def distance(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean KL divergence from the policy that the trajectories are of."""
@@ -137,7 +141,15 @@ class Control(Problem):
             before.append(torch.cat([mean_return(y, self.task.trajectories) for y in firsts]).double().cpu())
         learner.load_state_dict(now)
         values = torch.stack(after).mean(0)
-        return Score(values, -float(values.mean()), {"return_before": float(torch.stack(before).mean())})
+        first = torch.stack(before).mean(0)
+        return Score(values, -float(values.mean()), {"return_before": float(first.mean())}, first)
+
+    def paths(self, examples: Examples) -> Tensor:
+        """Where the trajectories of a task are in the plane at each step, [E, H, 2]; not a number after their ends."""
+        assert self.plane is not None
+        ended = (Steps.of(examples.y).weights == 0)[..., None]
+        places = examples.x[:, list(self.plane)].masked_fill(ended, torch.nan)
+        return places.view(self.task.trajectories, -1, 2)
 
     def inputs(self, given: Any) -> Tensor:
         raise UserError(f"{self.name}: a policy adapts to trajectories of its own, not to examples that are given")

@@ -29,8 +29,8 @@ class Cheetahs(Bodies):
     file: ClassVar[str] = "half_cheetah.xml"
     mass: ClassVar[float | None] = 14.0
 
-    def seen(self) -> Array:
-        return np.array([np.concatenate([data.qpos[1:], data.qvel, data.xpos[1]]) for data in self.data])
+    def views(self, data: Any) -> tuple[Array, ...]:
+        return data.qpos[1:], data.qvel, data.xpos[1]
 
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
         found: Array = speed - 0.05 * (forces**2).sum(1)
@@ -47,10 +47,13 @@ class Ants(Bodies):
         self._contacts(self.model, data)
         super().settle(data)
 
+    def views(self, data: Any) -> tuple[Array, ...]:
+        return data.qpos, data.qvel, data.cfrc_ext.reshape(-1), data.xmat[1], data.xpos[1]
+
     def seen(self) -> Array:
-        return np.array(
-            [np.concatenate([d.qpos, d.qvel, d.cfrc_ext.ravel().clip(-1, 1), d.xmat[1], d.xpos[1]]) for d in self.data]
-        )
+        found = super().seen()
+        found[:, self.contacts] = found[:, self.contacts].clip(-1, 1)
+        return found
 
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
         effort, contact = (forces**2).sum(1), (seen[:, self.contacts] ** 2).sum(1)

@@ -51,6 +51,7 @@ class Navigation2D(Control):
     actions: ClassVar[int] = 2
     observations: ClassVar[int] = 2
     goal_numbers: ClassVar[int] = 2
+    plane: ClassVar[tuple[int, int] | None] = (0, 1)
 
     def goals(self, uniform: Array, numbers: Sequence[int], split: Split) -> Array:
         return SIDE * (2 * uniform - 1)

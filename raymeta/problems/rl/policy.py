@@ -65,6 +65,8 @@ class Policy(Backbone):
         h = prepared
         for layer in self._layers:
             h = self._activation(F.linear(h, weights[f"{layer}.weight"], weights[f"{layer}.bias"]))
+            for change in now.on_block:
+                h = change(h, layer, now)
         return h
 
     def features(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:

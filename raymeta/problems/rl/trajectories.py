@@ -41,11 +41,18 @@ def policy_gradient(outputs: Tensor, y: Tensor) -> Tensor:
     return -(steps.weights * steps.advantages * log_probability(outputs, steps.actions)).sum()
 
 
-def surrogate(outputs: Tensor, y: Tensor) -> Tensor:
-    """TRPO's loss, []: - wmean pi(a|o) / pi_old(a|o) A; at pi = pi_old its gradient is REINFORCE's."""
+def surrogate(outputs: Tensor, y: Tensor, clip: float | None = None) -> Tensor:
+    """TRPO's loss, []: - wmean r A, r = pi(a|o) / pi_old(a|o); at pi = pi_old its gradient is REINFORCE's.
+
+    With `clip` it is PPO's: - wmean min(r A, r' A), where r' is r within 1 +- clip.
+    """
     steps = Steps.of(y)
     old = log_probability(steps.old, steps.actions)
-    return -(steps.weights * steps.advantages * (log_probability(outputs, steps.actions) - old).exp()).sum()
+    ratio = (log_probability(outputs, steps.actions) - old).exp()
+    gained = ratio * steps.advantages
+    if clip is not None:
+        gained = torch.minimum(gained, ratio.clamp(1 - clip, 1 + clip) * steps.advantages)
+    return -(steps.weights * gained).sum()
 
 
 def mean_divergence(outputs: Tensor, y: Tensor) -> Tensor:

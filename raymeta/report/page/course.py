@@ -40,6 +40,32 @@ def curves(found: Findings) -> Section:
     return Section("curves", title, text, tables=_rounds(found), figures=[figure])
 
 
+def adaptation(found: Findings) -> Section | None:
+    """What adaptation does for the score; None: the problem does not note the score before it."""
+    title, scale, before = "Before and after adaptation", found.metric.scale, f"{found.key}_before"
+    trials = [trial for trial in found.coloured if any(before in entry for entry in trial.rounds)]
+    if not trials:
+        return None
+    rows: list[list[Cell]] = [
+        [trial.number, entry["outer_steps"]]
+        + [scale * entry[key] for key in (before, f"{before}_ci95", found.key, "val_ci95")]
+        for trial in trials
+        for entry in trial.rounds
+        if before in entry
+    ]
+    columns = ["trial", "outer steps", "before", "± 95 %", "after", "± 95 %"]
+    grid = Grid("adaptation", "Validations before and after adaptation", columns, rows, long=True)
+    last = [entry for entry in trials[0].rounds if before in entry][-1]
+    figure = Figure(
+        f"Validation {found.label} before and after adaptation over the outer steps. Trial {trials[0].number} ends at "
+        f"{scale * last[before]:.4g} before and {scale * last[found.key]:.4g} after.",
+        lambda: drawings.adaptation(found, trials),
+        grid,
+    )
+    text = ["Dashed: before the first inner step; solid: after the last one, with its 95 % interval over tasks."]
+    return Section("adaptation", title, text, figures=[figure])
+
+
 def asha(found: Findings) -> Section:
     """Outer steps and hours, against the same trials trained to their full budgets."""
     full, rungs, trials = found.plan.rungs[-1], found.plan.rungs, found.trials

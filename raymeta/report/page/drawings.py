@@ -9,6 +9,7 @@ from raymeta.report.page.effects import Effect, Interaction
 from raymeta.report.page.findings import Findings
 from raymeta.report.style import BEST, EQUAL, GUIDE, INK, REST, panels
 from raymeta.study.plan.param import Value
+from raymeta.study.record.record import TrialRecord
 
 MOST_DOTS = 400  # of a panel, drawn from all
 WIDTH, HEIGHT = 4.6, 3.2  # inches
@@ -42,6 +43,24 @@ def curves(found: Findings) -> Any:
         axis.set_ylim(min(ends) - margin, max(ends) + margin)
     if found.coloured:
         axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def adaptation(found: Findings, trials: Sequence[TrialRecord]) -> Any:
+    """Scores before and after adaptation over the outer steps, a colour a trial."""
+    figure, axis = _panel(WIDTH, HEIGHT + 0.4)
+    scale, before = found.metric.scale, f"{found.key}_before"
+    for colour, trial in zip(LINES, trials, strict=False):
+        rounds = [entry for entry in trial.rounds if before in entry]
+        steps = [entry["outer_steps"] for entry in rounds]
+        old, new, width = (
+            scale * np.array([entry[key] for entry in rounds]) for key in (before, found.key, "val_ci95")
+        )
+        axis.plot(steps, old, "--", color=colour, lw=1)
+        axis.plot(steps, new, color=colour, lw=1.4, marker=".", ms=4, label=f"trial {trial.number}")
+        axis.fill_between(steps, new - width, new + width, color=colour, alpha=0.15, lw=0)
+    axis.set(xlabel="outer steps (dashed: before adaptation)", ylabel=found.label)
+    axis.legend(frameon=False, fontsize=8)
     return figure
 
 

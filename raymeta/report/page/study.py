@@ -1,21 +1,24 @@
 """The report of a study, put together."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from raymeta.report.page import causes, course, outcome
-from raymeta.report.page.content import PAGE, Report, count
+from raymeta.report.page import causes, course, examples, outcome
+from raymeta.report.page.content import PAGE, Report, Section, count
 from raymeta.report.page.findings import Findings, moment
 from raymeta.report.page.forms import html
 from raymeta.report.status import status_of
 from raymeta.storage.files import write_atomically
 from raymeta.study.record.record import StudyRecord
 
-SECTIONS = (
+SECTIONS: tuple[Callable[[Findings], Section | None], ...] = (
     outcome.best,
     outcome.finalists,
+    examples.examples,
     outcome.searched,
     course.curves,
+    course.adaptation,
     course.asha,
     causes.importance,
     causes.slices,
@@ -33,7 +36,8 @@ def report_of(record: StudyRecord) -> Report:
     times, planned = found.times(), count(record.plan.study.trials, "trial")
     until = f", as of {moment(times[-1])}" if times else ""
     subtitle = f"{record.plan.spec} on {record.plan.base.task.title}, {planned}{until}"
-    return Report(record.name, subtitle, [section(found) for section in SECTIONS], lambda: _facts(found))
+    sections = [said for section in SECTIONS if (said := section(found)) is not None]
+    return Report(record.name, subtitle, sections, lambda: _facts(found))
 
 
 def write_page(record: StudyRecord) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -13,6 +12,7 @@ from typing import Self
 from raymeta.installed import child_environment
 from raymeta.study.copies.copy import found, problem_of
 from raymeta.study.record.record import StudyRecord
+from raymeta.study.record.threads import SideThread
 
 PATIENCE_S = 120.0  # how long the end of a study waits for a copy that takes nothing
 TRIED_S = 10.0  # for one that takes nothing and has said why
@@ -47,7 +47,7 @@ class Copier:
             env=child_environment(),
             process_group=0,  # Ctrl-C of a terminal is not for it
         )
-        self._listener = threading.Thread(target=self._listen, name=self.name, daemon=True)
+        self._listener = SideThread(target=self._listen, name=self.name, daemon=True)
         self._listener.start()
         return self
 

@@ -15,9 +15,9 @@ from raymeta.config import TaskConfig, TrialConfig, parse_trial
 from raymeta.errors import UserError
 from raymeta.models.kernels import kernels_of
 from raymeta.problem import open_problem, task_section
-from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.reading.remote import Root
 from raymeta.problems.images.store import Store
+from raymeta.problems.images.stored import StoredImages
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import any_path
 from raymeta.study.machines.resources import on_cluster
@@ -103,7 +103,7 @@ def prepare_nodes(task: TaskConfig, root: Root | None = None, *, ship: bool = Fa
     expected = dataset.fingerprint
     studies.mkdir(parents=True, exist_ok=True)
     source: Root | _Shipment | None = root.resolve() if isinstance(root, Path) else root
-    if ship and isinstance(dataset, ImageDataset):
+    if ship and isinstance(dataset, StoredImages):
         there = on_every_node(_has, task.model_dump())
         source = None if all(answer.value for answer in there) else _shipped(dataset.store)
     mark = studies / f".seen-{uuid.uuid4().hex}"
@@ -178,7 +178,7 @@ def _make_ready(task: dict[str, Any], source: Root | _Shipment | None, mark: str
         raise UserError(f"{folder} is not the folder of that name on the driver's machine: all must share it")
     dataset = open_problem(task_section(task))
     if isinstance(source, _Shipment):
-        assert isinstance(dataset, ImageDataset)
+        assert isinstance(dataset, StoredImages)
         dataset.receive(source.meta, source.arriving())
     else:
         dataset.prepare(source)

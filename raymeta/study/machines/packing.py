@@ -14,7 +14,7 @@ from raymeta.errors import UserError
 from raymeta.study.machines import mps
 from raymeta.study.machines.failures import last_line
 from raymeta.study.machines.probe import Peak, measure
-from raymeta.study.machines.resources import Slots, beyond, on_cluster, start_ray
+from raymeta.study.machines.resources import TRIALS, Slots, beyond, on_cluster, start_ray
 from raymeta.study.plan.plan import Plan
 
 ROOM = 1.1  # a trial may need so much more than its probe
@@ -34,7 +34,9 @@ class Machine:
     memory: int
 
 
-def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[TrialConfig]]) -> Slots:
+def take_slots(
+    most: int | None, pack: Pack, configs: Callable[[], Sequence[TrialConfig]], preload: str = TRIALS
+) -> Slots:
     """Start Ray and see how many trials are to run at a time.
 
     Args:
@@ -42,13 +44,14 @@ def take_slots(most: int | None, pack: Pack, configs: Callable[[], Sequence[Tria
         pack: trials for each GPU; auto: as many as fit by measurement, on cores too; None: auto where there are GPUs,
             elsewhere one for each core.
         configs: the largest of those that will run; called if something is measured.
+        preload: as `start_ray` takes it.
 
     Raises:
         UserError: there is no core to run a trial on, more slots are asked for than any machine of this size could
             have, or a measurement failed.
     """
     remark = beyond(most)
-    start_ray(most)
+    start_ray(most, preload)
     machines = _machines()
     gpus = sum(machine.gpus for machine in machines)
     if not any(machine.cores for machine in machines):

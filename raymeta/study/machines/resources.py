@@ -30,7 +30,6 @@ _DRIVER_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would upload the folder and build it anew per worker
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # or the warm workers are ended before a trial takes them
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_preload_python_modules": "raymeta.trainable",  # by every worker as it starts, while the driver still imports
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # or Tune prints a box of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # they halve the driver's speed; the study's record has what they write
@@ -41,6 +40,7 @@ _DRIVER_ENVIRONMENT = {
 }
 _until_stopped = ExitStack()  # undoes what was changed in this process for Ray's sake
 _QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+TRIALS = "raymeta.trainable"  # what a worker that computes trials has imported
 CONNECT_S = 10.0
 STARTS = 3
 SOCKET_BYTES = 103  # of a socket's path: the least of what systems allow
@@ -99,11 +99,12 @@ def on_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def start_ray(most: int | None) -> None:
+def start_ray(most: int | None, preload: str = TRIALS) -> None:
     """Start Ray on this machine with a core for each slot, or join the cluster of `$RAY_ADDRESS`.
 
     Args:
         most: slots wanted; None: one per core of this machine, and whatever a cluster has.
+        preload: a module that every worker of this machine imports as it starts, while the driver still imports.
 
     Raises:
         UserError: the cluster can't be joined, or has no worker and gets none.
@@ -113,7 +114,8 @@ def start_ray(most: int | None) -> None:
         join_cluster()
         _first_worker(most or 1)
         return
-    _prepare(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # it listens on loopback only, as on those systems always
+    apart = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_preload_python_modules": preload}
+    _prepare(**apart)  # it listens on loopback only, as on those systems always
     mps.prepare()
     folder = _socket_folder()
     import ray

@@ -10,7 +10,7 @@ from typing import Any, Self
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial, split_settings, split_spec
 from raymeta.errors import UserError
-from raymeta.learner import build_learner
+from raymeta.learner import Learner, build_learner
 from raymeta.schema import check, fields, flatten, merge, nest
 from raymeta.study.plan.compose import composed, takes_list, whole
 from raymeta.study.plan.layers import SCALE, Base, StudyConfig, base_of
@@ -202,6 +202,7 @@ def make_plan(
         {key: said.origin for key, said in own.fixed.items()},
         origins,
     )
+    plan = replace(plan, space=_without_idle(plan, method, own))
     plan = replace(plan, space=_without_false_baseline(plan, spec, own))
     plan = replace(plan, space=_allowed(plan))
     if own.replace and not set(plan.space.params) - {CHOICE}:
@@ -266,6 +267,21 @@ def _refuse_unsearched(spec: str, own: Own) -> None:
                 f"{name} has no search space, which would be {name}.yaml beside its module; "
                 f"give one with --space FILE, or ranges, as in {section}.KEY=0.01..0.5:log"
             )
+
+
+def _without_idle(plan: Plan, method: str, own: Own) -> Space:
+    """The space without what does nothing on the trials' model, as long as that is the same in all of them."""
+    if any(key.startswith("model.") for key in plan.space.params):
+        return plan.space
+    idle = {f"{method}.{key}": lacks for key, lacks in _built(plan.base).idle.items()}
+    for key, said in own.ranges.items():
+        if key in idle:
+            raise UserError(
+                f"{said.source}: {key} does nothing without {idle[key]}, and model.name {plan.base.model.name} has "
+                "none; leave it out"
+            )
+    flat = plan.base.flat()
+    return plan.space.without({key: flat[key] for key in idle if key in plan.space.params})
 
 
 def _without_false_baseline(plan: Plan, spec: str, own: Own) -> Space:
@@ -358,6 +374,10 @@ def _accepted(plan: Plan, point: Point) -> bool:
 
 def _accept(config: TrialConfig) -> None:
     """Raise now what only the method itself can refuse."""
+    _built(config)
+
+
+def _built(config: TrialConfig) -> Learner:
     from raymeta.problem import open_problem
 
-    build_learner(config, open_problem(config.task))
+    return build_learner(config, open_problem(config.task))

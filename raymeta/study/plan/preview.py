@@ -12,6 +12,7 @@ from raymeta.problem import CHUNK
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import BASELINE
+from raymeta.training.lanes import lane_structure, lanes_of
 from raymeta.training.trainer import Trainer
 
 PROBED_STEPS = 3
@@ -26,6 +27,8 @@ class Preview:
         points: what the first trials would be, starting points first; proposals after them are random ones here.
         step_s, validation_s: measured on this machine with the base config, for one trial alone.
         usual_steps, most_steps: outer steps of the study if one trial in `reduction` passes each rung, and if all do.
+        lanes: trials that may be lanes of one program, on each slot; 0: each trial has a process of its own.
+        structures: by which lanes can share a program, among as many random proposals as the study has trials.
         finalists: how many trials are scored on fresh episodes at most, the un-regularized start among them.
         finalist_s: for one of them, with its trainings by `study.finalist_seeds`.
     """
@@ -41,6 +44,8 @@ class Preview:
     usual_steps: int
     most_steps: int
     disk_bytes: int
+    lanes: int
+    structures: int
     finalists: int
     finalist_s: float
 
@@ -89,9 +94,17 @@ def preview(plan: Plan, slots: int, trials: int = 8) -> Preview:
         plan.usual_steps(),
         study.trials * budget.outer_steps,
         (study.trials + finalists * study.finalist_seeds) * checkpoint,
+        lanes_of(plan.base, gpu=torch.cuda.is_available()),
+        _structures(plan),
         finalists,
         fresh_s + study.finalist_seeds * (training_s + fresh_s),
     )
+
+
+def _structures(plan: Plan) -> int:
+    """How many there are among random proposals."""
+    proposals = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.study.seed))
+    return len({lane_structure(plan.config(plan.space.sample(proposals.ask()))) for _ in range(plan.study.trials)})
 
 
 def _probe(plan: Plan) -> tuple[float, float, int]:

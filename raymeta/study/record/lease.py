@@ -18,6 +18,7 @@ from typing import Any
 
 from raymeta.errors import StorageError, UserError
 from raymeta.storage.places import RemotePath
+from raymeta.study.record.threads import SideThread
 
 BEAT_S = 5.0
 STALE_S = 30.0  # without a beat, after which a driver is taken for dead
@@ -67,7 +68,7 @@ class Lease:
         if there is None or there["token"] != self._token:
             raise self._refusal(there)
         stop = threading.Event()
-        thread = threading.Thread(target=self._keep, args=(stop,), name="lease", daemon=True)
+        thread = SideThread(target=self._keep, args=(stop,), name="lease", daemon=True)
         thread.start()
         try:
             yield

@@ -21,6 +21,7 @@ from raymeta.errors import shown
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
 from raymeta.study.record.lease import STALE_S, this_machine
+from raymeta.study.record.threads import SideThread
 
 FILE = "driver.json"
 BEAT_S = 2.0
@@ -149,7 +150,7 @@ class Pulse:
         self.folders = folders
         self.shown: Callable[[], Beat] = Beat
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="pulse", daemon=True)
+        self._thread = SideThread(target=self._keep, name="pulse", daemon=True)
 
     def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles the session for a restore of its own, which is not used

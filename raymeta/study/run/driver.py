@@ -67,9 +67,10 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         number = _number(trial)
-        self._watch.reported(trial, result["seconds"])
+        self._watch.reported(trial, result.get("wall", result["seconds"]))
         score = f"val_{self.record.metric.name}"
-        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:]) if key in result}
+        also = [key for key in result if key.startswith("val_") and key not in (score, *ROUND_KEYS)]
+        metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:], *also) if key in result}
         if metrics["diverged"]:
             metrics.pop(score)  # Tune insists on one, but nothing was validated
         if result["done"]:
@@ -119,9 +120,13 @@ class Driver(tune.Callback):  # type: ignore[misc]
             else:
                 self._killed[_number(trial)] = reason
                 ray.kill(actor)
+                if self.searcher.fleets:  # it is the fleet that is silent
+                    self.searcher.fleets.kill(_number(trial))
 
     def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
         self.record.finish(number, state, reason)
+        if self.searcher.fleets:
+            self.searcher.fleets.ended(number)
         self.progress.update()
         self.tracker.update(number)
         finalists = self.record.plan.study.finalists and not on_cluster()

@@ -14,13 +14,15 @@ from pathlib import Path
 from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.installed import child_environment
 from raymeta.problems.images.reading.remote import Root
+from raymeta.study.machines.fleet.fleets import THIN_TRIALS
 from raymeta.study.machines.packing import Pack, largest, take_slots
-from raymeta.study.machines.resources import Slots, stop_ray
+from raymeta.study.machines.resources import TRIALS, Slots, stop_ray
 from raymeta.study.machines.session import INTERRUPTED, TERMINATED, Session
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.folder import driver_of
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.search import on_slots, run
+from raymeta.training.lanes import lanes_of
 
 LOOK_S = 0.2  # between two looks at a study that another process drives
 APART_S = 1.0  # between two interrupts, or they may arrive as one
@@ -40,7 +42,8 @@ class How:
     def start(self, plan: Plan) -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the trials of a plan."""
         try:
-            given = take_slots(self.slots, self.pack, lambda: largest(plan))
+            preload = THIN_TRIALS if lanes_of(plan.base, gpu=False) else TRIALS
+            given = take_slots(self.slots, self.pack, lambda: largest(plan), preload)
             from raymeta.study.machines.nodes import prepare_kernels, prepare_nodes
 
             prepare_kernels(plan.base)

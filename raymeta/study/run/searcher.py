@@ -7,6 +7,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raymeta.study.machines.fleet.fleets import Fleets
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
@@ -20,16 +21,21 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
     Attributes:
         left: trials to go on with.
         alone: trials to go on with while nothing else runs.
+        fleets: that compute the trials; None: each has a process of its own.
+        count: trials at a time.
     """
 
-    def __init__(self, record: StudyRecord, left: list[TrialRecord], session: Session) -> None:
+    def __init__(
+        self, record: StudyRecord, left: list[TrialRecord], session: Session, fleets: Fleets | None = None
+    ) -> None:
         assert session.slots is not None
         super().__init__(metric=f"val_{record.metric.name}", mode=record.metric.mode)
         self.record = record
         self.left = deque(left)
         self.alone: deque[TrialRecord] = deque()
         self.session, self.slots = session, session.slots
-        self._ahead = int(self.slots.count > 1)
+        self.fleets, self.count = fleets, fleets.count if fleets else self.slots.count
+        self._ahead = int(self.count > 1)
         self._handed_out: set[str] = set()  # by Tune's names, until they end there
         self._solo = ""
 
@@ -38,7 +44,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         """A slot has nothing more to do, unless a trial that runs comes back."""
         trials = self.record.trials()
         running = sum(trial.state == "running" for trial in trials)
-        return len(trials) >= self.record.plan.study.trials and running < self.slots.count
+        return len(trials) >= self.record.plan.study.trials and running < self.count
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.session.stopping:
@@ -56,7 +62,7 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             running = sum(trial.state == "running" for trial in trials)
             if len(trials) >= self.record.plan.study.trials:
                 return None if running else Searcher.FINISHED  # one that runs may come back to `left`
-            if running >= self.slots.count + self._ahead:
+            if running >= self.count + self._ahead:
                 return None
             trial = self.record.ask()
         self._handed_out.add(trial_id)
@@ -67,7 +73,11 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
             "gpu_share": self.slots.gpu,
             "gpu_context": self.slots.gpu_context,
         }
-        return {**self.record.config(trial).as_dict(), "study": place}
+        config = self.record.config(trial)
+        if self.fleets:
+            place = {key: place[key] for key in ("trial", "folder", "known")}
+            place["fleet"] = self.fleets.place(trial.number, config)
+        return {**config.as_dict(), "study": place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The driver writes the record, where it sees why a trial ended."""

@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from raymeta.installed import child_environment
 from raymeta.study.record.record import StudyRecord, TrialRecord
+from raymeta.study.record.threads import SideThread
 from raymeta.study.run.for_mlflow import study_content, summary_content, trial_content
 from raymeta.study.tracking.connection import problem_of
 from raymeta.study.tracking.messages import Message
@@ -52,7 +52,7 @@ class Tracker:
             env=child_environment(),
             process_group=0,  # Ctrl-C of a terminal is not for it
         )
-        self._listener = threading.Thread(target=self._listen, name="mlflow", daemon=True)
+        self._listener = SideThread(target=self._listen, name="mlflow", daemon=True)
         self._listener.start()
         self._tell(study_content(self.record))
         return self

@@ -11,6 +11,8 @@ from pathlib import Path
 from ray import tune
 
 from raymeta.report.live.progress import Progress
+from raymeta.study.machines.fleet.fleets import Fleets
+from raymeta.study.machines.fleet.thin import FleetTrial
 from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
@@ -18,16 +20,23 @@ from raymeta.study.run.driver import Driver, Leave
 from raymeta.study.run.searcher import RecordASHA, RecordSearcher
 from raymeta.study.run.tracker import Tracker
 from raymeta.trainable import MetaTrainable
+from raymeta.training.lanes import lanes_of
 
 
 def tune_study(record: StudyRecord, session: Session, progress: Progress, tracker: Tracker) -> None:
     """Run the trials that a study lacks on the slots of a session, until they are done or the user leaves."""
     assert session.slots is not None
     left = [trial for trial in record.trials() if trial.state == "running"]
-    searcher = RecordSearcher(record, left, session)
+    fleets = None
+    if lanes := lanes_of(record.plan.base, gpu=bool(session.slots.gpu)):
+        fleets = Fleets(session.slots, lanes)
+        fleets.start()
+        session.say(f"trials are lanes: up to {lanes} of a structure in one program, on each of {session.slots.count}")
+    count, per_trial = (fleets.count, fleets.per_trial) if fleets else (session.slots.count, session.slots.per_trial)
+    searcher = RecordSearcher(record, left, session, fleets)
     scratch = Path(tempfile.mkdtemp(prefix="raymeta-"))  # what Tune itself writes; nobody needs it again
     tuner = tune.Tuner(
-        tune.with_resources(MetaTrainable, session.slots.per_trial),
+        tune.with_resources(FleetTrial if fleets else MetaTrainable, per_trial),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=RecordASHA(record),
@@ -45,9 +54,11 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
         ),
     )
     try:
-        with patched(TUNE), _settings(session.slots.count), progress:
+        with patched(TUNE), _settings(count), progress:
             tuner.fit()
     finally:
+        if fleets:
+            fleets.stop()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -53,10 +53,15 @@ class FewShotModel:
     params: dict[str, str] = field(default_factory=dict)
 
 
-def described(problem: "Problem", checkpoint: str, of: str, params: dict[str, Any]) -> FewShotModel:
-    """The model of a checkpoint that was trained on a problem. Its example is of the first validation task."""
+def described(problem: "Problem", checkpoint: str, of: str, params: dict[str, Any]) -> FewShotModel | None:
+    """The model of a checkpoint that was trained on a problem. Its example is of the first validation task.
+
+    None: a policy, which adapts to trajectories of its own and not to a task that is given.
+    """
     import torch
 
+    if "policy" in problem.offers:
+        return None
     x = problem.given(torch.zeros(1, *problem.input_shape))
     shape = (-1, -1, -1, x.shape[-1]) if "images" in problem.offers else (-1, *x.shape[1:])
     wide, y = (-1, problem.outputs), ("int64", (-1,))

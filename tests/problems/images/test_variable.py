@@ -14,7 +14,8 @@ from reference import same_tasks
 
 from raymeta.config import parse_trial
 from raymeta.errors import UserError
-from raymeta.problem import Tasks, parse_task, predictions
+from raymeta.inner import predictions
+from raymeta.problem import Tasks, parse_task
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask, MetaDatasetConfig
 from raymeta.problems.images.variable import VariableEpisodes, support_counts

@@ -97,7 +97,7 @@ def test_words_add_narrow_and_fix() -> None:
     }
     assert plan.base.flat()["maml.order"] == "first"
     assert plan.space.origins["maml.inner_lr"] == plan.fixed["maml.order"] == plan.fixed[NOISE] == "command line"
-    assert plan.space.origins["maml.adapt_norm"] == "search_spaces/maml.yaml"
+    assert plan.space.origins["outer.lr"] == "search_spaces/_common.yaml"
     assert plan.space.origins[RATE] == "regularizers/dropgrad.yaml"
     assert plan.origins["outer.tasks_per_step"] == "presets/sinusoid.yaml"
     assert plan.space.start_from[0]["maml.inner_steps"] == 5  # the preset's
@@ -128,7 +128,6 @@ outer.lr: 1e-3
     plan = planned("maml.inner_lr=0.03", "outer.lr=1e-4..1e-3", space=file)
     assert ranges(plan) == {
         "outer.lr": "[0.0001, 0.001]",
-        "maml.adapt_norm": "{False, True}",
         "maml.inner_steps": "[1, 9] int by 2",
         RATE: "[0, 0.4]",
         **{DROPGRAD + key: ranges(planned())[DROPGRAD + key] for key in ("layers", "ramp")},
@@ -195,7 +194,7 @@ def test_own_starting_points_come_first() -> None:
     assert plan.space.labels == ["mine", "space, point 2", AUTHORS]  # of equal ones the first
     first, second, authors = plan.space.start_from
     assert first == {**authors, "maml.inner_lr": 0.3, **{key: first[key] for key in first if key.startswith(DROPGRAD)}}
-    assert second == {"outer.lr": 1e-3, "maml.inner_lr": 0.01, "maml.adapt_norm": False, RATE: 0.0}
+    assert second == {"outer.lr": 1e-3, "maml.inner_lr": 0.01, RATE: 0.0}
 
 
 def test_starting_points_are_moved_into_ranges_of_the_users() -> None:

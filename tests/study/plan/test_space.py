@@ -155,7 +155,7 @@ def test_starting_points() -> None:
     assert plan.space.labels == [AUTHORS, BASELINE]
     authors, baseline = plan.space.start_from
     first = read_yaml(ROOT / "regularizers/dropgrad.yaml")["start_from"][0]
-    common = {"outer.lr": 1e-3, "maml.inner_lr": 0.01, "maml.adapt_norm": False}
+    common = {"outer.lr": 1e-3, "maml.inner_lr": 0.01}
     prefix = "regularizers.dropgrad."
     assert authors == {
         **common,

@@ -28,7 +28,7 @@ from study.driving import (
     until,
 )  # fmt: skip
 
-from raymeta.problem import predictions
+from raymeta.inner import predictions
 from raymeta.report.export import against_start, exported
 from raymeta.storage.files import studies_folder, write_atomically
 from raymeta.study.machines.resources import Slots

@@ -25,9 +25,9 @@ from unrolled import (
 
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
-from raymeta.inner import Context
+from raymeta.inner import Context, predictions
 from raymeta.learner import Learner
-from raymeta.problem import Task, predictions
+from raymeta.problem import Task
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.training.trainer import Trainer
 

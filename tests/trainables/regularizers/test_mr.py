@@ -31,9 +31,9 @@ from unrolled import (
 
 from raymeta.engine.noise import Noise
 from raymeta.errors import UserError
-from raymeta.inner import Context
+from raymeta.inner import Context, predictions
 from raymeta.learner import Learner, task_loss
-from raymeta.problem import Task, predictions
+from raymeta.problem import Task
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.testing import conformance
 from raymeta.training.trainer import Trainer

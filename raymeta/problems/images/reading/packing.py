@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from raymeta.errors import UserError, shown
 
 FORMAT = 1
-CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits")  # keys of `meta.json`, beside `about`
+# Keys of `meta.json`, beside `about`.
+CONTENTS = ("format", "fingerprint", "shape", "class_names", "sizes", "splits", "angles")
 REMARKS = ("layout", "left_out", "left_out_paths", "notes")  # keys of `meta.json` on how a store came about
 LEFT_OUT = "left_out.txt"  # all paths that were not packed, a line each
 MOST_LISTED = 1000  # of a kind in `meta.json`, which everyone reads who opens the store
@@ -76,6 +77,7 @@ class Packed(NamedTuple):
         expected: the fingerprint that all this must have; None: whatever it has.
         about: what else `meta.json` says: how the classes were recognised, and what was left out; it is there when all
             images are read.
+        angles: of images that show a thing from somewhere, in degrees: azimuth, elevation, tilt of each.
     """
 
     images: NDArray[np.uint8] | Stream | Files
@@ -84,6 +86,7 @@ class Packed(NamedTuple):
     splits: Mapping[str, Mapping[str, Sequence[int]]]
     expected: str | None = None
     about: Mapping[str, Any] = MappingProxyType({})
+    angles: Sequence[Sequence[float]] | None = None
 
 
 def fingerprint(packed: Packed) -> str:
@@ -144,7 +147,8 @@ def packed_at(folder: Path) -> Path | None:
 def packed_from(meta: Mapping[str, Any], images: NDArray[np.uint8] | Stream) -> Packed:
     """The contents of a store that was packed elsewhere, from its `meta.json` and its images."""
     about = {key: meta[key] for key in REMARKS if key in meta}
-    return Packed(images, meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"], about)
+    contents = meta["class_names"], meta["sizes"], meta["splits"], meta["fingerprint"]
+    return Packed(images, *contents, about, meta.get("angles"))
 
 
 def _write(folder: Path, about: Mapping[str, Any], packed: Packed, left: Path) -> None:
@@ -276,7 +280,8 @@ def _settle(file: IO[Any]) -> None:
 
 def _labels(packed: Packed) -> dict[str, Any]:
     """All but the pixels, as plain data."""
-    return {
+    angles = {} if packed.angles is None else {"angles": [[float(one) for one in three] for three in packed.angles]}
+    return angles | {
         "shape": list(packed.images.shape),
         "class_names": list(packed.class_names),
         "sizes": [int(size) for size in packed.sizes],

@@ -1,0 +1,1 @@
+"""Problems of tracking: a target marked in one frame, found in the frames that follow."""

@@ -1,0 +1,246 @@
+"""Lanes: trials of one structure as one program of a fixed width.
+
+A lane is a `Trainer` whose tensors lie beside those of others. It joins and leaves between any two outer steps, and has
+its own outer step, budget, seed, schedules, validation, best weights and checkpoint; what it computes does not depend
+on what runs beside it. An empty lane computes a copy that nothing is done with. A loss that is not finite ends its own
+lane alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raymeta import registry
+from raymeta.config import TrialConfig
+from raymeta.engine.lanes import Stack, beside, rows_of
+from raymeta.engine.noise import Noise, task_keys
+from raymeta.engine.tasks import for_each
+from raymeta.inner import Context
+from raymeta.learner import GradientLearner, Learner, build_learner, task_loss
+from raymeta.problem import Examples, Task, Tasks, open_problem
+from raymeta.training.device import one_by_one
+from raymeta.training.outer import OfLearner, OuterUpdate
+from raymeta.training.stacked import StackedUpdate
+from raymeta.training.trainer import Trainer
+
+OWN = ("budget.", "outer.schedule", "outer.milestones", "outer.factors", "outer.every", "outer.decay", "outer.added.m",
+       "outer.added.f", "outer.restart_every", "outer.min_lr")  # fmt: skip
+"""Beginnings of keys that a lane has by itself although they are structure: no program depends on them."""
+
+LANES = 16  # of a program on a CPU; see docs/lanes.md
+VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two registers of AVX-512
+
+
+def lane_structure(config: TrialConfig) -> tuple[tuple[str, Any], ...]:
+    """What trials must have in common to be lanes of one program, hashable."""
+    return tuple(pair for pair in config.structure() if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
+
+
+def alone(config: TrialConfig, learner: Learner) -> str:
+    """Why trials of this structure can't be lanes of one program and each runs alone, or ""."""
+    if reason := one_by_one(config, learner):
+        return reason
+    if "policy" in learner.problem.offers:
+        return f"the examples of {learner.problem.name} are made by each trial's policy"
+    if config.outer.optimizer not in ("adam", "sgd"):
+        return f"outer.optimizer {config.outer.optimizer} has no update of many lanes"
+    return ""
+
+
+def whole_width(width: int, tasks: int) -> int:
+    """The least width, of as many lanes or more, at which a lane's float32 numbers are the same bits in every place.
+
+    On a CPU torch computes the last elements of a tensor, those that fill no vector register, by other code, whose
+    exponentials and logarithms round otherwise. So lanes times tasks fill registers; of one lane, products of matrices
+    take another way, too.
+
+    Args:
+        width: lanes wanted.
+        tasks: of an outer step.
+    """
+    whole = VECTOR // math.gcd(VECTOR, tasks)
+    return -(-max(width, 2) // whole) * whole
+
+
+def lanes_of(config: TrialConfig, *, gpu: bool) -> int:
+    """How many trials of a search are lanes of one program, by its base config; 0: each has a process of its own.
+
+    Args:
+        config: what is searched may change it; a structure that can't be lanes runs alone in its fleet.
+        gpu: trials compute on a GPU, where nothing is measured yet.
+    """
+    wanted = config.engine.lanes
+    if wanted == "off":
+        return 0
+    if wanted != "auto":
+        return int(wanted)
+    if gpu or not registry.find("backbone", config.model.name).batches_tasks_on_cpu:
+        return 0
+    return 0 if alone(config, build_learner(config, open_problem(config.task))) else LANES
+
+
+class Lanes:
+    """Up to L trainers of one structure as one program.
+
+    Args:
+        like: a trainer of this structure, which is left as it is.
+        width: L.
+
+    Attributes:
+        trainers: by lane; None: it is empty.
+    """
+
+    def __init__(self, like: Trainer, width: int) -> None:
+        assert isinstance(like.update, OuterUpdate), "alone() says so"
+        self.structure, self.device, self.problem = lane_structure(like.config), like.device, like.problem
+        self.trainers: list[Trainer | None] = [None] * width
+        dtype = next(like.learner.parameters()).dtype
+        own = build_learner(like.config, like.problem).to(like.device, dtype)
+        self._program = _Program(own, vectorized=like.vectorized, per_task=like.update.per_task)
+        self._stack = Stack(own, width)
+        learned = {name: self._stack.tensors[name] for name in like.update.learned}
+        self._update, self._clipping = StackedUpdate(like.update, learned), like.update
+        outer = like.config.outer
+        self._weight = 1 / outer.tasks_per_step if outer.reduction == "mean" else 1.0
+
+    @property
+    def width(self) -> int:
+        """L."""
+        return len(self.trainers)
+
+    @property
+    def free(self) -> list[int]:
+        """Empty lanes."""
+        return [lane for lane, trainer in enumerate(self.trainers) if trainer is None]
+
+    def join(self, trainer: Trainer) -> int:
+        """Put a trainer, wherever in its training it is, into an empty lane, whose number this returns."""
+        if lane_structure(trainer.config) != self.structure:
+            raise ValueError(f"{trainer.config.spec} is of another structure than these lanes")
+        lane = self.free[0]
+        self.trainers[lane] = trainer
+        self._stack.take(lane, trainer.learner)
+        self._update.take(lane, trainer.update)  # type: ignore[arg-type]
+        return lane
+
+    def leave(self, lane: int) -> Trainer:
+        """Take a trainer out, with tensors of its own; it goes on alone, or in any lane."""
+        trainer = self.trainers[lane]
+        assert trainer is not None, f"lane {lane} is empty"
+        self._stack.give(lane, trainer.learner)
+        self._update.give(lane)
+        self.trainers[lane] = None
+        return trainer
+
+    def step(self, lanes: Sequence[int] | None = None) -> None:
+        """An outer step of these lanes, by default of all whose round is not full. Losses are not waited for."""
+        of_phase: dict[Any, list[int]] = {}
+        for lane, trainer in enumerate(self.trainers):
+            if trainer is not None and (lane in lanes if lanes is not None else not trainer.round_full):
+                of_phase.setdefault(_phase(trainer), []).append(lane)
+        for phase, together in of_phase.items():
+            self._step(phase, together)
+
+    def round(self, lanes: Sequence[int], after_step: Callable[[], None] = lambda: None) -> None:
+        """Outer steps of lanes until the round of each is full; their ends are the trainers' own."""
+        own = [trainer for lane in lanes if (trainer := self.trainers[lane]) is not None]
+        while open_lanes := [lane for lane, one in zip(lanes, own, strict=True) if not one.round_full]:
+            self.step(open_lanes)
+            after_step()
+
+    def _step(self, phase: Any, lanes: list[int]) -> None:
+        """An outer step of lanes that are in one phase of their learner."""
+        trainers: dict[int, Trainer] = {lane: self.trainers[lane] for lane in lanes}  # type: ignore[misc]
+        for lane, trainer in trainers.items():
+            self._update.begin(lane, trainer.outer_step)
+        asked = {lane: _asked(trainer) for lane, trainer in trainers.items()}
+        filled = [lane if lane in asked else lanes[0] for lane in range(self.width)]
+        tasks, progress, drawn = beside([asked[lane] for lane in filled])
+        seeds, steps = zip(*((trainers[n].config.seed, trainers[n].outer_step) for n in filled), strict=True)
+        keys = task_keys(seeds, steps, torch.arange(tasks.support.x.shape[1], dtype=torch.int32, device=self.device))
+        losses, gradients = self._gradients(phase, (keys, tasks.support, tasks.query, progress, drawn))
+        clipped = gradients if self._program.per_task else self._clipped(gradients)
+        self._update.follow(clipped, lanes)
+        for lane, trainer in trainers.items():
+            trainer.took(losses[lane])
+
+    def _gradients(self, phase: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean losses [L], and gradients by name [L, ...], clipped if that is done task by task."""
+        learned, per_task, tasks = self._update.learned, self._program.per_task, inputs[0].shape[1]
+        leaves = {name: p.detach() for name, p in learned.items()}
+        if per_task:
+            leaves = {name: p[:, None].expand(len(p), tasks, *p.shape[1:]) for name, p in leaves.items()}
+        leaves = {name: p.requires_grad_() for name, p in leaves.items()}
+        rest = {name: tensor for name, tensor in self._stack.tensors.items() if per_task or name not in learned}
+
+        def of_lane(own: dict[str, Tensor], rest: dict[str, Tensor], *inputs: Any) -> Tensor:
+            state = rest if per_task else rest | own
+            named = {f"learner.{name}": tensor for name, tensor in state.items()}
+            found: Tensor = torch.func.functional_call(self._program, named, (phase, own, *inputs))
+            return found
+
+        losses = torch.vmap(of_lane, in_dims=(0, 0, *map(rows_of, inputs)))(leaves, rest, *inputs)
+        weight = 1.0 if per_task else self._weight  # which comes after the clipping
+        values = torch.autograd.grad(losses.sum() * weight, list(leaves.values()), allow_unused=True)
+        found = {name: g for name, g in zip(leaves, values, strict=True) if g is not None}
+        if per_task:
+            found = {name: g.sum(1) * self._weight for name, g in self._clipped(found, over_tasks=True).items()}
+        return losses.detach().double().mean(1), found
+
+    def _clipped(self, gradients: dict[str, Tensor], *, over_tasks: bool = False) -> dict[str, Tensor]:
+        """Gradients as each lane's `outer.clip` or `outer.clip_norm` has them."""
+        outer = [trainer.config.outer if trainer else self._clipping.outer for trainer in self.trainers]
+        most = [one.clip if one.clip is not None else one.clip_norm for one in outer]
+        if most[0] is None:
+            return gradients
+        bounds = torch.tensor(most, dtype=torch.float64).to(self.device, non_blocking=True)
+        clipped = torch.vmap(self._clipping.clipped, in_dims=(0, None)) if over_tasks else self._clipping.clipped
+        found: dict[str, Tensor] = torch.vmap(clipped)(gradients, bounds)
+        return found
+
+
+class _Program(nn.Module):
+    """The outer losses of a lane's tasks, [T], as a function of all that a trial's numbers decide."""
+
+    def __init__(self, learner: Learner, *, vectorized: bool, per_task: bool) -> None:
+        super().__init__()
+        self.learner, self.vectorized, self.per_task = learner, vectorized, per_task
+
+    def forward(self, phase: Any, own: Any, *inputs: Any) -> Tensor:
+        keys, support, query, progress, drawn = inputs
+        tasks = Tasks(Examples(*support), Examples(*query))
+        outputs = self.learner.problem.outputs_of(tasks)
+        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase)
+        hooks = self.learner.hooks(tasks, plain, drawn=drawn)
+
+        def loss_of(number: int | Tensor, key: Tensor, support: Any, query: Any) -> Tensor:
+            task = Task(Examples(*support), Examples(*query))
+            return task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
+
+        of_task = OfLearner(self.learner, loss_of)
+
+        def with_own(number: int | Tensor, own: dict[str, Tensor], *rest: Any) -> Tensor:
+            named = {f"learner.{name}": tensor for name, tensor in own.items()}
+            found: Tensor = torch.func.functional_call(of_task, named, (number, *rest))
+            return found
+
+        if self.per_task:
+            found = for_each(with_own, own, keys, support, query, vectorized=self.vectorized)
+        else:
+            found = for_each(loss_of, keys, support, query, vectorized=self.vectorized)
+        return found if isinstance(found, Tensor) else torch.stack(found)
+
+
+def _asked(trainer: Trainer) -> tuple[Tasks, Tensor, list[Any]]:
+    """What a lane's next outer step is computed from: tasks, progress and what regularizers draw."""
+    tasks = trainer.tasks_of_step().to(trainer.device)
+    drawn = trainer.learner.drawn(tasks, trainer.context, trainer.generator_of_step())
+    return tasks, torch.full((), trainer.progress, dtype=torch.float64, device=trainer.device), drawn
+
+
+def _phase(trainer: Trainer) -> Any:
+    learner = trainer.learner
+    return learner.phase(trainer.progress) if isinstance(learner, GradientLearner) else None
