@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -251,6 +252,16 @@ def test_the_version(run: Run) -> None:
     assert run("--version") == (0, f"raymeta {raymeta.__version__}\n", "")
     done = subprocess.run([sys.executable, "-m", "raymeta", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"raymeta {raymeta.__version__}\n"
+
+
+def test_ctrl_c_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = (
+        f"import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"import raymeta.__main__ as command\nsys.path.insert(0, {str(tmp_path)!r})\ncommand.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_signals_while_python_ends_change_nothing() -> None:

@@ -82,7 +82,7 @@ def blocks() -> list[Block]:
 
 
 CATCH = r"""
-command_not_found_handle() { printf '%s\0' "$@" >&3; printf '\n' >&3; }
+command_not_found_handle() { printf '%s\0' "$@" $'\1' >&3; }  # in one write: a pipe's two commands run at once
 cd() { :; }; source() { :; }; exec 3>&1 >/dev/null 2>&1 </dev/null; PATH=/nowhere
 """
 
@@ -92,7 +92,7 @@ def commands(script: str, folder: Path) -> list[list[str]]:
     done = subprocess.run(
         ["bash", "--norc", "-c", f"{CATCH}{script}"], cwd=folder, capture_output=True, text=True, check=False
     )
-    return [line.split("\0")[:-1] for line in done.stdout.splitlines()]
+    return [line.split("\0")[:-1] for line in done.stdout.split("\1\0")[:-1]]
 
 
 def raymetas(script: str, folder: Path) -> list[list[str]]:

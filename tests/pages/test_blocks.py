@@ -12,6 +12,7 @@ import raymeta
 from raymeta import registry
 from raymeta.api.finals import _configs, _is_method
 from raymeta.cli import app
+from raymeta.problem import find_problem
 from raymeta.study.plan.words import Given
 
 BLOCKS = blocks()
@@ -53,8 +54,8 @@ def check(words: list[str]) -> None:
         raymeta.presets(given["word"])
     elif verb == "methods" and given["name"]:
         raymeta.describe(given["name"])
-    elif verb.startswith("data ") and given.get("name"):
-        registry.find("dataset", given["name"])
+    elif verb.startswith("data ") and given.get("name") and verb != "data convert":  # which takes any name
+        find_problem(given["name"])
 
 
 def test_each_block_is_run_or_says_what_it_needs() -> None:

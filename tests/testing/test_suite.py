@@ -52,7 +52,7 @@ class Idle(MAML):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.idle = nn.Parameter(torch.ones(3))
+        self.unused = nn.Parameter(torch.ones(3))
 
 
 class Hoards(MAML):

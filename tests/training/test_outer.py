@@ -122,7 +122,7 @@ def test_a_trial_goes_on_in_the_middle_of_its_momentum_and_schedule(tmp_path: An
     ({"added": {"milestones": [0.5], "factors": [0]}}, "outer.added.factors.0: found 0: input should be greater "
         "than 0"),
     ({"optimizer": "sdg"}, "outer.optimizer: found 'sdg': not a value of this key, did you mean 'sgd'? (allowed: adam, "
-        "sgd, trpo)"),
+        "ppo, sgd, trpo)"),
 ])  # fmt: skip
 def test_what_does_not_belong_together_is_refused(outer: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as refused:

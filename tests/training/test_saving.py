@@ -37,7 +37,7 @@ def test_a_run_that_was_left_in_the_middle_of_a_round(
 
     first = Trainer(config)
     worker = Saving(first, checkpoint)
-    monkeypatch.setattr(worker, "_look", leave_at(first, step, worker._look))
+    monkeypatch.setattr(worker, "look", leave_at(first, step, worker.look))
     for _ in range(step // 3):
         worker.round()
     ask_to_save(tmp_path)

@@ -267,7 +267,7 @@ def test_nothing_is_scored_twice(studies: Path) -> None:
 
 
 def test_the_time_that_they_take() -> None:
-    shown = Preview("maml", [], [], [2], 2, 1.0, 4.0, 2, 100, 200, 0, finalists=3, finalist_s=10.0)
+    shown = Preview("maml", [], [], [2], 2, 1.0, 4.0, 2, 100, 200, 0, 0, 0, finalists=3, finalist_s=10.0)
     assert 3600 * shown.hours(100) == (100 * (1.0 + 4.0 / 2) + 3 * 10.0) / 2
 
 
