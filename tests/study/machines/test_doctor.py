@@ -11,6 +11,8 @@ import pytest
 from study.driving import CLOSED, raymeta
 from study.two_nodes import two_nodes
 
+from raymeta.api.catalogue import explain
+from raymeta.ops.library import unusable
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
 from raymeta.study.machines import doctor
@@ -121,3 +123,16 @@ def test_gpus_that_torch_does_not_see() -> None:
     assert not check.ok
     assert check.text.startswith("a: Ray has 1 GPUs, torch sees 0. ")
     assert doctor._seen({"b": finding(gpus=2)}, {"b": 2}).text == "torch sees 2"
+
+
+def test_it_says_whose_kernels_the_blocks_of_a_config_run_on(glyphs: ImageDataset) -> None:
+    if why := unusable():
+        pytest.skip(why)
+    whole = dict.fromkeys(("block1", "block2", "block3", "block4"), "native, as one operation")
+    assert explain("maml", "glyphs-5w1s") == {"kernels": "native (engine.kernels: auto)"} | whole
+    changed = explain("maml+metadropout", "glyphs-5w1s")
+    assert changed["block1"].startswith("convolution torch, norm native")
+    assert changed["block2"].startswith("convolution native, norm native")
+    assert explain("maml", "sinusoid-5s") == {
+        "kernels": "torch (there are no others for this network or where it computes)"
+    }
