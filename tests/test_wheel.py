@@ -92,7 +92,7 @@ def test_entry_points_lead_into_the_wheel(wheel: Path) -> None:
     found = contents(wheel)
     lines = found[f"{OWN}.dist-info/entry_points.txt"].decode().splitlines()
     targets = [line.split("=")[1].strip().split(":")[0] for line in lines if "=" in line]
-    assert {"raymeta.cli", "trainables", "trainables.regularizers"} <= set(targets)
+    assert {"raymeta.__main__", "trainables", "trainables.regularizers"} <= set(targets)
     for target in targets:
         path = target.replace(".", "/")
         assert f"{path}.py" in found or any(name.startswith(f"{path}/") for name in found), target

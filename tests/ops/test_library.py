@@ -22,10 +22,10 @@ HERE = VECTORS.get(torch.backends.cpu.get_cpu_capability(), PORTABLE)
 
 @pytest.fixture
 def built(session_cache: Path) -> Path:
-    """The kernels, as built by this machine's compiler."""
+    """The kernels for float32, as built by this machine's compiler."""
     if why := library.unusable():
         pytest.skip(why)
-    return sorted((session_cache / "kernels").glob("*.so"))[0]
+    return build(torch.float32, HERE, folder=session_cache / "kernels")
 
 
 @pytest.fixture
