@@ -1,5 +1,6 @@
 """The best weights as a model of MLflow's: what `mlflow.pyfunc.load_model` predicts is what the test scored."""
 
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -171,7 +172,7 @@ def test_without_it_the_copy_is_whole_and_says_so(home: Path, monkeypatch: pytes
     noted(record, 3.0, checkpoint=False)
     assert (copied(record).lacking, models_of("full")) == ("", [])  # its file was pruned
     write_atomically(record.trial_folder(0) / "checkpoint.pt", "anything")
-    monkeypatch.setattr("mlflow.pyfunc.save_model", full)
+    monkeypatch.setattr(importlib.import_module("mlflow.pyfunc"), "save_model", full)  # not MLflow's lazy one
     copy = copied(record)
     assert copy.lacking == "it has no model of the best weights (OSError: no space left)"
     (run,) = connect().search_runs([copy._experiment], "tags.`raymeta.kind` = 'study'")
