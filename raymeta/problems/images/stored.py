@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from raymeta import registry
 from raymeta.errors import UserError, suggest
-from raymeta.problem import SPLITS, Problem
+from raymeta.problem import SPLITS
 from raymeta.problems.images.images import DeviceImages
 from raymeta.problems.images.reading.packing import (
     CONTENTS,
@@ -30,10 +29,11 @@ from raymeta.problems.images.reading.packing import (
 from raymeta.problems.images.reading.remote import Root, local
 from raymeta.problems.images.seen import ImageProblem
 from raymeta.problems.images.store import Rule, Store
+from raymeta.problems.named import NamesDataSet
 from raymeta.storage.files import cache_folder
 
 
-class StoredImages(ImageProblem):
+class StoredImages(NamesDataSet, ImageProblem):
     """Images that are packed once per machine and shared by all processes. A subclass writes `build`.
 
     Attributes:
@@ -63,21 +63,6 @@ class StoredImages(ImageProblem):
         self.split = self.splits[0] if task.split is None else task.split
         if self.split not in self.splits:
             raise UserError(f"task.split: {self.name} has no split '{self.split}': {suggest(self.split, self.splits)}")
-
-    @classmethod
-    def open(cls, task: Any) -> Problem:
-        """The data set that a task names."""
-        problem: Problem = registry.find("dataset", task.dataset)(task)
-        return problem
-
-    @classmethod
-    def check(cls, task: Any) -> None:
-        found = registry.find("dataset", task.dataset)
-        if found.Config is not cls.Config:
-            other = found.Config.model_fields["problem"].default
-            raise UserError(
-                f"task.dataset: found '{task.dataset}', which is of the problem {other} and not of {task.problem}"
-            )
 
     @abstractmethod
     def build(self, root: Path | None, progress: Progress) -> Packed:

@@ -4,6 +4,7 @@ Todorov, Erez, Tassa: MuJoCo: A Physics Engine for Model-Based Control (IROS 201
 Gymnasium brings; rewards and observations are computed here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -54,7 +55,7 @@ def model(file: str, mass: float | None) -> Any:
     return found
 
 
-class Bodies:
+class Bodies(ABC):
     """B bodies side by side; a subclass says what is seen and rewarded.
 
     A policy's action is clipped to +-10 and then fills the motors' range: 10 is full force.
@@ -120,17 +121,17 @@ class Bodies:
         """Compute from a state what is seen of it and is no part of it."""
         self._kinematics(self.model, data)
 
+    @abstractmethod
     def views(self, data: Any) -> tuple[Array, ...]:
         """Views of what is seen of a body, which put together are an observation [D]."""
-        raise NotImplementedError
 
     def seen(self) -> Array:
         """Observations [B, D]."""
         return np.array([np.concatenate(views) for views in self._views])
 
+    @abstractmethod
     def reward(self, seen: Array, speed: Array, forces: Array) -> Array:
         """Rewards [B]: of what is seen, speeds along the goals' directions, forces [B, A] in units of the motors'."""
-        raise NotImplementedError
 
     def ended(self, seen: Array) -> NDArray[np.bool_]:
         """Which episodes end with this step, [B]."""

@@ -23,10 +23,11 @@ from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.errors import UserError
 from raymeta.metric import Metric
-from raymeta.problem import Bank, Problem, Split
+from raymeta.problem import Bank, Split
 from raymeta.problems.examples import DrawsExamples
 from raymeta.problems.images.reading.given import pixels
 from raymeta.problems.images.reading.pictures import plain, squeezed
+from raymeta.problems.named import NamesDataSet
 from raymeta.problems.tracking.bank import Moments, pixels_of
 from raymeta.problems.tracking.clips import Clip
 from raymeta.problems.tracking.net import GREY
@@ -94,7 +95,7 @@ class TrackingTask(TaskConfig):
 
 
 @registry.problem("tracking")
-class Tracking(Problem, DrawsExamples):
+class Tracking(NamesDataSet, DrawsExamples):
     """See the module's docstring. A data set of it is a subclass that says what its sequences are."""
 
     Config: ClassVar[type[TaskConfig]] = TrackingTask
@@ -109,21 +110,6 @@ class Tracking(Problem, DrawsExamples):
             for key in ("source", "test_source"):
                 if (found := getattr(task, key)) is not None:
                     raise UserError(f"task.{key}: found '{found}', but {self.name} has none")
-
-    @classmethod
-    def open(cls, task: Any) -> Problem:
-        """The data set that a task names."""
-        problem: Problem = registry.find("dataset", task.dataset)(task)
-        return problem
-
-    @classmethod
-    def check(cls, task: Any) -> None:
-        found = registry.find("dataset", task.dataset)
-        if found.Config is not cls.Config:
-            other = found.Config.model_fields["problem"].default
-            raise UserError(
-                f"task.dataset: found '{task.dataset}', which is of the problem {other} and not of {task.problem}"
-            )
 
     @classmethod
     def parse(cls, text: str) -> dict[str, Any] | None:
