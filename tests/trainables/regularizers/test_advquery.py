@@ -96,4 +96,5 @@ def test_a_radius_that_holds_every_image_is_refused() -> None:
         made("maml+advquery", radius=1.5)
 
 
-test_advquery_conforms = conformance("maml+advquery", "protonet+advquery", config={"maml": {"inner_steps": 2}})
+test_advquery_conforms = conformance("maml+advquery", config={"maml": {"inner_steps": 2}})
+test_advquery_conforms_without_an_inner_loop = conformance("protonet+advquery")
