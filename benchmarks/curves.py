@@ -3,10 +3,10 @@
     uv run python benchmarks/curves.py --out build/curves --picture docs/pictures/kernels-curves.png
 
 Omniglot 5-way 1-shot by the preset (Conv-4-32), same seed, same episodes. Two trainings that round differently part: a
-ReLU or a pool decides otherwise at a near tie, and Adam and the next steps make of 1e-7 what they make of any change. So
-a third training tells what that is worth: torch's kernels once more, from weights moved by one part in 1e7. What is
-compared is the accuracy of the last weights on the same test tasks, with the normal 95 % interval of the mean difference
-over tasks; it knows nothing of the luck of a training, which the third one shows.
+ReLU or a pool decides otherwise at a near tie, and Adam and the next steps make of 1e-7 what they make of any change.
+So a third training tells what that is worth: torch's kernels once more, from weights moved by one part in 1e7. What is
+compared is the accuracy of the last weights on the same test tasks, with the normal 95 % interval of the difference's
+mean over tasks; it knows nothing of the luck of a training, which the third one shows.
 
 Every training goes on where it was stopped: its state is in the folder, written once a round.
 """
@@ -52,10 +52,8 @@ def trained(method: str, arm: str, seed: int, options: argparse.Namespace) -> Tr
         torch.save(trainer.state_dict(), place.with_suffix(".tmp"))
         os.replace(place.with_suffix(".tmp"), place)
         took = (time.process_time() - start) / options.every
-        print(
-            f"{method} {arm} {seed}: {noted['outer_steps']} steps, {noted.get('val_accuracy', 0):.4f}, {took:.3f} s each",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        done = f"{noted['outer_steps']} steps, {noted.get('val_accuracy', 0):.4f}, {took:.3f} s each"
+        print(f"{method} {arm} {seed}: {done}", file=sys.stderr, flush=True)
     return trainer
 
 
