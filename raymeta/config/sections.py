@@ -52,6 +52,7 @@ class TaskConfig(Section):
         """
 
 
+SEARCHED: Any = {"searched": True}  # a task's key that evaluation knows nothing of: trials of a study may differ in it
 Share = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(gt=0)]
 
