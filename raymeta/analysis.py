@@ -4,7 +4,7 @@ A new one is a subclass in a file of its own; see `docs/analyses.md`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -189,6 +189,16 @@ class Analysis(ABC):
 
         Args:
             found: as in `draw`.
+            metric: of the problem.
+        """
+        return None
+
+    @classmethod
+    def across(cls, found: "Mapping[str, pandas.DataFrame]", metric: Metric) -> "pandas.DataFrame | None":
+        """What of the rows of several final runs is worth reading beside each other, task by task; None: nothing.
+
+        Args:
+            found: by run, as in `draw`, two or more, of the same settings and tasks.
             metric: of the problem.
         """
         return None

@@ -235,6 +235,13 @@ class EngineConfig(Section):
         "which a C++ compiler builds once a machine; auto: native where they can be had.",
     )
 
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Images that a convolutional network computes at a time, so that a large episode takes less memory "
+        "for more work; null: all of a set.",
+    )
+
     @field_validator("lanes", mode="before")
     @classmethod
     def _lanes(cls, lanes: Any) -> Any:
