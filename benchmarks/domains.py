@@ -17,7 +17,7 @@ later frame, and AUC and precision at 20 pixels of the tracker on the held-out s
 
 Intervals are over tasks (sequences), each one's score averaged over the seeds; differences are paired by task, with
 raymeta's own statistics. Processor time is of training with its validations. What is done is kept in `--out`: the same
-command goes on, and several at a time share the arms if each is given some (`--arms "MAML,ANIL"`).
+command goes on (with the same `--tasks`), and several at a time share the arms if each is given some (`--arms "MAML,ANIL"`).
 """
 
 import argparse
@@ -61,12 +61,15 @@ def config_of(arm: Arm, task: str, seed: int, changes: Given) -> TrialConfig:
     return make_config(arm.spec, task, overrides={**changes, **arm.changes, "seed": seed})
 
 
-def trained(config: TrialConfig, folder: Path) -> tuple[Learner, float]:
-    """The learner at the weights that were best on validation, and the seconds of a processor that it took."""
+def trained(config: TrialConfig, folder: Path) -> Learner:
+    """The learner at the weights that were best on validation; the seconds of a processor stand beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     trainer, _ = resumed(config, folder / "checkpoint.pt")
     spent = folder / "seconds.json"
-    seconds = json.loads(spent.read_text()) if spent.exists() and trainer.rounds else 0.0
+    if not trainer.rounds:  # what may be there is of another config
+        for old in folder.glob("*.json"):
+            old.unlink()
+    seconds = json.loads(spent.read_text()) if spent.exists() else 0.0
     while not trainer.done:
         start = time.process_time()
         trainer.round()
@@ -76,7 +79,7 @@ def trained(config: TrialConfig, folder: Path) -> tuple[Learner, float]:
         print(f"{folder.name}: {trainer.rounds[-1]}", flush=True)
     assert trainer.best is not None, f"{folder.name} was never validated"
     trainer.learner.load_state_dict(trainer.best["weights"])
-    return trainer.learner.eval(), seconds
+    return trainer.learner.eval()
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -99,7 +102,9 @@ def with_rate(like: Learner, config: TrialConfig, problem: Problem, rate: float,
     given = config.as_dict()
     given.pop(config.method)
     own = {"inner_lr": rate, "inner_steps": steps, "eval_steps": None}
-    learner = build_learner(parse_trial({**given, "method": spec, spec: own, "task": problem.task.model_dump()}), problem)
+    learner = build_learner(
+        parse_trial({**given, "method": spec, spec: own, "task": problem.task.model_dump()}), problem
+    )
     learner.load_state_dict(like.state_dict())
     return learner.eval()
 
@@ -132,11 +137,6 @@ def chosen(path: Path, settings: Sequence[Any], score: Callable[[Any], float]) -
     return max(found, key=lambda one: one[1])[0]
 
 
-def mean_of(learners: Iterable[Learner], score: Callable[[Learner], Scores], name: str) -> float:
-    """Mean over seeds and tasks."""
-    return float(np.mean([score(learner)[name] for learner in learners]))
-
-
 # The tables
 
 
@@ -151,12 +151,14 @@ def viewpoint(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[t
     problem = open_problem(make_config("maml", task).task)
     problem.prepare()
     rows: dict[str, list[Scores]] = {}
-    for name, seed, folder, config, learner in learners_of(arms, task, args):
-        for row, steps in ((name, None), (f"{name}, before", 0)):
+    done: list[tuple[TrialConfig, Learner]] = []
+    for name, folder, config, learner in learners_of(arms, task, args):
+        if name == plain:
+            done.append((config, learner))
+        for row, steps in ((f"{name}, before", 0), (name, None)):
             if name != plain or steps == 0:
                 score = partial(evaluated, learner, problem, "test", args.tasks, steps)
                 rows.setdefault(row, []).append(kept(folder / f"{row}.json", score) | cost(folder))
-    done = [one for one in learners_of({plain: arms[plain]}, task, args)] if plain in args.arms(arms) else []
     if done:
         scopes = [("maml", rate) for rate in (0.003, 0.01, 0.03)] + [("anil", rate) for rate in (0.01, 0.03)]
         settings = [(*scope, steps) for scope in scopes for steps in (10, 30, 100)]
@@ -164,11 +166,11 @@ def viewpoint(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[t
 
         def tuned(setting: Any, split: Any, tasks: int) -> list[Scores]:
             spec, rate, steps = setting
-            learners = [with_rate(one[-1], one[-2], problem, rate, steps, spec) for one in done]
+            learners = [with_rate(learner, config, problem, rate, steps, spec) for config, learner in done]
             return [evaluated(learner, problem, split, tasks) for learner in learners]
 
         def straight(strength: float, split: Any, tasks: int) -> list[Scores]:
-            return [ridge(one[-1], problem, split, tasks, strength) for one in done]
+            return [ridge(learner, problem, split, tasks, strength) for _, learner in done]
 
         for row, ways, score in (
             ("fine-tuned", settings, tuned),
@@ -179,7 +181,9 @@ def viewpoint(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[t
                 ways,
                 lambda way, score=score: float(np.mean([s[name] for s in score(way, "validation", args.choosing)])),
             )
-            rows[f"{plain}, {row}"] = kept(args.out / f"{row}.json", lambda score=score, best=best: score(best, "test", args.tasks))
+            rows[f"{plain}, {row}"] = kept(
+                args.out / f"{row}.json", lambda score=score, best=best: score(best, "test", args.tasks)
+            )
     pairs = [
         ("MAML", "MAML + DropGrad"), ("ANIL", "ANIL + DropGrad"), ("MAML", "ANIL"),
         (f"{plain}, fine-tuned", "MAML"), (f"{plain}, fine-tuned", "ANIL"), (f"{plain}, ridge head", "ANIL"),
@@ -198,7 +202,7 @@ def tracking(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[tu
     problem.prepare()
     rows: dict[str, list[Scores]] = {}
     without: dict[str, list[tuple[Path, TrialConfig, Learner]]] = {}
-    for name, seed, folder, config, learner in learners_of(arms, task, args):
+    for name, folder, config, learner in learners_of(arms, task, args):
         if name == plain:
             without.setdefault(plain, []).append((folder, config, learner))
             without.setdefault(random, []).append((folder, config, build_learner(config, problem).eval()))
@@ -217,7 +221,8 @@ def tracking(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[tu
 
         best = chosen(args.out / f"{name} on validation.json", settings, score)
         rows[name] = [
-            kept(folder / f"{name}.json", partial(first_frame, learner, problem, args)) | cost(folder)
+            kept(folder / f"{name}.json", partial(first_frame, learner, problem, args))
+            | (cost(folder) if name == plain else {})
             for learner, (folder, _, _) in zip(tuned(best), ones, strict=True)
         ]
     pairs = [("MetaSDNet", "MetaSDNet + DropGrad"), (plain, "MetaSDNet"), (random, "MetaSDNet"), (random, plain)]
@@ -236,13 +241,13 @@ def first_frame(learner: Learner, problem: Any, args: argparse.Namespace) -> Sco
 
 def learners_of(
     arms: dict[str, Arm], task: str, args: argparse.Namespace
-) -> Iterable[tuple[str, int, Path, TrialConfig, Learner]]:
+) -> Iterable[tuple[str, Path, TrialConfig, Learner]]:
     """Every arm and seed with its folder, config and trained learner."""
     for seed in range(args.seeds):
         for name in args.arms(arms):
             folder = args.out / f"{name} {seed}"
             config = config_of(arms[name], task, seed, args.changes)
-            yield name, seed, folder, config, trained(config, folder)[0]
+            yield name, folder, config, trained(config, folder)
 
 
 def cost(folder: Path) -> Scores:
@@ -253,7 +258,10 @@ def cost(folder: Path) -> Scores:
 def printed(rows: dict[str, list[Scores]], pairs: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
     """The table and the differences, as Markdown."""
     arrays = {
-        (row, name): np.array([one[name] for one in seeds]) for row, seeds in rows.items() for name in names if name in seeds[0]
+        (row, name): np.array([one[name] for one in seeds])
+        for row, seeds in rows.items()
+        for name in names
+        if name in seeds[0]
     }
     print(f"| | {' | '.join(names)} | processor seconds |\n|{' --- |' * (len(names) + 2)}")
     for row, seeds in rows.items():

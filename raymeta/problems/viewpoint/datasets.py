@@ -32,18 +32,23 @@ NOVEL = (
     "bed", "bookshelf", "calculator", "cellphone", "computer", "door", "filing_cabinet", "guitar", "iron", "knife",
     "microwave", "pen", "pot", "rifle", "shoe", "slipper", "stove", "toilet", "tub", "wheelchair",
 )  # fmt: skip
-OBJECTNET = tuple("""
-aeroplane ashtray backpack basket bed bench bicycle blackboard boat bookshelf bottle bucket bus cabinet calculator
-camera can cap car cellphone chair clock coffee_maker comb computer cup desk_lamp diningtable dishwasher door eraser
-eyeglasses fan faucet filing_cabinet fire_extinguisher fish_tank flashlight fork guitar hair_dryer hammer headphone
-helmet iron jar kettle key keyboard knife laptop lighter mailbox microphone microwave motorbike mouse paintbrush pan pen
-pencil piano pillow plate pot printer racket refrigerator remote_control rifle road_pole satellite_dish scissors
-screwdriver shoe shovel sign skate skateboard slipper sofa speaker spoon stapler stove suitcase teapot telephone toaster
-toilet toothbrush train trash_bin trophy tub tvmonitor vending_machine washing_machine watch wheelchair
-""".split())
-PASCAL_OBJECTS = tuple(
-    "aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor".split()
-)
+OBJECTNET = (
+    "aeroplane", "ashtray", "backpack", "basket", "bed", "bench", "bicycle", "blackboard", "boat", "bookshelf",
+    "bottle", "bucket", "bus", "cabinet", "calculator", "camera", "can", "cap", "car", "cellphone", "chair",
+    "clock", "coffee_maker", "comb", "computer", "cup", "desk_lamp", "diningtable", "dishwasher", "door", "eraser",
+    "eyeglasses", "fan", "faucet", "filing_cabinet", "fire_extinguisher", "fish_tank", "flashlight", "fork",
+    "guitar", "hair_dryer", "hammer", "headphone", "helmet", "iron", "jar", "kettle", "key", "keyboard", "knife",
+    "laptop", "lighter", "mailbox", "microphone", "microwave", "motorbike", "mouse", "paintbrush", "pan", "pen",
+    "pencil", "piano", "pillow", "plate", "pot", "printer", "racket", "refrigerator", "remote_control", "rifle",
+    "road_pole", "satellite_dish", "scissors", "screwdriver", "shoe", "shovel", "sign", "skate", "skateboard",
+    "slipper", "sofa", "speaker", "spoon", "stapler", "stove", "suitcase", "teapot", "telephone", "toaster",
+    "toilet", "toothbrush", "train", "trash_bin", "trophy", "tub", "tvmonitor", "vending_machine",
+    "washing_machine", "watch", "wheelchair",
+)  # fmt: skip
+PASCAL_OBJECTS = (
+    "aeroplane", "bicycle", "boat", "bottle", "bus", "car", "chair", "diningtable", "motorbike", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
 EVERY = 8
 PASCAL = {"validation": ("bottle", "sofa"), "test": ("bicycle", "chair", "train")}
 Splits = dict[str, list[str]]
