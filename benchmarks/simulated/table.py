@@ -7,6 +7,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,20 @@ class Table:
     validating: np.ndarray
     fresh: np.ndarray
 
-    @property
+    @cached_property
     def metric(self) -> Metric:
         """The problem's."""
         return open_problem(self.problem.plan.base.task).metric
+
+    @cached_property
+    def means(self) -> np.ndarray:
+        """Validation scores, [N, P]."""
+        return self.validation.mean(-1)
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Seconds of a trial up to each point, with its validations, [N, P]."""
+        return self.seconds + self.validating.cumsum(1)
 
     @classmethod
     def load(cls, path: Path) -> "Table":
@@ -115,8 +126,8 @@ class Judge:
         """Read what belongs to the table at the same path."""
         if not path.is_dir():
             return cls(read(closed_beside(path))["mean"])
-        rows = len(list((path / "rows").glob(f"*-{SEARCH_SEED}.npz")))
-        files = [row_file(path / "closed", row, seed) for row in range(rows)]
+        rows = [file.name.split("-")[0] for file in sorted((path / "rows").glob(f"*-{SEARCH_SEED}.npz"))]
+        files = [row_file(path / "closed", int(row), seed) for row in rows]
         return cls(np.array([read(file)["test"].mean(dtype=np.float64) if file.exists() else np.nan for file in files]))
 
 
