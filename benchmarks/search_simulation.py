@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from simulated.problems import PROBLEMS, SEARCH_SEED
 from simulated.results import Results, load, table, verdict
-from simulated.search import as_row, simulate
+from simulated.search import BUDGETS, as_row, simulate
 from simulated.settings import FEW_SEEDS, SETTINGS
 from simulated.table import Judge, Table, checksum, default_folder
 
@@ -39,7 +39,7 @@ def run(name: str, tables: dict[str, Table], out: Path, options: argparse.Namesp
         left = [seed for seed in range(seeds) if (str(setting), seed) not in done]
         start = time.process_time()
         for seed in left:
-            found = simulate(tables[name], setting, seed, options.workers, others)
+            found = simulate(tables[name], setting, seed, options.workers, others, options.most)
             with out.open("a") as file:
                 file.write(json.dumps({"setting": str(setting), "seed": seed, **as_row(found)}) + "\n")
         if left:
@@ -64,7 +64,8 @@ def report(tables: dict[str, Table], folder: Path, outs: dict[str, Path]) -> Non
         judge, who = judge_of(folder / name)
         found[name] = Results.of(lines, judge, tables[name].metric)
         text = tables[name].metric.text
-        print(f"\n### {name}: {len(tables[name].points)} configs, judged by {who}, checksum {checksum(folder / name)}\n")
+        sum_of = checksum(folder / name)
+        print(f"\n### {name}: {len(tables[name].points)} configs, judged by {who}, checksum {sum_of}\n")
         print(f"Best {text(found[name].best)}, median {text(found[name].middle)}.\n")
         print("\n".join(table(found[name])))
     print("\n### The rule\n")
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--settings", help="only those with this in their name")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--most", type=int, choices=BUDGETS, default=BUDGETS[-1], help="compute, in full trainings")
     parser.add_argument("--only-table", action="store_true")
     options = parser.parse_args()
     there = [name for name in options.problems if any((options.folder / name / "rows").glob(f"*-{SEARCH_SEED}.npz"))]
@@ -87,7 +89,7 @@ def main() -> None:
     tables = {name: Table.load(options.folder / name) for name in there}
     outs = {}
     for name in there:
-        state = f"{len(tables[name].points)}-{options.workers}"
+        state = f"{len(tables[name].points)}-{options.workers}-{options.most}"
         outs[name] = options.folder / name / f"simulated-{state}.jsonl"
         if not options.only_table:
             run(name, tables, outs[name], options)

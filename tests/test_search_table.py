@@ -209,7 +209,7 @@ def test_what_is_proposed_is_moved_to_the_nearest_row_that_is_left() -> None:
 def test_compute_without_cuts() -> None:
     from simulated.search import Setting, simulate
 
-    table, far = smooth("sinusoid", 64)
+    table, _ = smooth("sinusoid", 64)
     found = simulate(table, Setting("random", "none"), 0, workers=4, most=8)
     assert found.trials == 12  # eight that ended, and four that run
     assert found.whole == 8

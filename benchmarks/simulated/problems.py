@@ -84,7 +84,7 @@ PROBLEMS = {
         ),
         (20, 40, 60, 80, 120, 160, 180, 240, 320, 480, 540),
         384,
-        lanes=40,
+        lanes=16,
     ),
     "glyphs": TableProblem(
         "maml",

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from simulated.problems import TableProblem
 
 from raymeta.config import TrialConfig
 from raymeta.engine.lanes import own
 from raymeta.study.plan.param import Point
 from raymeta.training.lanes import Lanes, lane_structure, whole_width
 from raymeta.training.trainer import Trainer
+from simulated.problems import TableProblem
 
 FRESH_BANK = 77_001
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from raymeta.metric import Metric
 from simulated.search import BUDGETS, DEFAULT
 from simulated.settings import RANDOM
 from simulated.table import Judge
-
-from raymeta.metric import Metric
 
 SHOWN = (8, 16, 32)
 """Budgets of the tables and of the rule."""
@@ -25,6 +25,7 @@ class Results:
         metric: the problem's.
         scores: by setting and seed, test scores [budgets].
         best, middle: the best of the table's judged scores and their median.
+        shown: places of `SHOWN` among the budgets that there are.
         about: by setting, mean numbers of trials and of whole trainings.
     """
 
@@ -32,6 +33,7 @@ class Results:
     scores: Mapping[str, Mapping[int, np.ndarray]]
     best: float
     middle: float
+    shown: Sequence[int]
     about: Mapping[str, tuple[float, float]]
 
     @classmethod
@@ -52,19 +54,24 @@ class Results:
             scores.setdefault(line["setting"], {})[line["seed"]] = judged[line["rows"]]
             counts.setdefault(line["setting"], []).append((line["trials"], line["whole"]))
         about = {name: tuple(np.mean(found, 0)) for name, found in counts.items()}
-        return cls(metric, scores, best, middle, about)
+        there = min(len(line["rows"]) for line in lines)
+        shown = [BUDGETS.index(budget) for budget in SHOWN if BUDGETS.index(budget) < there]
+        return cls(metric, scores, best, middle, shown, about)
 
     def regret(self, setting: str) -> dict[int, np.ndarray]:
         """By seed the share of the way from the best to the median that is left, [budgets]."""
         scale = self.middle - self.best
         return {seed: (found - self.best) / scale for seed, found in self.scores[setting].items()}
 
+    def mean_regret(self, setting: str) -> float:
+        """Over seeds and `SHOWN`."""
+        return float(np.mean([found[self.shown].mean() for found in self.regret(setting).values()]))
+
     def paired(self, setting: str, other: str) -> tuple[float, float]:
         """Mean difference of regrets over `SHOWN` and over the seeds that both have, with its 95 % half-width."""
         own, base = self.regret(setting), self.regret(other)
         seeds = sorted(set(own) & set(base))
-        shown = [BUDGETS.index(budget) for budget in SHOWN]
-        apart = np.array([(own[seed] - base[seed])[shown].mean() for seed in seeds])
+        apart = np.array([(own[seed] - base[seed])[self.shown].mean() for seed in seeds])
         return mean_ci(apart)
 
     def reaches(self, setting: str, other: str = str(RANDOM)) -> float:
@@ -98,14 +105,7 @@ def chosen(found: Mapping[str, Results], but: str | None = None) -> str:
     """
     problems = [name for name in found if name != but]
     shared = set.intersection(*(set(found[name].scores) for name in problems))
-    shown = [BUDGETS.index(budget) for budget in SHOWN]
-
-    def regret(setting: str) -> float:
-        return float(
-            np.mean([np.mean([r[shown].mean() for r in found[name].regret(setting).values()]) for name in problems])
-        )
-
-    return min(sorted(shared), key=regret)
+    return min(sorted(shared), key=lambda setting: np.mean([found[name].mean_regret(setting) for name in problems]))
 
 
 def verdict(found: Mapping[str, Results]) -> list[str]:
@@ -121,7 +121,8 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
         picks.append(pick)
         wins &= better
         word = "better" if better else "worse" if apart - half > 0 else "not told apart"
-        lines.append(f"- chosen without {name}: {pick}; on {name} its regret is {apart:+.3f} ± {half:.3f} of the default's: {word}")
+        regret = f"its regret less the default's is {apart:+.3f} ± {half:.3f}, {word}"
+        lines.append(f"- without {name} chosen: {pick}; on {name} {regret}")
     same = len(set(picks)) == 1
     if wins and same:
         lines.append(f"By the rule the default becomes: {picks[0]}.")
@@ -132,16 +133,13 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
 
 def table(results: Results) -> list[str]:
     """Rows of a problem's table in Markdown, the best first."""
-    shown = [BUDGETS.index(budget) for budget in SHOWN]
-    lines = [
-        f"| search | seeds | trials | whole | {' | '.join(f'at {budget}' for budget in SHOWN)} | regret less the default's "
-        "| reaches random's end at |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-    ]
-    order = sorted(results.scores, key=lambda name: np.mean([r[shown].mean() for r in results.regret(name).values()]))
+    heads = ["search", "seeds", "trials", "whole", *(f"at {BUDGETS[place]}" for place in results.shown)]
+    heads += ["regret less the default's", "reaches random's end at"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' --: |' * (len(heads) - 1)}"]
+    order = sorted(results.scores, key=results.mean_regret)
     for name in order:
         scores = np.array(list(results.scores[name].values()))
-        cells = [results.metric.text(*mean_ci(scores[:, place])) for place in shown]
+        cells = [results.metric.text(*mean_ci(scores[:, place])) for place in results.shown]
         apart, half = results.paired(name, str(DEFAULT)) if str(DEFAULT) in results.scores else (np.nan, np.nan)
         trials, whole = results.about[name]
         at = results.reaches(name) if str(RANDOM) in results.scores else float("nan")

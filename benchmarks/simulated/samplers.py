@@ -1,4 +1,4 @@
-"""What proposes the configs of a simulated search: raymeta's own way, Optuna's samplers, and some that are not in it."""
+"""What proposes the configs of a simulated search: raymeta's own way, Optuna's samplers, and some others."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.trial import FixedTrial, TrialState
-from simulated.cube import Cube, Lookup
-from simulated.problems import point_at
-from simulated.table import Table
 
 from raymeta.study.plan.layers import StudyConfig
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import Space
 from raymeta.study.record.proposals import SamplerOf, propose, sampler_of, seed_of
+from simulated.cube import Cube, Lookup
+from simulated.problems import point_at
+from simulated.table import Table
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

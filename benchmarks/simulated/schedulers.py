@@ -4,14 +4,15 @@ Each is asked after every validation whether a trial goes on, and, where trials 
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
-from simulated.table import Table
 
 from raymeta.study.plan.plan import Plan
 from raymeta.study.run.searcher import RecordASHA
+from simulated.table import Table
 
 
 @dataclass(eq=False)
@@ -231,7 +232,7 @@ class Growing(Promoting):
         upper, lower = self.scores[self._top], self.scores[self._top - 1]
         place = int(np.flatnonzero(self.table.steps == self.rungs[self._top - 1])[0])
         order = sorted(upper, key=upper.__getitem__, reverse=True)
-        for better, worse in zip(order, order[1:], strict=False):
+        for better, worse in pairwise(order):
             apart = self.table.validation[worse.row, place] - self.table.validation[better.row, place]
             if lower[worse] > lower[better] and abs(apart.mean()) > apart.std(ddof=1) / len(apart) ** 0.5:
                 return True

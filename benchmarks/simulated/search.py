@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from raymeta.study.plan.param import Point
+from raymeta.study.plan.plan import Plan
 from simulated.cube import Exhausted
 from simulated.samplers import SAMPLERS, Proposer, without_starts
 from simulated.schedulers import SCHEDULERS, Full, Trial
 from simulated.table import Table
-
-from raymeta.study.plan.param import Point
-from raymeta.study.plan.plan import Plan
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Compute at which is noted what a search would return, in full trainings of mean length."""
@@ -112,7 +112,7 @@ def simulate(
         others: tables of other problems, for a warm start.
         most: compute, in full trainings.
     """
-    np.random.seed(seed)  # noqa: NPY002  Ray's brackets are drawn from it
+    np.random.seed(seed)
     plan = setting.plan(table, seed, others)
     proposer: Proposer = SAMPLERS[setting.sampler](table, plan)
     scheduler: Full = SCHEDULERS[setting.scheduler](table, plan)

@@ -1,8 +1,8 @@
 """The table on disk and in memory: what a simulated search may read, and apart from it what it is judged by.
 
-    <folder>/rows/0007-0.npz       config 7 trained with the search's seed: point, curves, seconds, fresh scores
-    <folder>/closed/0007-0.npz     its test scores
-    <folder>/closed/0007-1000.npz  those of the same config trained with the judge's seed
+<folder>/rows/0007-0.npz       config 7 trained with the search's seed: point, curves, seconds, fresh scores
+<folder>/closed/0007-0.npz     its test scores
+<folder>/closed/0007-1000.npz  those of the same config trained with the judge's seed
 """
 
 import json
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from simulated.problems import JUDGE_SEED, PROBLEMS, SEARCH_SEED, TableProblem
 
 from raymeta.metric import Metric
 from raymeta.problem import open_problem
 from raymeta.storage.files import cache_folder
 from raymeta.study.plan.param import Point
+from simulated.problems import JUDGE_SEED, PROBLEMS, SEARCH_SEED, TableProblem
 
 
 def default_folder() -> Path:
