@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
-import ray
 from rich.console import Console
 
 from raymeta.study.machines.resources import Slots
@@ -144,6 +143,8 @@ class Session:
     def look(self) -> None:
         """Break off if Ray has no machine left, and would wait for one forever: its daemon has died, say."""
         if time.monotonic() >= self._look_at:
+            import ray  # imported here: who only watches a study does without
+
             self._look_at = time.monotonic() + LOOK_S
             if not any(node["Alive"] for node in ray.nodes()):
                 self.break_off(NO_MACHINE)

@@ -210,7 +210,7 @@ class StudyRecord:
 
     def _propose(self, number: int) -> None:
         """Draw the values that a trial has not got yet; see `propose`."""
-        propose(self.plan, self._study, number, self._open(number), self.sampler_of)
+        propose(self.plan, self._study, number, self._open(number), type(self).sampler_of)
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
