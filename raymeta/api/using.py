@@ -118,11 +118,13 @@ def predict(
         ensemble: see `load`.
 
     Raises:
-        UserError: there is no such run, folder or picture, or too many classes.
+        UserError: there is no such run, folder or picture, the run is of tasks without classes, or there are too many.
     """
     learner = load(run, ensemble=ensemble)
     if "images" not in learner.problem.offers:
         raise UserError(f"{run}: was trained on {learner.problem.name}, which is not made of images")
+    if "labels" not in learner.problem.offers:
+        raise UserError(f"{run}: was trained on {learner.problem.name}, whose tasks have no classes to learn")
     known = {shown(folder.name): _pictures(folder) for folder in _below(expanded(support)) if folder.is_dir()}
     known = {name: files for name, files in known.items() if files}
     if not known:

@@ -143,7 +143,8 @@ class Bodies(ABC):
         solid = spheres | capsules
         half = np.where(capsules, self.model.geom_size[:, 1], 0)[:, None] * data.geom_xmat[:, [2, 8]]
         middle, radius = data.geom_xpos[:, [0, 2]], self.model.geom_size[:, :1]
-        return np.hstack([middle - half, middle + half, radius])[solid]
+        found: Array = np.hstack([middle - half, middle + half, radius])[solid]
+        return found
 
     @classmethod
     def start_numbers(cls, places: int, speeds: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from raymeta import registry
-from raymeta.errors import UserError, shown
+from raymeta.errors import UserError, shown, suggest
 from raymeta.problems.images.layouts.plan import needed, tree_at
 from raymeta.problems.images.reading.files import typed
 from raymeta.problems.images.reading.packing import Packed, Progress
@@ -31,6 +31,23 @@ from raymeta.problems.viewpoint.viewpoint import SIDE, Viewpoint, ViewpointTask
 NOVEL = (
     "bed", "bookshelf", "calculator", "cellphone", "computer", "door", "filing_cabinet", "guitar", "iron", "knife",
     "microwave", "pen", "pot", "rifle", "shoe", "slipper", "stove", "toilet", "tub", "wheelchair",
+)  # fmt: skip
+OBJECTNET = (
+    "aeroplane", "ashtray", "backpack", "basket", "bed", "bench", "bicycle", "blackboard", "boat", "bookshelf",
+    "bottle", "bucket", "bus", "cabinet", "calculator", "camera", "can", "cap", "car", "cellphone", "chair",
+    "clock", "coffee_maker", "comb", "computer", "cup", "desk_lamp", "diningtable", "dishwasher", "door", "eraser",
+    "eyeglasses", "fan", "faucet", "filing_cabinet", "fire_extinguisher", "fish_tank", "flashlight", "fork",
+    "guitar", "hair_dryer", "hammer", "headphone", "helmet", "iron", "jar", "kettle", "key", "keyboard", "knife",
+    "laptop", "lighter", "mailbox", "microphone", "microwave", "motorbike", "mouse", "paintbrush", "pan", "pen",
+    "pencil", "piano", "pillow", "plate", "pot", "printer", "racket", "refrigerator", "remote_control", "rifle",
+    "road_pole", "satellite_dish", "scissors", "screwdriver", "shoe", "shovel", "sign", "skate", "skateboard",
+    "slipper", "sofa", "speaker", "spoon", "stapler", "stove", "suitcase", "teapot", "telephone", "toaster",
+    "toilet", "toothbrush", "train", "trash_bin", "trophy", "tub", "tvmonitor", "vending_machine",
+    "washing_machine", "watch", "wheelchair",
+)  # fmt: skip
+PASCAL_OBJECTS = (
+    "aeroplane", "bicycle", "boat", "bottle", "bus", "car", "chair", "diningtable", "motorbike", "sofa", "train",
+    "tvmonitor",
 )  # fmt: skip
 EVERY = 8
 PASCAL = {"validation": ("bottle", "sofa"), "test": ("bicycle", "chair", "train")}
@@ -123,16 +140,23 @@ class Distributed(RealViews):
     """A published data set with a record of MATLAB's for every picture; see `matlab.py`.
 
     Attributes:
+        categories: that there are.
         folder_name: of what is distributed.
         publisher: where it is from, in a phrase.
     """
 
+    categories: ClassVar[tuple[str, ...]]
     folder_name: ClassVar[str]
     publisher: ClassVar[str]
 
     def listed(self, root: Path | None) -> tuple[Tree, Listing, Splits]:
         tree = tree_at(needed(root, self.name, self.publisher, "Annotations and Images"), [self.folder_name])
         found = read_records(tree)
+        for view in found.views:
+            if (name := view.category) not in self.categories:
+                raise UserError(
+                    f"{shown(tree.source)}: {view.where}: class: found '{name}': {suggest(name, self.categories)}"
+                )
         found.refuse_damaged(tree)
         return tree, found, self.parted(sorted(found.counts))
 
@@ -146,6 +170,7 @@ class Distributed(RealViews):
 class ObjectNet3D(Distributed):
     """100 categories of ImageNet's pictures (Xiang et al., ECCV 2016)."""
 
+    categories: ClassVar[tuple[str, ...]] = OBJECTNET
     folder_name: ClassVar[str] = "ObjectNet3D"
     publisher: ClassVar[str] = "ObjectNet3D (cvgl.stanford.edu/projects/objectnet3d)"
 
@@ -160,6 +185,7 @@ class ObjectNet3D(Distributed):
 class Pascal3D(Distributed):
     """12 categories of PASCAL VOC's and ImageNet's pictures (Xiang, Mottaghi, Savarese, WACV 2014)."""
 
+    categories: ClassVar[tuple[str, ...]] = PASCAL_OBJECTS
     folder_name: ClassVar[str] = "PASCAL3D+_release1.1"
     publisher: ClassVar[str] = "Pascal3D+ 1.1 (cvgl.stanford.edu/projects/pascal3d)"
 

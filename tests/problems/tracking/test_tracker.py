@@ -161,6 +161,8 @@ def test_from_the_command_line_and_from_python(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(UserError) as caught:
             CliRunner().invoke(app, more, catch_exceptions=False)
         assert sentence in str(caught.value)
+    with pytest.raises(UserError, match=r"run: was trained on sprites, whose tasks have no classes to learn$"):
+        raymeta.predict(tmp_path / "run", tmp_path / "frames", [tmp_path / "frames"])
     (tmp_path / "one").mkdir()
     with pytest.raises(UserError, match="found 0 frames: two or more are needed"):
         raymeta.track(tmp_path / "run", tmp_path / "one", (1, 1, 5, 5))
