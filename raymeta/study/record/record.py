@@ -20,7 +20,7 @@ from importlib.metadata import version
 from math import inf
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -34,12 +34,13 @@ from raymeta.installed import remark
 from raymeta.metric import Metric
 from raymeta.storage.files import dump_yaml, read_yaml, write_atomically
 from raymeta.storage.places import AnyPath
+from raymeta.study.plan.layers import StudyConfig
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.record.damage import check_about, check_plan, is_round
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, names_in
-from raymeta.study.record.proposals import SamplerOf, propose, sampler_of
+from raymeta.study.record.proposals import propose, sampler_of
 from raymeta.study.record.pulse import Pulse
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
@@ -86,13 +87,7 @@ class TrialRecord:
 
 
 class StudyRecord:
-    """One study's folder. Open it with `create` or `load`; write to it under `locked`.
-
-    Attributes:
-        sampler_of: makes the sampler of a value.
-    """
-
-    sampler_of: ClassVar[SamplerOf] = staticmethod(sampler_of)
+    """One study's folder. Open it with `create` or `load`; write to it under `locked`."""
 
     def __init__(self, folder: AnyPath, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
@@ -207,6 +202,11 @@ class StudyRecord:
             number = self._study.ask().number
             self._propose(number)
         return self.trial(number)
+
+    @staticmethod
+    def sampler_of(study: StudyConfig, name: str) -> optuna.samplers.BaseSampler:
+        """The sampler of a value; see `sampler_of` of proposals.py."""
+        return sampler_of(study, name)
 
     def _propose(self, number: int) -> None:
         """Draw the values that a trial has not got yet; see `propose`."""
