@@ -2,6 +2,8 @@
 
     uv run --group bench python benchmarks/inner_loop.py            # W1 to W4, interleaved, about 8 minutes
     uv run --group bench python benchmarks/inner_loop.py W4 --rounds 9
+    uv run python benchmarks/inner_loop.py W1 W4 --evaluate 600     # evaluation of so many tasks instead
+    uv run python benchmarks/inner_loop.py W1 W3 --memory           # peak memory instead
 
 Raymeta runs on its own kernels and on torch's (`engine.kernels`). All compute the gradients of an outer step on the
 same episodes, from the same weights, in one process and in turn (A B C A B C …); the figure is the ratio of the
@@ -14,9 +16,12 @@ import argparse
 import copy
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.inner import predictions
 from raymeta.learner import build_learner
 from raymeta.ops.library import unusable
-from raymeta.problem import Examples, Tasks
+from raymeta.problem import CHUNK, Examples, Tasks
 from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.training.outer import OuterUpdate
 from raymeta.training.trainer import Trainer
@@ -121,19 +127,34 @@ def adapted(network: Plain) -> list[str]:
 
 def learn2learn_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
     """`learner = maml.clone(); learner.adapt(loss(learner(x), y)); loss(learner(qx), qy).backward()`, for each task."""
-    names = adapted(network)
     for i in range(episodes.size):
-        (support_x, support_y), (query_x, query_y) = episodes.task(i)
-        learner = copy.copy(network)
-        _set(learner, {name: value.clone() for name, value in network.named_parameters()})
-        for _ in range(STEPS):
-            current = dict(_tensors(learner))
-            loss = F.cross_entropy(learner(support_x), support_y)
-            grads = torch.autograd.grad(
-                loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
-            )
-            _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
+        support, (query_x, query_y) = episodes.task(i)
+        learner = _adapted_clone(network, support, second_order)
         (F.cross_entropy(learner(query_x), query_y) / episodes.size).backward()
+
+
+def learn2learn_predictions(network: Plain, episodes: Tasks) -> Tensor:
+    """The same without the last part, in first order, which is all that an evaluation needs: logits [T, n, 5]."""
+    found = []
+    for i in range(episodes.size):
+        support, query = episodes.task(i)
+        learner = _adapted_clone(network, support, second_order=False)
+        with torch.no_grad():
+            found.append(learner(query.x))
+    return torch.stack(found)
+
+
+def _adapted_clone(network: Plain, support: Examples, second_order: bool) -> Plain:
+    names, learner = adapted(network), copy.copy(network)
+    _set(learner, {name: value.clone() for name, value in network.named_parameters()})
+    for _ in range(STEPS):
+        current = dict(_tensors(learner))
+        loss = F.cross_entropy(learner(support.x), support.y)
+        grads = torch.autograd.grad(
+            loss, [current[name] for name in names], retain_graph=second_order, create_graph=second_order
+        )
+        _set(learner, {name: current[name] - INNER_LR * grad for name, grad in zip(names, grads, strict=True)})
+    return learner
 
 
 def _tensors(module: nn.Module, prefix: str = "") -> list[tuple[str, Tensor]]:
@@ -179,10 +200,14 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
 
 
 Step = Callable[[], object]
+Predict = Callable[[Tasks], Tensor]
+WHO = "raymeta", "on torch's kernels", "learn2learn's way"
 
 
-def contenders(name: str, dtype: torch.dtype, higher: bool) -> dict[str, tuple[nn.Module, Step]]:
-    """Who computes the gradients of the same outer step: the module that holds them, and the call."""
+def contenders(name: str, dtype: torch.dtype, higher: bool) -> dict[str, tuple[nn.Module, Step, Predict]]:
+    """Who computes the gradients of the same outer step: the module that holds them, the call, and that of evaluation
+    (of `higher` there is none).
+    """
     work = WORKS[name][1]
     trainer, on_torch = Shaped(work, "auto"), Shaped(work, "torch")
     for each in (trainer, on_torch):
@@ -190,23 +215,82 @@ def contenders(name: str, dtype: torch.dtype, higher: bool) -> dict[str, tuple[n
     episodes = drawn(trainer, work).map(lambda part: part.to(dtype) if part.is_floating_point() else part)
     first, second = (plain_like(trainer).to(dtype) for _ in range(2))
     order = work["order"] == "second"
-    found: dict[str, tuple[nn.Module, Step]] = {
-        "raymeta": (trainer.learner.model, lambda: trainer.accumulate(episodes)),
-        "on torch's kernels": (on_torch.learner.model, lambda: on_torch.accumulate(episodes)),
-        "learn2learn's way": (first, lambda: learn2learn_step(first, episodes, order)),
-    }
+    mine, torchs = (torch.no_grad()(partial(predictions, one.learner, vectorized=False)) for one in (trainer, on_torch))
+    calls: tuple[tuple[nn.Module, Step, Predict], ...] = (
+        (trainer.learner.model, lambda: trainer.accumulate(episodes), mine),
+        (on_torch.learner.model, lambda: on_torch.accumulate(episodes), torchs),
+        (first, lambda: learn2learn_step(first, episodes, order), partial(learn2learn_predictions, first)),
+    )
+    found = dict(zip(WHO, calls, strict=True))
     if higher:
-        found["higher"] = second, lambda: higher_step(second, episodes, order)
+        found["higher"] = second, lambda: higher_step(second, episodes, order), mine
     return found
 
 
 def difference(name: str, higher: bool) -> float:
     """The largest relative difference of a peer's whole outer gradient from raymeta's, in float64."""
     gradients = []
-    for module, step in contenders(name, torch.float64, higher).values():
+    for module, step, _ in contenders(name, torch.float64, higher).values():
         step()
         gradients.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
     return max(float((gradients[0] - other).norm() / gradients[0].norm()) for other in gradients[1:])
+
+
+def compare_evaluation(name: str, tasks: int, clock: Callable[[], float]) -> None:
+    """Time the predictions for so many validation tasks, in turn by CHUNK of them."""
+    work = WORKS[name][1]
+    runners = contenders(name, torch.float32, False)
+    bank = Shaped(work, "torch").problem.bank("validation", 0)
+    seconds, same = dict.fromkeys(runners, 0.0), dict.fromkeys(runners, 0.0)
+    for first in range(-CHUNK, tasks, CHUNK):  # the first of these is a warm-up
+        episodes = bank.draw(max(first, 0), min(CHUNK, tasks - first))
+        answers = {}
+        for who, (_, _, predict) in runners.items():
+            start = clock()
+            answers[who] = predict(episodes).argmax(-1)
+            if first >= 0:
+                seconds[who] += clock() - start
+                same[who] += float((answers[who] == answers["raymeta"]).double().mean()) * episodes.size / tasks
+    print(f"{name} {WORKS[name][0]}: {tasks} tasks evaluated, {STEPS} steps each")
+    for who, spent in seconds.items():
+        print(
+            f"   {who:18} {spent:6.1f} s   raymeta is {spent / seconds['raymeta']:.2f}x   "
+            f"{100 * same[who]:.2f} % of the answers are raymeta's",
+            flush=True,
+        )
+
+
+def compare_memory(name: str) -> None:
+    """Peak MiB of three outer steps, and of two evaluated tasks, of a process each, above what it had before."""
+    print(f"{name} {WORKS[name][0]}: peak MiB of an outer step; of an evaluation")
+    for who in WHO:
+        found = [
+            subprocess.run(
+                [sys.executable, __file__, name, "--peak", who, part], capture_output=True, text=True, check=True
+            )
+            for part in ("step", "evaluation")
+        ]
+        print(f"   {who:18} {found[0].stdout.strip():>6}; {found[1].stdout.strip():>6}", flush=True)
+
+
+def peak(name: str, who: str, part: str) -> None:
+    """What one of those processes does; Linux tells."""
+    small = {**WORKS[name][1], **GREY, "width": 2, "tasks": 1}
+    WORKS["small"] = ("", small)
+    for work, times in (("small", 1), (name, 3)):  # what torch loads at its first step is of no work
+        module, step, predict = contenders(work, torch.float32, False)[who]
+        episodes = drawn(Shaped(WORKS[work][1], "torch"), WORKS[work][1])
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = _kib("VmRSS")
+        for _ in range(times):
+            module.zero_grad(set_to_none=True)
+            step() if part == "step" else predict(episodes)
+    print(f"{(_kib('VmHWM') - before) / 1024:.0f}")
+
+
+def _kib(key: str) -> int:
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1])
 
 
 def compare(name: str, rounds: int, higher: bool, clock: Callable[[], float]) -> None:
@@ -215,7 +299,7 @@ def compare(name: str, rounds: int, higher: bool, clock: Callable[[], float]) ->
     runners = contenders(name, torch.float32, higher)
     seconds: dict[str, list[float]] = {who: [] for who in runners}
     for turn in range(rounds + 1):  # the first is a warm-up
-        for who, (module, step) in runners.items():
+        for who, (module, step, _) in runners.items():
             module.zero_grad(set_to_none=True)
             start = clock()
             step()
@@ -236,6 +320,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("works", nargs="*", default=list(WORKS), help="W1, W2, W3, W4")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--evaluate", type=int, metavar="TASKS", help="evaluation in place of outer steps; not of W3")
+    parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--without-higher", action="store_true", help="it is slow, and needs the group bench")
     parser.add_argument("--cpu-time", action="store_true", help="the thread's, on a machine with other work to do")
     parser.add_argument("--default-malloc", action="store_true", help="the allocator as users of the peers run it")
@@ -245,8 +332,13 @@ def main() -> None:
     if "RAYMETA_BENCHMARK" not in os.environ:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
         settings = {} if options.default_malloc else WORKER_ENVIRONMENT
+        if options.memory:
+            settings = {**settings, "MALLOC_TOP_PAD_": "1048576"}
         os.execve(sys.executable, [sys.executable, *sys.argv], {**kept, **settings, "RAYMETA_BENCHMARK": "1"})
     torch.set_num_threads(1)
+    if options.peak:
+        peak(options.works[0], *options.peak)
+        return
     from raymeta.problem import open_problem
     from raymeta.problems.images.task import ImagesTask
 
@@ -257,7 +349,12 @@ def main() -> None:
     print(", by processor time" if options.cpu_time else "")
     clock = time.thread_time if options.cpu_time else time.perf_counter
     for name in options.works:
-        compare(name, options.rounds, not options.without_higher, clock)
+        if options.evaluate:
+            compare_evaluation(name, options.evaluate, clock)
+        elif options.memory:
+            compare_memory(name)
+        else:
+            compare(name, options.rounds, not options.without_higher, clock)
 
 
 if __name__ == "__main__":

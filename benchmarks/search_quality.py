@@ -29,7 +29,6 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -71,15 +70,17 @@ def search_ours(method: str, plan: Plan, limit: int, slots: int) -> list[dict[st
     """Rounds of a search with raymeta's engine, in order of time."""
     import optuna
 
+    from raymeta.study.plan.layers import StudyConfig
+    from raymeta.study.record.proposals import seed_of
     from raymeta.study.record.record import StudyRecord
     from raymeta.study.run.driving import How, drive
 
     class Multivariate(StudyRecord):
-        def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
-            trial = name.rsplit("/", 1)[0]  # all values of a trial are drawn together
+        @staticmethod
+        def sampler_of(study: StudyConfig, name: str) -> optuna.samplers.BaseSampler:
             return optuna.samplers.TPESampler(
-                seed=zlib.crc32(trial.encode()),
-                n_startup_trials=self.plan.study.startup_trials,
+                seed=seed_of(name.rsplit("/", 1)[0]),  # all values of a trial are drawn together
+                n_startup_trials=study.startup_trials,
                 multivariate=True,
                 constant_liar=True,
             )

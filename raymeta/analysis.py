@@ -4,7 +4,7 @@ A new one is a subclass in a file of its own; see `docs/analyses.md`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -141,8 +141,8 @@ class Analysis(ABC):
 
     Attributes:
         meaning: what its picture shows, in a line.
-        needs: what it has no meaning without: `inner loop` of the learner; `labels`, `images` or `plane` of the
-            problem.
+        needs: what it has no meaning without: `inner loop` of the learner; `labels`, `images`, `plane` or `body`
+            of the problem.
         smallest: settings under which it is tried on an untrained learner before anything is trained.
         one_seed: it looks at the seed that is best on validation alone.
         of_policies: it has a meaning where the examples are made by the learner's own policy; not inherited.
@@ -193,6 +193,16 @@ class Analysis(ABC):
         """
         return None
 
+    @classmethod
+    def across(cls, found: "Mapping[str, pandas.DataFrame]", metric: Metric) -> "pandas.DataFrame | None":
+        """What of the rows of several final runs is worth reading beside each other, task by task; None: nothing.
+
+        Args:
+            found: by run, as in `draw`, two or more, of the same settings and tasks.
+            metric: of the problem.
+        """
+        return None
+
     def refuse(self, subject: Subject) -> None:
         """Look, on an untrained learner, whether there is anything to be seen.
 
@@ -201,7 +211,7 @@ class Analysis(ABC):
         """
         learner, problem, needs = subject.learner, subject.learner.problem, {self.name: self.needs}
         refuse_unmet(needs, ("inner loop",) if learner.inner_loop else (), learner.name, of=("inner loop",))
-        refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels", "plane"))
+        refuse_unmet(needs, problem.offers, problem.name, of=("body", "images", "labels", "plane"))
         if "policy" in problem.offers:
             refuse_unfit("analysis", [self.name], "policies", problem.name)
         small = self.settings.model_copy(update=self.smallest)

@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Bad input. The message is one sentence; the command line prints it and exits with code 2."""
 
 
+class Repeatable(UserError):
+    """What would come again however often it is tried, as a trial's seeds decide all that led to it."""
+
+
 class RunFailed(RuntimeError):
     """A run that could not be brought to its end. One sentence; the command line exits with code 1."""
 

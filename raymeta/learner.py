@@ -22,6 +22,7 @@ from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context, Phase, Step, descend
 from raymeta.models import Backbone, Pass, Weights
+from raymeta.models.chunks import use_chunks
 from raymeta.models.kernels import use_kernels
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Section
@@ -120,7 +121,7 @@ class Learner(nn.Module, ABC):
 
     def with_hook(self, adapted: Any, on_block: Callable[..., Tensor]) -> Any:
         """An adapted state whose query passes call one more hook on the blocks' outputs."""
-        return replace(adapted, query=hooked(adapted.query, on_block))
+        return replace(adapted, query=adapted.query.hooked(on_block))
 
     def hooks(
         self,
@@ -325,11 +326,6 @@ class GradientLearner(Learner):
             )
 
 
-def hooked(now: Pass, on_block: Callable[..., Tensor]) -> Pass:
-    """A pass with one more hook on the blocks' outputs."""
-    return replace(now, on_block=(*now.on_block, on_block))
-
-
 def task_loss(learner: Learner, task: Task, context: Context) -> Tensor:
     """A task's outer loss, a scalar, after all hooks had their say."""
 
@@ -384,6 +380,7 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
         torch.manual_seed(config.seed)
         learner: Learner = registry.find("method", config.method)(config, problem)
     use_kernels(learner, config)
+    use_chunks(learner, config)
     return learner
 
 

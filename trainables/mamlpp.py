@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
 from raymeta.inner import Phase, Step
-from raymeta.learner import Adapted, InnerLoopConfig, Support, hooked
+from raymeta.learner import Adapted, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.models.passes import Pass
 from raymeta.problem import Examples, Problem
@@ -126,7 +126,7 @@ class MAMLPP(MAML):
     def with_hook(self, adapted: Adapted, on_block: Callable[..., Tensor]) -> Adapted:
         changed: Adapted = super().with_hook(adapted, on_block)
         if isinstance(changed, Steps):
-            path = tuple((share, weights, hooked(now, on_block)) for share, weights, now in changed.path)
+            path = tuple((share, weights, now.hooked(on_block)) for share, weights, now in changed.path)
             return replace(changed, path=path)
         return changed
 

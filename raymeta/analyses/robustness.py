@@ -13,6 +13,7 @@ With `against` another final run of the same task is attacked on the same images
 the other one (transfer).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -159,6 +160,27 @@ class Robustness(Analysis):
                 if attack in (CLEAN, "fgsm", "pgd"):
                     (values,) = over_tasks(part, ["norm"], "score").itertuples(index=False)
                     row[label(attack, made_on, tried_on)] = metric.text(values.mean, values.ci95)
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    @classmethod
+    def across(cls, found: "Mapping[str, pandas.DataFrame]", metric: Metric) -> "pandas.DataFrame":
+        """Each run under its own PGD, and what it has more than the first one on the same tasks."""
+        import pandas
+
+        own = pandas.concat(
+            frame[(frame["tried_on"] == THIS) & (frame["made_on"] == THIS)].assign(run=run)
+            for run, frame in found.items()
+        )
+        own = own[own["attack"].isin([CLEAN, "pgd"])]
+        first, *others = found
+        rows: dict[str, dict[str, str]] = {}
+        for (norm, radius), part in own.groupby(["norm", "radius"], sort=False):
+            by_task = part.pivot_table(index="task", columns="run", values="score").dropna()
+            columns = {run: by_task[run] for run in found}
+            columns |= {f"{run} - {first}": by_task[run] - by_task[first] for run in others}
+            rows[f"{TITLES[norm]} {radius:g}"] = {
+                name: metric.text(values.mean(), 1.96 * values.sem()) for name, values in columns.items()
+            }
         return pandas.DataFrame.from_dict(rows, orient="index")
 
 

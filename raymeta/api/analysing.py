@@ -32,12 +32,14 @@ class Analyses(Shown):
         left: why others, where all were asked for, have no meaning.
         problems: a sentence for every one that failed.
         untracked: why MLflow lacks them; "": it has them.
+        across: of several runs, what is worth reading of them beside each other, by analysis.
     """
 
     found: list[Analysed]
     left: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     untracked: str = ""
+    across: "Mapping[str, pandas.DataFrame]" = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Analysed]:
         return iter(self.found)
@@ -55,11 +57,14 @@ class Analyses(Shown):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"analyses": [one.as_dict() for one in self.found], "left": self.left, "problems": self.problems}
+        across = {name: table.to_dict(orient="index") for name, table in self.across.items()}
+        found = {"analyses": [one.as_dict() for one in self.found], **({"across": across} if across else {})}
+        return {**found, "left": self.left, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
         tables = [analyses_table(self.found)] if self.found else []
-        tables += [numbers_table(one) for one in self.found if one.table is not None]
+        tables += [numbers_table(one.table, f"{one.run}: {one.name}") for one in self.found if one.table is not None]
+        tables += [numbers_table(table, f"{name}, task by task") for name, table in self.across.items()]
         return Group(*tables, *map(Text, [*self.left, *self.problems]))
 
 

@@ -14,7 +14,7 @@ from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
-from raymeta.finals.analyses import Named, analyse_runs, wanted_analyses, with_a_meaning
+from raymeta.finals.analyses import Named, across_runs, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.results import Origin
 from raymeta.problem import open_problem
 from raymeta.report.export import read_export
@@ -92,7 +92,11 @@ class FinalRuns(Shown):
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
         rows = [row.as_dict() | ({"by_step": row.by_step()} if self.stepwise else {}) for row in self.rows]
-        looks = {"analyses": self.analyses.as_dict()["analyses"]} if self.analyses.found else {}
+        looks = (
+            {key: value for key, value in self.analyses.as_dict().items() if key in ("analyses", "across")}
+            if self.analyses.found
+            else {}
+        )
         return {"rows": rows, **looks, "problems": self.problems}
 
     def __rich__(self) -> RenderableType:
@@ -180,7 +184,8 @@ def final(
     options["origins"] = {name: one.origin for name, one in found.items() if one.origin is not None}
     rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
     wait = exit_code or not looks  # who asked to leave does not wait for them: the same command goes on with them
-    analysed, failed = analyse_runs([] if wait else [(row, looks[row.name][0]) for row in rows], quiet=quiet)
+    chosen = [] if wait else [(row, looks[row.name][0]) for row in rows]
+    analysed, failed = analyse_runs(chosen, quiet=quiet)
     untracked, left = "", [f"{name}: {why}" for name, (_, whys) in looks.items() for why in whys]
     try:
         from raymeta.finals.tracking import log_final
@@ -189,7 +194,14 @@ def final(
             log_final(row, found[row.name].provenance)
     except Exception as error:  # MLflow is a copy: whatever is wrong with it, the runs are whole
         untracked = problem_of(error)
-    return FinalRuns(rows, [*problems, *failed], untracked, by_step, exit_code, Analyses(analysed, left))
+    return FinalRuns(
+        rows,
+        [*problems, *failed],
+        untracked,
+        by_step,
+        exit_code,
+        Analyses(analysed, left, across=across_runs(chosen, analysed)),
+    )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], w
     for who, needed in needs.items():
         for need in of:
             if need in needed and need not in offers:
-                article = {"inner loop": "an ", "policy": "a ", "plane": "a "}.get(need, "")
+                article = {"inner loop": "an ", "policy": "a ", "plane": "a ", "body": "a "}.get(need, "")
                 raise UserError(f"{who} needs {article}{need}, and {where} has none")
 
 

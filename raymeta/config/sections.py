@@ -52,6 +52,7 @@ class TaskConfig(Section):
         """
 
 
+SEARCHED: Any = {"searched": True}  # a task's key that evaluation knows nothing of: trials of a study may differ in it
 Share = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(gt=0)]
 
@@ -232,6 +233,13 @@ class EngineConfig(Section):
         "auto",
         description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
         "which a C++ compiler builds once a machine; auto: native where they can be had.",
+    )
+
+    chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Images that a convolutional network computes at a time, so that a large episode takes less memory "
+        "for more work; null: all of a set.",
     )
 
     @field_validator("lanes", mode="before")

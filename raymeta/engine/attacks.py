@@ -170,13 +170,18 @@ def pgd(
             value, gradient = with_gradient(loss, change)
             if value > highest:
                 best, highest = change, value
-            change = change + size * direction(gradient, pixels + change, norm)
-            change = in_box(in_ball(change, norm, radius), pixels)
+            change = moved(change, gradient, pixels, norm, radius, size)
         with torch.no_grad():
             value = float(loss(change))
         if value > highest:
             best, highest = change, value
     return best
+
+
+def moved(change: Tensor, gradient: Tensor, pixels: Tensor, norm: Norm, radius: float, size: float) -> Tensor:
+    """A change after a step of ascent of a length, back in ball and box."""
+    change = change + size * direction(gradient, pixels + change, norm)
+    return in_box(in_ball(change, norm, radius), pixels)
 
 
 def with_gradient(loss: Loss, change: Tensor) -> tuple[float, Tensor]:

@@ -198,6 +198,25 @@ def analyse_runs(
     return found, problems
 
 
+def across_runs(
+    chosen: Sequence[tuple[FinalTable, Sequence[Analysis]]], found: Sequence[Analysed]
+) -> dict[str, "pandas.DataFrame"]:
+    """What analyses of several final runs of one task have to say of them beside each other, by name.
+
+    Args:
+        chosen: as for `analyse_runs`.
+        found: what came of them.
+    """
+    tables: dict[str, pandas.DataFrame] = {}
+    if len({table.config.task.name for table, _ in chosen}) != 1:
+        return tables
+    for one in chosen[0][1]:
+        frames = {own.run: own.frame() for own in found if own.name == one.name}
+        if len(frames) > 1 and (table := one.across(frames, chosen[0][0].metric)) is not None:
+            tables[one.name] = table
+    return tables
+
+
 def analyse(one: Analysis, table: FinalTable) -> Analysed:
     """Compute, draw and keep an analysis of a final run, unless it is there.
 

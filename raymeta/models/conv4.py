@@ -16,6 +16,7 @@ as TensorFlow's `same` is: at the bottom and right only where a side is even. MA
 scale and an eps of 1e-3 (`norm_scale: false, norm_eps: 0.001`).
 """
 
+from collections.abc import Callable
 from math import prod
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from raymeta.errors import UserError
 from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.chunks import Affine, Chunked, chunked
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
 from raymeta.models.norm import BatchNorm, NormConfig, NormInit, moments
 from raymeta.models.passes import Pass, Weights
@@ -83,7 +85,7 @@ class Patches(NamedTuple):
         return self.rows.dtype
 
 
-class Block(nn.Module):
+class Block(Chunked):
     """The parameters of one block, and the block as a function of its input and of the weights it is given.
 
     Attributes:
@@ -114,7 +116,8 @@ class Block(nn.Module):
 
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
         """[n, C, H, W] (the first block: what `prepare` made) to [n, width, h, w], channels last in memory."""
-        h = (self.fused if self.is_native(x, now) else self.composed)(x, weights, now, layer)
+        compute = self.fused if self.is_native(x, now) else self.composed
+        h = (self.by_chunks if self.in_chunks(x, now) else compute)(x, weights, now, layer)
         if now.on_normalised:
             for change in now.on_normalised:
                 h = change(h, layer, now)
@@ -136,6 +139,8 @@ class Block(nn.Module):
         """Whose kernels compute which part of the block in a pass, in words."""
         if not self.is_native(x, now):
             return "torch"
+        if self.in_chunks(x, now):
+            return f"convolution, pooling and activation native, {self.chunk} images at a time"
         if self.is_whole(x, now):
             return "native, as one operation"
         convolution = "native" if isinstance(x, Tensor) and self.stride == 1 else "torch"
@@ -164,6 +169,27 @@ class Block(nn.Module):
         if by_maps:
             return tail(h, *norm.of_step(*given, now), how._replace(eps=norm.eps))
         return tail(h, *norm.affine(lambda: moments(h), *given, now, layer), how)
+
+    def by_chunks(self, x: Tensor, weights: Weights, now: Pass, layer: str) -> Tensor:
+        """The same on some images at a time."""
+        weight, bias, native = weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), self.is_native(x, now)
+        slope = 1.0 if now.on_normalised else self.slope
+
+        def end(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+            if native:
+                return tail(h, scale, shift, Tail(self.pool, slope, None))
+            h = h * scale[:, None, None] + shift[:, None, None]
+            h = F.max_pool2d(h, 2) if self.pool else h
+            return h if now.on_normalised else self.activate(h)
+
+        def convolve(part: Tensor) -> Tensor:
+            return Block.convolve(self, part, weight, bias, native)
+
+        def scaled(own: Callable[[], Affine]) -> Affine:
+            return self.norm.affine(own, *self._norm_weights(weights, layer), now, layer)
+
+        assert self.chunk is not None
+        return chunked(x, self.chunk, convolve, scaled, end)
 
     def activate(self, h: Tensor) -> Tensor:
         return F.leaky_relu(h, self.slope) if self.slope else F.relu(h)
@@ -212,11 +238,11 @@ class FirstBlock(Block):
     times slower.
     """
 
-    def prepare(self, x: Tensor) -> Patches | Images:
-        """What passes over images [n, C, H, W] share."""
+    def prepare(self, x: Tensor) -> Patches | Images | Tensor:
+        """What passes over images [n, C, H, W] share; of images that are seen in chunks they themselves."""
         if self.native and self.stride == 1 and takes(x) and not x.requires_grad:
             return Images(x, int(self.padded))
-        return self.patches(x)
+        return x if self.chunk is not None and len(x) > self.chunk else self.patches(x)
 
     def patches(self, x: Tensor) -> Patches:
         """The patches of images [n, C, H, W]."""
@@ -328,16 +354,16 @@ class Conv4(Backbone):
         self.film_channels = (config.width,) * BLOCKS
         self.add_head(outputs, config.init.head, config.init.head_bias)
 
-    def prepare(self, x: Tensor) -> Patches | Images:
+    def prepare(self, x: Tensor) -> Patches | Images | Tensor:
         return self.block1.prepare(x)
 
-    def run(self, prepared: Patches | Images, weights: Weights, now: Pass) -> Tensor:
+    def run(self, prepared: Patches | Images | Tensor, weights: Weights, now: Pass) -> Tensor:
         h: Any = prepared
         for layer in self.blocks():
             h = getattr(self, layer)(h, weights, now, layer)
         return h  # type: ignore[no-any-return]
 
-    def features(self, prepared: Patches | Images, weights: Weights, now: Pass) -> Tensor:
+    def features(self, prepared: Patches | Images | Tensor, weights: Weights, now: Pass) -> Tensor:
         if not self.spatial_mean:
             return super().features(prepared, weights, now)
         return self.maps(prepared, weights, now).mean((-2, -1))

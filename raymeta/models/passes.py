@@ -1,7 +1,7 @@
 """What a forward pass through a backbone must know."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -50,3 +50,7 @@ class Pass:
     on_normalised: Changes = ()
     on_block: Changes = ()
     on_outputs: Changes = ()
+
+    def hooked(self, on_block: Callable[..., Tensor]) -> "Pass":
+        """This pass with one more hook on the blocks' outputs."""
+        return replace(self, on_block=(*self.on_block, on_block))

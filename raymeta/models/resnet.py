@@ -16,6 +16,7 @@ He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition (CVPR 2016). C
 Classification (ICLR 2019). Lee et al.: Meta-Learning with Differentiable Convex Optimization (CVPR 2019).
 """
 
+from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -24,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.models.backbone import Backbone, refuse_shape
+from raymeta.models.chunks import Affine, Chunked, chunked
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
 from raymeta.models.norm import BatchNorm, NormConfig, NormInit
 from raymeta.models.passes import Pass, Weights
@@ -89,7 +91,7 @@ class ResNet12Config(ResNetConfig):
     init: ResNet12Init = ResNet12Init()
 
 
-class ConvNorm(nn.Module):
+class ConvNorm(Chunked):
     """A convolution without bias that keeps the size, but for its stride; then its norm."""
 
     def __init__(self, inputs: int, outputs: int, size: int, config: ResNetConfig, steps: int, stride: int = 1) -> None:
@@ -101,15 +103,32 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor, now: Pass, layer: str) -> Tensor:
         """[n, inputs, H, W] to [n, outputs, h, w]."""
-        h = F.conv2d(x, self.weight, stride=self.stride, padding=self.padding)
-        return self.norm(h, self.norm.weight, self.norm.bias, now, f"{layer}.norm")  # type: ignore[no-any-return]
+        weight, given, name = self.weight, (self.norm.weight, self.norm.bias), f"{layer}.norm"
+
+        def convolve(part: Tensor) -> Tensor:  # with the weight of now: `functional_call` takes it back
+            return F.conv2d(part, weight, stride=self.stride, padding=self.padding)
+
+        if not self.in_chunks(x, now):
+            return self.end(self.norm(convolve(x), *given, now, name))
+
+        def scaled(own: Callable[[], Affine]) -> Affine:
+            return self.norm.affine(own, *given, now, name)
+
+        assert self.chunk is not None
+        return chunked(
+            x, self.chunk, convolve, scaled, lambda h, a, b: self.end(h * a[:, None, None] + b[:, None, None])
+        )
+
+    def end(self, h: Tensor) -> Tensor:
+        """What follows the norm, image by image."""
+        return h
 
 
 class Stem(ConvNorm):
     """Convolution, norm, ReLU, 3x3 max-pooling with stride 2."""
 
-    def forward(self, x: Tensor, now: Pass, layer: str) -> Tensor:
-        h = F.max_pool2d(super().forward(x, now, layer), 3, stride=2, padding=1)
+    def end(self, h: Tensor) -> Tensor:
+        h = F.max_pool2d(h, 3, stride=2, padding=1)
         return F.relu(h)  # after the pooling: it is monotonic, so the values are the same for less work
 
 

@@ -12,6 +12,8 @@ from raymeta.report.tables import value
 from raymeta.study.plan.tables import EVIDENCE
 
 if TYPE_CHECKING:
+    import pandas
+
     from raymeta.analysis import Analysis
     from raymeta.finals.analyses import Analysed
     from raymeta.finals.results import FinalTable
@@ -198,11 +200,10 @@ def analyses_table(found: Sequence["Analysed"]) -> Table:
     return table
 
 
-def numbers_table(one: "Analysed") -> Table:
-    """What an analysis has to say in numbers."""
-    assert one.table is not None
-    table = Table("", *map(str, one.table.columns), title=f"{one.run}: {one.name}", title_justify="left")
-    for name, row in one.table.fillna("").iterrows():
+def numbers_table(found: "pandas.DataFrame", title: str) -> Table:
+    """What analyses have to say in numbers."""
+    table = Table("", *map(str, found.columns), title=title, title_justify="left")
+    for name, row in found.fillna("").iterrows():
         table.add_row(str(name), *map(str, row))
     return table
 

@@ -73,6 +73,8 @@ def one_by_one(config: TrialConfig, learner: Learner) -> str:
     """Why the tasks of an outer step can't be batched, or ""."""
     if not learner.problem.one_shape:
         return f"{config.task.name} has tasks of different shapes"
+    if config.engine.chunk is not None:
+        return "engine.chunk computes some images of a task at a time"
     for one in learner.regularizers:
         if not one.batches:
             return f"{one.name} computes task by task"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from analyses.conftest import subject
 
-from raymeta.analyses.paths import Paths, PathsConfig
+from raymeta.analyses.policies.paths import Paths, PathsConfig
 from raymeta.errors import UserError
 
 PLANE = {

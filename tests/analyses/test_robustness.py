@@ -127,3 +127,17 @@ def test_labels_say_which_attack_and_on_what() -> None:
     assert label("fgsm", "mine", "mine") == "FGSM on mine"
     assert label("pgd", "this", "mine") == "PGD of this on mine"
     assert label("none", "this", "this") == "clean"
+
+
+def test_runs_beside_each_other_are_compared_task_by_task() -> None:
+    one, other = (
+        measured(subject("maml", "images", shake=shake, **MAML), tasks=3, l2=[], l1=[]) for shake in (0.1, 0.3)
+    )
+    metric = subject("maml", "images").learner.problem.metric
+    table = Robustness.across({"one": one, "other": other}, metric)
+    assert list(table.columns) == ["one", "other", "other - one"]
+    assert list(table.index) == ["l-infinity 0", "l-infinity 0.05"]
+    scores = [rows.query("attack == 'pgd'").set_index("task")["score"] for rows in (one, other)]
+    apart = scores[1] - scores[0]
+    assert table.loc["l-infinity 0.05", "other - one"] == metric.text(apart.mean(), 1.96 * apart.std() / 3**0.5)
+    assert table.loc["l-infinity 0.05", "one"] == metric.text(scores[0].mean(), 1.96 * scores[0].std() / 3**0.5)

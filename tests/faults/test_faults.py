@@ -20,6 +20,7 @@ from study.driving import (
     load,
     numbers,
     parse,
+    processes,
     raymeta,
     rounds_noted,
     runs_of,
@@ -118,6 +119,26 @@ def test_a_full_disk(request: pytest.FixtureRequest) -> None:
     print(done.stdout)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_daemon_of_ray_dies_and_leaves_nothing_to_compute_on(
+    number: int, studies: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
+    driver = start("search", *ONE)
+    until(lambda: rounds_noted(NAME) >= 3, driver)
+    (daemon,) = processes(studies, b"raylet/raylet\0")
+    os.kill(daemon, number)
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 1, err
+    line = said(err, "raymeta: ")
+    assert "Ray has no machine left: its daemon has died" in line
+    assert line.endswith(f"`raymeta resume {NAME}` goes on once that is mended")
+    done = raymeta("resume", NAME, "--slots", "1")
+    assert done.returncode == 0, done.stderr
+    assert numbers(NAME) == expected
+    assert_mlflow_equals_record(NAME)
+
+
 def _fill(small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     expected = undisturbed(tmp_path_factory.getbasetemp()).numbers
     driver = start("search", *ONE)
@@ -132,7 +153,7 @@ def _fill(small_disk: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert driver.returncode == 1, err
     line = said(err, "raymeta: ")
     assert "the disk is full" in line
-    assert line.endswith(f"is safe: make it possible to write, then `raymeta resume {NAME}`")
+    assert line.endswith(f"is safe: `raymeta resume {NAME}` goes on once that is mended")
     (small_disk / "filler").unlink()
     done = raymeta("resume", NAME, "--slots", "1")
     assert done.returncode == 0, done.stderr

@@ -31,8 +31,8 @@ from raymeta.testing import small_trial
 from raymeta.training.trainer import Trainer
 
 SHIPPED = [
-    "cka", "examples", "gradcam", "gradients", "landscape", "paths", "rates", "robustness", "similarity", "steps",
-    "tracking", "tsne",
+    "cka", "examples", "frames", "gradcam", "gradients", "landscape", "paths", "rates", "robustness", "similarity",
+    "steps", "tracking", "tsne",
 ]  # fmt: skip
 
 
@@ -332,7 +332,7 @@ def test_from_the_command_line(spec: str, studies: Path) -> None:
     done = raymeta("final", *words, "--analyse", few, "--json")
     assert done.returncode == 0, done.stderr
     without = {"maml": {"rates"}, "alfa": set(), "protonet": {"cka", "gradients", "landscape", "rates", "steps"}}[spec]
-    without = {"examples", "paths", "tracking", *without}
+    without = {"examples", "frames", "paths", "tracking", *without}
     left = [name for name in SHIPPED if name not in without]
     row = parse(done.stdout)
     assert [one["name"] for one in row["analyses"]] == left

@@ -5,12 +5,15 @@
 // it stays in the cache, and a weight's gradient is a sum of sums over groups. Inside, channels are padded to whole
 // vectors. Lavin, Gray: Fast Algorithms for Convolutional Neural Networks (CVPR 2016).
 #pragma once
+#include <algorithm>
 #include "product.h"
 
 namespace raymeta {
 
 constexpr long POINTS = 16;
-constexpr long GROUP = 56;
+constexpr long GROUP = 54;  // at most
+// A number of tiles that fills the rows of registers that a product of this width has
+template <class T> constexpr long group_of(long width) { return width > (COLUMNS - 1) * Lanes<T>::count ? GROUP : 48; }
 
 struct Maps {
     long n, h, w, in, out, padding;
@@ -194,7 +197,7 @@ template <class T> void convolve(const Maps& s, const T* x, const T* w, const T*
     for (int i = 0; i < terms; i++) transform_weight(s.in, s.out, weights[i], u + i * POINTS * matrix);
     Tile tile{s};
     for (long first = 0, group; first < s.tiles(); first += group) {
-        group = s.tiles() - first < GROUP ? s.tiles() - first : GROUP;
+        group = std::min(s.tiles() - first, group_of<T>(s.out));
         for (int i = 0; i < terms; i++) {
             transform_input(tile, group, s.in, maps[i], zeros, v);
             for (long k = 0; k < POINTS; k++)
@@ -225,7 +228,7 @@ template <class T> void convolve_back(const Maps& s, const T* dz, const T* x, co
     if (dw) std::memset(d, 0, sizeof(T) * POINTS * forth);
     Tile tile{s};
     for (long first = 0, group; first < s.tiles(); first += group) {
-        group = s.tiles() - first < GROUP ? s.tiles() - first : GROUP;
+        group = std::min(s.tiles() - first, group_of<T>(s.out));
         transform_cotangent(tile, group, s.out, dz, zeros, y);
         if (dw) transform_input(tile, group, s.in, x, zeros, v);
         for (long k = 0; k < POINTS; k++) {

@@ -97,72 +97,70 @@ void first(const Images& x, const Tail& s, const T* images, const T* w, const T*
 template <class T, int SIDE>
 void first_back(const Images& x, const Tail& s, const T* images, const T* dy, const std::uint8_t* codes, T* w,
                 T* shift) {
-    constexpr int TAPS = 9, CORNERS = SIDE * SIDE;  // at a time
+    constexpr int TAPS = 9, CORNERS = SIDE * SIDE;  // of a channel
     T slope = s.slope;
-    long corner[CORNERS];
-    for (int i = 0; i < CORNERS; i++) corner[i] = i / SIDE * x.w + i % SIDE;
-    auto offsets = x.offsets(), places = starts<SIDE>(x, s);
-    auto total = std::make_unique<double[]>((x.taps() + 1) * s.c);
-    double *of_w = total.get(), *of_shift = of_w + x.taps() * s.c;
-    auto passed = [&](auto at, long p, long c, I<T> code) {
-        return through<T>(at.load(dy + p * s.c + c), code, slope);
-    };
-    sums<1, T>(s.results(), s.c, of_shift, [&](auto at, long p, long c, V<T>* acc) {
-        acc[0] += passed(at, p, c, at.template load_codes<T>(codes + p * s.c + c));
-    });
-    for (long k = 0; k < x.taps(); k += TAPS) {
-        const long* taps = offsets.get() + k;
-        sums<TAPS, T>(s.results(), s.c, of_w + k * s.c, [&](auto at, long p, long c, V<T>* acc) {
-            const T* q = images + places[p];
+    auto places = starts<SIDE>(x, s);
+    auto total = std::make_unique<double[]>((TAPS + 1) * s.c);
+    double* of_shift = total.get() + TAPS * s.c;
+    for (long channel = 0; channel < x.channels; channel++) {
+        std::memset(total.get(), 0, sizeof(double) * (TAPS + 1) * s.c);
+        sums<TAPS + 1, T>(s.results(), s.c, total.get(), [&](auto at, long p, long c, V<T>* acc) {
+            const T *q = images + places[p] + channel * x.h * x.w, *rows[SIDE + 2];
+            for (int i = 0; i < SIDE + 2; i++) rows[i] = q + i * x.w;
             I<T> code = at.template load_codes<T>(codes + p * s.c + c), which = code & (OFF - 1);
-            V<T> from = passed(at, p, c, code), part[CORNERS];
+            V<T> from = through<T>(at.load(dy + p * s.c + c), code, slope), part[CORNERS];
             for (int i = 0; i < CORNERS; i++) part[i] = which == i ? from : V<T>{};
 #pragma GCC unroll 9
             for (int t = 0; t < TAPS; t++)
-                for (int i = 0; i < CORNERS; i++) acc[t] += part[i] * q[taps[t] + corner[i]];
+#pragma GCC unroll 4
+                for (int i = 0; i < CORNERS; i++) acc[t] += part[i] * rows[t / 3 + i / SIDE][t % 3 + i % SIDE];
+            acc[TAPS] += from;
         });
+        for (long o = 0; o < TAPS * s.c; o++) w[(o / s.c * x.channels + channel) * s.c + o % s.c] = total[o];
     }
-    for (long o = 0; o < x.taps() * s.c; o++) w[o] = of_w[o];
     for (long c = 0; c < s.c; c++) shift[c] = of_shift[c];
 }
 
 // Over all places the sums of taps, [taps], and of their products, [taps][taps]
 template <class T> void moments(const Images& x, const T* images, double* of_taps, double* of_products) {
-    constexpr long ROWS = 16;
-    long taps = x.taps(), height = x.h - 2, width = x.w - 2;
+    constexpr long ROWS = 16, L = Lanes<T>::count;
+    long taps = x.taps(), height = x.h - 2, width = x.w - 2, sums = taps + taps * taps;
     auto offsets = x.offsets();
-    auto values = std::make_unique<T[]>((2 * taps + taps * taps) * Lanes<T>::count);
-    auto place = [](T* p, long i) { return p + i * Lanes<T>::count; };
-    T *single = values.get(), *pairs = place(single, taps), *now = place(pairs, taps * taps);
-    std::memset(of_taps, 0, sizeof(double) * taps);
-    std::memset(of_products, 0, sizeof(double) * taps * taps);
+    auto values = std::make_unique<T[]>((sums + taps) * L);  // by lane; first for so many rows, then in double
+    auto wide = std::make_unique<double[]>(sums * L);
+    T *single = values.get(), *pairs = single + taps * L, *now = single + sums * L;
     const Whole whole;
     for (long first = 0; first < x.n * height; first += ROWS) {
         long last = first + ROWS < x.n * height ? first + ROWS : x.n * height;
         for (long row = first; row < last; row++) {
             const T* from = images + row / height * x.channels * x.h * x.w + row % height * x.w;
-            channels<T>(width, [&](long j, auto at) {
+            auto add = [&](long j, auto at, I<T> counted) {
                 for (long k = 0; k < taps; k++) {
-                    V<T> one = at.load(from + offsets[k] + j);
-                    whole.store(place(now, k), one);
-                    whole.store(place(single, k), whole.load(place(single, k)) + one);
+                    V<T> one = counted ? at.load(from + offsets[k] + j) : V<T>{};
+                    whole.store(now + k * L, one);
+                    whole.store(single + k * L, whole.load(single + k * L) + one);
                     for (long l = 0; l <= k; l++) {
-                        T* sum = place(pairs, k * taps + l);
-                        whole.store(sum, whole.load(sum) + one * whole.load(place(now, l)));
+                        T* sum = pairs + (k * taps + l) * L;
+                        whole.store(sum, whole.load(sum) + one * whole.load(now + l * L));
                     }
                 }
-            });
+            };
+            I<T> all = I<T>{} == 0, last_ones = all;  // a row's last vector goes back over what was counted
+            for (long i = 0; i < L - width % L; i++) last_ones[i] = 0;
+            for (long j = 0; j + L <= width; j += L) add(j, whole, all);
+            if (width < L) add(0, Rest{width}, all);
+            else if (width % L) add(width - L, whole, last_ones);
         }
-        for (long i = 0; i < Lanes<T>::count; i++) {
-            for (long k = 0; k < taps; k++) {
-                of_taps[k] += place(single, k)[i];
-                for (long l = 0; l <= k; l++) of_products[k * taps + l] += place(pairs, k * taps + l)[i];
-            }
-        }
-        std::memset(values.get(), 0, sizeof(T) * (taps + taps * taps) * Lanes<T>::count);
+        for (long i = 0; i < sums * L; i++) wide[i] += single[i], single[i] = 0;
     }
-    for (long k = 0; k < taps; k++)
-        for (long l = 0; l < k; l++) of_products[l * taps + k] = of_products[k * taps + l];
+    std::memset(of_taps, 0, sizeof(double) * taps);
+    std::memset(of_products, 0, sizeof(double) * taps * taps);
+    for (long i = 0; i < L; i++) {
+        for (long k = 0; k < taps; k++) of_taps[k] += wide[k * L + i];
+        for (long k = 0; k < taps; k++)
+            for (long l = 0; l < taps; l++)
+                of_products[k * taps + l] += wide[(taps + (k > l ? k * taps + l : l * taps + k)) * L + i];
+    }
 }
 
 // A norm by the maps' own moments as part of w and shift. Mean and covariance of patches are m and C; for every channel

@@ -34,11 +34,15 @@ void product(long depth, const T* a, long row, long step, const T* b, T* c, long
             for (int j = 0; j < C; j++) acc[r][j] += one * other[j];
         }
     }
-    for (long r = done; r < R; r++)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) {
+        if (r < done) continue;
+#pragma GCC unroll 4
         for (int j = 0; j < C; j++) {
             T* to = c + r * width + j * L;  // a sum of sums, whose error is smaller than that of one long one
             at.store(to, add ? at.load(to) + acc[r][j] : acc[r][j]);
         }
+    }
 }
 
 // Blocks of R rows; the last one computes again what it shares with the one before

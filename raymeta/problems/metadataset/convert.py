@@ -4,6 +4,7 @@
     aircraft       images_variant_*.txt and images_box.txt in data/: each picture cut to its box
     quickdraw      CLASS.npy, drawings [n, side * side] of 8 bits
     traffic_sign   a folder 00000 ... 00042 for each class
+    fungi, vgg_flower, mscoco    what their annotations say (annotated.py)
     any other      a folder for each class, named as the specification names it (dtd, cu_birds)
 
 Which class is for which split, and in which order, a specification says that Meta-Dataset publishes (`--spec`); without
@@ -11,12 +12,12 @@ one, of a data set that is none of the ten, what the folders and lists of the pi
 are kept byte for byte, others become PNG; Meta-Dataset makes JPEG of those.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,22 +29,14 @@ from raymeta.problems.images.layouts.plan import planned, tree_at
 from raymeta.problems.images.reading.packing import Progress
 from raymeta.problems.images.reading.sources import UNREADABLE
 from raymeta.problems.images.reading.trees import Tree
+from raymeta.problems.metadataset.annotated import fungi, mscoco, vgg_flower
 from raymeta.problems.metadataset.published import SOURCES
+from raymeta.problems.metadataset.raw import Box, OfClass, Raw, cut, files, kept, png
 from raymeta.problems.metadataset.records import example, write_records
 from raymeta.problems.metadataset.spec import FILE, THEIRS, read_spec
 
-NOT_READ = ("ilsvrc_2012", "fungi", "vgg_flower", "mscoco")
+NOT_READ = "ilsvrc_2012"
 HELD_OUT = 5  # alphabets
-
-
-class Raw(NamedTuple):
-    """A class: its name, how many images it has, and how they are read, encoded; or files of a tree."""
-
-    name: str
-    images: int
-    read: Callable[[], Iterator[bytes]] | None
-    tree: Tree | None = None
-    paths: Sequence[str] = ()
 
 
 def convert(name: str, root: Path, out: Path, progress: Progress, spec: Path | None = None) -> Path:
@@ -65,10 +58,10 @@ def convert(name: str, root: Path, out: Path, progress: Progress, spec: Path | N
     folder = out / name
     if folder.exists():
         raise UserError(f"{shown(folder)}: it is there already")
-    if name in NOT_READ:
+    if name == NOT_READ:
         raise UserError(
             f"data convert: the raw form of {name} is not read: make its records with Meta-Dataset's scripts; allowed: "
-            f"{', '.join(one for one in SOURCES if one not in NOT_READ)}, or a name of your own"
+            f"{', '.join(one for one in SOURCES if one != NOT_READ)}, or a name of your own"
         )
     classes, about = _classes(name, root, spec)
     try:
@@ -101,12 +94,11 @@ def _classes(name: str, root: Path, spec: Path | None) -> tuple[dict[Split, list
             raise UserError(f"data convert: {name} needs --spec: the {name}_{FILE} that Meta-Dataset publishes")
         plan = planned(Tree(root))
         assert plan.tree is not None
-        classes = {split: [_files(plan.tree, one, paths) for one, paths in plan.layout.classes[split].items()]
+        classes = {split: [files(plan.tree, one, paths) for one, paths in plan.layout.classes[split].items()]
                    for split in SPLITS}  # fmt: skip
         return classes, {"classes_per_split": _sizes(classes), **plain}
     wanted = read_spec(spec)
-    readers = {"aircraft": _aircraft, "quickdraw": _quickdraw}
-    of_class = readers.get(name, _folders)(root, numbered=name == "traffic_sign")
+    of_class = READERS.get(name, _folders)(root)
     found: dict[Split, list[Raw]] = {split: [] for split in SPLITS}
     for split in SPLITS:
         for number in wanted.splits[split]:
@@ -129,7 +121,7 @@ def _omniglot(root: Path) -> tuple[dict[Split, list[Raw]], dict[str, Any]]:
         own: dict[str, list[Raw]] = {}
         for place, paths in part.characters.items():
             alphabet, _, character = place.partition("/")
-            own.setdefault(alphabet, []).append(_files(part.tree, f"{alphabet}-{character}", paths))
+            own.setdefault(alphabet, []).append(files(part.tree, f"{alphabet}-{character}", paths))
         alphabets.append(own)
     background, evaluation = alphabets
     held = sorted(background, key=lambda one: (len(background[one]), one))[:HELD_OUT]
@@ -146,7 +138,7 @@ def _omniglot(root: Path) -> tuple[dict[Split, list[Raw]], dict[str, Any]]:
     return {split: [raw for characters in own.values() for raw in characters] for split, own in named.items()}, about
 
 
-def _folders(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
+def _folders(root: Path, *, numbered: bool = False) -> OfClass:
     """Classes that are folders, by their names or, as traffic signs', by numbers of five digits."""
     tree = tree_at(root, [])
     inside: dict[str, list[str]] = {}
@@ -157,12 +149,12 @@ def _folders(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
         folder = f"{int(name):05d}" if numbered else name
         if folder not in inside:
             raise UserError(f"{shown(tree.source)}: no folder '{folder}' of pictures: {suggest(folder, inside)}")
-        return _files(tree, name, inside[folder])
+        return files(tree, name, inside[folder])
 
     return of_class
 
 
-def _quickdraw(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
+def _quickdraw(root: Path) -> OfClass:
     def of_class(name: str) -> Raw:
         path = root / f"{name}.npy"
         try:
@@ -172,26 +164,27 @@ def _quickdraw(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
         side = round(drawings.shape[-1] ** 0.5)
         if drawings.ndim != 2 or drawings.dtype != np.uint8 or side**2 != drawings.shape[1]:
             raise UserError(f"{shown(path)}: found {drawings.dtype} {list(drawings.shape)}: expected uint8 [n, side²]")
-        return Raw(name, len(drawings), lambda: (_png(Image.fromarray(one.reshape(side, side))) for one in drawings))
+        return Raw(name, len(drawings), lambda: (png(Image.fromarray(one.reshape(side, side))) for one in drawings))
 
     return of_class
 
 
-def _aircraft(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
+def _aircraft(root: Path) -> OfClass:
     tree = tree_at(root, ["fgvc-aircraft-2013b"])
     paths = {path.rpartition("/")[2]: path for path in tree.paths}
     lists = [name for name in paths if name.startswith("images_variant_") and name.endswith(".txt")]
     lists = [name for name in lists if name != "images_variant_trainval.txt"]
     if not lists or "images_box.txt" not in paths:
         raise UserError(f"{shown(tree.source)}: images_variant_*.txt and images_box.txt are not in it")
-    files = {path.rpartition("/")[2]: text.decode() for path, text in
+    texts = {path.rpartition("/")[2]: text.decode() for path, text in
              tree.read([paths[name] for name in (*lists, "images_box.txt")])}  # fmt: skip
-    boxes = {
-        line.split()[0]: tuple(map(int, line.split()[1:])) for line in files["images_box.txt"].splitlines() if line
-    }
+    boxes: dict[str, Box] = {}
+    for line in filter(None, texts["images_box.txt"].splitlines()):
+        number, left, top, right, bottom = line.split()
+        boxes[number] = (int(left) - 1, int(top) - 1, int(right), int(bottom))
     classes: dict[str, list[str]] = {}
     for name in lists:
-        for line in filter(None, files[name].splitlines()):
+        for line in filter(None, texts[name].splitlines()):
             number, _, variant = line.partition(" ")
             classes.setdefault(variant.strip(), []).append(number)
 
@@ -203,20 +196,17 @@ def _aircraft(root: Path, *, numbered: bool) -> Callable[[str], Raw]:
         numbers = sorted(classes[name])
 
         def read() -> Iterator[bytes]:
-            for number, (_, content) in zip(
-                numbers, tree.read_in_order(paths[f"{one}.jpg"] for one in numbers), strict=True
-            ):
-                left, top, right, bottom = boxes[number]
-                with Image.open(io.BytesIO(content)) as image:
-                    yield _png(image.convert("RGB").crop((left - 1, top - 1, right, bottom)))
+            return cut(tree, ((paths[f"{number}.jpg"], lambda *size, own=boxes[number]: own) for number in numbers))
 
         return Raw(name, len(numbers), read)
 
     return of_class
 
 
-def _files(tree: Tree, name: str, paths: Sequence[str]) -> Raw:
-    return Raw(name, len(paths), None, tree, paths)
+READERS: Mapping[str, Callable[[Path], OfClass]] = {
+    "aircraft": _aircraft, "quickdraw": _quickdraw, "traffic_sign": partial(_folders, numbered=True), "fungi": fungi,
+    "vgg_flower": vgg_flower, "mscoco": mscoco,
+}  # fmt: skip
 
 
 class _Files:
@@ -234,20 +224,6 @@ class _Files:
         assert raw.tree is not None
         for path, content in islice(self._open[id(raw.tree)], raw.images):
             try:
-                yield _kept(content)
+                yield kept(content)
             except (*UNREADABLE, ValueError) as error:
                 raise UserError(f"{shown(raw.tree.source)}: {shown(path)} is not an image that can be read") from error
-
-
-def _kept(content: bytes) -> bytes:
-    """A JPEG or PNG file as it is, any other as PNG."""
-    with Image.open(io.BytesIO(content)) as image:
-        if image.format in ("JPEG", "PNG"):
-            return content
-        return _png(image.convert("RGB"))
-
-
-def _png(image: Image.Image) -> bytes:
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    return content.getvalue()

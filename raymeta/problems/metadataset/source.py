@@ -35,6 +35,7 @@ from raymeta.problems.metadataset.sampling import GroupEpisodes
 from raymeta.problems.metadataset.spec import FILE, Spec, read_spec
 from raymeta.problems.metadataset.task import MetaDatasetTask
 from raymeta.problems.uniforms import Uniforms
+from raymeta.storage.files import cache_folder
 
 PART = 256  # images that are handed over together
 SIDE, CAP = (int(MetaDatasetTask.model_fields[key].default) for key in ("size", "images_per_class"))
@@ -193,9 +194,12 @@ def spec_file(root: Path | None, source: str) -> Path:
         UserError: it is not in `root`.
     """
     if root is None:
+        stores = sorted(cache_folder().glob(f"metadataset-{source}-*-*/meta.json"))
+        sizes = dict.fromkeys(path.parent.name.split("-")[2] for path in stores)
+        there = f" (it is packed in {', '.join(sizes)} pixels: task.size or --size)" if sizes else ""
         raise UserError(
-            f"metadataset:{source} can't be downloaded by raymeta: make its records with Meta-Dataset's scripts or by "
-            f"raymeta data convert, and name by --data-root the folder that has a folder {source} of them"
+            f"metadataset:{source} can't be downloaded by raymeta{there}: make its records with Meta-Dataset's scripts "
+            f"or by raymeta data convert, and name by --data-root the folder that has a folder {source} of them"
         )
     for folder in (root / source, root):
         if (folder / FILE).exists() and folder.name == source:

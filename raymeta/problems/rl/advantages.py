@@ -10,7 +10,7 @@ the padding behind it, where rewards are 0.
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError
+from raymeta.errors import Repeatable
 
 Array = NDArray[np.float64]
 RIDGE, RIDGES, EPS = 1e-5, 6, 1e-8
@@ -42,7 +42,7 @@ def baseline(observations: Array, rewards: Array, valid: Array, gamma: float) ->
         gamma: discount.
 
     Raises:
-        UserError: no solution is finite.
+        Repeatable: no solution is finite.
     """
     time = np.broadcast_to(np.arange(valid.shape[1]) / 100, valid.shape)
     x = np.concatenate(
@@ -58,7 +58,7 @@ def baseline(observations: Array, rewards: Array, valid: Array, gamma: float) ->
             continue
         if np.isfinite(solution).all():
             return (x @ solution) * valid
-    raise UserError("the linear baseline has no finite solution: the rewards or observations are not finite")
+    raise Repeatable("the linear baseline has no finite solution: the rewards or observations are not finite")
 
 
 def advantages(rewards: Array, values: Array, valid: Array, gamma: float, lam: float) -> Array:

@@ -137,6 +137,14 @@ class Bodies(ABC):
         """Which episodes end with this step, [B]."""
         return np.zeros(len(seen), bool)
 
+    def limbs(self, number: int) -> Array:
+        """A body's capsules as seen from the side, [n, 5]: their ends' x and z, and their radius, in m."""
+        data, spheres, capsules = self.data[number], *(self.model.geom_type == shape for shape in (2, 3))
+        solid = spheres | capsules
+        half = np.where(capsules, self.model.geom_size[:, 1], 0)[:, None] * data.geom_xmat[:, [2, 8]]
+        middle, radius = data.geom_xpos[:, [0, 2]], self.model.geom_size[:, :1]
+        return np.hstack([middle - half, middle + half, radius])[solid]
+
     @classmethod
     def start_numbers(cls, places: int, speeds: int) -> int:
         """Uniform numbers of a start: one for each place, two for each speed."""

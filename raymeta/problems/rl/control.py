@@ -10,7 +10,7 @@ Finn, Abbeel, Levine (ICML 2017), section 5.3; an inner step descends REINFORCE'
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.config.sections import TaskConfig
-from raymeta.errors import UserError
+from raymeta.config.sections import SEARCHED, TaskConfig
+from raymeta.errors import Repeatable, UserError
 from raymeta.inner import Player
 from raymeta.metric import Metric, Score
 from raymeta.problem import CHUNK, Bank, Examples, Problem, Split, Tasks
@@ -40,8 +40,13 @@ class ControlTask(TaskConfig):
 
     trajectories: int = Field(20, ge=2, description="Of a task, before each inner step and after the last one.")
     horizon: int = Field(100, ge=2, description="Steps of a trajectory at most.")
-    gamma: float = Field(0.99, ge=0, le=1, description="Discount of rewards; learn2learn: 0.95.")
-    gae_lambda: float = Field(1.0, ge=0, le=1, description="Of generalised advantages; 1: returns less the baseline.")
+    gamma: float = Field(
+        0.99, ge=0, le=1, description="Discount of rewards; learn2learn: 0.95.", json_schema_extra=SEARCHED
+    )
+    gae_lambda: float = Field(
+        1.0, ge=0, le=1, description="Of generalised advantages; 1: returns less the baseline.",
+        json_schema_extra=SEARCHED,
+    )  # fmt: skip
 
     def of_evaluation(self, test: bool) -> dict[str, Any]:
         """Undiscounted returns know nothing of credit."""
@@ -57,6 +62,7 @@ class Control(Problem):
         goal_numbers: uniform numbers that a goal is made from.
         start_numbers: R, uniform numbers of an episode's own.
         plane: which two numbers of an observation are a place in the plane, if there is one.
+        body: its environments are `Bodies`, which can be drawn.
         version: changed when a task of some number is no longer what it was.
     """
 
@@ -68,6 +74,7 @@ class Control(Problem):
     goal_numbers: ClassVar[int] = 1
     start_numbers: ClassVar[int] = 0
     plane: ClassVar[tuple[int, int] | None] = None
+    body: ClassVar[bool] = False
     version: ClassVar[int] = 1
 
     def __init__(self, task: Any) -> None:
@@ -88,7 +95,7 @@ class Control(Problem):
 
     @property
     def offers(self) -> frozenset[str]:
-        return frozenset({"policy", "plane"} if self.plane else {"policy"})
+        return frozenset({"policy"} | ({"plane"} if self.plane else set()) | ({"body"} if self.body else set()))
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """REINFORCE's, of trajectories; see `policy_gradient`."""
@@ -192,15 +199,8 @@ class Trajectories:
 
     def played(self, first: int, player: Player, adapted: Sequence[Any], moment: int | str) -> Rollouts:
         """Trajectories of tasks under adapted states, at an inner step or as the query set."""
-        task, problem, count = self._problem.task, self._problem, len(adapted)
-        of_actions = task.horizon * problem.actions
-        width = problem.start_numbers + of_actions + of_actions % 2
-        table = self._uniforms("episodes", moment).rows(first, count, task.trajectories * width)
-        table = table.reshape(count, task.trajectories, width)
-        starts, rest = np.split(table, [problem.start_numbers], 2)
-        noise = _normal(rest)[..., :of_actions].reshape(count, task.trajectories, task.horizon, problem.actions)
-
-        device = player.device
+        task, problem, count, device = self._problem.task, self._problem, len(adapted), player.device
+        starts, noise = self._chance(first, count, moment)
 
         def acting(state: Any) -> Callable[[Tensor], Tensor]:
             return lambda x: player.outputs(state, x.to(device)).cpu()
@@ -208,9 +208,36 @@ class Trajectories:
         environments = problem.environments(count * task.trajectories)
         policies = [acting(state) for state in adapted]
         found = rollouts(environments, policies, self.goals(first, count), starts, noise, player.dtype)
-        if not np.isfinite(found.rewards).all():
-            raise UserError(f"{problem.name}: its environment gave a reward that is not finite")
+        if np.isfinite(found.actions).all() and not np.isfinite(found.rewards).all():
+            raise Repeatable(f"{problem.name}: its environment gave a reward that is not finite")
         return found
+
+    def replayed(self, number: int, made: Examples, moment: int | str) -> Iterator[Environments]:
+        """The environments of a task as its trajectories of a moment began and after each of their steps."""
+        problem, task = self._problem, self._problem.task
+        steps = Steps.of(made.y)
+        actions, valid = (part.double().cpu().numpy() for part in (steps.actions, steps.weights > 0))
+        environments = problem.environments(task.trajectories)
+        starts, _ = self._chance(number, 1, moment)
+        environments.reset(np.repeat(self.goals(number, 1), task.trajectories, 0), starts[0])
+        yield environments
+        for now, going in zip(
+            actions.reshape(task.trajectories, task.horizon, -1).swapaxes(0, 1),
+            valid.reshape(task.trajectories, task.horizon).T.astype(bool),
+            strict=True,
+        ):
+            environments.step(now, going)
+            yield environments
+
+    def _chance(self, first: int, count: int, moment: int | str) -> tuple[Array, Array]:
+        """Uniform numbers of starts [T, E, R] and standard normal ones of actions [T, E, H, A]."""
+        task, problem = self._problem.task, self._problem
+        of_actions = task.horizon * problem.actions
+        width = problem.start_numbers + of_actions + of_actions % 2
+        table = self._uniforms("episodes", moment).rows(first, count, task.trajectories * width)
+        starts, rest = np.split(table.reshape(count, task.trajectories, width), [problem.start_numbers], 2)
+        noise = _normal(rest)[..., :of_actions].reshape(count, task.trajectories, task.horizon, problem.actions)
+        return starts, noise
 
     def _examples(self, first: int, player: Player, adapted: Sequence[Any], moment: int | str) -> Examples:
         made = self.played(first, player, adapted, moment)
@@ -230,6 +257,8 @@ class Trajectories:
     def _worth(self, observations: Array, rewards: Array, valid: Array) -> Array:
         """Normalised advantages of a task's trajectories, [E, H]."""
         task = self._problem.task
+        if not np.isfinite(rewards).all():  # of a policy that has diverged
+            return np.full_like(rewards, np.nan)
         values = baseline(observations, rewards, valid, task.gamma)
         return normalised(advantages(rewards, values, valid, task.gamma, task.gae_lambda), valid)
 

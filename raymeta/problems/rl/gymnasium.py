@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from raymeta.errors import UserError
+from raymeta.errors import Repeatable
 from raymeta.problems.rl.advantages import Array
 from raymeta.problems.rl.bodies import refuse_without
 from raymeta.problems.rl.control import Control
@@ -60,7 +60,7 @@ class Side:
         self._all = [self._tried(problem.make) for _ in range(count)]
         found = [self._all[0].observation_space.shape, self._all[0].action_space.shape]
         if found != (wanted := [(problem.observations,), (problem.actions,)]):
-            raise UserError(
+            raise Repeatable(
                 f"{problem.name}: its environment has observations of shape {found[0]} and actions of "
                 f"shape {found[1]}, "
                 f"and its class says {wanted[0]} and {wanted[1]}"
@@ -91,4 +91,4 @@ class Side:
             return act(*arguments, **named)
         except Exception as error:  # an environment may fail in any way
             what = " ".join(str(error).split())
-            raise UserError(f"{self._problem.name}: its environment failed: {type(error).__name__}: {what}") from error
+            raise Repeatable(f"{self._problem.name}: its environment failed: {type(error).__name__}: {what}") from error

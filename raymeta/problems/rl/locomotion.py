@@ -68,6 +68,7 @@ class Ants(Bodies):
 class Direction(Control):
     """Forward or backward."""
 
+    body: ClassVar[bool] = True
     bodies: ClassVar[type[Bodies]]
 
     def __init__(self, task: Any) -> None:

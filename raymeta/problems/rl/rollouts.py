@@ -54,6 +54,8 @@ def rollouts(
 ) -> Rollouts:
     """Let each task's policy act in its environments, a = mu + sigma * noise.
 
+    When one of them has diverged all stop, and no reward is a number.
+
     Args:
         environments: T * E of them, task by task.
         policies: T of them.
@@ -75,6 +77,9 @@ def rollouts(
         drawn = mean + deviation.exp() * torch.from_numpy(noise[:, :, t]).to(dtype)
         observations[:, :, t], valid[:, :, t] = x.double().numpy() * now[..., None], now
         actions[:, :, t] = drawn.double().numpy() * now[..., None]
+        if not np.isfinite(actions[:, :, t]).all():
+            rewards[:] = np.nan
+            break
         seen, reward, ended = environments.step(actions[:, :, t].reshape(-1, size), going)
         rewards[:, :, t] = np.where(going, reward, 0).reshape(count, episodes)
         going = going & ~ended

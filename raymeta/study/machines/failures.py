@@ -7,9 +7,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from raymeta.errors import StorageError
+from raymeta.errors import Repeatable, StorageError
 
-Kind = Literal["memory", "disk", "other"]
+Kind = Literal["memory", "disk", "certain", "other"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -26,7 +26,8 @@ class Failure(NamedTuple):
     """Why a worker failed.
 
     Attributes:
-        kind: memory (of the host or the GPU; less beside it may help), disk (full, or the store is away), or else.
+        kind: memory (of the host or the GPU; less beside it may help), disk (full, or the store is away), certain (it
+            would come again), or else.
         reason: one line.
         text: all that is known, with the worker's traceback.
     """
@@ -57,7 +58,7 @@ class Retries:
     def again(self, key: Hashable, failure: Failure) -> Again | None:
         """What to do after a failure; None: it has failed often enough. Too little memory is not asked for often."""
         alone = failure.kind == "memory"
-        allowed = 1 if alone else MAX_FAILURES
+        allowed = {"memory": 1, "certain": 0}.get(failure.kind, MAX_FAILURES)
         if self._tried[key] >= allowed:
             return None
         self._tried[key] += 1
@@ -104,6 +105,8 @@ def failure_of(error: Any) -> Failure:
         return Failure("memory", f"memory: {last}", str(error))
     if isinstance(cause, OSError) and ends_session(cause):
         return Failure("disk", unwritable(cause), str(error))
+    if isinstance(cause, Repeatable):
+        return Failure("certain", last, str(error))
     died = type(error).__name__ in ("RayActorError", "ActorDiedError", "ActorUnavailableError")
     if died and SETTING_UP not in str(error):
         return Failure("other", "its worker died", str(error))

@@ -134,6 +134,7 @@ class Pool:
         session = self._session
         try:
             while not session.leaving:
+                session.look()
                 if session.stopping:
                     self._empty()
                 else:

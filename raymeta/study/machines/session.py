@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 
+import ray
 from rich.console import Console
 
 from raymeta.study.machines.resources import Slots
@@ -22,6 +23,8 @@ SAVING = "what runs is asked to save now; every finished round is saved anyway"
 # How long the running rounds may still take, and then Ray, which waits a minute for what is dead, if all that it has
 # started heard the same signal. Schedulers kill ten seconds after they have asked, or later.
 GRACE_S, RAY_GRACE_S = 3.0, 6.0
+LOOK_S = 5.0  # between two looks at whether Ray still has a machine
+NO_MACHINE = "Ray has no machine left: its daemon has died (its logs are in /tmp/ray/session_latest/logs)"
 HANGUP, SAVE = getattr(signal, "SIGHUP", None), getattr(signal, "SIGUSR1", None)  # Windows has neither
 ENDING = [number for number in (signal.SIGTERM, HANGUP) if number is not None]
 INTERRUPTED, TERMINATED = 130, 143  # exit codes: as a shell says of what Ctrl-C, and of what SIGTERM has ended
@@ -42,7 +45,7 @@ class Session:
         stopping: the user wants nothing new to be started.
         saving: the user wants what runs to be saved now; whoever has asked it to, takes this back.
         exit_code: of the command, because it was asked to leave; 0: it was not.
-        broken: why nothing can be written any more; "": it can.
+        broken: why it can't go on: nothing can be written any more, or no machine is left; "": it can.
         untracked: why MLflow lacks something of it; "": it has everything.
         reported: it has written the study's report.
         problems: what came to nothing, a sentence each.
@@ -67,6 +70,7 @@ class Session:
     elsewhere: list[str] = field(default_factory=list)
     pulse: Pulse | None = None
     _leave_at: float = math.inf  # on the monotonic clock
+    _look_at: float = 0.0  # likewise
 
     def __post_init__(self) -> None:
         self.say: Callable[[str], None] = self._line
@@ -136,6 +140,13 @@ class Session:
         """Leave, and write nothing more."""
         self.broken = reason
         self.leave()
+
+    def look(self) -> None:
+        """Break off if Ray has no machine left, and would wait for one forever: its daemon has died, say."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            if not any(node["Alive"] for node in ray.nodes()):
+                self.break_off(NO_MACHINE)
 
     @contextmanager
     def interruptible(self, first: str) -> Iterator[None]:

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from raymeta.config import CHOSEN
 from raymeta.errors import UserError, suggest
 from raymeta.schema import Section, check, nearest_key
-from raymeta.study.plan.own import SEARCHED, Own, Start, as_param
+from raymeta.study.plan.own import Own, Start, as_param, searchable
 from raymeta.study.plan.param import Param, Point
 from raymeta.study.plan.space import BASELINE, CHOICE, Space, chosen, in_order
 
@@ -25,7 +25,7 @@ def composed(space: Space, own: Own, fields: Fields, method: str, choices: Seque
         space: of the composition's files.
         own: what the user says.
         fields: key to field of the trials' schema.
-        method: whose section can be searched besides those of `SEARCHED`.
+        method: of the trials; see `searchable`.
         choices: regularizers whose keys are searched where they are chosen.
 
     Raises:
@@ -45,7 +45,8 @@ def composed(space: Space, own: Own, fields: Fields, method: str, choices: Seque
             raise UserError(f"{said.source}: {_unknown(key, fields)}")
         section, _, last = key.partition(".")
         literal = len(_values(fields[key])) > 1  # names of one section with one schema: adam and sgd
-        if section not in (*SEARCHED, method) or (section in CHOSEN and last == CHOSEN[section].key and not literal):
+        chooses = section in CHOSEN and last == CHOSEN[section].key and not literal
+        if chooses or not searchable(key, fields[key], method):
             raise UserError(f"{said.source}: '{key}' is the same for all trials of a study; give it one value")
         form = as_param(said, whole=int in _kinds(fields[key]) and float not in _kinds(fields[key]))
         param = _compare(key, check(Param, form, said.source), fields, said.source)

@@ -19,15 +19,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from raymeta.errors import UserError
 from raymeta.schema import Section, check, flatten, parse_overrides
 from raymeta.storage.files import parse_yaml, read_yaml
 from raymeta.storage.places import expanded
 
-SEARCHED = ("regularizers", "model", "outer", "pretraining")  # sections whose keys can be searched, with the method's
+SECTIONS = ("regularizers", "model", "outer", "pretraining")  # whose keys can be searched, with the method's
 NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})(?::(?P<how>log|\d+))?")
+
+
+def searchable(key: str, field: FieldInfo, method: str) -> bool:
+    """Whether trials of a study may differ in a key: of a task's in what evaluation knows nothing of."""
+    marks = field.json_schema_extra
+    return key.partition(".")[0] in (*SECTIONS, method) or (isinstance(marks, dict) and marks.get("searched") is True)
 
 
 class Said(NamedTuple):
@@ -102,7 +109,7 @@ def own_words(words: Sequence[str], method: str) -> Own:
     ranges, fixed = {}, list[str]()
     for word in words:
         key, sign, value = word.partition("=")
-        searchable = key.partition(".")[0] in (*SEARCHED, method)
+        searchable = key.partition(".")[0] in (*SECTIONS, method)
         if sign and (RANGE.fullmatch(value) or (searchable and _is_range(value))):
             ranges[key] = Said(value, f"'{word}'", "command line")
         else:

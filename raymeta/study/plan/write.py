@@ -7,7 +7,7 @@ from raymeta.schema import fields
 from raymeta.storage.files import yaml_line
 from raymeta.storage.outputs import write_output
 from raymeta.storage.places import AnyPath
-from raymeta.study.plan.own import SEARCHED
+from raymeta.study.plan.own import searchable
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import CHOICE
 
@@ -44,14 +44,14 @@ def _lines(plan: Plan) -> Iterator[str]:
         when = {other: condition for other, condition in form.pop("when", {}).items() if other != CHOICE}
         yield from _comment(about.get(key), plan.space.origins.get(key))
         yield "  " + yaml_line(key, {**form, "when": when} if when else form)
-    own = [key for key in base if key.partition(".")[0] in (*SEARCHED, plan.base.method)]
+    own = [key for key in base if key in known and searchable(key, known[key], plan.base.method)]
     for key in own:
-        if key in plan.fixed and key in known:
+        if key in plan.fixed:
             yield from _comment(about.get(key), f"fixed: {plan.fixed[key]}")
             yield "  " + yaml_line(key, base[key])
     yield "  # Not searched, and as it is:"
     for key in own:
-        if key in known and key not in plan.space.params and key not in plan.fixed:
+        if key not in plan.space.params and key not in plan.fixed:
             origin = f"    # {plan.origins[key]}" if key in plan.origins else ""
             yield f"  # {yaml_line(key, base[key])}{origin}"
     yield "start_from:"

@@ -12,17 +12,15 @@ forgets the rungs, and what happened since its last snapshot).
 import os
 import sys
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from hashlib import sha256
 from importlib.metadata import version
 from math import inf
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -41,6 +39,7 @@ from raymeta.study.plan.plan import Plan
 from raymeta.study.record.damage import check_about, check_plan, is_round
 from raymeta.study.record.finalists import standings
 from raymeta.study.record.folder import check_name, driving, is_driven, journal_in, made_whole, names_in
+from raymeta.study.record.proposals import SamplerOf, propose, sampler_of
 from raymeta.study.record.pulse import Pulse
 
 State = Literal["running", "completed", "pruned", "diverged", "failed"]
@@ -87,7 +86,13 @@ class TrialRecord:
 
 
 class StudyRecord:
-    """One study's folder. Open it with `create` or `load`; write to it under `locked`."""
+    """One study's folder. Open it with `create` or `load`; write to it under `locked`.
+
+    Attributes:
+        sampler_of: makes the sampler of a value.
+    """
+
+    sampler_of: ClassVar[SamplerOf] = staticmethod(sampler_of)
 
     def __init__(self, folder: AnyPath, plan: Plan, about: dict[str, Any], metric: Metric) -> None:
         self.folder, self.plan, self.about, self.metric = folder, plan, about, metric
@@ -204,26 +209,8 @@ class StudyRecord:
         return self.trial(number)
 
     def _propose(self, number: int) -> None:
-        """Draw the values that a trial has not got yet.
-
-        The sampler is made anew for each value from (study seed, number, key), so that values depend on the history
-        alone: a driver may die between two of them.
-        """
-
-        def sampler_for(key: str) -> None:
-            self._study.sampler = self._sampler(f"{self.plan.study.seed}/{number}/{key}")
-
-        self.plan.space.sample(self._open(number), sampler_for)
-
-    def _sampler(self, name: str) -> optuna.samplers.BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # Optuna 4, of constant_liar
-            return optuna.samplers.TPESampler(
-                seed=int.from_bytes(sha256(name.encode()).digest()[:4]),
-                n_startup_trials=self.plan.study.startup_trials,
-                multivariate=False,  # univariate with ASHA was best or tied in simulation
-                constant_liar=True,
-            )
+        """Draw the values that a trial has not got yet; see `propose`."""
+        propose(self.plan, self._study, number, self._open(number), self.sampler_of)
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""

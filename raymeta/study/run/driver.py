@@ -109,6 +109,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers that have been silent for too long; their trials are then handed out again."""
+        self.session.look()
         if self.session.saving:
             self.session.saving = False
             for trial in trials:

@@ -58,8 +58,8 @@ def run(record: StudyRecord, session: Session, start: Callable[[], Slots]) -> No
             session.broken = session.broken or unwritable(error)
         if session.broken:
             raise RunFailed(
-                f"{session.broken}; what the study has noted is safe: make it possible to write, then "
-                f"`raymeta resume {record.name}`"
+                f"{session.broken}; what the study has noted is safe: `raymeta resume {record.name}` "
+                "goes on once that is mended"
             )
         session.untracked = tracker.problem
 

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from metadataset.written import encoded, picture, write_spec
 from PIL import Image
+from scipy.io import savemat
 
 from raymeta.api import data
 from raymeta.errors import UserError
 from raymeta.problem import open_problem, task_section
+from raymeta.problems.metadataset.annotated import around
+from raymeta.problems.metadataset.records import parse_example, records
 
 
 def spec(folder: Path, name: str, classes: list[str], counts: list[int]) -> Path:
@@ -106,8 +111,118 @@ def test_a_data_set_of_ones_own_has_the_split_of_its_folders(tmp_path: Path, cac
     store = packed(tmp_path / "records", "mine")
     assert store.class_names == ["a", "b", "c", "d"]
     for name, sentence in (
-        ("fungi", "the raw form of fungi is not read"),
+        ("ilsvrc_2012", "the raw form of ilsvrc_2012 is not read"),
         ("dtd", "dtd needs --spec: the dtd_dataset_"),
     ):
         with pytest.raises(UserError, match=sentence):
             data.convert(name, tmp_path / "raw", tmp_path / "records", quiet=True)
+
+
+def saved(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+def test_fungi_of_both_lists_by_number_and_name(tmp_path: Path, cache: Path) -> None:
+    """Two species of one name; the training and the validation list are taken together, in this order."""
+    raw, published = tmp_path / "raw", spec(tmp_path / "specs", "fungi", ["0001.Russula", "0000.Russula"], [2, 1])
+    categories = [{"id": number, "name": "Russula"} for number in range(2)]
+    for part, (numbers, first) in {"train": ((1, 0), 10), "val": ((1,), 20)}.items():
+        names = [f"images/{part}{at}.png" for at in range(len(numbers))]
+        for at, (name, number) in enumerate(zip(names, numbers, strict=True)):
+            (raw / "images").mkdir(parents=True, exist_ok=True)
+            (raw / name).write_bytes(encoded(picture(part, number, at)))
+        saved(raw / f"{part}.json", {
+            "categories": categories,
+            "images": [{"id": first + at, "file_name": name} for at, name in enumerate(names)],
+            "annotations": [{"image_id": first + at, "category_id": number} for at, number in enumerate(numbers)],
+        })  # fmt: skip
+    data.convert("fungi", raw, tmp_path / "records", spec=published, quiet=True)
+    store = packed(tmp_path / "records", "fungi")
+    expected = [picture(*one).transpose(2, 0, 1) for one in (("train", 1, 0), ("val", 1, 0), ("train", 0, 1))]
+    assert np.array_equal(store.images, expected)
+    (raw / "images" / "val0.png").unlink()
+    with pytest.raises(UserError, match=r"train.json and val.json name images/val0.png, which is not there$"):
+        data.convert("fungi", raw, tmp_path / "b", spec=published, quiet=True)
+    saved(raw / "val.json", {"categories": []})
+    with pytest.raises(UserError, match=r"train.json and val.json have different categories$"):
+        data.convert("fungi", raw, tmp_path / "b", spec=published, quiet=True)
+    saved(raw / "val.json", {"categories": categories})
+    with pytest.raises(UserError, match=r"train.json and val.json: 'images' is missing, which something else in it"):
+        data.convert("fungi", raw, tmp_path / "b", spec=published, quiet=True)
+    (raw / "val.json").write_text("[")
+    with pytest.raises(UserError, match=r"val.json: not a JSON file: "):
+        data.convert("fungi", raw, tmp_path / "b", spec=published, quiet=True)
+
+
+def test_flowers_by_the_numbers_of_their_labels(tmp_path: Path, cache: Path) -> None:
+    raw, labels = tmp_path / "raw", [2, 1, 2]
+    (raw / "jpg").mkdir(parents=True)
+    contents = [encoded(picture("flowers", label, at), "JPEG") for at, label in enumerate(labels)]
+    for at, content in enumerate(contents, start=1):
+        (raw / "jpg" / f"image_{at:05d}.jpg").write_bytes(content)
+    savemat(raw / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
+    published = spec(tmp_path / "specs", "vgg_flower", ["002.hard-leaved pocket orchid", "001.pink primrose"], [2, 1])
+    data.convert("vgg_flower", raw, tmp_path / "records", spec=published, quiet=True)
+    for number, places in ((0, [0, 2]), (1, [1])):
+        file = tmp_path / f"records/vgg_flower/{number}.tfrecords"
+        found = [parse_example(one.payload)["image"][0] for one in records(file)]
+        assert found == [contents[at] for at in places]
+    other = spec(tmp_path / "more", "vgg_flower", ["003.canterbury bells", "001.pink primrose"], [2, 1])
+    with pytest.raises(UserError, match=r"imagelabels.mat has no class '003': "):
+        data.convert("vgg_flower", raw, tmp_path / "b", spec=other, quiet=True)
+    (raw / "jpg" / "image_00003.jpg").unlink()
+    with pytest.raises(UserError, match=r"imagelabels.mat has 3 labels, but there is no image_00003.jpg$"):
+        data.convert("vgg_flower", raw, tmp_path / "b", spec=published, quiet=True)
+    (raw / "imagelabels.mat").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"imagelabels.mat: not a MATLAB file with the variable 'labels' \("):
+        data.convert("vgg_flower", raw, tmp_path / "b", spec=published, quiet=True)
+
+
+def test_objects_of_coco_are_cut_out_with_a_margin(tmp_path: Path, cache: Path) -> None:
+    """Two objects of a picture, one at its edge; by hand: 1.2 times a box of 5x10 at (4, 2.2) is 6x12 at (3.5, 1.2)."""
+    raw = tmp_path / "raw"
+    (raw / "train2017").mkdir(parents=True)
+    content = encoded(picture("coco", 0, 0, 20), "JPEG")
+    (raw / "train2017" / "000000000007.jpg").write_bytes(content)
+    boxes = [(1, [4, 2.2, 5, 10]), (18, [15.5, 0.5, 4, 6]), (1, [0, 0, 20, 20])]
+    found = {
+        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
+        "images": [{"id": 7}],
+        "annotations": [{"image_id": 7, "category_id": number, "bbox": box} for number, box in boxes],
+    }
+    saved(raw / "annotations" / "instances_train2017.json", found)
+    published = spec(tmp_path / "specs", "mscoco", ["dog", "person"], [1, 2])
+    data.convert("mscoco", raw, tmp_path / "records", spec=published, quiet=True)
+    with Image.open(io.BytesIO(content)) as image:
+        whole = np.asarray(image)
+    for number, expected in ((0, [whole[0:8, 15:20]]), (1, [whole[1:14, 3:10], whole])):
+        for record, pixels in zip(records(tmp_path / f"records/mscoco/{number}.tfrecords"), expected, strict=True):
+            with Image.open(io.BytesIO(parse_example(record.payload)["image"][0])) as image:
+                assert np.array_equal(np.asarray(image), pixels)
+    for annotation, sentence in (
+        ({"image_id": 8, "category_id": 1, "bbox": [0, 0, 1, 1]}, "names 000000000008.jpg, which is not in "),
+        ({"image_id": 7, "category_id": 1, "bbox": [0, 0, 1]}, "not in COCO's form: "),
+        ({"image_id": 7, "category_id": 9, "bbox": [0, 0, 1, 1]}, "9 is missing, which something else in it needs"),
+    ):
+        saved(raw / "annotations" / "instances_train2017.json", {**found, "annotations": [annotation]})
+        with pytest.raises(UserError, match=f"instances_train2017.json:? {sentence}"):
+            data.convert("mscoco", raw, tmp_path / "b", spec=published, quiet=True)
+    outside = {"image_id": 7, "category_id": 18, "bbox": [30, 0, 2, 2]}
+    saved(raw / "annotations" / "instances_train2017.json", {**found, "annotations": [outside]})
+    with pytest.raises(UserError, match=r"000000000007.jpg: nothing of it is in the box \("):
+        data.convert("mscoco", raw, tmp_path / "c", spec=spec(tmp_path / "x", "mscoco", ["dog"], [1]), quiet=True)
+
+
+@given(
+    st.tuples(st.floats(0, 90), st.floats(0, 60), st.floats(1, 100), st.floats(1, 70)), st.integers(91, 200),
+    st.integers(61, 150),
+)  # fmt: skip
+def test_a_box_made_larger_holds_the_box_and_stays_in_the_picture(box: Any, width: int, height: int) -> None:
+    left, top, right, bottom = around(box, width, height)
+    assert 0 <= left <= box[0]
+    assert 0 <= top <= box[1]
+    assert min(box[0] + box[2], width) <= right <= width
+    assert min(box[1] + box[3], height) <= bottom <= height
+    assert right - left <= 1.2 * box[2] + 2
+    assert bottom - top <= 1.2 * box[3] + 2

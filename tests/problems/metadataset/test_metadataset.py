@@ -132,6 +132,14 @@ def test_test_only_and_missing_data_sets_are_refused(root: Path, tmp_path: Path)
         opened("dtd").prepare(tmp_path / "cache")
 
 
+def test_of_another_size_than_is_packed_it_says_which_is(root: Path) -> None:
+    opened("aircraft").prepare(root)
+    with pytest.raises(UserError, match=r"^metadataset:aircraft can't be downloaded by raymeta \(it is packed in 12 "):
+        opened("aircraft", size=28).prepare()
+    with pytest.raises(UserError, match=r"^metadataset:omniglot can't be downloaded by raymeta: make its records "):
+        opened("omniglot").prepare()
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(UserError) as refused:
         opened("aircraft").prepare(folder)

@@ -210,3 +210,12 @@ def test_a_reward_that_is_no_number_is_one_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Points, "step", broken)
     with pytest.raises(UserError, match=r"^navigation2d: its environment gave a reward that is not finite$"):
         trained().outer_update()
+
+
+@pytest.mark.parametrize("outer", [{"optimizer": "adam", "lr": 1e300}, {"optimizer": "ppo", "lr": 1e300}])
+def test_a_policy_that_diverges_ends_its_trial_as_diverged(outer: dict[str, Any]) -> None:
+    trainer = trained({"outer": {**outer, "tasks_per_step": 2}})
+    while not trainer.done:
+        trainer.round()
+    assert trainer.diverged
+    assert trainer.outer_step < trainer.config.budget.outer_steps

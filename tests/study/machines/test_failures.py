@@ -10,8 +10,8 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
-from raymeta.errors import StorageError, UserError
-from raymeta.study.machines.failures import Failure, failure_of
+from raymeta.errors import Repeatable, StorageError, UserError
+from raymeta.study.machines.failures import MAX_FAILURES, Failure, Retries, failure_of
 
 
 def failed(error: Exception) -> Failure:
@@ -78,3 +78,17 @@ def test_anything_else_is_its_last_line() -> None:
         "MetaTrainable.__init__", "Traceback:\n  ...\nUserError: no data here", UserError("no data here")
     )
     assert failed(ActorDiedError(setting_up))[:2] == ("other", "UserError: no data here")
+
+
+def test_what_would_come_again_is_not_tried_again() -> None:
+    def play() -> None:
+        raise Repeatable("one: its environment gave a reward that is not finite")
+
+    def read() -> None:
+        raise UserError("one: not readable")
+
+    again = Retries()
+    failure = raised_by(play)
+    assert failure.reason == "one: its environment gave a reward that is not finite"
+    assert again.again(1, failure) is None
+    assert [again.again(2, raised_by(read)) is None for _ in range(MAX_FAILURES + 1)] == [False] * MAX_FAILURES + [True]

@@ -353,3 +353,14 @@ def test_other_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         make_config("maml", "sinusoid", words=["maml.inner_lr=0.01..0.5"])
     assert str(caught.value) == "'maml.inner_lr=0.01..0.5': a final run searches nothing; give the key one value"
+
+
+def test_of_a_policys_task_what_credits_rewards_is_searched_and_the_environment_is_not() -> None:
+    plan = make_plan("maml", "navigation2d", words=["task.gamma=0.9..0.99"])
+    assert {"task.gamma", "task.gae_lambda"} <= plan.space.params.keys()
+    assert plan.space.start_from[0]["task.gae_lambda"] == 1.0
+    assert "task.gae_lambda" not in make_plan("maml", "sinusoid-5s").space.params
+    with pytest.raises(
+        UserError, match=r"^'task.horizon=50..100': 'task.horizon' is the same for all trials of a study"
+    ):
+        make_plan("maml", "navigation2d", words=["task.horizon=50..100"])

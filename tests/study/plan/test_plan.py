@@ -64,8 +64,8 @@ def test_what_does_nothing_on_the_model_is_not_searched(glyphs: Any) -> None:
     assert key in make_plan("maml", "glyphs-5w1s", words=["model.norm_scale=false"]).space.params
     assert key in make_plan("maml", "glyphs-5w1s", words=["model.norm_scale=true,false"]).space.params
     policies = make_plan("maml", "navigation2d").space
-    assert list(policies.params) == ["outer.limit", "maml.inner_lr"]
-    assert policies.start_from == [{"outer.limit": 0.01, "maml.inner_lr": 0.1}]
+    assert list(policies.params) == ["outer.limit", "task.gae_lambda", "maml.inner_lr"]
+    assert policies.start_from == [{"outer.limit": 0.01, "task.gae_lambda": 1.0, "maml.inner_lr": 0.1}]
     with pytest.raises(UserError) as caught:
         make_plan("maml", "sinusoid", words=[f"{key}=true,false"])
     assert str(caught.value) == (

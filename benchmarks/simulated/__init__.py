@@ -1,0 +1,1 @@
+"""Searches simulated on recorded trainings: `../search_table.py` records them, `../search_simulation.py` searches."""

@@ -1,0 +1,55 @@
+"""The ways to search that are compared."""
+
+from simulated.search import DEFAULT, Setting
+
+SCHEDULERS_ALONE = [
+    Setting("random", scheduler, **more)
+    for scheduler, more in [
+        ("none", {}),
+        ("ASHA", {}),
+        ("ASHA", {"reduction": 2}),
+        ("ASHA", {"reduction": 4}),
+        ("ASHA", {"first": 9}),
+        ("ASHA", {"first": 9, "reduction": 2}),
+        ("ASHA", {"first": 3}),
+        ("lenient ASHA", {}),
+        ("extrapolating ASHA", {"first": 9}),
+        ("promoting ASHA", {}),
+        ("PASHA-like", {}),
+        ("median", {}),
+        ("hyperband", {}),
+    ]
+]
+"""Schedulers with random proposals, which cost next to nothing."""
+
+SAMPLERS_ALONE = [
+    Setting("random", starts=False),
+    Setting(starts=False),
+    DEFAULT,
+    Setting("multivariate TPE"),
+    Setting("multivariate TPE", starts=False),
+    Setting("PriorBand-like"),
+    Setting("CMA-ES"),
+    Setting("GP"),
+    Setting(warm=True),
+]
+"""Samplers under raymeta's ASHA."""
+
+BOTH = [
+    Setting(scheduler="none"),
+    Setting(reduction=2),
+    Setting(reduction=4),
+    Setting(first=9),
+    Setting(scheduler="lenient ASHA"),
+    Setting(scheduler="hyperband"),
+    Setting(finalists=5),
+    Setting(warm=True, finalists=5),
+]
+"""TPE under other schedulers, and what finalists add."""
+
+RANDOM = Setting("random", "none", starts=False)
+"""Plain random search."""
+
+SETTINGS = list(dict.fromkeys([RANDOM, *SCHEDULERS_ALONE, *SAMPLERS_ALONE, *BOTH]))
+FEW_SEEDS = {"GP": 20}
+"""Samplers that take seconds a search have fewer seeds."""
