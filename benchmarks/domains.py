@@ -17,8 +17,8 @@ later frame, and AUC and precision at 20 pixels of the tracker on the held-out s
 
 Intervals are over tasks (sequences), each one's score averaged over the seeds; differences are paired by task, with
 raymeta's own statistics. Processor time is of training with its validations. What is done is kept in `--out`: the same
-command goes on (with the same `--tasks`), and several at a time share the arms if each is given some
-(`--arms "MAML,ANIL"`).
+command goes on (with the same `--tasks`), and several at a time share the arms if each is given some (`--arms
+"MAML,ANIL"`).
 """
 
 import argparse
