@@ -1,13 +1,15 @@
 """What went wrong with a worker, in the few kinds that are answered differently, and how often it is tried again."""
 
 import errno
+import math
 import time
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from raymeta.errors import Repeatable, StorageError
+from raymeta.storage.places import AnyPath
 
 Kind = Literal["memory", "disk", "certain", "other"]
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -88,13 +90,26 @@ class Watch:
         """No round is expected of it."""
         self._last.pop(key, None)
 
-    def hung(self) -> list[tuple[Any, str]]:
-        """Those that are taken for hung, each once, with the reason to kill it."""
+    def hung(self, folder_of: Callable[[Any], AnyPath]) -> list[tuple[Any, str]]:
+        """Those that are taken for hung, each once, with the reason to kill it.
+
+        Args:
+            folder_of: where the checkpoint of one lies: who saves within a round works, however long the round is.
+        """
         limit, now = self._limit_s or max(LONGEST_ROUNDS * self._longest, LEAST_PATIENCE_S), time.monotonic()
-        found = [(key, f"no round for {now - last:.0f} s") for key, last in self._last.items() if now - last > limit]
+        silent = [(key, now - last) for key, last in self._last.items() if now - last > limit]
+        found = [(key, f"no round for {s:.0f} s") for key, s in silent if _since_saved(folder_of(key)) > limit]
         for key, _ in found:
             self.forget(key)
         return found
+
+
+def _since_saved(folder: AnyPath) -> float:
+    """Seconds since a checkpoint was written there; infinity: there is none, or it is on a store."""
+    try:
+        return time.time() - (folder / "checkpoint.pt").stat().st_mtime if isinstance(folder, Path) else math.inf
+    except OSError:
+        return math.inf
 
 
 def failure_of(error: Any) -> Failure:

@@ -149,7 +149,7 @@ class Pool:
                 answered, _ = ray.wait(list(self._slots), num_returns=1, timeout=LISTEN_S)
                 for reference in answered:
                     self._answer(reference, display)
-                for slot, reason in self._watch.hung():
+                for slot, reason in self._watch.hung(lambda slot: slot.entry.job.folder):
                     self._killed[slot] = reason
                     ray.kill(slot.worker)
         finally:

@@ -115,7 +115,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
             for trial in trials:
                 if trial.status == Trial.RUNNING:
                     ask_to_save(self.record.trial_folder(_number(trial)))
-        for trial, reason in self._watch.hung():
+        for trial, reason in self._watch.hung(lambda trial: self.record.trial_folder(_number(trial))):
             if (actor := trial.temporary_state.ray_actor) is None:
                 self._watch.reported(trial)
             else:

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from raymeta.errors import Repeatable, StorageError, UserError
-from raymeta.study.machines.failures import MAX_FAILURES, Failure, Retries, failure_of
+from raymeta.study.machines.failures import MAX_FAILURES, Failure, Retries, Watch, failure_of
 
 
 def failed(error: Exception) -> Failure:
@@ -92,3 +94,18 @@ def test_what_would_come_again_is_not_tried_again() -> None:
     assert failure.reason == "one: its environment gave a reward that is not finite"
     assert again.again(1, failure) is None
     assert [again.again(2, raised_by(read)) is None for _ in range(MAX_FAILURES + 1)] == [False] * MAX_FAILURES + [True]
+
+
+def test_who_saves_within_a_long_round_is_not_hung(tmp_path: Path) -> None:
+    watch = Watch(limit_s=0.05)
+    for key in ("saves", "silent", "lost"):
+        watch.reported(key)
+    for key in ("saves", "silent"):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "checkpoint.pt").touch()
+    long_ago = time.time() - 60
+    os.utime(tmp_path / "silent" / "checkpoint.pt", (long_ago, long_ago))
+    time.sleep(0.06)
+    (tmp_path / "saves" / "checkpoint.pt").touch()
+    assert [key for key, _ in watch.hung(lambda key: tmp_path / key)] == ["silent", "lost"]
+    assert watch.hung(lambda key: tmp_path / key) == []
