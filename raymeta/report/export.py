@@ -140,7 +140,7 @@ def against_start(record: StudyRecord, best: TrialRecord) -> str:
     if common is None or not unequal:
         return sentence
     steps, ours, its = common
-    return f"{sentence}; at {steps} outer steps the search found {ours:.4f} against {its:.4f}"
+    return f"{sentence}; at {steps} outer steps the search found {record.metric.text(ours)} against {record.metric.text(its)}"
 
 
 def _in_the_search(record: StudyRecord, best: TrialRecord, start: TrialRecord) -> str:
