@@ -140,7 +140,8 @@ def against_start(record: StudyRecord, best: TrialRecord) -> str:
     if common is None or not unequal:
         return sentence
     steps, ours, its = common
-    return f"{sentence}; at {steps} outer steps the search found {record.metric.text(ours)} against {record.metric.text(its)}"
+    found = f"{record.metric.text(ours)} against {record.metric.text(its)}"
+    return f"{sentence}; at {steps} outer steps the search found {found}"
 
 
 def _in_the_search(record: StudyRecord, best: TrialRecord, start: TrialRecord) -> str:
@@ -153,7 +154,7 @@ def _in_the_search(record: StudyRecord, best: TrialRecord, start: TrialRecord) -
         word = word.replace("above", "below")
     return (
         f"it is {word} the un-regularized start (trial {start.number}, {start.state}) at {steps} outer steps: "
-        f"{mine:.4f} against {theirs:.4f}; the start's best is {validated(start, record.metric)}"
+        f"{record.metric.text(mine)} against {record.metric.text(theirs)}; the start's best is {validated(start, record.metric)}"
     )
 
 
