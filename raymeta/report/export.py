@@ -152,9 +152,10 @@ def _in_the_search(record: StudyRecord, best: TrialRecord, start: TrialRecord) -
     word = "above" if record.metric.better(mine, theirs) else "not above"
     if record.metric.mode == "min":
         word = word.replace("above", "below")
+    found = f"{record.metric.text(mine)} against {record.metric.text(theirs)}"
     return (
-        f"it is {word} the un-regularized start (trial {start.number}, {start.state}) at {steps} outer steps: "
-        f"{record.metric.text(mine)} against {record.metric.text(theirs)}; the start's best is {validated(start, record.metric)}"
+        f"it is {word} the un-regularized start (trial {start.number}, {start.state}) at {steps} outer steps: {found}; "
+        f"the start's best is {validated(start, record.metric)}"
     )
 
 
