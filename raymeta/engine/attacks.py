@@ -167,8 +167,8 @@ def pgd(
             assert generator is not None
             change = drawn(pixels, norm, radius, generator, inside=True)
         for _ in range(steps):
-            value, gradient = with_gradient(loss, change)
-            if value > highest:
+            reached, gradient = with_gradient(loss, change)
+            if (value := float(reached)) > highest:
                 best, highest = change, value
             change = moved(change, gradient, pixels, norm, radius, size)
         with torch.no_grad():
@@ -184,13 +184,13 @@ def moved(change: Tensor, gradient: Tensor, pixels: Tensor, norm: Norm, radius: 
     return in_box(in_ball(change, norm, radius), pixels)
 
 
-def with_gradient(loss: Loss, change: Tensor) -> tuple[float, Tensor]:
-    """The loss of a change, and its gradient [n, ...]."""
+def with_gradient(loss: Loss, change: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss [] of a change, and its gradient [n, ...]."""
     with torch.enable_grad():
         change = change.detach().requires_grad_()
         value = loss(change)
         (gradient,) = torch.autograd.grad(value, change)
-    return float(value.detach()), gradient
+    return value.detach(), gradient
 
 
 def _unit(gradient: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def test_all_of_them_are_those_that_are_found_by_name() -> None:
 @pytest.mark.parametrize(
     ("wanted", "sentence"),
     [
-        ("ckaa", "unknown analysis 'ckaa': did you mean 'cka'? (allowed: all, cka, examples, gradcam, "),
+        ("ckaa", "unknown analysis 'ckaa': did you mean 'cka'? (allowed: all, cka, examples, frames, "),
         ("cka:taks=3", "cka: unknown key 'taks', did you mean 'tasks'? (allowed: tasks)"),
         ("cka:tasks=0", "cka: tasks: found 0: input should be greater than or equal to 1"),
         ("tasks=3", "'tasks=3': a setting stands behind the name of an analysis, as in cka:tasks=3"),

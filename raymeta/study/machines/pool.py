@@ -134,7 +134,6 @@ class Pool:
         session = self._session
         try:
             while not session.leaving:
-                session.look()
                 if session.stopping:
                     self._empty()
                 else:
@@ -146,6 +145,7 @@ class Pool:
                             ask_to_save(slot.entry.job.folder)
                 if not self._slots:
                     break
+                session.look()
                 answered, _ = ray.wait(list(self._slots), num_returns=1, timeout=LISTEN_S)
                 for reference in answered:
                     self._answer(reference, display)

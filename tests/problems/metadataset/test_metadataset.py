@@ -136,8 +136,8 @@ def test_of_another_size_than_is_packed_it_says_which_is(root: Path) -> None:
     opened("aircraft").prepare(root)
     with pytest.raises(UserError, match=r"^metadataset:aircraft can't be downloaded by raymeta \(it is packed in 12 "):
         opened("aircraft", size=28).prepare()
-    with pytest.raises(UserError, match=r"^metadataset:omniglot can't be downloaded by raymeta: make its records "):
-        opened("omniglot").prepare()
+    with pytest.raises(UserError, match=r"^metadataset:dtd can't be downloaded by raymeta: make its records "):
+        opened("dtd").prepare()
 
 
 def refusal(folder: Path) -> str:
