@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
+from kernels import need_kernels
 from torch import Tensor
 
 from raymeta import registry
 from raymeta.models.conv4 import Conv4, Conv4Config
 from raymeta.models.passes import Pass
 from raymeta.ops import library
-from raymeta.ops.library import unusable
 from raymeta.schema import merge
 from raymeta.testing.suite import outer_gradient, small_trial
 from raymeta.training.trainer import Trainer
@@ -18,8 +18,7 @@ from raymeta.training.trainer import Trainer
 
 @pytest.fixture(autouse=True)
 def kernels(session_cache: object) -> None:
-    if why := unusable():
-        pytest.skip(why)
+    need_kernels()
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

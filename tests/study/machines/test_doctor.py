@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernels import need_kernels
 from study.driving import CLOSED, raymeta
 from study.two_nodes import two_nodes
 
 from raymeta.api.catalogue import explain
-from raymeta.ops.library import unusable
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.problems.images.task import ImagesTask
 from raymeta.study.machines import doctor
@@ -126,8 +126,7 @@ def test_gpus_that_torch_does_not_see() -> None:
 
 
 def test_it_says_whose_kernels_the_blocks_of_a_config_run_on(glyphs: ImageDataset) -> None:
-    if why := unusable():
-        pytest.skip(why)
+    need_kernels()
     whole = dict.fromkeys(("block1", "block2", "block3", "block4"), "native, as one operation")
     assert explain("maml", "glyphs-5w1s") == {"kernels": "native (engine.kernels: auto)"} | whole
     changed = explain("maml+metadropout", "glyphs-5w1s")
