@@ -39,8 +39,8 @@ from raymeta.inner import in_evaluation
 from raymeta.learner import Learner, build_learner
 from raymeta.metric import half_width
 from raymeta.problem import Problem, open_problem
+from raymeta.problems.tracking.following import track
 from raymeta.problems.tracking.scores import followed
-from raymeta.problems.tracking.tracker import track
 from raymeta.study.plan.plan import make_config
 from raymeta.training.trainer import resumed
 

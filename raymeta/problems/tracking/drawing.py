@@ -13,7 +13,7 @@ from raymeta.problems.tracking.boxes import Array
 from raymeta.storage.outputs import write_output
 
 if TYPE_CHECKING:
-    from raymeta.problems.tracking.tracking import Tracking
+    from raymeta.problems.tracking.sequenced import Sequenced
 
 ROWS, COLUMNS = 5, 6
 TRUTH, FOUND, LOST = "#ffffff", "#f2c230", "#e8402a"
@@ -33,7 +33,7 @@ def draw_frame(axis: Any, frame: Image.Image, *boxes: tuple[Array, str]) -> None
     axis.spines[:].set_visible(False)
 
 
-def draw_clips(problem: "Tracking", path: Path) -> None:
+def draw_clips(problem: "Sequenced", path: Path) -> None:
     """Write a picture of some training and validation sequences, a row each, with the target's boxes.
 
     Raises:

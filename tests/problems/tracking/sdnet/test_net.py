@@ -16,8 +16,8 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.problem import Examples, Task, open_problem
-from raymeta.problems.tracking.net import SDNet, SDNetConfig, normalised
-from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.problems.tracking.sdnet.net import SDNet, SDNetConfig, normalised
+from raymeta.problems.tracking.sdnet.problem import TrackingTask
 
 
 def small(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
