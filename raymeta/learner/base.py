@@ -40,7 +40,8 @@ class Learner(nn.Module, ABC):
         inner_loop: it adapts by gradient steps, on which regularizers can act.
         defaults: what it changes of the defaults of a trial's other sections, as its authors do.
         networks: by backbone, what it changes besides of the section `model`: initial values above all.
-        of_policies: it has a meaning where the examples are made by its own policy; not inherited.
+        of_policies, of_windows: it has a meaning where the examples are made by its own policy, where they are windows
+            around a target, whose size the network depends on; not inherited.
         exact: settings under which its outer gradient leaves nothing out; {}: all in second order.
         presets_of: learners whose settings in presets it takes over, as far as it has them, below its own.
         own_settings: what it does not take over.
@@ -59,6 +60,7 @@ class Learner(nn.Module, ABC):
     own_settings: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[dict[str, Any]] = {}
     of_policies: ClassVar[bool] = False
+    of_windows: ClassVar[bool] = False
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__()
@@ -68,12 +70,14 @@ class Learner(nn.Module, ABC):
         needs = {self.name: self.needs} | {f"{config.spec}: {name}": cls.needs for name, cls in chosen.items()}
         refuse_unmet(needs, ("inner loop",) if self.inner_loop else (), self.name, of=("inner loop",))
         refuse_unmet(needs, problem.offers, problem.name, of=("images", "labels"))
-        if "policy" in problem.offers:
-            refuse_unfit("method", [config.method], "policies", problem.name)
-            refuse_unfit("regularizer", chosen, "policies", problem.name)
+        for offer, what in (("policy", "policies"), ("windows", "windows")):
+            if offer in problem.offers:
+                refuse_unfit("method", [config.method], what, problem.name)
+                refuse_unfit("regularizer", chosen, what, problem.name)
         self.model = self.build_model(config, problem)
-        needs = {**needs, problem.name: problem.needs}
-        refuse_unmet(needs, self.model.offers, f"model.name {config.model.name}", of=("convolutions", "policy"))
+        needs, network = {**needs, problem.name: problem.needs}, f"model.name {config.model.name}"
+        refuse_unmet(needs, self.model.offers, network, of=("convolutions", "policy", "filter"))
+        refuse_unmet({network: self.model.needs}, problem.offers, problem.name, of=("windows",))
         self.regularizers = nn.ModuleList(
             cls(getattr(config.regularizers, name), self.model, problem) for name, cls in chosen.items()
         )

@@ -69,13 +69,13 @@ class GradientLearner(Learner):
     # What a learner may say of itself
 
     def moving(self) -> list[str]:
-        """What the inner loop moves, by name: all weights, but for the norm's unless `adapt_norm`."""
-        fixed = frozenset() if self.settings.adapt_norm else self.model.norm_names()
+        """What the inner loop moves, by name: all weights that may move, but for the norm's unless `adapt_norm`."""
+        fixed = self.model.fixed_names() | (frozenset() if self.settings.adapt_norm else self.model.norm_names())
         return [name for name in self.model.weights() if name not in fixed]
 
     def initial(self, support: Support) -> Weights:
         """Where a task's inner loop starts: theta, and whatever else the loss depends on."""
-        return self.model.weights()
+        return self.model.fitted(self.model.weights(), support.y)
 
     def step_loss(self, support: Support) -> Callable[[Weights, int], Tensor]:
         """The loss that the inner loop descends, a function of (weights, step)."""
@@ -87,6 +87,10 @@ class GradientLearner(Learner):
             return losses[0] if samples == 1 else torch.stack(losses).mean()
 
         return loss
+
+    def update_of(self, support: Support) -> Callable[[int, Weights, Weights], Weights]:
+        """How a task's moved tensors are updated, in `update`'s terms: by `update`, unless that depends on the task."""
+        return self.update
 
     def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
         """The moved tensors after a step, by the learner's rule."""
@@ -119,7 +123,7 @@ class GradientLearner(Learner):
             self.step_loss(own),
             self.initial(own),
             self.adapted,
-            self.update,
+            self.update_of(own),
             steps=self.steps(context),
             second_order=self.second_order(context),
             context=context,

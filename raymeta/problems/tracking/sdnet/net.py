@@ -23,7 +23,7 @@ from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill, linear
 from raymeta.models.passes import Pass, Weights
 from raymeta.problems.tracking.frames import GREY
-from raymeta.problems.tracking.vgg import vgg_m
+from raymeta.problems.tracking.vgg import convolutions
 from raymeta.registry import backbone
 from raymeta.schema import Section
 
@@ -140,7 +140,7 @@ class SDNet(Backbone):
         return (*CONVOLUTIONS, *CONNECTED)
 
     def _load(self, path: Path) -> None:
-        for name, (weight, bias) in zip(CONVOLUTIONS, vgg_m(path), strict=True):
+        for name, (weight, bias) in zip(CONVOLUTIONS, convolutions(path, len(CONVOLUTIONS), "VGG-M"), strict=True):
             own: Any = getattr(self, name)
             if weight.shape != own.weight.shape or bias.shape != own.bias.shape:
                 raise UserError(f"{path}: its {name} is {list(weight.shape)}, and VGG-M's is {list(own.weight.shape)}")
