@@ -101,7 +101,7 @@ class Crest(Backbone):
         channels, side, cell = input_shape[0], input_shape[1], self._size.cell
         self.grid = side // cell
         if side % cell or self.grid % 2 == 0:
-            near = [cell * (2 * round((side / cell - 1) / 2 + more) + 1) for more in (0, 1)]
+            near = [cell * (self.grid - (self.grid + 1) % 2 + more) for more in (0, 2)]
             raise UserError(
                 f"task.side: found {side}, but crest of size {config.size} needs an odd number of cells of {cell} "
                 f"pixels; allowed: {near[0]}, {near[1]}, …"
@@ -114,9 +114,6 @@ class Crest(Backbone):
         self.add_module("head", _drawn(reduce, 1, own, config.init.head, config.init.head_bias))
         self.map_shape = (reduce, self.grid, self.grid)
         self.feature_size = reduce * self.grid**2
-        hann = torch.hann_window(self.grid, periodic=False)
-        self.hann: Tensor
-        self.register_buffer("hann", torch.outer(hann, hann), persistent=False)
         if config.weights is not None:
             self._load(Path(config.weights))
 
@@ -129,7 +126,8 @@ class Crest(Backbone):
 
     def run(self, prepared: Tensor, weights: Weights, now: Pass) -> Tensor:
         h = prepared if self._frozen else self._features(prepared, weights, now)
-        h = F.conv2d(h * self.hann, weights["reduce.weight"], weights["reduce.bias"])
+        hann = torch.hann_window(self.grid, periodic=False, dtype=h.dtype, device=h.device)
+        h = F.conv2d(h * torch.outer(hann, hann), weights["reduce.weight"], weights["reduce.bias"])
         for change in now.on_block:
             h = change(h, "reduce", now)
         return h
