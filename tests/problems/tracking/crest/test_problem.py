@@ -158,6 +158,22 @@ def test_the_name_says_whose_sequences(tmp_path: Path) -> None:
         problem.bank("train", 0)
 
 
+def test_sequences_of_a_folder(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name / "img").mkdir(parents=True)
+        for time in range(3):
+            sprites.clip("train", ord(name)).read(time).save(tmp_path / name / "img" / f"{time + 1:04}.png")
+        (tmp_path / name / "groundtruth_rect.txt").write_text("5,6,20,14\n" * 3)
+    task = CrestTask(clips="sequences", source=str(tmp_path), side=30)
+    problem: Any = open_problem(task)
+    drawn = problem.bank("train", 0).draw(0, 2)
+    np.testing.assert_allclose(drawn.support.y[:, 0], [[0, 0, 0.2, 0.14]] * 2, atol=1e-6)
+    assert problem.describe()["classes"] == {"test": 1, "validation": 1, "train": 1}
+    (tmp_path / "a" / "groundtruth_rect.txt").write_text("5,6,0,14\n" * 3)
+    with pytest.raises(UserError, match=r"line 1: the box 4, 5, 0, 14 has no area$"):
+        open_problem(task).bank("train", 0)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
