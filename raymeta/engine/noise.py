@@ -77,14 +77,20 @@ class Noise:
 
     def uniform(self, like: Tensor) -> Tensor:
         """Values uniform in [0, 1), multiples of 2**-24, in the shape, type and place of `like`."""
-        return torch.cat(self._units(like)).narrow(0, 0, like.numel()).view(like.shape)
+        return _uniform(self._units(like), like)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal values in the shape, type and place of `like` (Box-Muller, below 5.8 in size)."""
-        first, second = self._units(like)
-        radius = (-2 * (1 - first).log()).sqrt()
-        angle = second * (2 * math.pi)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()]).narrow(0, 0, like.numel()).view(like.shape)
+        return _normal(self._units(like), like)
+
+    def uniform_or_normal(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What either of the two would give: of the same draw, so that only one of them is to be used."""
+        units = self._units(like)
+        return _uniform(units, like), _normal(units, like)
+
+    def skip(self, like: Tensor) -> None:
+        """Leave out what a draw for this tensor would use up: those after it do not depend on whether it is made."""
+        self._place += (like.numel() + 1) // 2
 
     def _units(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Two rows of uniform numbers, enough for a value of each element of `like` between them."""
@@ -103,6 +109,17 @@ class Noise:
             self._start, self._buffer = place, threefry(self._key, (blocks, torch.zeros_like(blocks)))
         at = place - self._start
         return self._buffer[0][at : at + count], self._buffer[1][at : at + count]
+
+
+def _uniform(units: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    return torch.cat(units).narrow(0, 0, like.numel()).view(like.shape)
+
+
+def _normal(units: tuple[Tensor, Tensor], like: Tensor) -> Tensor:
+    first, second = units
+    radius = (-2 * (1 - first).log()).sqrt()
+    angle = second * (2 * math.pi)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()]).narrow(0, 0, like.numel()).view(like.shape)
 
 
 def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from raymeta import registry
 from raymeta.config import TrialConfig
@@ -36,7 +37,7 @@ VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two register
 
 def lane_structure(config: TrialConfig) -> tuple[tuple[str, Any], ...]:
     """What trials must have in common to be lanes of one program, hashable."""
-    return tuple(pair for pair in config.structure() if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
+    return tuple(pair for pair in config.structure(mixed=False) if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
 
 
 def alone(config: TrialConfig, learner: Learner) -> str:
@@ -54,15 +55,23 @@ def whole_width(width: int, tasks: int) -> int:
     """The least width, of as many lanes or more, at which a lane's float32 numbers are the same bits in every place.
 
     On a CPU torch computes the last elements of a tensor, those that fill no vector register, by other code, whose
-    exponentials and logarithms round otherwise. So lanes times tasks fill registers; of one lane, products of matrices
-    take another way, too.
+    exponentials and logarithms round otherwise. So lanes times `computed_tasks` fill registers; of one lane, products
+    of matrices take another way, too.
 
     Args:
         width: lanes wanted.
         tasks: of an outer step.
     """
-    whole = VECTOR // math.gcd(VECTOR, tasks)
+    whole = VECTOR // math.gcd(VECTOR, computed_tasks(tasks))
     return -(-max(width, 2) // whole) * whole
+
+
+def computed_tasks(tasks: int) -> int:
+    """How many tasks a lane computes in an outer step: up to a third more than it has, if fewer lanes are whole then.
+
+    What is beyond its own are copies of the first ones, of which nothing is used.
+    """
+    return max(range(tasks, tasks + tasks // 3 + 1), key=lambda count: math.gcd(VECTOR, count))
 
 
 def lanes_of(config: TrialConfig, *, gpu: bool) -> int:
@@ -213,7 +222,7 @@ class _Program(nn.Module):
         keys, support, query, progress, drawn = inputs
         tasks = Tasks(Examples(*support), Examples(*query))
         outputs = self.learner.problem.outputs_of(tasks)
-        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase)
+        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase, mixed=True)
         hooks = self.learner.hooks(tasks, plain, drawn=drawn)
 
         def loss_of(number: int | Tensor, key: Tensor, support: Any, query: Any) -> Tensor:
@@ -227,11 +236,15 @@ class _Program(nn.Module):
             found: Tensor = torch.func.functional_call(of_task, named, (number, *rest))
             return found
 
-        if self.per_task:
-            found = for_each(with_own, own, keys, support, query, vectorized=self.vectorized)
-        else:
-            found = for_each(loss_of, keys, support, query, vectorized=self.vectorized)
-        return found if isinstance(found, Tensor) else torch.stack(found)
+        arguments, of_one = ((own, keys, support, query), with_own) if self.per_task else ((keys, support, query), loss_of)
+        if not self.vectorized:
+            return torch.stack(for_each(of_one, *arguments, vectorized=False))  # type: ignore[arg-type]
+        count = tasks.size
+        more = computed_tasks(count) - count
+        padded = tree_map(lambda of_each: torch.cat([of_each, of_each[:more]]), arguments)
+        numbers = torch.arange(count + more, device=keys.device) % count
+        found: Tensor = torch.vmap(of_one)(numbers, *padded)
+        return found[:count]
 
 
 def _asked(trainer: Trainer) -> tuple[Tasks, Tensor, list[Any]]:

@@ -18,7 +18,7 @@ from raymeta.problem import Tasks
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge, nest
 from raymeta.testing import small_trial
-from raymeta.training.lanes import Lanes, alone, lane_structure, whole_width
+from raymeta.training.lanes import Lanes, alone, computed_tasks, lane_structure, whole_width
 from raymeta.training.trainer import Trainer
 
 SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
@@ -40,6 +40,17 @@ def mixed(config: TrialConfig, lane: int) -> TrialConfig:
     """The trial with other numbers and another seed."""
     numbers = {key: (1 - 0.07 * lane) * value for key, value in config.numbers().items()}
     return parse_trial(merge(config.as_dict(), nest(numbers), {"seed": lane}))
+
+
+def picked(config: TrialConfig, lane: int) -> TrialConfig:
+    """The trial with other numbers and seed, and with DropGrad's settings that lanes may differ in."""
+    own = {
+        "rate": 0.1 + 0.05 * lane,
+        "noise": ("gaussian", "binary")[lane % 2],
+        "layers": ("all", "head", "last")[lane % 3],
+        "ramp": ("constant", "linear")[lane // 2 % 2],
+    }
+    return parse_trial(merge(mixed(config, lane).as_dict(), {"regularizers": {"dropgrad": own}}))
 
 
 def trainers(config: TrialConfig, count: int, dtype: torch.dtype = torch.float64) -> list[Trainer]:
@@ -109,6 +120,24 @@ def test_lanes_are_single_trials(spec: str, glyphs: ImageDataset, double: None) 
     check(config, 3)
 
 
+@pytest.mark.parametrize("problem", ["sinusoid", "images"])
+def test_lanes_may_differ_in_what_they_pick(problem: str, glyphs: ImageDataset, double: None) -> None:
+    """DropGrad's kind of noise, scope and ramp, in one program; with five tasks, of which it computes six."""
+    config = small_trial("maml+dropgrad", problem, {"outer": {**SGD, "tasks_per_step": 5}, "engine": {"tasks": "vmap"}})
+    together, singly = ([Trainer(picked(config, lane)) for lane in range(6)] for _ in range(2))
+    for one in (*together, *singly):
+        one.learner.double()
+    lanes = Lanes(together[0], 8)
+    for one in together:
+        lanes.join(one)
+    for _ in range(3):
+        lanes.step(range(6))
+        for one in singly:
+            one._losses.append(one.outer_update())
+    for lane, single in zip(together, singly, strict=True):
+        assert_close(lane, single)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3, 8])
 @pytest.mark.parametrize("problem", ["sinusoid", "images"])
@@ -160,6 +189,7 @@ def test_lanes_in_different_phases_do_not_mix(spec: str, double: None) -> None:
 
 WIDTH, STEPS = 8, 6
 COMPANY = {"l2f": {"first_order_share": 0.3}, "maml+dropgrad": {}, "maml+mr": {}}
+TASKS = {"l2f": 4, "maml+dropgrad": 7, "maml+mr": 4}  # of seven it computes eight
 
 
 def in_float32(spec: str, seed: int) -> Trainer:
@@ -167,10 +197,11 @@ def in_float32(spec: str, seed: int) -> Trainer:
     method = spec.split("+")[0]
     own = {
         method: {"inner_steps": 2, **COMPANY[spec]},
-        "outer": {"tasks_per_step": 4, "lr": 0.01 if seed % 3 else 1e30},
+        "outer": {"tasks_per_step": TASKS[spec], "lr": 0.01 if seed % 3 else 1e30},
     }
     budget = {"budget": {"outer_steps": STEPS, "validate_every": STEPS, "validation_tasks": 2}, "seed": seed}
-    return Trainer(parse_trial(merge(small_trial(spec, "sinusoid").as_dict(), own, budget)))
+    config = parse_trial(merge(small_trial(spec, "sinusoid").as_dict(), own, budget))
+    return Trainer(picked(config, seed) if spec == "maml+dropgrad" else config)
 
 
 @cache
@@ -298,7 +329,8 @@ def test_a_structure_is_what_a_program_depends_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "tasks", "whole"), [(1, 4, 8), (8, 4, 8), (9, 4, 16), (3, 2, 16), (1, 32, 2), (5, 1, 32)]
+    ("width", "tasks", "whole", "computed"),
+    [(1, 4, 8, 4), (8, 4, 8, 4), (9, 4, 16, 4), (3, 2, 16, 2), (1, 32, 2, 32), (5, 1, 32, 1), (5, 25, 5, 32)],
 )
-def test_lanes_times_tasks_fill_vector_registers(width: int, tasks: int, whole: int) -> None:
-    assert whole_width(width, tasks) == whole
+def test_lanes_times_tasks_fill_vector_registers(width: int, tasks: int, whole: int, computed: int) -> None:
+    assert (whole_width(width, tasks), computed_tasks(tasks)) == (whole, computed)
