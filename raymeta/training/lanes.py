@@ -67,11 +67,11 @@ def whole_width(width: int, tasks: int) -> int:
 
 
 def computed_tasks(tasks: int) -> int:
-    """How many tasks a lane computes in an outer step: up to a third more than it has, if fewer lanes are whole then.
+    """How many tasks a lane computes in an outer step: up to an eighth more than it has, if fewer lanes are whole then.
 
     What is beyond its own are copies of the first ones, of which nothing is used.
     """
-    return max(range(tasks, tasks + tasks // 3 + 1), key=lambda count: math.gcd(VECTOR, count))
+    return max(range(tasks, tasks + max(tasks // 8, 1) + 1), key=lambda count: math.gcd(VECTOR, count))
 
 
 def lanes_of(config: TrialConfig, *, gpu: bool) -> int:

@@ -48,8 +48,7 @@ def test_a_draw_is_where_it_is_whatever_was_drawn_or_left_out_before_it() -> Non
     whole, kinds = of(3), of(3)
     expected = [whole.normal(like) for like in likes]
     for like, normal in zip(likes, expected, strict=True):
-        both = kinds.uniform_or_normal(like)
-        assert torch.equal(both[1], normal)
+        assert torch.equal(kinds.either(like, lambda u, normal: torch.where(u < 2, normal, u)), normal)
     for kept in range(5):
         noise, uniform = of(3), of(3)
         for place, like in enumerate(likes):

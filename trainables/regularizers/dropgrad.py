@@ -102,22 +102,20 @@ class DropGrad(Regularizer):
         """n, in the shape of `like`; exactly 1 where the rate is 0."""
         assert context.noise is not None
         if self.settings.noise == "gaussian":
-            return self._gaussian(context.noise.normal(like), ramp)
-        return self._binary(context.noise.uniform(like), ramp)
-
-    def _gaussian(self, normal: Tensor, ramp: float | Tensor) -> Tensor:
-        return 1 + ramp * torch.sqrt(self.numbers.rate / (1 - self.numbers.rate)) * normal
-
-    def _binary(self, uniform: Tensor, ramp: float | Tensor) -> Tensor:
+            return 1 + ramp * torch.sqrt(self.numbers.rate / (1 - self.numbers.rate)) * context.noise.normal(like)
         rate = ramp * self.numbers.rate
-        return (uniform >= rate).to(uniform.dtype) / (1 - rate)
+        return (context.noise.uniform(like) >= rate).to(like.dtype) / (1 - rate)
 
     def _mixed(self, name: str, like: Tensor, context: Context) -> Tensor:
-        """The factor of a tensor in a lane, whose kind, scope and ramp are numbers; 1 outside of the scope."""
+        """The same in a lane, whose kind, scope and ramp are numbers: scale * normal + (high if u >= p else low)."""
         assert context.noise is not None
-        linear = self.numbers.linear
-        ramp = linear * context.progress + (1 - linear)
-        uniform, normal = context.noise.uniform_or_normal(like)
-        drawn = torch.where(self.numbers.binary > 0, self._binary(uniform, ramp), self._gaussian(normal, ramp))
-        covered = self.numbers.covered[self._places.get(name, -1)]
-        return torch.where(covered > 0, drawn, torch.ones_like(drawn))
+        numbers, covered = self.numbers, self.numbers.covered[self._places.get(name, -1)] > 0
+        ramp = numbers.linear * context.progress + (1 - numbers.linear)
+        one, zero = torch.ones_like(ramp), torch.zeros_like(ramp)
+        binary, gaussian = covered & (numbers.binary > 0), covered & (numbers.binary == 0)
+        rate = ramp * numbers.rate
+        scale = torch.where(gaussian, ramp * torch.sqrt(numbers.rate / (1 - numbers.rate)), zero).to(like.dtype)
+        low = torch.where(binary, zero, one).to(like.dtype)
+        high = torch.where(binary, 1 / (1 - rate).to(like.dtype), low)
+        rate = rate.to(like.dtype)  # here a number is a tensor of all lanes, which would make the noise float64
+        return context.noise.either(like, lambda u, normal: scale * normal + torch.where(u >= rate, high, low))
