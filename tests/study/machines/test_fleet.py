@@ -8,7 +8,7 @@ import torch
 
 from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.schema import merge
+from raymeta.schema import merge, parse_overrides
 from raymeta.study.machines.fleet.crew import Answer, Crew
 from raymeta.study.machines.fleet.fleets import Fleets, _Fleet
 from raymeta.study.machines.resources import Slots
@@ -150,6 +150,7 @@ def test_how_many_lanes(lanes: Any, gpu: bool, most: int) -> None:
 
 
 def test_other_lanes_are_refused() -> None:
-    for lanes in (1, "many", 2.5):
+    assert parse_trial(config(0, engine=parse_overrides(["lanes=off"]))).engine.lanes == "off"
+    for lanes in (1, "many", 2.5, True):
         with pytest.raises(UserError, match=r"engine.lanes: found .*; allowed: auto, off, 2 or more"):
             parse_trial(config(0, engine={"lanes": lanes}))

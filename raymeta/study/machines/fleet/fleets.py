@@ -20,10 +20,12 @@ class _Fleet:
     Attributes:
         actor: Ray's handle.
         node: a reference to the name of the machine that it is on.
+        here: it takes trials; one that replaces another does once it has a machine.
     """
 
     actor: Any
     node: Any
+    here: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,9 @@ class Fleets:
 
     def start(self) -> None:
         """Let Ray start them; they are there again by themselves when they die."""
-        self._fleets = [self._started() for _ in range(self.slots.count)]
+        self._fleets = [self._started(here=True) for _ in range(self.slots.count)]
 
-    def _started(self) -> _Fleet:
+    def _started(self, *, here: bool) -> _Fleet:
         import ray
 
         from raymeta.study.machines.fleet.worker import Fleet
@@ -70,7 +72,7 @@ class Fleets:
             amounts["memory"] = slots.memory
         lives = {"max_restarts": -1, "max_task_retries": MAX_FAILURES, "max_concurrency": 4 * self.most}
         actor = ray.remote(**amounts)(Fleet).options(**lives).remote(self.most, slots.gpu, slots.gpu_context)
-        return _Fleet(actor, actor.node.remote())
+        return _Fleet(actor, actor.node.remote(), here)
 
     @property
     def count(self) -> int:
@@ -92,9 +94,9 @@ class Fleets:
         """
         structure = lane_structure(config)
         load = Counter(place.fleet for place in self._places.values())
-        least = min(self._fleets, key=lambda fleet: load[fleet])
+        least = min([one for one in self._fleets if one.here] or self._fleets, key=lambda fleet: load[fleet])
         same = Counter(place.fleet for place in self._places.values() if place.structure == structure)
-        room = [fleet for fleet in same if load[fleet] < min(self.most, load[least] + self.most // 2)]
+        room = [fleet for fleet in same if fleet in self._fleets and load[fleet] < min(self.most, load[least] + self.most // 2)]
         self._places[trial] = _Place(max(room, key=lambda fleet: same[fleet], default=least), structure, heard)
 
     def heard(self, trial: int, outer_steps: int) -> None:
@@ -129,7 +131,15 @@ class Fleets:
             if ready and ray.get(fleet.node) not in machines:
                 ray.kill(fleet.actor)
                 self._fleets.remove(fleet)
-                self._fleets.append(self._started())  # on what machine there will be
+                self._fleets.append(self._started(here=False))
+            elif ready:
+                fleet.here = True
+
+    def wait(self) -> None:
+        """Until all of them have started."""
+        import ray
+
+        ray.get([fleet.node for fleet in self._fleets])
 
     def stop(self) -> None:
         """End them all."""
