@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.engine import traced
 from raymeta.errors import UserError
 from raymeta.problem import Tasks
 from raymeta.problems.images.dataset import ImageDataset
@@ -185,7 +186,7 @@ def test_lanes_in_different_phases_do_not_mix(spec: str, double: None) -> None:
         assert_close(lane, single)
 
 
-# The same bits whatever runs beside it
+# The same bits whatever runs beside it, traced or not
 
 WIDTH, STEPS = 8, 6
 COMPANY = {"l2f": {"first_order_share": 0.3}, "maml+dropgrad": {}, "maml+mr": {}}
@@ -217,10 +218,13 @@ def by_itself(spec: str, seed: int) -> list[list[bytes]]:
     return [*found, bits(trainer)]
 
 
-@settings(max_examples=6, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.parametrize("spec", sorted(COMPANY))
-def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(spec: str, data: st.DataObject) -> None:
+def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
+    spec: str, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.setattr(traced, "AFTER", data.draw(st.integers(0, 3)))
     company = [in_float32(spec, seed) for seed in range(data.draw(st.integers(1, 10)))]
     lanes = Lanes(company[0], WIDTH)
     for _ in range(data.draw(st.integers(1, 12))):
@@ -232,6 +236,7 @@ def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
                 lanes.leave(lanes.trainers.index(trainer))
         open_lanes = [n for n, one in enumerate(lanes.trainers) if one is not None and not one.round_full]
         lanes.step([lane for lane in open_lanes if data.draw(st.integers(0, 3), label="waits")])
+    assert not lanes._gradients.problem
     for seed, trainer in enumerate(company):
         expected = by_itself(spec, seed)
         assert bits(trainer) == expected[trainer.outer_step]

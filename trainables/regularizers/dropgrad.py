@@ -24,6 +24,7 @@ Scopes (`layers`) are the paper's, on ResNet-18; its code knows `all` alone:
 | stem | conv1 | 7x7 convolution with its norm | there is none: refused |
 """
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -31,6 +32,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.errors import UserError
+from raymeta.engine.noise import Noise
 from raymeta.engine.numbers import Numbers
 from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
@@ -79,12 +81,12 @@ class DropGrad(Regularizer):
         )
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
+        if context.mixed:
+            return Hooks(inner_gradients=self._mixed(next(learner.parameters()).dtype, context))
         return Hooks(inner_gradients=self.on_inner_gradients)
 
     def on_inner_gradients(self, gradients: Weights, context: Context) -> Weights:
         assert context.noise is not None, "DropGrad is off in evaluation"
-        if context.mixed:
-            return {name: gradient * self._mixed(name, gradient.detach(), context) for name, gradient in gradients.items()}
         ramp = context.progress if self.settings.ramp == "linear" else 1.0
         found = dict(gradients)
         for name, gradient in gradients.items():
@@ -106,16 +108,31 @@ class DropGrad(Regularizer):
         rate = ramp * self.numbers.rate
         return (context.noise.uniform(like) >= rate).to(like.dtype) / (1 - rate)
 
-    def _mixed(self, name: str, like: Tensor, context: Context) -> Tensor:
-        """The same in a lane, whose kind, scope and ramp are numbers: scale * normal + (high if u >= p else low)."""
-        assert context.noise is not None
-        numbers, covered = self.numbers, self.numbers.covered[self._places.get(name, -1)] > 0
+    def _mixed(self, dtype: torch.dtype, context: Context) -> Callable[[Weights, Context], Weights]:
+        """`on_inner_gradients` of a lane, whose kind, scope and ramp are numbers: a tensor's factor is
+
+            scale * normal + (high if u >= p else low)
+
+        with a scale of 0 for binary noise, high and low of 1 for gaussian noise and outside of the scope.
+        """
+        numbers, covered = self.numbers, self.numbers.covered > 0
         ramp = numbers.linear * context.progress + (1 - numbers.linear)
-        one, zero = torch.ones_like(ramp), torch.zeros_like(ramp)
-        binary, gaussian = covered & (numbers.binary > 0), covered & (numbers.binary == 0)
         rate = ramp * numbers.rate
-        scale = torch.where(gaussian, ramp * torch.sqrt(numbers.rate / (1 - numbers.rate)), zero).to(like.dtype)
-        low = torch.where(binary, zero, one).to(like.dtype)
-        high = torch.where(binary, 1 / (1 - rate).to(like.dtype), low)
-        rate = rate.to(like.dtype)  # here a number is a tensor of all lanes, which would make the noise float64
-        return context.noise.either(like, lambda u, normal: scale * normal + torch.where(u >= rate, high, low))
+        one, zero = torch.ones_like(numbers.covered), torch.zeros_like(numbers.covered)
+        binary = covered & (numbers.binary > 0)
+        deviation = ramp * torch.sqrt(numbers.rate / (1 - numbers.rate))
+        # In lanes a number is a tensor of all of them: left in float64 it would make the noise float64.
+        scales = torch.where(covered & ~binary, deviation, zero).to(dtype)
+        lows, highs = torch.where(binary, zero, one).to(dtype), torch.where(binary, 1 / (1 - rate).to(dtype), one).to(dtype)
+        rate = rate.to(dtype)
+
+        def changed(name: str, gradient: Tensor, noise: Noise) -> Tensor:
+            place = self._places.get(name, -1)
+            scale, low, high = scales[place], lows[place], highs[place]
+            return gradient * noise.either(gradient.detach(), lambda u, n: scale * n + torch.where(u >= rate, high, low))
+
+        def on_inner_gradients(gradients: Weights, context: Context) -> Weights:
+            assert context.noise is not None
+            return {name: changed(name, gradient, context.noise) for name, gradient in gradients.items()}
+
+        return on_inner_gradients
