@@ -249,6 +249,8 @@ class EngineConfig(Section):
     @field_validator("lanes", mode="before")
     @classmethod
     def _lanes(cls, lanes: Any) -> Any:
+        if lanes is False:  # as YAML reads `off`
+            return "off"
         if lanes not in ("auto", "off") and not (isinstance(lanes, int) and lanes >= 2):
             raise ValueError(f"found {lanes!r}; allowed: auto, off, 2 or more")
         return lanes
