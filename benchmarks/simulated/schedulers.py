@@ -127,6 +127,25 @@ class Lenient(ASHA):
         return bool(abs(apart.mean()) < apart.std(ddof=1) / len(apart) ** 0.5)
 
 
+class Strict(ASHA):
+    """ASHA whose rungs nobody passes until as many trials as `reduction` were there, the starting points apart."""
+
+    def __init__(self, table: Table, plan: Plan) -> None:
+        super().__init__(table, plan)
+        self._sign = 1 if table.metric.mode == "max" else -1
+        self._scores: dict[int, list[float]] = {rung: [] for rung in self.rungs[:-1]}
+
+    def goes_on(self, trial: Trial, step: int, value: float) -> bool:
+        if not np.isfinite(value):
+            return False
+        if step not in self._scores:
+            return True
+        seen = self._scores[step]
+        seen.append(self._sign * value)
+        rank = sum(other > seen[-1] for other in seen) + 1
+        return rank <= len(seen) // self.plan.study.reduction
+
+
 class Extrapolating(ASHA):
     """ASHA on what a power law a + b t^-c of the curve so far says of its end, no further off than twice what the
     curve has moved.
@@ -243,6 +262,7 @@ SCHEDULERS = {
     "none": Full,
     "ASHA": ASHA,
     "lenient ASHA": Lenient,
+    "strict ASHA": Strict,
     "extrapolating ASHA": Extrapolating,
     "promoting ASHA": Promoting,
     "PASHA-like": Growing,

@@ -101,7 +101,7 @@ def _sentences(found: Methods) -> Iterator[str]:
             yield f"{task.title}, tuned: {task.between.sentence}."
         for side, word in SIDES.items():
             if effects := task.effects(side):
-                yield f"{task.title}, {word}: {_effects(list(effects.values()), task.metric)}."
+                yield f"Regularizers on {task.title}, {word}: {_effects(list(effects.values()), task.metric)}."
     for side, word in SIDES.items():
         if (ranks := found.ranking(side)) is not None:
             yield f"Over tasks, {word}: {ranks.sentence}."
