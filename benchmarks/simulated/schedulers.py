@@ -11,6 +11,7 @@ import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.run.searcher import RecordASHA
 from simulated.table import Table
 
@@ -128,7 +129,7 @@ class Lenient(ASHA):
 
 
 class Strict(ASHA):
-    """ASHA whose rungs nobody passes until as many trials as `reduction` were there, the starting points apart."""
+    """ASHA whose rungs no trial passes before as many as `reduction` were there."""
 
     def __init__(self, table: Table, plan: Plan) -> None:
         super().__init__(table, plan)
@@ -144,6 +145,29 @@ class Strict(ASHA):
         seen.append(self._sign * value)
         rank = sum(other > seen[-1] for other in seen) + 1
         return rank <= len(seen) // self.plan.study.reduction
+
+
+class Opening(ASHA):
+    """The same of rungs that are to see many trials, and not of the authors' setting and the un-regularized start."""
+
+    MANY = 24
+
+    def __init__(self, table: Table, plan: Plan) -> None:
+        super().__init__(table, plan)
+        labels, study = plan.space.labels, plan.study
+        self._free = {number for number, label in enumerate(labels) if label in (AUTHORS, BASELINE)}
+        self._closed = {
+            rung for place, rung in enumerate(self.rungs[:-1]) if study.trials / study.reduction**place >= self.MANY
+        }
+
+    def goes_on(self, trial: Trial, step: int, value: float) -> bool:
+        if not super().goes_on(trial, step, value):
+            return False
+        if step not in self._closed or trial.number in self._free:
+            return True
+        scores = self.scheduler.rungs[step]
+        rank = sum(other > scores[trial.trial_id] for other in scores.values()) + 1
+        return rank <= len(scores) // self.plan.study.reduction
 
 
 class Extrapolating(ASHA):
@@ -263,6 +287,7 @@ SCHEDULERS = {
     "ASHA": ASHA,
     "lenient ASHA": Lenient,
     "strict ASHA": Strict,
+    "opening ASHA": Opening,
     "extrapolating ASHA": Extrapolating,
     "promoting ASHA": Promoting,
     "PASHA-like": Growing,

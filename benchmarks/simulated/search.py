@@ -52,8 +52,8 @@ class Setting:
         parts += [f"{self.finalists} finalists"] * (self.finalists > 0)
         return ", ".join(parts)
 
-    def plan(self, table: Table, seed: int, others: Sequence[Table] = ()) -> Plan:
-        """The study's plan, as a user would write it."""
+    def plan(self, table: Table, seed: int, others: Sequence[Table] = (), most: float = BUDGETS[-1]) -> Plan:
+        """The study's plan, as a user would write it who has so much compute, in full trainings."""
         own = table.problem.plan
         budget = own.base.budget.outer_steps
         first = budget // self.first if self.first else own.study.first_rung
@@ -64,7 +64,10 @@ class Setting:
         if self.warm:
             points = [point for other in others for point in best_points(other, plan)]
             plan = plan.starting_from(points, ["another problem's"] * len(points))
-        return plan
+        trials = 1
+        while plan.with_trials(trials).usual_steps() < most * budget:
+            trials += 1
+        return plan.with_trials(trials)
 
 
 DEFAULT = Setting()
@@ -118,7 +121,7 @@ def simulate(
         most: compute, in full trainings.
     """
     np.random.seed(seed)
-    plan = setting.plan(table, seed, others)
+    plan = setting.plan(table, seed, others, most)
     proposer: Proposer = (SAMPLERS | OUTSIDE)[setting.sampler](table, plan)
     both = isinstance(proposer, Full)  # a system that proposes and schedules
     scheduler: Full = proposer if both else (SCHEDULERS | OUTSIDE_SCHEDULERS)[setting.scheduler](table, plan)

@@ -141,13 +141,17 @@ class MethodsOfTask:
         Args:
             side: `tuned` or `untuned`.
         """
-        entries = {entry.name: entry for entry in self.entries(side)}
-        pairs = [
-            (entries[method], entries[base])
-            for method in entries
-            if (base := plainer(method, [one.method for one in self.results])) in entries
-        ]
-        return {gap.of: gap for gap in gaps(pairs)}
+        return self._effects[side]
+
+    @cached_property
+    def _effects(self) -> dict[str, dict[str, Gap]]:
+        names, found = [one.method for one in self.results], {}
+        for side in ("tuned", "untuned"):
+            entries = {entry.name: entry for entry in self.entries(side)}
+            bases = {method: plainer(method, names) for method in entries}
+            pairs = [(entries[method], entries[base]) for method, base in bases.items() if base in entries]
+            found[side] = {gap.of: gap for gap in gaps(pairs)}
+        return found
 
     def entries(self, side: str) -> list[Entry]:
         """What was tested of one side, under the methods' names."""
@@ -188,11 +192,17 @@ class Methods:
         Args:
             side: `tuned` or `untuned`.
         """
-        lists = [task.entries(side) for task in self.tasks]
-        everywhere = [name for name in self.methods if all(any(e.name == name for e in each) for each in lists)]
-        if len(everywhere) < 3 or len(lists) < 2:
-            return None
-        return rank([entry for each in lists for entry in each if entry.name in everywhere])
+        return self._rankings[side]
+
+    @cached_property
+    def _rankings(self) -> dict[str, Ranking | None]:
+        found: dict[str, Ranking | None] = {}
+        for side in ("tuned", "untuned"):
+            lists = [{entry.name: entry for entry in task.entries(side)} for task in self.tasks]
+            everywhere = [name for name in self.methods if all(name in each for each in lists)]
+            enough = len(everywhere) > 2 and len(lists) > 1
+            found[side] = rank([each[name] for each in lists for name in everywhere]) if enough else None
+        return found
 
     def frame(self) -> "pandas.DataFrame":
         """A row a method and task, in the metric's own units; index: task and method."""
