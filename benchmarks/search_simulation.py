@@ -24,19 +24,20 @@ import numpy as np
 from simulated.problems import PROBLEMS, SEARCH_SEED
 from simulated.results import Results, load, table, verdict
 from simulated.search import BUDGETS, as_row, simulate
-from simulated.settings import FEW_SEEDS, SETTINGS
+from simulated.settings import SETTINGS
 from simulated.table import Judge, Table, checksum, default_folder
 
 
 def run(name: str, tables: dict[str, Table], out: Path, options: argparse.Namespace) -> None:
     """Simulate what is not there yet."""
-    done = {(line["setting"], line["seed"]) for line in load(out)}
+    until = len([budget for budget in BUDGETS if budget <= options.most])
+    done = {(line["setting"], line["seed"]) for line in load(out) if len(line["rows"]) >= until}
     others = [table for other, table in tables.items() if other != name]
     for setting in SETTINGS:
-        if (options.settings and options.settings not in str(setting)) or (setting.warm and not others):
+        wanted = not options.settings or any(part in str(setting) for part in options.settings)
+        if not wanted or (setting.warm and not others):
             continue
-        seeds = min(options.seeds, FEW_SEEDS.get(setting.sampler, options.seeds))
-        left = [seed for seed in range(seeds) if (str(setting), seed) not in done]
+        left = [seed for seed in range(options.seeds) if (str(setting), seed) not in done]
         start = time.process_time()
         for seed in left:
             found = simulate(tables[name], setting, seed, options.workers, others, options.most)
@@ -77,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=default_folder(), help="of the tables")
     parser.add_argument("--problems", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS))
-    parser.add_argument("--settings", help="only those with this in their name")
+    parser.add_argument("--settings", nargs="+", help="only those with one of these in their names")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--most", type=int, choices=BUDGETS, default=BUDGETS[-1], help="compute, in full trainings")
@@ -89,7 +90,7 @@ def main() -> None:
     tables = {name: Table.load(options.folder / name) for name in there}
     outs = {}
     for name in there:
-        state = f"{len(tables[name].points)}-{options.workers}-{options.most}"
+        state = f"{len(tables[name].points)}-{options.workers}"
         outs[name] = options.folder / name / f"simulated-{state}.jsonl"
         if not options.only_table:
             run(name, tables, outs[name], options)

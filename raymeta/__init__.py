@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from raymeta.api.kept.keeping import archive, listed, move, note, open_archive, prune, remove, tag
     from raymeta.api.kept.watching import watch
     from raymeta.api.learners import AdaptedLearner, LoadedLearner
+    from raymeta.api.many.methods import MethodsStudy, study_of_methods
+    from raymeta.api.many.planned import MethodsPlan, methods_plan
     from raymeta.api.presets import Presets, presets
     from raymeta.api.searching import preview, search, space
     from raymeta.api.studies import Study, open_study, studies
     from raymeta.api.using import Predictions, load, predict
 
 __all__ = [
-    "AdaptedLearner", "Analyses", "FinalRuns", "Followed", "LoadedLearner", "Predictions", "Presets", "Study",
-    "analyse", "archive", "check_data", "compare", "datasets", "describe", "doctor", "draw_data", "final", "listed",
-    "load", "methods", "move", "note", "open_archive", "open_study", "predict", "prepare", "presets", "preview",
-    "prune", "rank", "remove", "search", "space", "studies", "tag", "track", "watch",
+    "AdaptedLearner", "Analyses", "FinalRuns", "Followed", "LoadedLearner", "MethodsPlan", "MethodsStudy",
+    "Predictions", "Presets", "Study", "analyse", "archive", "check_data", "compare", "datasets", "describe",
+    "doctor", "draw_data", "final", "listed", "load", "methods", "methods_plan", "move", "note", "open_archive",
+    "open_study", "predict", "prepare", "presets", "preview", "prune", "rank", "remove", "search", "space", "studies",
+    "study_of_methods", "tag", "track", "watch",
 ]  # fmt: skip
 __version__ = version("raymeta")
 
@@ -47,6 +50,8 @@ _MODULES = {
     "kept.keeping": ("archive", "listed", "move", "note", "open_archive", "prune", "remove", "tag"),
     "kept.watching": ("watch",),
     "learners": ("AdaptedLearner", "LoadedLearner"),
+    "many.methods": ("MethodsStudy", "study_of_methods"),
+    "many.planned": ("MethodsPlan", "methods_plan"),
     "presets": ("Presets", "presets"),
     "searching": ("preview", "search", "space"),
     "studies": ("Study", "open_study", "studies"),

@@ -153,6 +153,11 @@ def test_no_search_reads_test_scores(recorded: Path, tmp_path: Path) -> None:
     for setting in some:
         found = [simulate(one, setting, 0, workers=2, most=4) for one in tables]
         assert found[0] == found[1] == found[2], setting
+    # A search that read them would be noticed: one whose finalists are judged by them finds something else.
+    judges = [np.stack([read(path)["test"] for path in sorted((one / "closed").glob("*-0.npz"))])
+              for one in (recorded, other)]  # fmt: skip
+    cheats = [simulate(replace(tables[0], fresh=test), some[-1], 0, workers=2, most=4) for test in judges]
+    assert cheats[0] != cheats[1]
     assert np.isfinite(Judge.load(recorded).mean).all()
     assert np.isnan(Judge.load(bare).mean).all()
     assert (Judge.load(other).mean != Judge.load(recorded).mean).all()

@@ -14,7 +14,9 @@ from simulated.settings import RANDOM
 from simulated.table import Judge
 
 SHOWN = (8, 16, 32)
-"""Budgets of the tables and of the rule."""
+"""Budgets of the tables."""
+RULED = [BUDGETS.index(budget) for budget in (8, 16)]
+"""Places of the budgets of the rule: those that all searches are simulated to."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,16 @@ class Results:
 
     Attributes:
         metric: the problem's.
-        scores: by setting and seed, test scores [budgets].
+        scores: by setting and seed, test scores [budgets]; NaN at those that a search was not simulated to.
         best, middle: the best of the table's judged scores and their median.
-        shown: places of `SHOWN` among the budgets that there are.
-        about: by setting, mean numbers of trials and of whole trainings.
+        about: by setting, of the longest searches mean numbers of trials and of whole trainings, and their compute.
     """
 
     metric: Metric
     scores: Mapping[str, Mapping[int, np.ndarray]]
     best: float
     middle: float
-    shown: Sequence[int]
-    about: Mapping[str, tuple[float, float]]
+    about: Mapping[str, tuple[float, float, float]]
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Any]], judge: Judge, metric: Metric) -> "Results":
@@ -49,14 +49,19 @@ class Results:
         judged = np.where(np.isfinite(judge.mean), judge.mean, middle)
         judged = np.append(sign * np.maximum(sign * judged, sign * middle), middle)  # the last is for row -1
         scores: dict[str, dict[int, np.ndarray]] = {}
-        counts: dict[str, list[tuple[int, int]]] = {}
+        counts: dict[str, list[tuple[int, int, int]]] = {}
         for line in lines:
-            scores.setdefault(line["setting"], {})[line["seed"]] = judged[line["rows"]]
-            counts.setdefault(line["setting"], []).append((line["trials"], line["whole"]))
-        about = {name: tuple(np.mean(found, 0)) for name, found in counts.items()}
-        there = min(len(line["rows"]) for line in lines)
-        shown = [BUDGETS.index(budget) for budget in SHOWN if BUDGETS.index(budget) < there]
-        return cls(metric, scores, best, middle, shown, about)
+            own, seed, reached = scores.setdefault(line["setting"], {}), line["seed"], len(line["rows"])
+            if seed in own and np.isfinite(own[seed]).sum() > reached:
+                continue  # a longer one is there
+            own[seed] = np.append(judged[line["rows"]], np.full(len(BUDGETS) - reached, np.nan))
+            counts.setdefault(line["setting"], []).append((BUDGETS[reached - 1], line["trials"], line["whole"]))
+        about = {}
+        for name, found in counts.items():
+            most = max(found)[0]
+            trials, whole = np.mean([one[1:] for one in found if one[0] == most], 0)
+            about[name] = float(trials), float(whole), float(most)
+        return cls(metric, scores, best, middle, about)
 
     def regret(self, setting: str) -> dict[int, np.ndarray]:
         """By seed the share of the way from the best to the median that is left, [budgets]."""
@@ -64,22 +69,30 @@ class Results:
         return {seed: (found - self.best) / scale for seed, found in self.scores[setting].items()}
 
     def mean_regret(self, setting: str) -> float:
-        """Over seeds and `SHOWN`."""
-        return float(np.mean([found[self.shown].mean() for found in self.regret(setting).values()]))
+        """Over seeds and the budgets of the rule."""
+        return float(np.mean([found[RULED].mean() for found in self.regret(setting).values()]))
 
     def paired(self, setting: str, other: str) -> tuple[float, float]:
-        """Mean difference of regrets over `SHOWN` and over the seeds that both have, with its 95 % half-width."""
+        """Mean difference of regrets over the budgets of the rule and the seeds that both have, with its 95 %
+        half-width.
+        """
         own, base = self.regret(setting), self.regret(other)
         seeds = sorted(set(own) & set(base))
-        apart = np.array([(own[seed] - base[seed])[self.shown].mean() for seed in seeds])
+        apart = np.array([(own[seed] - base[seed])[RULED].mean() for seed in seeds])
         return mean_ci(apart)
+
+    def curve(self, setting: str) -> np.ndarray:
+        """Mean regret over seeds at each budget that any search was simulated to."""
+        found = np.array(list(self.regret(setting).values()))
+        reached = int(np.isfinite(found).any(0).sum())
+        curve: np.ndarray = np.nanmean(found[:, :reached], 0)
+        return curve
 
     def reaches(self, setting: str, other: str = str(RANDOM)) -> float:
         """The least compute at which the mean regret is that of another at its end, by lines between `BUDGETS`;
-        infinite: never.
+        infinite: not as far as it was simulated.
         """
-        aim = np.mean(list(self.regret(other).values()), 0)[-1]
-        curve = np.mean(list(self.regret(setting).values()), 0)
+        aim, curve = self.curve(other)[-1], self.curve(setting)
         below = np.flatnonzero(curve <= aim)
         if not len(below):
             return float("inf")
@@ -97,7 +110,7 @@ def mean_ci(values: np.ndarray) -> tuple[float, float]:
 
 
 def chosen(found: Mapping[str, Results], but: str | None = None) -> str:
-    """The setting with the least mean regret over problems and `SHOWN`, of those that all problems have.
+    """The setting with the least mean regret over problems and budgets of the rule, of those that all problems have.
 
     Args:
         found: results by problem.
@@ -133,19 +146,22 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
 
 def table(results: Results) -> list[str]:
     """Rows of a problem's table in Markdown, the best first."""
-    heads = ["search", "seeds", "trials", "whole", *(f"at {BUDGETS[place]}" for place in results.shown)]
-    heads += ["regret less the default's", "reaches random's end at"]
+    heads = ["search", "seeds", "trials", "whole", *(f"at {budget}" for budget in SHOWN)]
+    heads += ["regret", "less the default's", "reaches random's end at"]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' --: |' * (len(heads) - 1)}"]
     order = sorted(results.scores, key=results.mean_regret)
     for name in order:
         scores = np.array(list(results.scores[name].values()))
-        cells = [results.metric.text(*mean_ci(scores[:, place])) for place in results.shown]
+        columns = [scores[:, BUDGETS.index(budget)] for budget in SHOWN]
+        columns = [column[np.isfinite(column)] for column in columns]
+        cells = [results.metric.text(*mean_ci(column)) if len(column) > 1 else "" for column in columns]
         apart, half = results.paired(name, str(DEFAULT)) if str(DEFAULT) in results.scores else (np.nan, np.nan)
-        trials, whole = results.about[name]
+        trials, whole, most = results.about[name]
         at = results.reaches(name) if str(RANDOM) in results.scores else float("nan")
         row = (
-            name, str(len(scores)), f"{trials:.0f}", f"{whole:.1f}", *cells,
-            "" if name == str(DEFAULT) else f"{apart:+.3f} ± {half:.3f}", f"{at:.1f}",
+            name, str(len(scores)), f"{trials:.0f}", f"{whole:.1f}", *cells, f"{results.mean_regret(name):.3f}",
+            "" if name == str(DEFAULT) else f"{apart:+.3f} ± {half:.3f}",
+            f"{at:.1f}" if np.isfinite(at) else f"> {most:g}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")
     return lines

@@ -42,6 +42,9 @@ class Proposer(ABC):
     def end(self, number: int, value: float | None) -> None:
         """A trial's end: with its last value if it had the full budget, None if it was cut or diverged."""
 
+    def waits(self, number: int, *, waiting: bool) -> None:  # noqa: B027
+        """A trial is paused at a rung, or goes on from there."""
+
 
 class OfOptuna(Proposer):
     """A study of Optuna's in memory.
@@ -72,6 +75,11 @@ class OfOptuna(Proposer):
     def report(self, number: int, step: int, value: float) -> None:
         if np.isfinite(value):
             self._open[number].report(value, step)
+
+    def waits(self, number: int, *, waiting: bool) -> None:
+        """One that waits is to TPE what it would be had it been cut; a running one counts as a bad one."""
+        state = TrialState.PRUNED if waiting else TrialState.RUNNING
+        self.study.get_trials(deepcopy=False)[number].state = state
 
     def end(self, number: int, value: float | None) -> None:
         trial = self._open.pop(number)

@@ -11,6 +11,7 @@ import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from raymeta.study.plan.plan import Plan
+from raymeta.study.plan.space import AUTHORS, BASELINE
 from raymeta.study.run.searcher import RecordASHA
 from simulated.table import Table
 
@@ -125,6 +126,48 @@ class Lenient(ASHA):
         place = trial.done - 1
         apart = self.table.validation[trial.row, place] - self.table.validation[self._rows[other], place]
         return bool(abs(apart.mean()) < apart.std(ddof=1) / len(apart) ** 0.5)
+
+
+class Strict(ASHA):
+    """ASHA whose rungs no trial passes before as many as `reduction` were there."""
+
+    def __init__(self, table: Table, plan: Plan) -> None:
+        super().__init__(table, plan)
+        self._sign = 1 if table.metric.mode == "max" else -1
+        self._scores: dict[int, list[float]] = {rung: [] for rung in self.rungs[:-1]}
+
+    def goes_on(self, trial: Trial, step: int, value: float) -> bool:
+        if not np.isfinite(value):
+            return False
+        if step not in self._scores:
+            return True
+        seen = self._scores[step]
+        seen.append(self._sign * value)
+        rank = sum(other > seen[-1] for other in seen) + 1
+        return rank <= len(seen) // self.plan.study.reduction
+
+
+class Opening(ASHA):
+    """The same of rungs that are to see many trials, and not of the authors' setting and the un-regularized start."""
+
+    MANY = 24
+
+    def __init__(self, table: Table, plan: Plan) -> None:
+        super().__init__(table, plan)
+        labels, study = plan.space.labels, plan.study
+        self._free = {number for number, label in enumerate(labels) if label in (AUTHORS, BASELINE)}
+        self._closed = {
+            rung for place, rung in enumerate(self.rungs[:-1]) if study.trials / study.reduction**place >= self.MANY
+        }
+
+    def goes_on(self, trial: Trial, step: int, value: float) -> bool:
+        if not super().goes_on(trial, step, value):
+            return False
+        if step not in self._closed or trial.number in self._free:
+            return True
+        scores = self.scheduler.rungs[step]
+        rank = sum(other > scores[trial.trial_id] for other in scores.values()) + 1
+        return rank <= len(scores) // self.plan.study.reduction
 
 
 class Extrapolating(ASHA):
@@ -243,6 +286,8 @@ SCHEDULERS = {
     "none": Full,
     "ASHA": ASHA,
     "lenient ASHA": Lenient,
+    "strict ASHA": Strict,
+    "opening ASHA": Opening,
     "extrapolating ASHA": Extrapolating,
     "promoting ASHA": Promoting,
     "PASHA-like": Growing,

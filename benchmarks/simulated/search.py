@@ -10,9 +10,14 @@ import numpy as np
 from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from simulated.cube import Exhausted
+from simulated.outside import SMAC, RaysOptuna, SyneTune, SyneTunesASHA
 from simulated.samplers import SAMPLERS, Proposer, without_starts
 from simulated.schedulers import SCHEDULERS, Full, Trial
 from simulated.table import Table
+
+OUTSIDE = {"Ray's Optuna": RaysOptuna, "Syne Tune's CQR": SyneTune, "SMAC": SMAC}
+OUTSIDE_SCHEDULERS = {"Syne Tune's ASHA": SyneTunesASHA, "its hyperband": Full}
+"""Other systems: what proposes, and what cuts."""
 
 BUDGETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Compute at which is noted what a search would return, in full trainings of mean length."""
@@ -47,8 +52,8 @@ class Setting:
         parts += [f"{self.finalists} finalists"] * (self.finalists > 0)
         return ", ".join(parts)
 
-    def plan(self, table: Table, seed: int, others: Sequence[Table] = ()) -> Plan:
-        """The study's plan, as a user would write it."""
+    def plan(self, table: Table, seed: int, others: Sequence[Table] = (), most: float = BUDGETS[-1]) -> Plan:
+        """The study's plan, as a user would write it who has so much compute, in full trainings."""
         own = table.problem.plan
         budget = own.base.budget.outer_steps
         first = budget // self.first if self.first else own.study.first_rung
@@ -59,7 +64,10 @@ class Setting:
         if self.warm:
             points = [point for other in others for point in best_points(other, plan)]
             plan = plan.starting_from(points, ["another problem's"] * len(points))
-        return plan
+        trials = 1
+        while plan.with_trials(trials).usual_steps() < most * budget:
+            trials += 1
+        return plan.with_trials(trials)
 
 
 DEFAULT = Setting()
@@ -113,9 +121,10 @@ def simulate(
         most: compute, in full trainings.
     """
     np.random.seed(seed)
-    plan = setting.plan(table, seed, others)
-    proposer: Proposer = SAMPLERS[setting.sampler](table, plan)
-    scheduler: Full = SCHEDULERS[setting.scheduler](table, plan)
+    plan = setting.plan(table, seed, others, most)
+    proposer: Proposer = (SAMPLERS | OUTSIDE)[setting.sampler](table, plan)
+    both = isinstance(proposer, Full)  # a system that proposes and schedules
+    scheduler: Full = proposer if both else (SCHEDULERS | OUTSIDE_SCHEDULERS)[setting.scheduler](table, plan)
     full = float(table.times[:, -1].mean())
     best, begun = _Best(table, scheduler.rungs, setting.finalists), 0
     marks, found = [budget * full for budget in BUDGETS if budget <= most], list[int]()
@@ -131,6 +140,8 @@ def simulate(
                 return
             begun += 1
             scheduler.begin(trial)
+        else:
+            proposer.waits(trial.number, waiting=False)
         push(now, trial)
 
     def push(now: float, trial: Trial) -> None:
@@ -155,6 +166,8 @@ def simulate(
         trial.over = whole or not np.isfinite(value) or not scheduler.pauses
         if trial.over:
             proposer.end(trial.number, value if whole and np.isfinite(value) else None)
+        else:
+            proposer.waits(trial.number, waiting=True)
         take(now)
     found += [best.row()] * (len(marks) - len(found))
     return Found(found, begun, best.whole)

@@ -13,6 +13,8 @@ SCHEDULERS_ALONE = [
         ("ASHA", {"first": 9, "reduction": 2}),
         ("ASHA", {"first": 3}),
         ("lenient ASHA", {}),
+        ("strict ASHA", {}),
+        ("opening ASHA", {}),
         ("extrapolating ASHA", {"first": 9}),
         ("promoting ASHA", {}),
         ("PASHA-like", {}),
@@ -42,14 +44,36 @@ BOTH = [
     Setting(first=9),
     Setting(scheduler="lenient ASHA"),
     Setting(scheduler="hyperband"),
+    Setting(scheduler="strict ASHA"),
+    Setting(scheduler="opening ASHA"),
+    Setting(scheduler="opening ASHA", finalists=5),
+    Setting(scheduler="strict ASHA", starts=False),
+    Setting(scheduler="strict ASHA", reduction=2),
+    Setting(scheduler="strict ASHA", reduction=4),
+    Setting(scheduler="strict ASHA", finalists=5),
+    Setting("multivariate TPE", "strict ASHA"),
+    Setting(scheduler="promoting ASHA"),
+    Setting(scheduler="promoting ASHA", starts=False),
+    Setting(scheduler="promoting ASHA", finalists=5),
+    Setting(scheduler="promoting ASHA", warm=True, finalists=5),
+    Setting(scheduler="PASHA-like"),
+    Setting(scheduler="PASHA-like", starts=False),
+    Setting("PriorBand-like", "promoting ASHA"),
+    Setting("multivariate TPE", "promoting ASHA"),
+    Setting("CMA-ES", "promoting ASHA"),
     Setting(finalists=5),
     Setting(warm=True, finalists=5),
 ]
 """TPE under other schedulers, and what finalists add."""
 
+OTHERS = [
+    Setting("Ray's Optuna"),
+    Setting("Syne Tune's CQR", "Syne Tune's ASHA"),
+    Setting("SMAC", "its hyperband"),
+]
+"""Other systems."""
+
 RANDOM = Setting("random", "none", starts=False)
 """Plain random search."""
 
-SETTINGS = list(dict.fromkeys([RANDOM, *SCHEDULERS_ALONE, *SAMPLERS_ALONE, *BOTH]))
-FEW_SEEDS = {"GP": 20}
-"""Samplers that take seconds a search have fewer seeds."""
+SETTINGS = list(dict.fromkeys([RANDOM, *SCHEDULERS_ALONE, *SAMPLERS_ALONE, *BOTH, *OTHERS]))

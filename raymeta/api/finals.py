@@ -14,7 +14,7 @@ from raymeta.api.data import make_ready, pretrain, root_of, with_source
 from raymeta.api.studies import Study
 from raymeta.config import TrialConfig, parse_trial, split_settings
 from raymeta.errors import UserError
-from raymeta.finals.analyses import Named, across_runs, analyse_runs, wanted_analyses, with_a_meaning
+from raymeta.finals.analyses import Named, Wanted, across_runs, analyse_runs, wanted_analyses, with_a_meaning
 from raymeta.finals.results import Origin
 from raymeta.problem import open_problem
 from raymeta.report.export import read_export
@@ -149,14 +149,7 @@ def final(
         UserError: a config can't be had, or can't be tested; nothing was started.
         RunFailed: the disk is full, or the store is away; what is trained is safe.
     """
-    from raymeta.finals.runs import final as run
-    from raymeta.study.tracking.connection import problem_of
-
-    wanted = None if analyse is None else wanted_analyses(analyse)
-    root, numbers = root_of(data_root), list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in numbers)
-    if not numbers or not whole or len(set(numbers)) < len(numbers):
-        raise UserError(f"seeds: found {seeds}: at least one, and each once, from 0 to 2^32 - 1")
+    wanted, numbers = None if analyse is None else wanted_analyses(analyse), seed_numbers(seeds)
     sources = [configs] if isinstance(configs, str | Path | Study) else list(configs)
     given = Given.of(overrides)
     if test_data is not None:
@@ -165,7 +158,42 @@ def final(
         raise UserError("--scale: it shortens a preset; name one with --preset (raymeta presets lists them)")
     if scale is not None and not 0 < scale <= 1:
         raise UserError(f"--scale {scale:g}: expected a share above 0 and at most 1, as in 0.05")
-    found = {one.name: one for one in _configs(sources, given, task, preset, scale or 1.0)}
+    return run_finals(
+        _configs(sources, given, task, preset, scale or 1.0), numbers, by_step=by_step, wanted=wanted,
+        data_root=data_root, ship_data=ship_data, slots=slots, pack=pack, quiet=quiet,
+    )  # fmt: skip
+
+
+def seed_numbers(seeds: int | Sequence[int]) -> list[int]:
+    """The seeds that are meant by a number of them, or by a list.
+
+    Raises:
+        UserError: none, one twice, or what no generator takes.
+    """
+    numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in numbers)
+    if not numbers or not whole or len(set(numbers)) < len(numbers):
+        raise UserError(f"seeds: found {seeds}: at least one, and each once, from 0 to 2^32 - 1")
+    return numbers
+
+
+def run_finals(
+    sources: "Sequence[Source]",
+    seeds: Sequence[int],
+    *,
+    by_step: bool = False,
+    wanted: Wanted | None = None,
+    data_root: str | Path | None = None,
+    ship_data: bool = False,
+    slots: int | None = None,
+    pack: Pack = None,
+    quiet: bool = False,
+) -> FinalRuns:
+    """What `final` does with the configs that it was given; see there."""
+    from raymeta.finals.runs import final as run
+    from raymeta.study.tracking.connection import problem_of
+
+    root, found = root_of(data_root), {one.name: one for one in sources}
     trials = {name: with_source(one.config, root) for name, one in found.items()}
     for name, trial in trials.items():
         problem, provenance = open_problem(trial.task), found[name].provenance
@@ -182,7 +210,7 @@ def final(
         pretrain(trial, open_problem(trial.task), quiet=quiet)
     options: dict[str, Any] = {"slots": slots, "pack": pack, "data_root": root, "ship_data": ship_data}
     options["origins"] = {name: one.origin for name, one in found.items() if one.origin is not None}
-    rows, problems, exit_code = run(trials, numbers, by_step=by_step, quiet=quiet, **options)
+    rows, problems, exit_code = run(trials, seeds, by_step=by_step, quiet=quiet, **options)
     wait = exit_code or not looks  # who asked to leave does not wait for them: the same command goes on with them
     chosen = [] if wait else [(row, looks[row.name][0]) for row in rows]
     analysed, failed = analyse_runs(chosen, quiet=quiet)
@@ -205,8 +233,13 @@ def final(
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A config that was asked for by its file, by its study or by its method, and what the tables call it."""
+class Source:
+    """A config that was asked for by its file, by its study or by its method, and what the tables call it.
+
+    Attributes:
+        provenance: where it comes from; {}: a method's name says it all.
+        origin: the row of a paper's table that it is.
+    """
 
     name: str
     config: TrialConfig
@@ -216,7 +249,7 @@ class _Source:
 
 def _configs(
     sources: "Sequence[str | Path | Study]", given: Given, task: str | None, preset: str | Path | None, scale: float
-) -> list[_Source]:
+) -> list[Source]:
     """The configs in their order; overrides change them all.
 
     What stands in a method's own section changes that method only. Methods beside files have the files' task, if that
@@ -235,17 +268,17 @@ def _configs(
     methods = [source for source in sources if _is_method(source)]
     named = {_method(str(source)) for source in methods} & set(registry.names("method"))
 
-    def file(source: "str | Path | Study") -> _Source:
+    def file(source: "str | Path | Study") -> Source:
         if task or preset:
             raise UserError(f"{source}: --task and --preset are for a method's name; a file has its own task")
-        return _written(source, given.without(named))
+        return source_of(source, given.without(named))
 
-    def method(name: str) -> _Source:
+    def method(name: str) -> Source:
         if _method(name) not in registry.names("method") and Path(f"{name}.yaml").is_file():
             raise UserError(f"unknown method '{name}': did you mean the file '{name}.yaml'?")
         own = given.without(named - {_method(name)})
         config = make_config(name, task or shared, preset, own.words, overrides=own.values, scale=scale)
-        return _Source(_named(name, scale), config)
+        return Source(_named(name, scale), config)
 
     written = [None if source in methods else file(source) for source in sources]
     tasks = {one.config.task.name for one in written if one is not None}
@@ -258,13 +291,13 @@ def _configs(
     return found
 
 
-def _row(row: Row, preset: str | Path, given: Given, task: str | None, scale: float) -> _Source:
+def _row(row: Row, preset: str | Path, given: Given, task: str | None, scale: float) -> Source:
     """A row of a table as it is, or with what the user changes of it."""
     config = make_config(row.spec, task, preset, given.words, overrides=given.values, scale=scale)
     theirs = flatten(make_config(row.spec, None, preset, scale=scale).as_dict())
     same = ("seed", "engine.", "task.bank_seed", "task.source")  # how a row is run, not what it is
     changed = [key for key, value in config.flat().items() if theirs.get(key) != value and not key.startswith(same)]
-    return _Source(_named(row.name, scale), config, {"preset": row.name}, Origin(row, tuple(changed)))
+    return Source(_named(row.name, scale), config, {"preset": row.name}, Origin(row, tuple(changed)))
 
 
 def _named(name: str, scale: float) -> str:
@@ -272,7 +305,7 @@ def _named(name: str, scale: float) -> str:
     return name if scale == 1 else f"{name}@{scale:g}"
 
 
-def _written(source: "str | Path | Study", given: Given) -> _Source:
+def source_of(source: "str | Path | Study", given: Given | None = None) -> Source:
     """The config of a file, or of a study's best trial."""
     if isinstance(source, Study):
         content = dict(source.exported())
@@ -280,8 +313,9 @@ def _written(source: "str | Path | Study", given: Given) -> _Source:
     else:
         base, provenance = read_export(expanded(source))
         name, where, content = Path(source).stem, str(source), base.as_dict()
+    given = given or Given()
     config = parse_trial(merge(content, nest(given.values), parse_overrides(given.words)), where)
-    return _Source(name, config, {**provenance, "file": where})
+    return Source(name, config, {**provenance, "file": where})
 
 
 def _is_method(source: "str | Path | Study") -> bool:

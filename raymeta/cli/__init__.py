@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from raymeta.cli.common import end_undisturbed, show
-from raymeta.cli.compare import compare
+from raymeta.cli.compare import compare, study_of_methods
 from raymeta.cli.data import data_app
 from raymeta.cli.doctor import doctor
 from raymeta.cli.final import analyse, final
@@ -35,12 +35,12 @@ app = typer.Typer(
     help="Hyperparameter search for meta-learning and its regularizers.\n\nStart with: raymeta search maml+dropgrad",
 )
 VERBS = (
-    search, resume, extend, watch, ls, status, report, export, final, analyse, compare, predict,
+    search, resume, extend, watch, ls, status, report, export, final, analyse, compare, study_of_methods, predict,
     note, tag, mv, archive, open_, prune, rm,
     sync, ui, space, methods, presets, doctor,
 )  # fmt: skip
 for verb in VERBS:  # as `--help` lists them
-    app.command(verb.__name__.rstrip("_"))(verb)
+    app.command(verb.__name__.rstrip("_").replace("_", "-"))(verb)
 app.add_typer(data_app, name="data")
 
 

@@ -112,6 +112,12 @@ def configs(ctx: typer.Context, incomplete: str) -> list[str]:
     return [*specs(incomplete), *_starting(incomplete, known), *(f"{k}=" for k in _keys_of(before, incomplete))]
 
 
+def methods_and_keys(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Methods, and keys of those that were named before."""
+    before = [word for word in ctx.params.get("methods") or [] if "=" not in word.split(":")[0]]
+    return [*specs(incomplete), *(f"{key}=" for key in _keys_of(before, incomplete))]
+
+
 def _rows() -> list[str]:
     """Names of the rows of all tables, as raymeta/study/plan/tables.py makes them."""
     from raymeta.storage.files import read_yaml

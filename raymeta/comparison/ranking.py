@@ -8,6 +8,7 @@ of the studentized range with infinite freedom, over sqrt(2). scipy has both dis
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from math import inf, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +192,7 @@ def friedman(ranks: Array) -> float:
     return float(f.sf(found, methods - 1, (methods - 1) * (tasks - 1)))
 
 
+@cache  # scipy takes a second for it
 def critical(methods: int, tasks: int) -> float:
     """Nemenyi's critical difference of mean ranks at 5 %."""
     from scipy.stats import studentized_range

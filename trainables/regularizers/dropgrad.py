@@ -65,6 +65,7 @@ class DropGrad(Regularizer):
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
     needs: ClassVar[frozenset[str]] = frozenset({"inner loop"})
     of_policies: ClassVar[bool] = True
+    of_windows: ClassVar[bool] = True
 
     def __init__(self, config: DropGradConfig, model: Backbone, problem: Problem) -> None:
         super().__init__(config, model, problem)

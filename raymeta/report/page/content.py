@@ -80,12 +80,14 @@ class Report:
 
     Attributes:
         facts: gives what programs want to know, in raw numbers.
+        rows: name of the table that is the report as CSV.
     """
 
     title: str
     subtitle: str
     sections: Sequence[Section]
     facts: Callable[[], dict[str, Any]] = dict
+    rows: str = "trials"
 
     def grid(self, name: str) -> Grid:
         """A table by its name."""

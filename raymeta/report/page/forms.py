@@ -85,8 +85,8 @@ def _tabular(grid: Grid, label: str) -> str:
 
 
 def comma_separated(report: Report) -> str:
-    """The trials: a row each, with its score at every rung and what was searched."""
-    grid = next((grid for section in report.sections for grid in section.grids if grid.name == "trials"), None)
+    """The report's rows: of a study its trials, with the score at every rung and what was searched."""
+    grid = next((grid for section in report.sections for grid in section.grids if grid.name == report.rows), None)
     out = StringIO()
     if grid is not None:
         rows: list[Sequence[object]] = [grid.columns, *(["" if c is None else c for c in row] for row in grid.rows)]

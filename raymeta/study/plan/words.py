@@ -9,8 +9,6 @@ from raymeta.errors import UserError
 from raymeta.schema import flatten
 from raymeta.storage.files import parse_yaml
 
-Overrides = Mapping[str, Any] | Sequence[str] | None
-
 
 @dataclass(frozen=True)
 class Given:
@@ -25,7 +23,7 @@ class Given:
     values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, overrides: Overrides) -> Self:
+    def of(cls, overrides: "Overrides") -> "Given":
         """Read `{"maml.inner_lr": 0.1}`, `{"maml": {"inner_lr": 0.1}}` or `["maml.inner_lr=0.1"]`.
 
         Raises:
@@ -33,6 +31,8 @@ class Given:
         """
         if overrides is None:
             return cls()
+        if isinstance(overrides, Given):
+            return overrides
         if isinstance(overrides, Mapping):
             return cls(values={key: _plain(key, value) for key, value in flatten(overrides).items()})
         if isinstance(overrides, str) or not all(isinstance(word, str) for word in overrides):
@@ -47,6 +47,9 @@ class Given:
 
     def __str__(self) -> str:
         return " ".join([*self.words, *(f"{key}={value}" for key, value in self.values.items())])
+
+
+Overrides = Mapping[str, Any] | Sequence[str] | Given | None
 
 
 def _plain(key: str, value: Any) -> Any:
