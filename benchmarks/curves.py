@@ -28,14 +28,19 @@ from raymeta.study.machines.resources import WORKER_ENVIRONMENT
 from raymeta.study.plan.plan import make_config
 from raymeta.training.trainer import Trainer
 
-ARMS = {"native": "raymeta's kernels", "torch": "torch's", "moved": "torch's, from weights moved by 1e-7"}
+ARMS = {
+    "native": "raymeta's kernels",
+    "tiles": "raymeta's, by tiles of 4",
+    "torch": "torch's",
+    "moved": "torch's, from weights moved by 1e-7",
+}
 TASK = "omniglot-5w1s"
 
 
 def trained(method: str, arm: str, seed: int, options: argparse.Namespace) -> Trainer:
     """A training up to its end, from where the folder has it."""
-    kernels = "native" if arm == "native" else "torch"
-    words = [f"engine.kernels={kernels}", "engine.device=cpu", f"seed={seed}"]
+    kernels, tiles = "native" if arm in ("native", "tiles") else "torch", 4 if arm == "tiles" else 2
+    words = [f"engine.kernels={kernels}", f"engine.tiles={tiles}", "engine.device=cpu", f"seed={seed}"]
     words += [f"budget.outer_steps={options.steps}", f"budget.validate_every={options.every}"]
     trainer = Trainer(make_config(method, TASK, None, words))
     place = options.out / f"{method}-{arm}-{seed}.pt"
@@ -69,7 +74,7 @@ def picture(curves: dict[tuple[str, str, int], list[dict[str, Any]]], path: Path
     """A panel for each method, a line for each training."""
     methods = list(dict.fromkeys(method for method, _, _ in curves))
     figure, panels = plt.subplots(1, len(methods), figsize=(5 * len(methods), 3.6), sharey=True, squeeze=False)
-    styles = {"native": "-", "torch": "--", "moved": ":"}
+    styles = {"native": "-", "tiles": "-.", "torch": "--", "moved": ":"}
     for (method, arm, seed), rounds in curves.items():
         panel = panels[0][methods.index(method)]
         steps, values = zip(*[(one["outer_steps"], 100 * one["val_accuracy"]) for one in rounds], strict=True)

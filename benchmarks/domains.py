@@ -1,7 +1,8 @@
 """What learned adaptation gives on the embedded viewpoints and sequences, beside training without it.
 
     uv run python benchmarks/domains.py viewpoint     # the table of docs/viewpoint.md
-    uv run python benchmarks/domains.py tracking      # the table of docs/targets.md
+    uv run python benchmarks/domains.py tracking      # the tables of docs/targets.md: MetaSDNet,
+    uv run python benchmarks/domains.py crest         # MetaCREST
 
 Every arm is trained from three seeds by the data set's preset. The comparison without meta-learning is trained with no
 inner step, and adapts to a task by plain gradient descent, whose rate, number of steps and scope are those that are
@@ -11,14 +12,15 @@ viewpoint: MAML and ANIL, each with and without DropGrad; plain training, in whi
 (`task.front: category`) as in annotations, for with one of the task's nothing could be learned of fronts at all; then
 fine-tuned, and with a ridge regression from its features to the nine numbers, task by task, of the best strength.
 
-tracking: MetaSDNet (Meta-SGD on sdnet) with and without DropGrad; plain training, whose labels don't swap; random
-weights. Both of these learn the first frame by gradient descent of one rate. Scores are balanced accuracy on crops of a
-later frame, and AUC and precision at 20 pixels of the tracker on the held-out sequences.
+tracking, crest: MetaSDNet or MetaCREST (Meta-SGD on sdnet, on crest) with and without DropGrad; plain training, in
+which no labels swap; random weights. Both of these learn the first frame by gradient descent of one rate. Scores are
+balanced accuracy on crops of a later frame, or overlap in windows of later ones, and AUC and precision at 20 pixels of
+the tracker on the held-out sequences.
 
 Intervals are over tasks (sequences), each one's score averaged over the seeds; differences are paired by task, with
 raymeta's own statistics. Processor time is of training with its validations. What is done is kept in `--out`: the same
-command goes on (with the same `--tasks`), and several at a time share the arms if each is given some (`--arms
-"MAML,ANIL"`).
+command goes on (with the same `--tasks` and `--sequences`), and several at a time share the arms if each is given some
+(`--arms "MAML,ANIL"`).
 """
 
 import argparse
@@ -39,8 +41,8 @@ from raymeta.inner import in_evaluation
 from raymeta.learner import Learner, build_learner
 from raymeta.metric import half_width
 from raymeta.problem import Problem, open_problem
+from raymeta.problems.tracking.following import track
 from raymeta.problems.tracking.scores import followed
-from raymeta.problems.tracking.tracker import track
 from raymeta.study.plan.plan import make_config
 from raymeta.training.trainer import resumed
 
@@ -193,25 +195,28 @@ def viewpoint(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[t
 
 
 def tracking(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[tuple[str, str]]]:
-    """Rows to the scores of each seed, and which are compared."""
-    task, plain, random = "sprites", "plain training", "random weights"
+    """Rows to the scores of each seed, and which are compared: of SDNet or, as the table `crest`, of CREST."""
+    task, name = ("crest", "MetaCREST") if args.table == "crest" else ("sprites", "MetaSDNet")
+    plain, random = "plain training", "random weights"
+    unswapped = {} if args.table == "crest" else {"task.swap": False}
     arms = {
-        "MetaSDNet": Arm("metasgd"), "MetaSDNet + DropGrad": Arm("metasgd+dropgrad"),
-        plain: Arm("maml", {"maml.inner_steps": 0, "maml.eval_steps": 0, "task.swap": False}),
+        name: Arm("metasgd"), f"{name} + DropGrad": Arm("metasgd+dropgrad"),
+        plain: Arm("maml", {"maml.inner_steps": 0, "maml.eval_steps": 0, **unswapped}),
     }  # fmt: skip
     problem = open_problem(make_config("maml", task).task)
     problem.prepare()
     rows: dict[str, list[Scores]] = {}
     without: dict[str, list[tuple[Path, TrialConfig, Learner]]] = {}
-    for name, folder, config, learner in learners_of(arms, task, args):
-        if name == plain:
+    for row, folder, config, learner in learners_of(arms, task, args):
+        if row == plain:
             without.setdefault(plain, []).append((folder, config, learner))
             without.setdefault(random, []).append((folder, config, build_learner(config, problem).eval()))
         else:
             score = kept(folder / "tested.json", partial(first_frame, learner, problem, args))
-            rows.setdefault(name, []).append(score | cost(folder))
-    settings = [(rate, steps) for rate in (0.01, 0.03, 0.1) for steps in (1, 10, 30)]
-    for name, ones in without.items():
+            rows.setdefault(row, []).append(score | cost(folder))
+    rates = (0.01, 0.03, 0.1, 0.3) if args.table == "crest" else (0.01, 0.03, 0.1)
+    settings = [(rate, steps) for rate in rates for steps in (1, 10, 30)]
+    for row, ones in without.items():
 
         def tuned(setting: Any, ones: Any = ones) -> list[Learner]:
             return [with_rate(learner, config, problem, *setting, "maml") for _, config, learner in ones]
@@ -220,21 +225,21 @@ def tracking(args: argparse.Namespace) -> tuple[dict[str, list[Scores]], list[tu
             found = [evaluated(one, problem, "validation", args.choosing) for one in tuned(setting)]
             return float(np.mean([one[problem.metric.name] for one in found]))
 
-        best = chosen(args.out / f"{name} on validation.json", settings, score)
-        rows[name] = [
-            kept(folder / f"{name}.json", partial(first_frame, learner, problem, args))
-            | (cost(folder) if name == plain else {})
+        best = chosen(args.out / f"{row} on validation.json", settings, score)
+        rows[row] = [
+            kept(folder / f"{row}.json", partial(first_frame, learner, problem, args))
+            | (cost(folder) if row == plain else {})
             for learner, (folder, _, _) in zip(tuned(best), ones, strict=True)
         ]
-    pairs = [("MetaSDNet", "MetaSDNet + DropGrad"), (plain, "MetaSDNet"), (random, "MetaSDNet"), (random, plain)]
+    pairs = [(name, f"{name} + DropGrad"), (plain, name), (random, name), (random, plain)]
     return rows, pairs
 
 
 def first_frame(learner: Learner, problem: Any, args: argparse.Namespace) -> Scores:
-    """Balanced accuracy on crops, and what the tracker makes of the held-out sequences."""
+    """The problem's score of test tasks, and what the tracker makes of the held-out sequences."""
     scores = evaluated(learner, problem, "test", args.tasks)
     found = []
-    for number in range(problem.count("test")):
+    for number in range(min(problem.count("test"), args.sequences)):
         clip = problem.clip("test", number)
         found.append(followed(track(learner, len(clip.boxes), clip.read, clip.boxes[0]).boxes, clip.boxes))
     return scores | {"auc": [one.auc for one in found], "precision": [one.precise for one in found]}
@@ -270,7 +275,8 @@ def printed(rows: dict[str, list[Scores]], pairs: Sequence[tuple[str, str]], nam
         for name in names:
             scores = arrays.get((row, name))
             cells.append("" if scores is None else interval(scores))
-        cells.append(f"{np.mean([one['seconds'] for one in seeds if 'seconds' in one] or [np.nan]):.0f}")
+        seconds = [one["seconds"] for one in seeds if "seconds" in one]
+        cells.append(f"{np.mean(seconds):.0f}" if seconds else "")
         print(f"| {row} | {' | '.join(cells)} |")
     for first, second in pairs:
         for name in names:
@@ -292,9 +298,10 @@ def interval(scores: Any) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("viewpoint", "tracking"))
+    parser.add_argument("table", choices=("viewpoint", "tracking", "crest"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", type=int, default=200, help="of the test")
+    parser.add_argument("--sequences", type=int, default=20, help="of the test that are followed")
     parser.add_argument("--choosing", type=int, help="validation tasks of each seed that choose rate and steps")
     parser.add_argument("--arms", help="of them only these, with commas between")
     parser.add_argument("--out", type=Path)
@@ -303,14 +310,15 @@ def main() -> None:
     torch.set_num_threads(1)
     only = args.arms and args.arms.split(",")
     args.arms = lambda arms: [name for name in arms if not only or name in only]
-    args.choosing = args.choosing or {"viewpoint": 20, "tracking": 8}[args.table]
+    args.choosing = args.choosing or 20 if args.table == "viewpoint" else 8
     args.out = args.out or Path("build") / args.table
     args.out.mkdir(parents=True, exist_ok=True)
     args.changes = {key: json.loads(value) for key, value in (one.split("=", 1) for one in args.changes)}
     if args.table == "viewpoint":
         printed(*viewpoint(args), ["acc30", "mederr"])
     else:
-        printed(*tracking(args), ["balanced_accuracy", "auc", "precision"])
+        first = "overlap" if args.table == "crest" else "balanced_accuracy"
+        printed(*tracking(args), [first, "auc", "precision"])
 
 
 if __name__ == "__main__":

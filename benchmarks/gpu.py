@@ -17,6 +17,8 @@ others nothing. `--list` names the parts:
   the same episodes once their float64 gradients are compared; what a step takes of the GPU's memory, kernels launched
   and the share of its time in which the GPU computes; an evaluation on 600 tasks. Precision is torch's default (TF32 in
   convolutions).
+- lanes: trials an hour of W1 as 1, 4, 16, 64, 128 lanes of one program against one trial; memory and launches.
+- block: the second block's convolution of 64 lanes and tasks: one by one, in groups, as products of matrices.
 - packing: 1, 2, 4, 8, 16 processes of W1 at once, without MPS and with it; memory against what `--pack auto` assumes.
 """
 

@@ -4,12 +4,13 @@
     uv run --group bench python benchmarks/inner_loop.py W4 --rounds 9
     uv run python benchmarks/inner_loop.py W1 W4 --evaluate 600     # evaluation of so many tasks instead
     uv run python benchmarks/inner_loop.py W1 W3 --memory           # peak memory instead
+    uv run python benchmarks/inner_loop.py W1 W4 --errors 48        # outer gradients of so many tasks against float64
 
-Raymeta runs on its own kernels and on torch's (`engine.kernels`). All compute the gradients of an outer step on the
-same episodes, from the same weights, in one process and in turn (A B C A B C …); the figure is the ratio of the
-medians. learn2learn itself is not installed: its documented two calls, `clone()` and `adapt(loss)`, are written out
-here on a plain torch network. First the gradients are compared in float64 (in float32 a ReLU or a pool decision that
-ties may turn over, and whole gradients then differ by 1e-2).
+Raymeta runs on its own kernels by tiles of 2 and of 4 (`engine.tiles`) and on torch's (`engine.kernels`). All compute
+the gradients of an outer step on the same episodes, from the same weights, in one process and in turn (A B C A B C …);
+the figure is the ratio of the medians. learn2learn itself is not installed: its documented two calls, `clone()` and
+`adapt(loss)`, are written out here on a plain torch network. First the gradients are compared in float64 (in float32 a
+ReLU or a pool decision that ties may turn over, and whole gradients then differ by 1e-2: `--errors`).
 """
 
 import argparse
@@ -48,7 +49,7 @@ WORKS: dict[str, tuple[str, dict[str, Any]]] = {
 INNER_LR, STEPS, WAYS, QUERIES = 0.01, 5, 5, 15
 
 
-def config(work: dict[str, Any], kernels: str) -> TrialConfig:
+def config(work: dict[str, Any], kernels: str, tiles: int) -> TrialConfig:
     """5-way, 15 queries, 5 inner steps; 1-shot, 28x28 grey, 4 tasks an outer step unless the work says otherwise."""
     return parse_trial(
         {
@@ -57,7 +58,7 @@ def config(work: dict[str, Any], kernels: str) -> TrialConfig:
             "model": {"name": "conv4", "width": work["width"]},
             "task": {"dataset": "glyphs", "shots": work["shots"], "queries": QUERIES},
             "outer": {"tasks_per_step": work["tasks"]},
-            "engine": {"device": "cpu", "tasks": "loop", "kernels": kernels},
+            "engine": {"device": "cpu", "tasks": "loop", "kernels": kernels, "tiles": tiles},
         }
     )
 
@@ -65,8 +66,8 @@ def config(work: dict[str, Any], kernels: str) -> TrialConfig:
 class Shaped(Trainer):
     """A trainer whose learner takes images of the work's shape, which need not be those of the data set."""
 
-    def __init__(self, work: dict[str, Any], kernels: str) -> None:
-        trial = config(work, kernels)
+    def __init__(self, work: dict[str, Any], kernels: str, tiles: int = 2) -> None:
+        trial = config(work, kernels, tiles)
         super().__init__(trial)
         if self.problem.input_shape != work["shape"]:
             self.problem.input_shape = work["shape"]
@@ -201,29 +202,46 @@ def higher_step(network: Plain, episodes: Tasks, second_order: bool) -> None:
 
 Step = Callable[[], object]
 Predict = Callable[[Tasks], Tensor]
-WHO = "raymeta", "on torch's kernels", "learn2learn's way"
+RAYMETA = {"raymeta": ("auto", 2), "by tiles of 4": ("auto", 4), "on torch's kernels": ("torch", 2)}
+WHO = (*RAYMETA, "learn2learn's way")
+
+
+def own(name: str, dtype: torch.dtype) -> dict[str, Shaped]:
+    """Raymeta's ways to compute a work, from the same weights."""
+    trainers = {who: Shaped(WORKS[name][1], kernels, tiles) for who, (kernels, tiles) in RAYMETA.items()}
+    for each in trainers.values():
+        each.learner.to(dtype)
+    return trainers
+
+
+def in_type(episodes: Tasks, dtype: torch.dtype) -> Tasks:
+    return episodes.map(lambda part: part.to(dtype) if part.is_floating_point() else part)
+
+
+def predict_of(trainer: Shaped) -> Predict:
+    return torch.no_grad()(partial(predictions, trainer.learner, vectorized=False))  # type: ignore[no-any-return]
 
 
 def contenders(name: str, dtype: torch.dtype, higher: bool) -> dict[str, tuple[nn.Module, Step, Predict]]:
     """Who computes the gradients of the same outer step: the module that holds them, the call, and that of evaluation
     (of `higher` there is none).
     """
-    work = WORKS[name][1]
-    trainer, on_torch = Shaped(work, "auto"), Shaped(work, "torch")
-    for each in (trainer, on_torch):
-        each.learner.to(dtype)
-    episodes = drawn(trainer, work).map(lambda part: part.to(dtype) if part.is_floating_point() else part)
+    work, trainers = WORKS[name][1], own(name, dtype)
+    trainer = trainers["raymeta"]
+    episodes = in_type(drawn(trainer, work), dtype)
     first, second = (plain_like(trainer).to(dtype) for _ in range(2))
     order = work["order"] == "second"
-    mine, torchs = (torch.no_grad()(partial(predictions, one.learner, vectorized=False)) for one in (trainer, on_torch))
-    calls: tuple[tuple[nn.Module, Step, Predict], ...] = (
-        (trainer.learner.model, lambda: trainer.accumulate(episodes), mine),
-        (on_torch.learner.model, lambda: on_torch.accumulate(episodes), torchs),
-        (first, lambda: learn2learn_step(first, episodes, order), partial(learn2learn_predictions, first)),
+    found: dict[str, tuple[nn.Module, Step, Predict]] = {
+        who: (each.learner.model, partial(each.accumulate, episodes), predict_of(each))
+        for who, each in trainers.items()
+    }
+    found["learn2learn's way"] = (
+        first,
+        lambda: learn2learn_step(first, episodes, order),
+        partial(learn2learn_predictions, first),
     )
-    found = dict(zip(WHO, calls, strict=True))
     if higher:
-        found["higher"] = second, lambda: higher_step(second, episodes, order), mine
+        found["higher"] = second, lambda: higher_step(second, episodes, order), predict_of(trainer)
     return found
 
 
@@ -234,6 +252,28 @@ def difference(name: str, higher: bool) -> float:
         step()
         gradients.append(torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]))
     return max(float((gradients[0] - other).norm() / gradients[0].norm()) for other in gradients[1:])
+
+
+def compare_errors(name: str, tasks: int) -> None:
+    """Relative errors of the outer gradients of single tasks in float32."""
+    exact, trainers = own(name, torch.float64)["raymeta"], own(name, torch.float32)
+    bank = exact.problem.bank("train", 0)
+    errors: dict[str, list[float]] = {who: [] for who in trainers}
+    for number in range(tasks):
+        one = bank.draw(number, 1)
+        right = outer_gradient(exact, in_type(one, torch.float64))
+        for who, each in trainers.items():
+            errors[who].append(float((outer_gradient(each, one) - right).norm() / right.norm()))
+    print(f"{name} {WORKS[name][0]}: outer gradients of {tasks} tasks, one by one, against float64")
+    for who, values in errors.items():
+        small = sum(value < 1e-5 for value in values)
+        print(f"   {who:18} median {statistics.median(values):.1e}, {small} below 1e-5, largest {max(values):.0e}")
+
+
+def outer_gradient(trainer: Shaped, episodes: Tasks) -> Tensor:
+    trainer.learner.zero_grad(set_to_none=True)
+    trainer.accumulate(episodes)
+    return torch.cat([p.grad.flatten() for p in trainer.learner.parameters() if p.grad is not None]).double()
 
 
 def compare_evaluation(name: str, tasks: int, clock: Callable[[], float]) -> None:
@@ -322,6 +362,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--evaluate", type=int, metavar="TASKS", help="evaluation in place of outer steps; not of W3")
     parser.add_argument("--memory", action="store_true", help="peak memory in place of time")
+    parser.add_argument("--errors", type=int, metavar="TASKS", help="rounding errors in place of time; not of W3")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--without-higher", action="store_true", help="it is slow, and needs the group bench")
     parser.add_argument("--cpu-time", action="store_true", help="the thread's, on a machine with other work to do")
@@ -349,7 +390,9 @@ def main() -> None:
     print(", by processor time" if options.cpu_time else "")
     clock = time.thread_time if options.cpu_time else time.perf_counter
     for name in options.works:
-        if options.evaluate:
+        if options.errors:
+            compare_errors(name, options.errors)
+        elif options.evaluate:
             compare_evaluation(name, options.evaluate, clock)
         elif options.memory:
             compare_memory(name)

@@ -2,17 +2,25 @@
 
     uv run python benchmarks/lanes.py
     uv run python benchmarks/lanes.py --lanes 1 8 --hidden 80 80 80 --tasks 25
+    uv run python benchmarks/lanes.py --waiting 32   # what trials cost until the first of them computes
 
 Sinusoids (10-shot, MAML in second order, 5 inner steps, 4 tasks), one process, one thread. Each row takes turns: the
 separate trainers do `--steps` outer steps each, then the lanes do the same; the columns are processor time for an outer
 step of one trial, so that a busy machine does no harm, and their ratio is of the medians of `--rounds` turns. `state`
 is how far the weights of the two are apart after all of it, relative to the size of the change.
+
+`--waiting`: so many trials as processes of their own, which have imported what computes a trial, and as trials of two
+fleets. Processor time and memory (the share of each page that is a process's own) are those of all of Ray's workers.
 """
 
 import argparse
+import os
+import re
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -83,6 +91,64 @@ def row(count: int, options: argparse.Namespace) -> str:
     return f"| {count} | {alone:.2f} ms | {beside_ms:.2f} ms | {alone / beside_ms:.2f}x | {off:.0e} |"
 
 
+class Waiting:
+    """A trial's own process as it starts."""
+
+    def __init__(self) -> None:
+        import raymeta.trainable  # noqa: F401
+
+    def here(self) -> None:
+        """It has started."""
+
+
+def cost(title: str) -> tuple[float, float]:
+    """Processor time in seconds and memory in MB of the workers of Ray of a name, from outside."""
+    seconds = memory = 0.0
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if title in (place / "cmdline").read_text():
+                kib = re.search(r"^Pss: +(\d+) kB", (place / "smaps_rollup").read_text(), re.MULTILINE)
+                user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+                seconds += (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                memory += int(kib[1]) * 1024 / 1e6 if kib else 0
+        except OSError:
+            continue
+    return seconds, memory
+
+
+def waiting(count: int) -> None:
+    """Print the table of trials that wait."""
+    import ray
+
+    from raymeta.study.machines.fleet.fleets import Fleets
+    from raymeta.study.machines.fleet.seats import Seat
+    from raymeta.study.machines.resources import Slots, start_ray, stop_ray
+
+    def processes() -> tuple[str, list[Any]]:
+        actors = [ray.remote(num_cpus=0)(Waiting).remote() for _ in range(count)]
+        ray.get([one.here.remote() for one in actors])
+        return "ray::Waiting", actors
+
+    def fleets() -> tuple[str, list[Any]]:
+        both = Fleets(Slots(2, 1.0, 0.0), -(-count // 2))
+        both.start()
+        seats = [Seat(both, {"study": {"trial": number}}) for number in range(count)]
+        ray.get([one.__ray_ready__.remote() for one in seats])
+        both.wait()
+        return "ray::Fleet", [both, seats]
+
+    print(f"| {count} trials | until they are there | processor time | memory |\n| --- | --: | --: | --: |")
+    for name, made in (("as processes", processes), ("of two fleets", fleets)):
+        start_ray(2, preload="")
+        start = time.perf_counter()
+        title, kept = made()
+        wall = time.perf_counter() - start
+        seconds, memory = cost(title)
+        print(f"| {name} | {wall:.1f} s | {seconds:.1f} s | {memory:,.0f} MB |", flush=True)
+        del kept
+        stop_ray()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,8 +158,12 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4, help="of an outer step")
     parser.add_argument("--steps", type=int, default=10, help="outer steps of a turn")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--waiting", type=int, metavar="N", help="what N trials cost that wait")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.waiting:
+        waiting(options.waiting)
+        return
     print("| lanes | separate trainers | lanes | ratio | state |\n| --: | --: | --: | --: | --: |")
     for count in options.lanes:
         print(row(count, options), flush=True)

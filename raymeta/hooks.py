@@ -77,7 +77,8 @@ class Regularizer(nn.Module):
         changes_tasks: it has an `on_tasks` of its own.
         batches: tasks can be batched by vmap; if not they are computed one by one.
         least_tasks: of an outer step, for it to have a meaning; with more than one, tasks must be of one shape.
-        of_policies: it has a meaning where the examples are made by the learner's own policy; not inherited.
+        of_policies, of_windows: it has a meaning where the examples are made by the learner's own policy, where they
+            are windows around a target; not inherited.
         lr_factor: outer step size of its parameters, relative to `outer.lr`.
     """
 
@@ -90,6 +91,7 @@ class Regularizer(nn.Module):
     changes_tasks: ClassVar[bool] = False
     batches: ClassVar[bool] = True
     of_policies: ClassVar[bool] = False
+    of_windows: ClassVar[bool] = False
     least_tasks: int = 1
     lr_factor: float = 1.0
 

@@ -37,6 +37,7 @@ class Context:
         steps: inner steps; None: as many as the learner's settings say.
         outputs: of the model that the task uses where tasks differ in them; None: all.
         phase: which program a learner with an inner loop runs; None: as it says of the progress.
+        mixed: it is one of lanes, which may differ in settings marked `MIXED`: those are read from tensors.
     """
 
     training: bool
@@ -48,6 +49,7 @@ class Context:
     steps: int | None = None
     outputs: int | None = None
     phase: Phase | None = None
+    mixed: bool = False
 
     def of_task(self, number: int | Tensor, noise: Noise, hooks: tuple["Hooks", ...]) -> "Context":
         """What surrounds one of the tasks that this surrounds."""

@@ -25,6 +25,16 @@ in it alone can share a program. All other settings are structure. Where it may 
 """
 
 
+class _MixedMark:
+    """Marks the fields of a section that lanes of one program may differ in although they are no numbers."""
+
+
+MIXED = _MixedMark()
+"""Marks a setting of few values that is structure to a trial by itself, but not to lanes: their program computes what
+each value asks for, and picks by a tensor of the lane's (`Context.mixed`).
+"""
+
+
 class Section(BaseModel):
     """A part of a schema: frozen; unknown keys, infinities and truth values in place of numbers are refused."""
 
@@ -67,16 +77,22 @@ def numbers(section: BaseModel) -> dict[str, float]:
     return found
 
 
-def structure(section: BaseModel) -> tuple[tuple[str, Any], ...]:
+def structure(section: BaseModel, *, mixed: bool = True) -> tuple[tuple[str, Any], ...]:
     """What is left of a section when its numbers are taken out, hashable: dotted keys and values.
 
     Of a number that may be null it is structure whether it is.
+
+    Args:
+        section: of settings.
+        mixed: with the settings marked `MIXED`.
     """
     found: list[tuple[str, Any]] = []
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
-            found += [(f"{name}.{key}", inner) for key, inner in structure(value)]
+            found += [(f"{name}.{key}", inner) for key, inner in structure(value, mixed=mixed)]
+        elif not mixed and MIXED in type(section).model_fields[name].metadata:
+            continue
         elif value is None or not is_number(type(section), name):
             found.append((name, tuple(value) if isinstance(value, list) else value))
     return tuple(found)

@@ -62,7 +62,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, glyphs: object) -> Done:
 
 @pytest.mark.slow
 def test_every_part_runs_without_a_gpu(done: Done) -> None:
-    assert done.ended == dict.fromkeys(("machine", "checks", "speed", "packing"), "ok")
+    assert done.ended == dict.fromkeys(("machine", "checks", "speed", "lanes", "block", "packing"), "ok")
     for name, rows in done.tables.items():
         assert not name or f"\n{name}\n| " in done.said
         assert not [row for row in rows if row.get("note")]
@@ -97,6 +97,18 @@ def test_the_peer_is_timed_beside_equal_gradients(done: Done) -> None:
 
 
 @pytest.mark.slow
+def test_lanes_and_their_blocks_are_measured(done: Done) -> None:
+    rows = done.tables["lanes"]
+    assert [row["lanes"] for row in rows] == ["none", 1, 4]
+    assert all(row["against_one"] == pytest.approx(row["trials_per_hour"] / rows[0]["trials_per_hour"]) for row in rows)
+    launches = {row["lanes"]: row["launches"] for row in done.tables["launches of a step of all lanes"]}
+    assert launches[4] < 2 * launches[1]  # a program's, whatever its width
+    blocks = done.tables["block"]
+    assert [row["way"] for row in blocks] == ["one after the other", "grouped convolution", "unfolded, bmm"]
+    assert max(row["off"] for row in blocks) < 1e-6
+
+
+@pytest.mark.slow
 def test_processes_share_the_device_without_and_with_mps(done: Done) -> None:
     rows = done.tables["packing"]
     assert [(row["MPS"], row["processes"]) for row in rows] == [("off", 1), ("off", 2), ("on", 1), ("on", 2)]
@@ -118,8 +130,8 @@ def test_without_a_gpu_every_part_says_so(tmp_path: Path) -> None:
 
 def test_the_parts_are_listed_and_their_seconds_add_up() -> None:
     listed = command("--list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["machine", "checks", "speed", "packing"]
-    assert sum(float(line.split()[1]) for line in listed) < 360
+    assert [line.split()[0] for line in listed] == ["machine", "checks", "speed", "lanes", "block", "packing"]
+    assert sum(float(line.split()[1]) for line in listed) < 480
 
 
 PLANTED = """
@@ -283,7 +295,7 @@ def test_it_runs_from_a_pack_where_only_torch_and_numpy_are(tmp_path: Path, glyp
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "| maml+aug            | skipped: no torchvision here |" in result.stdout
-    assert result.stdout.count("  ok\n") == 4
+    assert result.stdout.count("  ok\n") == 6
 
 
 # torch with what it needs, and NumPy

@@ -75,13 +75,13 @@ import sys
 from raymeta import registry
 assert "maml" in registry.names("method"), registry.names("method")
 assert "dropgrad" in registry.names("regularizer")
-assert registry.names("backbone") == ["conv4", "mlp", "policy", "resnet10", "resnet12", "resnet18", "sdnet"]
+assert registry.names("backbone") == ["conv4", "crest", "mlp", "policy", "resnet10", "resnet12", "resnet18", "sdnet"]
 assert registry.names("dataset") == [
     "cifarfs", "cub", "fc100", "folder", "glyphs", "miniimagenet", "objectnet3d", "omniglot", "pascal3d", "sequences",
     "shapes3d", "sprites", "tieredimagenet", "views",
 ]
 assert registry.names("problem") == [
-    "ant-dir", "halfcheetah-dir", "images", "metadataset", "navigation2d", "sinusoid", "tracking", "viewpoint"
+    "ant-dir", "crest", "halfcheetah-dir", "images", "metadataset", "navigation2d", "sinusoid", "tracking", "viewpoint"
 ]
 assert registry.space_file("method", "maml").name == "maml.yaml"
 assert "omniglot" in registry.presets()
@@ -216,14 +216,15 @@ def test_a_module_that_registers_another_name_is_a_sentence(outside: Path) -> No
             "problem",
             "sinusoids",
             "unknown problem 'sinusoids': did you mean 'sinusoid'? "
-            "(allowed: ant-dir, halfcheetah-dir, images, metadataset, navigation2d, sinusoid, tracking, viewpoint)",
+            "(allowed: ant-dir, crest, halfcheetah-dir, images, metadataset, navigation2d, sinusoid, tracking, "
+            "viewpoint)",
         ),
         ("dataset", "x", f"unknown data set 'x': allowed: {DATASETS}"),
         (
             "backbone",
             "conv5",
             "unknown backbone 'conv5': did you mean 'conv4'? "
-            "(allowed: conv4, mlp, policy, resnet10, resnet12, resnet18, sdnet)",
+            "(allowed: conv4, crest, mlp, policy, resnet10, resnet12, resnet18, sdnet)",
         ),
     ],
 )

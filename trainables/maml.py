@@ -48,6 +48,7 @@ class MAML(GradientLearner):
     learns: ClassVar[str] = "the weights theta"
     cost: ClassVar[float | None] = 1.0
     of_policies: ClassVar[bool] = True
+    of_windows: ClassVar[bool] = True
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)

@@ -6,8 +6,11 @@ Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning (2
 
 A has the shape of theta, is learned by the outer optimizer and may become negative. The paper takes one inner step and
 draws A from U[0.005, 0.1]; with several steps a constant start is steadier. There is no code by its authors.
+
+Where a network's shapes depend on the task, A is resized with theta (MetaCREST; `Backbone.fitted`).
 """
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -43,6 +46,7 @@ class MetaSGD(MAML):
     presets_of: ClassVar[tuple[str, ...]] = ("maml",)
     cost: ClassVar[float | None] = 1.0
     of_policies: ClassVar[bool] = True
+    of_windows: ClassVar[bool] = True
 
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)
@@ -52,11 +56,25 @@ class MetaSGD(MAML):
             for rate in self.rates:
                 nn.init.uniform_(rate, 0.005, 0.1)
 
+    def rates_of(self, support: Support) -> Weights:
+        """A, by name, in the shapes that the task's weights have."""
+        rates = self.model.fitted(self._rates(), support.y)
+        return {name: rates[name] for name in self.adapted}
+
+    def update_of(self, support: Support) -> Callable[[int, Weights, Weights], Weights]:
+        rates = self.rates_of(support)
+        return lambda step, moving, gradients: _moved(moving, gradients, rates)
+
     def update(self, step: int, moving: Weights, gradients: Weights) -> Weights:
-        return {
-            name: weight - rate * gradients[name]
-            for (name, weight), rate in zip(moving.items(), self.rates, strict=True)
-        }
+        """Of tensors in theta's own shapes."""
+        return _moved(moving, gradients, self._rates())
 
     def generated(self, support: Support, step: Step) -> dict[str, Weights]:
-        return {"rate": dict(zip(self.adapted, self.rates, strict=True))}
+        return {"rate": self.rates_of(support)}
+
+    def _rates(self) -> Weights:
+        return dict(zip(self.adapted, self.rates, strict=True))
+
+
+def _moved(weights: Weights, gradients: Weights, rates: Weights) -> Weights:
+    return {name: weight - rates[name] * gradients[name] for name, weight in weights.items()}

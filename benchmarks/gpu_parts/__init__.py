@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MINUTES = 6.0  # of all parts together, and what their seconds below are made for
+MINUTES = 8.0  # of all parts together, and what their seconds below are made for
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,7 @@ PARTS = {
     "machine": Part("gpu_parts.machine:machine", 40, "driver, clocks, versions; bandwidth, arithmetic, launches"),
     "checks": Part("gpu_parts.checks:checks", 80, "every learner and regularizer: steps, gradients, same bits"),
     "speed": Part("gpu_parts.speed:speed", 110, "outer steps and evaluation against learn2learn's way"),
+    "lanes": Part("gpu_parts.lanes:lanes", 80, "trials as lanes of one program: trials an hour, memory, launches"),
+    "block": Part("gpu_parts.lanes:block", 30, "a convolution of each lane and task: groups, products of matrices"),
     "packing": Part("gpu_parts.packing:packing", 125, "processes that share the device, without and with MPS"),
 }

@@ -43,7 +43,8 @@ class Rates(Analysis):
                 with torch.no_grad():
                     made = learner.generated(support, step)
                 for kind, tensors in made.items():
-                    for name, numbers in tensors.items():
+                    for name, found in tensors.items():
+                        numbers = found.detach()
                         rows.append(
                             {
                                 "task": case.number,

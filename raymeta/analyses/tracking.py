@@ -1,8 +1,9 @@
 """A tracker made of the learner, on whole held-out sequences: success and precision curves and their figures, as OTB's.
 
-The first frame's box is given, and every later one found; see `raymeta/problems/tracking/tracker.py`. AUC is the mean
-of the success curve over 21 thresholds, of which a perfect tracker has 20/21; precision is that at 20 pixels. Beside
-it, if asked for, the same tracker of an untrained learner of the same config.
+The first frame's box is given, and every later one found; see `tracker.py` of `sdnet` and `crest` below
+`raymeta/problems/tracking`. AUC is the mean of the success curve over 21 thresholds, of which a perfect tracker has
+20/21; precision is that at 20 pixels. Beside it, if asked for, the same tracker of an untrained learner of the same
+config.
 """
 
 from functools import partial
@@ -42,14 +43,14 @@ class TrackingAnalysis(Analysis):
 
     def measure(self, subject: Subject) -> list[Row]:
         from raymeta.learner import build_learner
-        from raymeta.problems.tracking.bank import Moments
+        from raymeta.problems.tracking.following import track
+        from raymeta.problems.tracking.moments import Moments
         from raymeta.problems.tracking.scores import ERRORS, THRESHOLDS, followed
-        from raymeta.problems.tracking.tracker import track
-        from raymeta.problems.tracking.tracking import Tracking
+        from raymeta.problems.tracking.sequenced import Sequenced
 
         problem = subject.learner.problem
         bank, settings = subject.bank, self.settings
-        if not isinstance(problem, Tracking) or not isinstance(bank, Moments):
+        if not isinstance(problem, Sequenced) or not isinstance(bank, Moments):
             raise UserError(f"tracking: {problem.name} has no sequences to follow a target in")
         learners = {"trained": subject.learner}
         if settings.untrained:

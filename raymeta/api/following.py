@@ -15,8 +15,8 @@ from raymeta.errors import UserError, shown
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.tracking.clips import frames_of, read_frame
 from raymeta.problems.tracking.drawing import draw_strip, spread
-from raymeta.problems.tracking.tracker import track as follow
-from raymeta.problems.tracking.tracking import Tracking
+from raymeta.problems.tracking.following import track as follow
+from raymeta.problems.tracking.sequenced import Sequenced
 from raymeta.report.style import PICTURES
 from raymeta.storage.files import missing
 from raymeta.storage.outputs import output, write_output
@@ -32,8 +32,8 @@ class Followed:
     Attributes:
         frames: their files, in order.
         boxes: x, y, w, h of every frame, pixels from 0, [T, 4]; the first is the given one.
-        scores: how sure that is, [T]: the mean margin of the best boxes' logits, at most 0 where the target was not
-            found and the box is the last one; NaN for the first.
+        scores: how sure that is, [T], in the tracker's own measure: at most 0 where the target was not found and the
+            box is the last one; NaN for the first.
     """
 
     frames: list[str]
@@ -91,7 +91,7 @@ def track(run: "str | Path | AnyPath | Study", frames: str | Path, box: Sequence
             size, or the box lies outside the first one.
     """
     learner = load(run)
-    if not isinstance(learner.problem, Tracking):
+    if not isinstance(learner.problem, Sequenced):
         raise UserError(f"{run}: was trained on {learner.problem.name}, which is no task of tracking")
     folder = expanded(frames)
     if not folder.exists():

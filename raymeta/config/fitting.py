@@ -16,8 +16,8 @@ def refuse_unmet(needs: Mapping[str, frozenset[str]], offers: Collection[str], w
     for who, needed in needs.items():
         for need in of:
             if need in needed and need not in offers:
-                article = {"inner loop": "an ", "policy": "a ", "plane": "a ", "body": "a "}.get(need, "")
-                raise UserError(f"{who} needs {article}{need}, and {where} has none")
+                article = {"inner loop": "an "} | dict.fromkeys(("policy", "plane", "body", "filter"), "a ")
+                raise UserError(f"{who} needs {article.get(need, '')}{need}, and {where} has none")
 
 
 def refuse_unfit(
@@ -28,7 +28,7 @@ def refuse_unfit(
     Args:
         kind: of the names.
         names: of a composition.
-        what: `policies`, if they must have `of_policies` of their own, not inherited.
+        what: `policies` or `windows`, if they must have `of_policies` or `of_windows` of their own, not inherited.
         where: the problem's name.
     """
     allowed = [name for name, cls in registry.working(kind).items() if vars(cls).get(f"of_{what}")]

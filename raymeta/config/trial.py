@@ -66,9 +66,13 @@ class TrialConfig(Section):
         """The settings that are numbers, by dotted key: trials that differ in them alone can share a program."""
         return numbers(self)
 
-    def structure(self) -> tuple[tuple[str, Any], ...]:
-        """What is composed and all other settings, hashable; without the seed, which a program takes as data."""
-        return (("spec", self.spec), *(pair for pair in structure(self) if pair[0] != "seed"))
+    def structure(self, *, mixed: bool = True) -> tuple[tuple[str, Any], ...]:
+        """What is composed and all other settings, hashable; without the seed, which a program takes as data.
+
+        Args:
+            mixed: with the settings that lanes of one program may differ in (`raymeta.schema.MIXED`).
+        """
+        return (("spec", self.spec), *(pair for pair in structure(self, mixed=mixed) if pair[0] != "seed"))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: nested dicts, lists, strings, numbers, booleans and nulls."""

@@ -7,7 +7,8 @@ Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 ROUNDS = 13
-LEAST, MOST = 512, 16384  # blocks computed at once beyond what is asked for: small draws share the cost of a call
+CACHED = 65536  # words mixed at a time on a CPU, some hundred times each: they stay in its second cache
+LEAST, MOST = 512, 2048  # blocks computed at once beyond what is asked for: small draws share the cost of a call
 TRAINING, EVALUATION = 0, 1  # streams of their own
 
 
@@ -40,6 +42,27 @@ def threefry(key: tuple[Tensor, Tensor], block: tuple[Tensor, Tensor], rounds: i
             x += keys[inject % 3]
             y += keys[(inject + 1) % 3] + inject
     return x, y
+
+
+class _Words(torch.autograd.Function):
+    """Blocks of the streams of keys [..., 2]: two words of each, int32 [..., count]. Under vmap all keys at once."""
+
+    @staticmethod
+    def forward(keys: Tensor, place: int, count: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        blocks = torch.arange(place, place + count, dtype=torch.int32, device=keys.device)
+        zeros, flat = torch.zeros_like(blocks), keys.reshape(-1, 2)
+        size = max(CACHED // count, 1) if keys.device.type == "cpu" else len(flat)
+        pieces = [threefry((some[:, :1], some[:, 1:]), (blocks, zeros)) for some in flat.split(size)]
+        first, second = (torch.cat(words).view(*keys.shape[:-1], count) for words in zip(*pieces, strict=True))
+        return first, second
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], keys: Tensor, place: int, count: int) -> tuple[Any, tuple[int, int]]:
+        return _Words.apply(keys.movedim(in_dims[0], 0), place, count), (0, 0)
 
 
 def task_keys(seed: int | Sequence[int], step: int | Sequence[int], tasks: Tensor, stream: int = TRAINING) -> Tensor:
@@ -70,39 +93,54 @@ class Noise:
     """
 
     def __init__(self, key: Tensor) -> None:
-        self._key = (key[0], key[1])
+        self._key = key
         self._place = 0  # blocks used up
         self._start = 0  # block that the buffer starts at
         self._buffer: tuple[Tensor, Tensor] | None = None
 
     def uniform(self, like: Tensor) -> Tensor:
         """Values uniform in [0, 1), multiples of 2**-24, in the shape, type and place of `like`."""
-        return torch.cat(self._units(like)).narrow(0, 0, like.numel()).view(like.shape)
+        return _laid(self._units(like), like)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal values in the shape, type and place of `like` (Box-Muller, below 5.8 in size)."""
-        first, second = self._units(like)
-        radius = (-2 * (1 - first).log()).sqrt()
-        angle = second * (2 * math.pi)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()]).narrow(0, 0, like.numel()).view(like.shape)
+        return _laid(_normal(*self._units(like)), like)
+
+    def either(self, like: Tensor, pick: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What a function makes of each value that `uniform` and `normal` would give, which are of the same draw."""
+        units = self._units(like)
+        return _laid([pick(*both) for both in zip(units, _normal(*units), strict=True)], like)
+
+    def skip(self, like: Tensor) -> None:
+        """Leave out what a draw for this tensor would use up: those after it do not depend on whether it is made."""
+        self._place += (like.numel() + 1) // 2
 
     def _units(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Two rows of uniform numbers, enough for a value of each element of `like` between them."""
         count = (like.numel() + 1) // 2
-        first, second = (_unit(words, like.dtype) for words in self._words(count, like.device))
+        first, second = (_unit(words, like.dtype) for words in self._words(count))
         return first, second
 
-    def _words(self, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _words(self, count: int) -> tuple[Tensor, Tensor]:
         """The next `count` blocks of the stream."""
         place, end = self._place, self._place + count
         self._place = end
         if self._buffer is None or end > self._start + len(self._buffer[0]):
             # Which blocks are computed together changes nothing in them.
             ahead = LEAST if self._buffer is None else min(2 * len(self._buffer[0]), MOST)
-            blocks = torch.arange(place, place + max(count, ahead), dtype=torch.int32, device=device)
-            self._start, self._buffer = place, threefry(self._key, (blocks, torch.zeros_like(blocks)))
+            self._start, self._buffer = place, _Words.apply(self._key, place, max(count, ahead))
         at = place - self._start
         return self._buffer[0][at : at + count], self._buffer[1][at : at + count]
+
+
+def _normal(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    radius = (-2 * (1 - first).log()).sqrt()
+    angle = second * (2 * math.pi)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+def _laid(halves: Sequence[Tensor], like: Tensor) -> Tensor:
+    return torch.cat(halves).narrow(0, 0, like.numel()).view(like.shape)  # type: ignore[arg-type]
 
 
 def _unit(words: Tensor, dtype: torch.dtype) -> Tensor:

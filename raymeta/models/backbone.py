@@ -24,7 +24,8 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         offers: what regularizers may need of it: `convolutions`, if it calls hooks on them, `policy`, if
-            its outputs are a distribution over actions.
+            its outputs are a distribution over actions, `filter`, if they are a map of where a target is.
+        needs: what it has no meaning without: `windows` of the problem.
         feature_size: F, numbers in the features of an example.
         map_shape: (C, h, w) of the last block's output; () where there are no places.
         stem_blocks: those of `blocks` that come before the first block proper.
@@ -34,6 +35,7 @@ class Backbone(nn.Module, ABC):
 
     Config: ClassVar[type[Section]]
     offers: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
     batches_tasks_on_cpu: ClassVar[bool]  # whether vmap over tasks beats a loop on a CPU
     has_kernels: ClassVar[bool] = False
     norm_mode: NormMode = "batch"
@@ -53,6 +55,17 @@ class Backbone(nn.Module, ABC):
     def weights(self) -> Weights:
         """The parameters by name."""
         return dict(self.named_parameters())
+
+    def fitted(self, values: Weights, y: Tensor) -> Weights:
+        """The weights, or tensors of their shapes such as rates of them, as a task uses them; by default as they are.
+
+        A network whose shapes depend on the task resizes them, linearly, and adds what its passes must know.
+
+        Args:
+            values: by the weights' names.
+            y: of the task's support set.
+        """
+        return values
 
     def prepare(self, x: Tensor) -> Any:
         """What every pass over the same inputs [n, *input_shape] computes alike, made once for all inner steps."""
@@ -127,6 +140,10 @@ class Backbone(nn.Module, ABC):
     def norm_names(self) -> frozenset[str]:
         """Names of the scales and shifts of normalisation."""
         return frozenset(name for name, _ in self.named_parameters() if ".norm" in name)
+
+    def fixed_names(self) -> frozenset[str]:
+        """Names of weights that no inner loop moves."""
+        return frozenset()
 
     def shortcut_names(self) -> frozenset[str]:
         """Names of the weights of convolutions beside a block, and of their norms."""

@@ -32,7 +32,7 @@ from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill
 from raymeta.models.norm import BatchNorm, NormConfig, NormInit, moments
 from raymeta.models.passes import Pass, Weights
 from raymeta.ops.block import block
-from raymeta.ops.convolution import conv3x3, kernel_layout
+from raymeta.ops.convolution import Geometry, conv3x3, kernel_layout
 from raymeta.ops.first import Images, first, folded
 from raymeta.ops.library import takes
 from raymeta.ops.tail import Tail, tail
@@ -90,13 +90,14 @@ class Block(Chunked):
 
     Attributes:
         native: it runs on raymeta's own kernels (`raymeta/ops`) where they can compute what a pass asks for.
+        geometry: how they go over maps.
     """
 
     native = False
 
     def __init__(self, channels: int, config: Conv4Config, steps: int, pool: bool = True, padded: bool = True) -> None:
         super().__init__()
-        self.stride, self.pool, self.padded = config.stride, pool, padded
+        self.stride, self.pool, self.geometry = config.stride, pool, Geometry(int(padded))
         self.slope = 0.01 if config.activation == "leaky_relu" else 0.0
         self.weight = nn.Parameter(fill(torch.empty(config.width, channels, 3, 3), config.init.conv))
         self.bias = nn.Parameter(torch.empty(config.width)) if config.conv_bias else None
@@ -106,12 +107,14 @@ class Block(Chunked):
 
     def ends_in(self, side: int) -> int:
         """Places on a side of what `forward` makes of a side; 0: none."""
-        side = max(-(-(side if self.padded else side - 2) // self.stride), 0)
+        side = max(-(-(side - 2 + 2 * self.geometry.padding) // self.stride), 0)
         return side // 2 if self.pool else side
 
-    def use_native(self) -> None:
-        """Run on raymeta's own kernels from now on; the weight's memory is put in the order in which they read it."""
-        self.native = True
+    def use_native(self, tile: int = 2) -> None:
+        """Run on raymeta's own kernels from now on, by tiles of that side (`engine.tiles`); the weight's memory is put
+        in the order in which they read it.
+        """
+        self.native, self.geometry = True, self.geometry._replace(tile=tile)
         self.weight.data = kernel_layout(self.weight.data)
 
     def forward(self, x: Any, weights: Weights, now: Pass, layer: str) -> Tensor:
@@ -164,7 +167,7 @@ class Block(Chunked):
             return tail(h, torch.ones_like(given[1]), torch.zeros_like(given[1]), how)
         weight, bias, by_maps = weights[f"{layer}.weight"], weights.get(f"{layer}.bias"), norm.mode != "support"
         if self.is_whole(x, now):
-            return block(x, weight, *norm.of_step(*given, now), bias, int(self.padded), how._replace(eps=norm.eps))
+            return block(x, weight, *norm.of_step(*given, now), bias, self.geometry, how._replace(eps=norm.eps))
         h = self.convolved(x, weight, bias, now, layer, native=True)
         if by_maps:
             return tail(h, *norm.of_step(*given, now), how._replace(eps=norm.eps))
@@ -213,13 +216,13 @@ class Block(Chunked):
         if self.stride != 1:
             return F.conv2d(self.pad(x), weight, bias, stride=self.stride)
         if native:
-            h = conv3x3(x, weight, int(self.padded))
+            h = conv3x3(x, weight, self.geometry)
             return h if bias is None else h + bias[:, None, None]
-        return F.conv2d(x, weight, bias, padding=int(self.padded))
+        return F.conv2d(x, weight, bias, padding=self.geometry.padding)
 
     def pad(self, x: Tensor) -> Tensor:
         """Images with the zeros around them that TensorFlow's `same` has; as they are, if the block is unpadded."""
-        if not self.padded:
+        if not self.geometry.padding:
             return x
         before = [int(self.stride == 1 or side % 2 == 1) for side in x.shape[-2:]]
         return F.pad(x, (before[1], 1, before[0], 1))
@@ -241,7 +244,7 @@ class FirstBlock(Block):
     def prepare(self, x: Tensor) -> Patches | Images | Tensor:
         """What passes over images [n, C, H, W] share; of images that are seen in chunks they themselves."""
         if self.native and self.stride == 1 and takes(x) and not x.requires_grad:
-            return Images(x, int(self.padded))
+            return Images(x, self.geometry.padding)
         return x if self.chunk is not None and len(x) > self.chunk else self.patches(x)
 
     def patches(self, x: Tensor) -> Patches:

@@ -73,4 +73,4 @@ def use_kernels(learner: nn.Module, config: "TrialConfig") -> None:
     if kernels_of(config) == "native":
         for module in learner.modules():
             if isinstance(module, Block):
-                module.use_native()
+                module.use_native(config.engine.tiles)

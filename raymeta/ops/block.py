@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from raymeta.ops.convolution import convolve, convolve_back
+from raymeta.ops.convolution import Geometry, convolve, convolve_back
 from raymeta.ops.library import refuse_third_order
 from raymeta.ops.tail import Tail, tail_back, tail_forward, tail_twice
 
 
 def block(
-    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, padding: int, how: Tail
+    x: Tensor, weight: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None, geometry: Geometry, how: Tail
 ) -> Tensor:
     """pool(act(norm(x * weight))). Twice differentiable.
 
@@ -26,13 +26,13 @@ def block(
         shift: [width], of the norm.
         bias: [width], of the convolution. It is not added: z + bias less its own mean is z less its own, so no result
             depends on it, and its gradient is 0 exactly. Torch adds it, and finds 0 but for rounding.
-        padding: zeros around the maps, 0 or 1.
+        geometry: how the weight goes over the maps.
         how: the rest.
 
     Returns:
         What `tail` gives for `conv3x3`'s result.
     """
-    found: Tensor = _Block.apply(how, padding, x, weight, scale, shift, bias)[0]
+    found: Tensor = _Block.apply(how, geometry, x, weight, scale, shift, bias)[0]
     return found
 
 
@@ -43,11 +43,11 @@ class _Block(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, how: Tail, padding: int, x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None
+        ctx: Any, how: Tail, geometry: Geometry, x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | None
     ) -> tuple[Any, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.how, ctx.padding, ctx.bias = how, padding, bias is not None
-        z = convolve(padding, x, w)
+        ctx.how, ctx.geometry, ctx.bias = how, geometry, bias is not None
+        z = convolve(geometry, x, w)
         y, *state = tail_forward(how, z, scale, shift, any(ctx.needs_input_grad))
         ctx.save_for_backward(x, w, z, scale, *state)
         return y, z
@@ -61,15 +61,15 @@ class _Block(Function):
         if torch.is_grad_enabled():
             if dz is not None:
                 refuse_third_order()
-            found = _BlockBack.apply(ctx.how, ctx.padding, wanted, dy, x, w, z, scale, *state)
+            found = _BlockBack.apply(ctx.how, ctx.geometry, wanted, dy, x, w, z, scale, *state)
         else:
-            found = _block_back(ctx.how, ctx.padding, wanted, dy, dz, x, w, z, scale, *state)[:4]
+            found = _block_back(ctx.how, ctx.geometry, wanted, dy, dz, x, w, z, scale, *state)[:4]
         return None, None, *found, torch.zeros_like(scale) if ctx.bias else None
 
 
 def _block_back(
     how: Tail,
-    padding: int,
+    geometry: Geometry,
     wanted: tuple[bool, bool],
     dy: Tensor | None,
     more: Tensor | None,
@@ -85,19 +85,19 @@ def _block_back(
         dz, of_scale, of_shift = tail_back(how, any(wanted), dy, z, scale, *state)
         if dz is not None and more is not None:
             dz += more
-    dx, dw = convolve_back(padding, wanted, dz, x, w) if dz is not None and any(wanted) else (None, None)
+    dx, dw = convolve_back(geometry, wanted, dz, x, w) if dz is not None and any(wanted) else (None, None)
     return dx, dw, of_scale, of_shift, dz
 
 
 class _BlockBack(Function):
     @staticmethod
     def forward(
-        ctx: Any, how: Tail, padding: int, wanted: tuple[bool, bool], dy: Tensor, x: Tensor, w: Tensor, z: Tensor,
+        ctx: Any, how: Tail, geometry: Geometry, wanted: tuple[bool, bool], dy: Tensor, x: Tensor, w: Tensor, z: Tensor,
         scale: Tensor, *state: Tensor,
     ) -> tuple[Tensor | None, ...]:  # fmt: skip
         ctx.set_materialize_grads(False)
-        ctx.how, ctx.padding = how, padding
-        *found, dz = _block_back(how, padding, wanted, dy, None, x, w, z, scale, *state)
+        ctx.how, ctx.geometry = how, geometry
+        *found, dz = _block_back(how, geometry, wanted, dy, None, x, w, z, scale, *state)
         ctx.save_for_backward(dy, x, w, z, scale, *state, *found[2:], dz)
         return tuple(found)
 
@@ -106,9 +106,9 @@ class _BlockBack(Function):
         refuse_third_order()
         dy, x, w, z, scale, *state, dz = ctx.saved_tensors
         terms = ([ux, w] if ux is not None else []) + ([x, uw] if uw is not None else [])
-        u = convolve(ctx.padding, *terms) if terms else None
+        u = convolve(ctx.geometry, *terms) if terms else None
         # <uw, gradient of w> is <dz, x * uw>, and <ux, gradient of x> is <dz, ux * w>.
         wanted = (ctx.needs_input_grad[4] and uw is not None, ctx.needs_input_grad[5] and ux is not None)
-        of_x, of_w = convolve_back(ctx.padding, wanted, dz, ux, uw) if any(wanted) else (None, None)
+        of_x, of_w = convolve_back(ctx.geometry, wanted, dz, ux, uw) if any(wanted) else (None, None)
         of_dy, of_z, of_scale = tail_twice(ctx.how, u, us, ut, dy, z, scale, *state)
         return None, None, None, of_dy, of_x, of_w, of_z, of_scale, None, None, None, None

@@ -63,9 +63,10 @@ def rows_of(subject: Subject, examples: Sequence[Asked]) -> list[Row]:
 
 def drawn_examples(subject: Subject, examples: Sequence[Asked], tasks: int, columns: int) -> Any:
     """A figure of some of them: a row for each of the first tasks."""
-    figure, axes = panels(tasks, columns, SIDE, SIDE + 0.15)
-    for line, number in zip(axes, dict.fromkeys(one.task for one in examples), strict=False):
-        own = [one for one in some_of(examples, columns) if one.task == number]
+    numbers = list(dict.fromkeys(one.task for one in examples))[:tasks]
+    chosen = [[one for one in some_of(examples, columns) if one.task == number] for number in numbers]
+    figure, axes = panels(len(numbers), max(map(len, chosen)), SIDE, SIDE + 0.15)
+    for line, number, own in zip(axes, numbers, chosen, strict=True):
         line[0].set_ylabel(own[0].called or f"task {number}", fontsize=7)
         for axis, one in zip(line, own, strict=False):
             said = _problem(subject).show_example(axis, one.x, one.y, one.output)

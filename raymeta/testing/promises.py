@@ -86,7 +86,7 @@ class Probe(Regularizer):
 def probing(trial: TrialConfig, **does: Any) -> Iterator[Trainer]:
     """A trainer in float64 of a trial that has a probe beside its regularizers."""
     own = {key: staticmethod(value) if callable(value) else value for key, value in does.items()}
-    cls = type("Probe", (Probe,), {"of_policies": True, **own})
+    cls = type("Probe", (Probe,), {"of_policies": True, "of_windows": True, **own})
     with registry.planted("regularizer", PROBE, cls):
         trainer = Trainer(parse_trial(merge(trial.as_dict(), {"regularizers": {PROBE: {}}})))
         trainer.learner.double()

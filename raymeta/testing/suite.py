@@ -312,9 +312,10 @@ def _problems(spec: str, problems: Mapping[str, Mapping[str, Any]]) -> list[str]
     method, regularizers = split_spec(spec)
     parts = [registry.find("method", method), *(registry.find("regularizer", name) for name in regularizers)]
     needs = frozenset[str]().union(*(part.needs for part in parts)) & {"images", "labels"}
-    of_policies = all(vars(part).get("of_policies") for part in parts)
+    kinds = {"policy": "of_policies", "windows": "of_windows"}  # offers to what those that fit say of themselves
+    unfit = {offer for offer, key in kinds.items() if not all(vars(part).get(key) for part in parts)}
     offers = {name: open_problem(small_trial("maml", data).task).offers for name, data in problems.items()}
-    return [name for name, found in offers.items() if needs <= found and (of_policies or "policy" not in found)]
+    return [name for name, found in offers.items() if needs <= found and not unfit & found]
 
 
 def _plain(trial: TrialConfig) -> Trainer:

@@ -22,7 +22,8 @@ def explained(config: TrialConfig) -> dict[str, str]:
     kernels = kernels_of(config)
     if kernels == "torch":
         return {"kernels": f"torch ({_reason(config)})"}
-    found = {"kernels": f"native (engine.kernels: {config.engine.kernels})"}
+    engine = config.engine
+    found = {"kernels": f"native (engine.kernels: {engine.kernels}, engine.tiles: {engine.tiles})"}
     learner = build_learner(config, open_problem(config.task))
     seen: dict[str, list[str]] = {}
 

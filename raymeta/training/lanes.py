@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from raymeta import registry
 from raymeta.config import TrialConfig
 from raymeta.engine.lanes import Stack, beside, rows_of
 from raymeta.engine.noise import Noise, task_keys
 from raymeta.engine.tasks import for_each
+from raymeta.engine.traced import Traced
 from raymeta.inner import Context
 from raymeta.learner import GradientLearner, Learner, build_learner, task_loss
 from raymeta.problem import Examples, Task, Tasks, open_problem
@@ -36,7 +38,7 @@ VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two register
 
 def lane_structure(config: TrialConfig) -> tuple[tuple[str, Any], ...]:
     """What trials must have in common to be lanes of one program, hashable."""
-    return tuple(pair for pair in config.structure() if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
+    return tuple(pair for pair in config.structure(mixed=False) if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
 
 
 def alone(config: TrialConfig, learner: Learner) -> str:
@@ -54,15 +56,23 @@ def whole_width(width: int, tasks: int) -> int:
     """The least width, of as many lanes or more, at which a lane's float32 numbers are the same bits in every place.
 
     On a CPU torch computes the last elements of a tensor, those that fill no vector register, by other code, whose
-    exponentials and logarithms round otherwise. So lanes times tasks fill registers; of one lane, products of matrices
-    take another way, too.
+    exponentials and logarithms round otherwise. So lanes times `computed_tasks` fill registers; of one lane, products
+    of matrices take another way, too.
 
     Args:
         width: lanes wanted.
         tasks: of an outer step.
     """
-    whole = VECTOR // math.gcd(VECTOR, tasks)
+    whole = VECTOR // math.gcd(VECTOR, computed_tasks(tasks))
     return -(-max(width, 2) // whole) * whole
+
+
+def computed_tasks(tasks: int) -> int:
+    """How many tasks a lane computes in an outer step: up to an eighth more than it has, if fewer lanes are whole then.
+
+    What is beyond its own are copies of the first ones, of which nothing is used.
+    """
+    return max(range(tasks, tasks + max(tasks // 8, 1) + 1), key=lambda count: math.gcd(VECTOR, count))
 
 
 def lanes_of(config: TrialConfig, *, gpu: bool) -> int:
@@ -104,6 +114,7 @@ class Lanes:
         learned = {name: self._stack.tensors[name] for name in like.update.learned}
         self._update, self._clipping = StackedUpdate(like.update, learned), like.update
         outer = like.config.outer
+        self._gradients = Traced(self._computed)
         self._weight = 1 / outer.tasks_per_step if outer.reduction == "mean" else 1.0
 
     @property
@@ -161,20 +172,31 @@ class Lanes:
         tasks, progress, drawn = beside([asked[lane] for lane in filled])
         seeds, steps = zip(*((trainers[n].config.seed, trainers[n].outer_step) for n in filled), strict=True)
         keys = task_keys(seeds, steps, torch.arange(tasks.support.x.shape[1], dtype=torch.int32, device=self.device))
-        losses, gradients = self._gradients(phase, (keys, tasks.support, tasks.query, progress, drawn))
-        clipped = gradients if self._program.per_task else self._clipped(gradients)
+        bounds = self._bounds()
+        inputs = (keys, tasks.support, tasks.query, progress, drawn)
+        losses, gradients = self._gradients(phase, self._stack.tensors, inputs, bounds)
+        clipped = gradients if self._program.per_task else self._clipped(gradients, bounds)
         self._update.follow(clipped, lanes)
         for lane, trainer in trainers.items():
             trainer.took(losses[lane])
 
-    def _gradients(self, phase: Any, inputs: tuple[Any, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean losses [L], and gradients by name [L, ...], clipped if that is done task by task."""
+    def _computed(
+        self, phase: Any, state: dict[str, Tensor], inputs: tuple[Any, ...], bounds: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean losses [L], and gradients by name [L, ...], clipped if that is done task by task.
+
+        Args:
+            phase: of the learner.
+            state: parameters and buffers, [L, ...].
+            inputs: of the program, each with the lanes before its own dimensions.
+            bounds: of the clipping, [L].
+        """
         learned, per_task, tasks = self._update.learned, self._program.per_task, inputs[0].shape[1]
-        leaves = {name: p.detach() for name, p in learned.items()}
+        leaves = {name: state[name].detach() for name in learned}
         if per_task:
             leaves = {name: p[:, None].expand(len(p), tasks, *p.shape[1:]) for name, p in leaves.items()}
         leaves = {name: p.requires_grad_() for name, p in leaves.items()}
-        rest = {name: tensor for name, tensor in self._stack.tensors.items() if per_task or name not in learned}
+        rest = {name: tensor for name, tensor in state.items() if per_task or name not in learned}
 
         def of_lane(own: dict[str, Tensor], rest: dict[str, Tensor], *inputs: Any) -> Tensor:
             state = rest if per_task else rest | own
@@ -187,16 +209,21 @@ class Lanes:
         values = torch.autograd.grad(losses.sum() * weight, list(leaves.values()), allow_unused=True)
         found = {name: g for name, g in zip(leaves, values, strict=True) if g is not None}
         if per_task:
-            found = {name: g.sum(1) * self._weight for name, g in self._clipped(found, over_tasks=True).items()}
+            found = {name: g.sum(1) * self._weight for name, g in self._clipped(found, bounds, over_tasks=True).items()}
         return losses.detach().double().mean(1), found
 
-    def _clipped(self, gradients: dict[str, Tensor], *, over_tasks: bool = False) -> dict[str, Tensor]:
-        """Gradients as each lane's `outer.clip` or `outer.clip_norm` has them."""
+    def _bounds(self) -> Tensor | None:
+        """Each lane's `outer.clip` or `outer.clip_norm`, [L]; None: there is none."""
         outer = [trainer.config.outer if trainer else self._clipping.outer for trainer in self.trainers]
         most = [one.clip if one.clip is not None else one.clip_norm for one in outer]
-        if most[0] is None:
+        return None if most[0] is None else torch.tensor(most, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def _clipped(
+        self, gradients: dict[str, Tensor], bounds: Tensor | None, *, over_tasks: bool = False
+    ) -> dict[str, Tensor]:
+        """Gradients within bounds."""
+        if bounds is None:
             return gradients
-        bounds = torch.tensor(most, dtype=torch.float64).to(self.device, non_blocking=True)
         clipped = torch.vmap(self._clipping.clipped, in_dims=(0, None)) if over_tasks else self._clipping.clipped
         found: dict[str, Tensor] = torch.vmap(clipped)(gradients, bounds)
         return found
@@ -213,7 +240,7 @@ class _Program(nn.Module):
         keys, support, query, progress, drawn = inputs
         tasks = Tasks(Examples(*support), Examples(*query))
         outputs = self.learner.problem.outputs_of(tasks)
-        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase)
+        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase, mixed=True)
         hooks = self.learner.hooks(tasks, plain, drawn=drawn)
 
         def loss_of(number: int | Tensor, key: Tensor, support: Any, query: Any) -> Tensor:
@@ -227,11 +254,15 @@ class _Program(nn.Module):
             found: Tensor = torch.func.functional_call(of_task, named, (number, *rest))
             return found
 
-        if self.per_task:
-            found = for_each(with_own, own, keys, support, query, vectorized=self.vectorized)
-        else:
-            found = for_each(loss_of, keys, support, query, vectorized=self.vectorized)
-        return found if isinstance(found, Tensor) else torch.stack(found)
+        arguments, of_one = ((own, keys, support, query), with_own) if self.per_task else ((keys, support, query), loss_of)
+        if not self.vectorized:
+            return torch.stack(for_each(of_one, *arguments, vectorized=False))  # type: ignore[arg-type]
+        count = tasks.size
+        more = computed_tasks(count) - count
+        padded = tree_map(lambda of_each: torch.cat([of_each, of_each[:more]]), arguments)
+        numbers = torch.arange(count + more, device=keys.device) % count
+        found: Tensor = torch.vmap(of_one)(numbers, *padded)
+        return found[:count]
 
 
 def _asked(trainer: Trainer) -> tuple[Tasks, Tensor, list[Any]]:

@@ -205,7 +205,7 @@ CONV4_KEYS = (
         (
             {"model.name": "conv5"},
             "f.yaml: model.name: found 'conv5': not a value of this key, did you mean 'conv4'? "
-            "(allowed: conv4, mlp, policy, resnet10, resnet12, resnet18, sdnet)",
+            "(allowed: conv4, crest, mlp, policy, resnet10, resnet12, resnet18, sdnet)",
         ),
         (
             {"model": {"name": "conv4", "norm": "bacth"}},

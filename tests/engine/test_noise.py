@@ -42,6 +42,24 @@ def test_published_vectors(
     assert tuple(int(word) % 2**32 for word in found) == expected
 
 
+def test_a_draw_is_where_it_is_whatever_was_drawn_or_left_out_before_it() -> None:
+    shapes = [(3, 5), (700,), (2,), (9000,), (4,)]
+    likes = [torch.empty(shape) for shape in shapes]
+    whole, kinds = of(3), of(3)
+    expected = [whole.normal(like) for like in likes]
+    for like, normal in zip(likes, expected, strict=True):
+        assert torch.equal(kinds.either(like, lambda u, normal: torch.where(u < 2, normal, u)), normal)
+    for kept in range(5):
+        noise, uniform = of(3), of(3)
+        for place, like in enumerate(likes):
+            if place != kept:
+                noise.skip(like)
+                uniform.skip(like)
+            else:
+                assert torch.equal(noise.normal(like), expected[place])
+                assert uniform.uniform(like).shape == like.shape
+
+
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_the_same_looped_over_batched_and_inside_a_gradient(kind: str) -> None:
     shapes, keys = [(2, 3), (700,), (4,)], task_keys(5, 7, torch.arange(3, dtype=torch.int32))

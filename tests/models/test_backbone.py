@@ -99,7 +99,7 @@ def test_methods_learn_on_it(sines: None) -> None:
     ("model", "sentence"),
     [
         ({"name": "sins"}, "f.yaml: model.name: found 'sins': not a value of this key, did you mean 'sines'? "
-            "(allowed: conv4, mlp, nameless, policy, resnet10, resnet12, resnet18, sdnet, sines)"),
+            "(allowed: conv4, crest, mlp, nameless, policy, resnet10, resnet12, resnet18, sdnet, sines)"),
         ({"name": "sines", "width": 3}, "f.yaml: unknown key 'model.width', allowed: name, units"),
         ({"name": "sines", "units": "x"}, "f.yaml: model.units: found 'x': input should be a valid integer, "
             "unable to parse string as an integer"),

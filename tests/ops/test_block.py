@@ -12,6 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 import raymeta.ops.library as library
 from raymeta.ops import convolution, tail
 from raymeta.ops.block import block
+from raymeta.ops.convolution import Geometry
 from raymeta.ops.tail import Tail
 
 HOWS = [Tail(True, 0.0, 1e-3), Tail(False, 0.01, 1e-3)]
@@ -26,18 +27,18 @@ def inputs() -> tuple[Tensor, ...]:
     return tuple(drawn(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes))
 
 
-def composed(x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, bias: Tensor, padding: int, how: Tail) -> Tensor:
-    h = F.batch_norm(F.conv2d(x, w, bias, padding=padding), None, None, scale, shift, training=True, eps=how.eps)
+def composed(x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, bias: Tensor, over: Geometry, how: Tail) -> Tensor:
+    h = F.batch_norm(F.conv2d(x, w, bias, padding=over.padding), None, None, scale, shift, training=True, eps=how.eps)
     return F.leaky_relu(F.max_pool2d(h, 2) if how.pool else h, how.slope)
 
 
-@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("geometry", [Geometry(0), Geometry(1), Geometry(1, 4)], ids=str)
 @pytest.mark.parametrize("how", HOWS, ids=str)
-def test_first_and_second_derivatives(how: Tail, padding: int) -> None:
+def test_first_and_second_derivatives(how: Tail, geometry: Geometry) -> None:
     given = inputs()
-    torch.testing.assert_close(block(*given, padding, how), composed(*given, padding, how))
-    gradcheck(lambda *given: block(*given, padding, how), given)
-    gradgradcheck(lambda *given: block(*given, padding, how), given)
+    torch.testing.assert_close(block(*given, geometry, how), composed(*given, geometry, how))
+    gradcheck(lambda *given: block(*given, geometry, how), given)
+    gradgradcheck(lambda *given: block(*given, geometry, how), given)
 
 
 @pytest.mark.parametrize("fixed", range(4), ids=["x", "weight", "scale", "shift"])
@@ -48,7 +49,7 @@ def test_each_input_may_be_fixed(fixed: int) -> None:
         given = list(inputs())
         given[fixed] = given[fixed].detach()
         left = [one for one in given if one.requires_grad]
-        y = run(run(*given, 1, HOWS[1])[:, :3], *given[1:], 1, HOWS[0])
+        y = run(run(*given, Geometry(), HOWS[1])[:, :3], *given[1:], Geometry(), HOWS[0])
         first = torch.autograd.grad(y.square().sum(), left, create_graph=True)
         return [y, *first, *torch.autograd.grad(sum((one**2).sum() for one in first), left, materialize_grads=True)]  # type: ignore[arg-type]
 
@@ -58,8 +59,8 @@ def test_each_input_may_be_fixed(fixed: int) -> None:
 
 def test_the_gradient_of_the_bias_is_exactly_zero() -> None:
     *_, bias = given = inputs()
-    (found,) = torch.autograd.grad(block(*given, 1, HOWS[0]).square().sum(), bias)
-    (torchs,) = torch.autograd.grad(composed(*given, 1, HOWS[0]).square().sum(), bias)
+    (found,) = torch.autograd.grad(block(*given, Geometry(), HOWS[0]).square().sum(), bias)
+    (torchs,) = torch.autograd.grad(composed(*given, Geometry(), HOWS[0]).square().sum(), bias)
     assert not found.any()
     assert float(torchs.abs().max()) < 1e-12
 
@@ -75,7 +76,7 @@ def test_a_convolution_is_differentiated_once(monkeypatch: pytest.MonkeyPatch) -
     for module in (convolution, tail):
         monkeypatch.setattr(module, "call", counted)
     given = inputs()[:4]
-    inner = torch.autograd.grad(block(*given, None, 1, HOWS[0]).tanh().sum(), given, create_graph=True)
+    inner = torch.autograd.grad(block(*given, None, Geometry(), HOWS[0]).tanh().sum(), given, create_graph=True)
     sum(one.square().sum() for one in inner).backward()  # type: ignore[union-attr]
     once = {"statistics", "tail", "tail_twice"}
     assert Counter(calls) == {"convolve": 2, "convolve_back": 3, "tail_back": 2} | dict.fromkeys(once, 1)
@@ -83,6 +84,6 @@ def test_a_convolution_is_differentiated_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_third_derivative_is_refused() -> None:
     given = inputs()
-    first = torch.autograd.grad(block(*given, 1, HOWS[0]).square().sum(), given[:4], create_graph=True)
+    first = torch.autograd.grad(block(*given, Geometry(), HOWS[0]).square().sum(), given[:4], create_graph=True)
     with pytest.raises(RuntimeError, match=r"^engine.kernels: the native kernels have no third derivatives"):
         torch.autograd.grad(first[1].square().sum(), given[0], create_graph=True)

@@ -7,18 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.engine import traced
 from raymeta.errors import UserError
 from raymeta.problem import Tasks
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge, nest
 from raymeta.testing import small_trial
-from raymeta.training.lanes import Lanes, alone, lane_structure, whole_width
+from raymeta.training.lanes import Lanes, alone, computed_tasks, lane_structure, whole_width
 from raymeta.training.trainer import Trainer
 
 SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names("regularizer"))]
@@ -40,6 +41,17 @@ def mixed(config: TrialConfig, lane: int) -> TrialConfig:
     """The trial with other numbers and another seed."""
     numbers = {key: (1 - 0.07 * lane) * value for key, value in config.numbers().items()}
     return parse_trial(merge(config.as_dict(), nest(numbers), {"seed": lane}))
+
+
+def picked(config: TrialConfig, lane: int) -> TrialConfig:
+    """The trial with other numbers and seed, and with DropGrad's settings that lanes may differ in."""
+    own = {
+        "rate": 0.1 + 0.05 * lane,
+        "noise": ("gaussian", "binary")[lane % 2],
+        "layers": ("all", "head", "last")[lane % 3],
+        "ramp": ("constant", "linear")[lane // 2 % 2],
+    }
+    return parse_trial(merge(mixed(config, lane).as_dict(), {"regularizers": {"dropgrad": own}}))
 
 
 def trainers(config: TrialConfig, count: int, dtype: torch.dtype = torch.float64) -> list[Trainer]:
@@ -109,6 +121,24 @@ def test_lanes_are_single_trials(spec: str, glyphs: ImageDataset, double: None) 
     check(config, 3)
 
 
+@pytest.mark.parametrize("problem", ["sinusoid", "images"])
+def test_lanes_may_differ_in_what_they_pick(problem: str, glyphs: ImageDataset, double: None) -> None:
+    """DropGrad's kind of noise, scope and ramp, in one program; with five tasks, of which it computes six."""
+    config = small_trial("maml+dropgrad", problem, {"outer": {**SGD, "tasks_per_step": 5}, "engine": {"tasks": "vmap"}})
+    together, singly = ([Trainer(picked(config, lane)) for lane in range(6)] for _ in range(2))
+    for one in (*together, *singly):
+        one.learner.double()
+    lanes = Lanes(together[0], 8)
+    for one in together:
+        lanes.join(one)
+    for _ in range(3):
+        lanes.step(range(6))
+        for one in singly:
+            one._losses.append(one.outer_update())
+    for lane, single in zip(together, singly, strict=True):
+        assert_close(lane, single)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3, 8])
 @pytest.mark.parametrize("problem", ["sinusoid", "images"])
@@ -156,10 +186,11 @@ def test_lanes_in_different_phases_do_not_mix(spec: str, double: None) -> None:
         assert_close(lane, single)
 
 
-# The same bits whatever runs beside it
+# The same bits whatever runs beside it, traced or not
 
 WIDTH, STEPS = 8, 6
 COMPANY = {"l2f": {"first_order_share": 0.3}, "maml+dropgrad": {}, "maml+mr": {}}
+TASKS = {"l2f": 4, "maml+dropgrad": 7, "maml+mr": 4}  # of seven it computes eight
 
 
 def in_float32(spec: str, seed: int) -> Trainer:
@@ -167,10 +198,11 @@ def in_float32(spec: str, seed: int) -> Trainer:
     method = spec.split("+")[0]
     own = {
         method: {"inner_steps": 2, **COMPANY[spec]},
-        "outer": {"tasks_per_step": 4, "lr": 0.01 if seed % 3 else 1e30},
+        "outer": {"tasks_per_step": TASKS[spec], "lr": 0.01 if seed % 3 else 1e30},
     }
     budget = {"budget": {"outer_steps": STEPS, "validate_every": STEPS, "validation_tasks": 2}, "seed": seed}
-    return Trainer(parse_trial(merge(small_trial(spec, "sinusoid").as_dict(), own, budget)))
+    config = parse_trial(merge(small_trial(spec, "sinusoid").as_dict(), own, budget))
+    return Trainer(picked(config, seed) if spec == "maml+dropgrad" else config)
 
 
 @cache
@@ -186,10 +218,13 @@ def by_itself(spec: str, seed: int) -> list[list[bytes]]:
     return [*found, bits(trainer)]
 
 
-@settings(max_examples=6, phases=[Phase.generate])
+@settings(max_examples=6, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.parametrize("spec", sorted(COMPANY))
-def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(spec: str, data: st.DataObject) -> None:
+def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
+    spec: str, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
+) -> None:
+    monkeypatch.setattr(traced, "AFTER", data.draw(st.integers(0, 3)))
     company = [in_float32(spec, seed) for seed in range(data.draw(st.integers(1, 10)))]
     lanes = Lanes(company[0], WIDTH)
     for _ in range(data.draw(st.integers(1, 12))):
@@ -201,6 +236,7 @@ def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
                 lanes.leave(lanes.trainers.index(trainer))
         open_lanes = [n for n, one in enumerate(lanes.trainers) if one is not None and not one.round_full]
         lanes.step([lane for lane in open_lanes if data.draw(st.integers(0, 3), label="waits")])
+    assert not lanes._gradients.problem
     for seed, trainer in enumerate(company):
         expected = by_itself(spec, seed)
         assert bits(trainer) == expected[trainer.outer_step]
@@ -298,7 +334,8 @@ def test_a_structure_is_what_a_program_depends_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("width", "tasks", "whole"), [(1, 4, 8), (8, 4, 8), (9, 4, 16), (3, 2, 16), (1, 32, 2), (5, 1, 32)]
+    ("width", "tasks", "whole", "computed"),
+    [(1, 4, 8, 4), (8, 4, 8, 4), (9, 4, 16, 4), (3, 2, 16, 2), (1, 32, 2, 32), (5, 1, 16, 2), (5, 25, 8, 28)],
 )
-def test_lanes_times_tasks_fill_vector_registers(width: int, tasks: int, whole: int) -> None:
-    assert whole_width(width, tasks) == whole
+def test_lanes_times_tasks_fill_vector_registers(width: int, tasks: int, whole: int, computed: int) -> None:
+    assert (whole_width(width, tasks), computed_tasks(tasks)) == (whole, computed)

@@ -40,6 +40,7 @@ class Dropout(Regularizer):
     Config: ClassVar[type[Section]] = DropoutConfig
     acts_on: ClassVar[str] = "blocks' outputs"
     neutral: ClassVar[dict[str, Any]] = {"rate": 0.0}
+    of_windows: ClassVar[bool] = True
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         return Hooks(block=self.on_block)

@@ -1,45 +1,53 @@
-// 3x3 convolution, stride 1, padding 1 or 0, by Winograd's F(2x2, 3x3): forward, and both gradients at once.
+// 3x3 convolution, stride 1, padding 1 or 0, by Winograd's F(M x M, 3x3): forward, and both gradients at once.
 //
-// Maps are [N][H][W][C] in memory, weights [3][3][in][out]. A map is cut into tiles of 2x2 results, which see 4x4
-// inputs; GROUP tiles at a time are transformed, multiplied at each of 16 points and transformed back, so that all of
-// it stays in the cache, and a weight's gradient is a sum of sums over groups. Inside, channels are padded to whole
-// vectors. Lavin, Gray: Fast Algorithms for Convolutional Neural Networks (CVPR 2016).
+// Maps are [N][H][W][C] in memory, weights [3][3][in][out]. A map is cut into tiles of M x M results; a group of tiles
+// at a time is transformed, multiplied at each of SIDE x SIDE points and transformed back, so that all of it stays in
+// the cache, and a weight's gradient is a sum of sums over groups. Inside, channels are padded to whole vectors.
 #pragma once
 #include <algorithm>
 #include "product.h"
+#include "winograd.h"
 
 namespace raymeta {
 
-constexpr long POINTS = 16;
-constexpr long GROUP = 54;  // at most
-// A number of tiles that fills the rows of registers that a product of this width has
-template <class T> constexpr long group_of(long width) { return width > (COLUMNS - 1) * Lanes<T>::count ? GROUP : 48; }
+template <int M> constexpr int SIDE = M + 2;
+template <int M> constexpr long POINTS = SIDE<M> * SIDE<M>;
+// A number of tiles, at most GROUP, that fills the rows of registers that a product of this width has
+template <int M> constexpr long GROUP = M == 2 ? 54 : 24;
+template <class T, int M> constexpr long group_of(long width) {
+    return M > 2 || width > (COLUMNS - 1) * Lanes<T>::count ? GROUP<M> : 48;
+}
+
+// Numbers from a point's matrix to the next one's: were they a power of two, all would lie in a few lines of the cache.
+template <class T> constexpr long apart(long rows, long width) { return rows * padded<T>(width) + Lanes<T>::count; }
 
 struct Maps {
-    long n, h, w, in, out, padding;
+    long n, h, w, in, out, padding, tile;
     long rows() const { return h + 2 * padding - 2; }  // of results
     long columns() const { return w + 2 * padding - 2; }
-    long tiles() const { return n * ((rows() + 1) / 2) * ((columns() + 1) / 2); }
+    template <int M> long tiles() const { return n * ((rows() + M - 1) / M) * ((columns() + M - 1) / M); }
+    // Whether tiles of 4 are allowed, and fewer products
+    bool by_fours() const { return tile == 4 && tiles<4>() * POINTS<4> < tiles<2>() * POINTS<2>; }
 };
 
 // Walks over the tiles of maps, row by row.
-struct Tile {
+template <int M> struct Tile {
     const Maps& s;
     long n = 0, top = 0, left = 0;
     void next() {
-        left += 2;
+        left += M;
         if (left < s.columns()) return;
-        left = 0, top += 2;
+        left = 0, top += M;
         if (top < s.rows()) return;
         top = 0, n++;
     }
-    // Where the window lies in a map, 4x4 of the input or 2x2 of the results; outside of the map is `beyond`, which for
-    // what is read are zeros.
-    template <int SIDE, class T> void window(long count, T* map, T* beyond, T* (&places)[SIDE][SIDE]) const {
-        bool input = SIDE == 4;
-        long height = input ? s.h : s.rows(), width = input ? s.w : s.columns(), before = input ? s.padding : 0;
-        for (int i = 0; i < SIDE; i++)
-            for (int j = 0; j < SIDE; j++) {
+    // Where what it sees lies in a map of inputs (SIDE places a side) or of results (M); outside of the map is
+    // `beyond`, which for what is read are zeros
+    template <int PLACES, class T> void window(long count, T* map, T* beyond, T* (&places)[PLACES][PLACES]) const {
+        constexpr bool INPUTS = PLACES == SIDE<M>;
+        long height = INPUTS ? s.h : s.rows(), width = INPUTS ? s.w : s.columns(), before = INPUTS ? s.padding : 0;
+        for (int i = 0; i < PLACES; i++)
+            for (int j = 0; j < PLACES; j++) {
                 long y = top - before + i, x = left - before + j;
                 bool inside = y >= 0 && y < height && x >= 0 && x < width;
                 places[i][j] = inside ? map + ((n * height + y) * width + x) * count : beyond;
@@ -47,199 +55,117 @@ struct Tile {
     }
 };
 
-template <class T> inline void put(T* to, long point, V<T> a, V<T> b, V<T> c, V<T> d) {
-    const Whole at;
-    at.store(to, a), at.store(to + point, b), at.store(to + 2 * point, c), at.store(to + 3 * point, d);
-}
-
-// B'dB of the windows of a group: [16][group][padded C]
-template <class T> void transform_input(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
-    long row = padded<T>(count), point = group * row;
+// What a group of tiles sees of a map, at its points: [points][group][padded channels]
+template <class T, int M, int FROM, Transform<T, FROM, SIDE<M>> TRANSFORM>
+void to_points(Tile<M> tile, long group, long count, const T* map, const T* zeros, T* to) {
+    long row = padded<T>(count), point = apart<T>(group, count);
     for (long t = 0; t < group; t++, tile.next()) {
-        const T* p[4][4];
-        tile.window<4>(count, map, zeros, p);
+        const T* p[FROM][FROM];
+        tile.window(count, map, zeros, p);
         channels<T>(count, [&](long c, auto at) {
-            V<T> e[4][4];
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) {
-                V<T> d[4];
-                for (int i = 0; i < 4; i++) d[i] = at.load(p[i][j] + c);
-                e[0][j] = d[0] - d[2], e[1][j] = d[1] + d[2], e[2][j] = d[2] - d[1], e[3][j] = d[1] - d[3];
-            }
-            for (int i = 0; i < 4; i++)
-                put<T>(to + (4 * i * group + t) * row + c, point, e[i][0] - e[i][2], e[i][1] + e[i][2],
-                       e[i][2] - e[i][1], e[i][1] - e[i][3]);
+            T* q = to + t * row + c;
+            both_ways<T, FROM, SIDE<M>, TRANSFORM>(
+                [&](int i, int j) { return at.load(p[i][j] + c); },
+                [&](int i, int j, V<T> v) { Whole{}.store(q + (SIDE<M> * i + j) * point, v); });
         });
     }
 }
 
-// A dz A' of the results' cotangents, likewise
-template <class T> void transform_cotangent(Tile tile, long group, long count, const T* map, const T* zeros, T* to) {
-    long row = padded<T>(count), point = group * row;
+// Back from there to a map; what overlaps is added up
+template <class T, int M, int TO, Transform<T, SIDE<M>, TO> TRANSFORM>
+void to_map(Tile<M> tile, long group, long count, const T* from, T* map, T* nowhere) {
+    long row = padded<T>(count), point = apart<T>(group, count);
     for (long t = 0; t < group; t++, tile.next()) {
-        const T* p[2][2];
-        tile.window<2>(count, map, zeros, p);
+        T* p[TO][TO];
+        tile.window(count, map, nowhere, p);
         channels<T>(count, [&](long c, auto at) {
-            V<T> e[4][2];
-            for (int j = 0; j < 2; j++) {
-                V<T> a = at.load(p[0][j] + c), b = at.load(p[1][j] + c);
-                e[0][j] = a, e[1][j] = a + b, e[2][j] = a - b, e[3][j] = -b;
-            }
-            for (int i = 0; i < 4; i++)
-                put<T>(to + (4 * i * group + t) * row + c, point, e[i][0], e[i][0] + e[i][1], e[i][0] - e[i][1],
-                       -e[i][1]);
-        });
-    }
-}
-
-// A'mA, the results
-template <class T> void transform_output(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
-    long row = padded<T>(count), point = group * row;
-    for (long t = 0; t < group; t++, tile.next()) {
-        T* p[2][2];
-        tile.window<2>(count, map, nowhere, p);
-        channels<T>(count, [&](long c, auto at) {
-            V<T> e[2][4];
             const T* q = from + t * row + c;
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++, q += point) {
-                V<T> m[4];
-                for (int i = 0; i < 4; i++) m[i] = Whole{}.load(q + 4 * i * point);
-                e[0][j] = m[0] + m[1] + m[2], e[1][j] = m[1] - m[2] - m[3];
-            }
-            for (int i = 0; i < 2; i++) {
-                at.store(p[i][0] + c, e[i][0] + e[i][1] + e[i][2]);
-                at.store(p[i][1] + c, e[i][1] - e[i][2] - e[i][3]);
-            }
+            both_ways<T, SIDE<M>, TO, TRANSFORM>(
+                [&](int i, int j) { return Whole{}.load(q + (SIDE<M> * i + j) * point); },
+                [&](int i, int j, V<T> v) { at.store(p[i][j] + c, TO > M ? at.load(p[i][j] + c) + v : v); });
         });
     }
 }
 
-// BmB', added up where windows overlap
-template <class T> void transform_gradient(Tile tile, long group, long count, const T* from, T* map, T* nowhere) {
-    long row = padded<T>(count), point = group * row;
-    for (long t = 0; t < group; t++, tile.next()) {
-        T* p[4][4];
-        tile.window<4>(count, map, nowhere, p);
-        channels<T>(count, [&](long c, auto at) {
-            V<T> e[4][4];
-            const T* q = from + t * row + c;
-#pragma GCC unroll 4
-            for (int j = 0; j < 4; j++, q += point) {
-                V<T> m[4];
-                for (int i = 0; i < 4; i++) m[i] = Whole{}.load(q + 4 * i * point);
-                e[0][j] = m[0], e[1][j] = m[1] - m[2] + m[3], e[2][j] = m[1] + m[2] - m[0], e[3][j] = -m[3];
-            }
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                V<T> r[4] = {e[i][0], e[i][1] - e[i][2] + e[i][3], e[i][1] + e[i][2] - e[i][0], -e[i][3]};
-                for (int j = 0; j < 4; j++) at.store(p[i][j] + c, at.load(p[i][j] + c) + r[j]);
-            }
-        });
-    }
-}
-
-// GwG' of [9][a][b]: [16][a][padded b]
-template <class T> void transform_weight(long a, long b, const T* w, T* to) {
-    const T half = 0.5;
-    long row = padded<T>(b), point = a * row;
+// A weight [9][a][b] at the points: [points][a][padded b]
+template <class T, int M> void weight_to_points(long a, long b, const T* w, T* to) {
+    long row = padded<T>(b), point = apart<T>(a, b);
     for (long r = 0; r < a; r++)
         channels<T>(b, [&](long c, auto at) {
-            V<T> e[4][3];
-            const T* q = w + r * b + c;
-            for (int j = 0; j < 3; j++, q += a * b) {
-                V<T> top = at.load(q), middle = at.load(q + 3 * a * b), bottom = at.load(q + 6 * a * b);
-                V<T> sides = half * (top + bottom), centre = half * middle;
-                e[0][j] = top, e[1][j] = sides + centre, e[2][j] = sides - centre, e[3][j] = bottom;
-            }
-            T* o = to + r * row + c;
-            for (int i = 0; i < 4; i++, o += 4 * point) {
-                V<T> sides = half * (e[i][0] + e[i][2]), centre = half * e[i][1];
-                put<T>(o, point, e[i][0], sides + centre, sides - centre, e[i][2]);
-            }
+            both_ways<T, 3, SIDE<M>, Winograd<T, M>::weights>(
+                [&](int i, int j) { return at.load(w + ((3 * i + j) * a + r) * b + c); },
+                [&](int i, int j, V<T> v) { Whole{}.store(to + (SIDE<M> * i + j) * point + r * row + c, v); });
         });
 }
 
-// G'mG, [9][a][b]
-template <class T> void transform_weight_gradient(long a, long b, const T* from, T* w) {
-    const T half = 0.5;
-    long row = padded<T>(b), point = a * row;
+// Back from there to the gradient of a weight
+template <class T, int M> void weight_gradient(long a, long b, const T* from, T* w) {
+    long row = padded<T>(b), point = apart<T>(a, b);
     for (long r = 0; r < a; r++)
         channels<T>(b, [&](long c, auto at) {
-            V<T> e[3][4];
-            const T* q = from + r * row + c;
-            for (int j = 0; j < 4; j++, q += point) {
-                V<T> m[4];
-                for (int i = 0; i < 4; i++) m[i] = Whole{}.load(q + 4 * i * point);
-                V<T> sum = half * (m[1] + m[2]);
-                e[0][j] = m[0] + sum, e[1][j] = half * (m[1] - m[2]), e[2][j] = sum + m[3];
-            }
-            T* o = w + r * b + c;
-            for (int i = 0; i < 3; i++, o += 3 * a * b) {
-                V<T> sum = half * (e[i][1] + e[i][2]);
-                at.store(o, e[i][0] + sum);
-                at.store(o + a * b, half * (e[i][1] - e[i][2]));
-                at.store(o + 2 * a * b, sum + e[i][3]);
-            }
+            both_ways<T, SIDE<M>, 3, Winograd<T, M>::weight_gradients>(
+                [&](int i, int j) { return Whole{}.load(from + (SIDE<M> * i + j) * point + r * row + c); },
+                [&](int i, int j, V<T> v) { at.store(w + ((3 * i + j) * a + r) * b + c, v); });
         });
 }
 
 // z = x * w, plus x2 * w2 if they are there
-template <class T> void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T* z) {
-    long in = padded<T>(s.in), out = padded<T>(s.out), matrix = s.in * out, most = in > out ? in : out;
-    int terms = x2 ? 2 : 1;
-    Scratch scratch(sizeof(T) * (terms * POINTS * matrix + POINTS * GROUP * (in + out) + 2 * most) + 64 * 5);
-    T* u = scratch.take<T>(terms * POINTS * matrix);
-    T *v = scratch.take<T>(POINTS * GROUP * in), *m = scratch.take<T>(POINTS * GROUP * out);
+template <class T, int M> void convolve(const Maps& s, const T* x, const T* w, const T* x2, const T* w2, T* z) {
+    constexpr long POINTS = raymeta::POINTS<M>, GROUP = raymeta::GROUP<M>;
+    long in = padded<T>(s.in), out = padded<T>(s.out), most = in > out ? in : out, terms = x2 ? 2 : 1;
+    long matrix = apart<T>(s.in, s.out), of_x = POINTS * apart<T>(GROUP, in), of_z = POINTS * apart<T>(GROUP, out);
+    Scratch scratch(sizeof(T) * (terms * POINTS * matrix + of_x + of_z + 2 * most) + 64 * 5);
+    T *u = scratch.take<T>(terms * POINTS * matrix), *v = scratch.take<T>(of_x), *m = scratch.take<T>(of_z);
     T *zeros = scratch.take<T>(most), *nowhere = scratch.take<T>(most);
     std::memset(zeros, 0, sizeof(T) * most);
     const T *maps[2] = {x, x2}, *weights[2] = {w, w2};
-    for (int i = 0; i < terms; i++) transform_weight(s.in, s.out, weights[i], u + i * POINTS * matrix);
-    Tile tile{s};
-    for (long first = 0, group; first < s.tiles(); first += group) {
-        group = std::min(s.tiles() - first, group_of<T>(s.out));
-        for (int i = 0; i < terms; i++) {
-            transform_input(tile, group, s.in, maps[i], zeros, v);
+    for (long i = 0; i < terms; i++) weight_to_points<T, M>(s.in, s.out, weights[i], u + i * POINTS * matrix);
+    Tile<M> tile{s};
+    for (long first = 0, group; first < s.tiles<M>(); first += group) {
+        group = std::min(s.tiles<M>() - first, group_of<T, M>(s.out));
+        for (long i = 0; i < terms; i++) {
+            to_points<T, M, SIDE<M>, Winograd<T, M>::inputs>(tile, group, s.in, maps[i], zeros, v);
             for (long k = 0; k < POINTS; k++)
-                multiply<T>(group, s.in, v + k * group * in, in, 1, u + (i * POINTS + k) * matrix, m + k * group * out,
-                            out, i > 0);
+                multiply<T>(group, s.in, v + k * apart<T>(group, in), in, 1, u + (i * POINTS + k) * matrix,
+                            m + k * apart<T>(group, out), out, i > 0);
         }
-        transform_output(tile, group, s.out, m, z, nowhere);
+        to_map<T, M, M, Winograd<T, M>::results>(tile, group, s.out, m, z, nowhere);
         for (long t = 0; t < group; t++) tile.next();
     }
 }
 
 // The gradients of x and w for dz; a null one is not computed.
-template <class T> void convolve_back(const Maps& s, const T* dz, const T* x, const T* w, T* dx, T* dw) {
-    long in = padded<T>(s.in), out = padded<T>(s.out), most = in > out ? in : out;
-    long forth = s.in * out, back = s.out * in, pairs = s.in * s.out;
-    Scratch scratch(sizeof(T) * (9 * pairs + POINTS * (forth + back) + POINTS * GROUP * (2 * in + out) + 2 * most) +
-                    64 * 8);
+template <class T, int M> void convolve_back(const Maps& s, const T* dz, const T* x, const T* w, T* dx, T* dw) {
+    constexpr long POINTS = raymeta::POINTS<M>, GROUP = raymeta::GROUP<M>;
+    long in = padded<T>(s.in), out = padded<T>(s.out), most = in > out ? in : out, pairs = s.in * s.out;
+    long forth = apart<T>(s.in, s.out), back = apart<T>(s.out, s.in);
+    long of_x = POINTS * apart<T>(GROUP, in), of_z = POINTS * apart<T>(GROUP, out);
+    Scratch scratch(sizeof(T) * (9 * pairs + POINTS * (forth + back) + 2 * of_x + of_z + 2 * most) + 64 * 8);
     T *turned = scratch.take<T>(9 * pairs), *u = scratch.take<T>(POINTS * back), *d = scratch.take<T>(POINTS * forth);
-    T *v = scratch.take<T>(POINTS * GROUP * in), *y = scratch.take<T>(POINTS * GROUP * out);
-    T *m = scratch.take<T>(POINTS * GROUP * in), *zeros = scratch.take<T>(most), *nowhere = scratch.take<T>(most);
+    T *v = scratch.take<T>(of_x), *m = scratch.take<T>(of_x), *y = scratch.take<T>(of_z);
+    T *zeros = scratch.take<T>(most), *nowhere = scratch.take<T>(most);
     std::memset(zeros, 0, sizeof(T) * most);
     if (dx) {
         for (int k = 0; k < 9; k++) transpose(s.in, s.out, w + k * pairs, turned + k * pairs);
-        transform_weight(s.out, s.in, turned, u);
+        weight_to_points<T, M>(s.out, s.in, turned, u);
         std::memset(dx, 0, sizeof(T) * s.n * s.h * s.w * s.in);
         std::memset(nowhere, 0, sizeof(T) * most);
     }
     if (dw) std::memset(d, 0, sizeof(T) * POINTS * forth);
-    Tile tile{s};
-    for (long first = 0, group; first < s.tiles(); first += group) {
-        group = std::min(s.tiles() - first, group_of<T>(s.out));
-        transform_cotangent(tile, group, s.out, dz, zeros, y);
-        if (dw) transform_input(tile, group, s.in, x, zeros, v);
+    Tile<M> tile{s};
+    for (long first = 0, group; first < s.tiles<M>(); first += group) {
+        group = std::min(s.tiles<M>() - first, group_of<T, M>(s.out));
+        to_points<T, M, M, Winograd<T, M>::cotangents>(tile, group, s.out, dz, zeros, y);
+        if (dw) to_points<T, M, SIDE<M>, Winograd<T, M>::inputs>(tile, group, s.in, x, zeros, v);
         for (long k = 0; k < POINTS; k++) {
-            const T* of = y + k * group * out;
-            if (dx) multiply<T>(group, s.out, of, out, 1, u + k * back, m + k * group * in, in, false);
-            if (dw) multiply<T>(s.in, group, v + k * group * in, 1, in, of, d + k * forth, out, true);
+            const T* of = y + k * apart<T>(group, out);
+            if (dx) multiply<T>(group, s.out, of, out, 1, u + k * back, m + k * apart<T>(group, in), in, false);
+            if (dw) multiply<T>(s.in, group, v + k * apart<T>(group, in), 1, in, of, d + k * forth, out, true);
         }
-        if (dx) transform_gradient(tile, group, s.in, m, dx, nowhere);
+        if (dx) to_map<T, M, SIDE<M>, Winograd<T, M>::gradients>(tile, group, s.in, m, dx, nowhere);
         for (long t = 0; t < group; t++) tile.next();
     }
-    if (dw) transform_weight_gradient(s.in, s.out, d, dw);
+    if (dw) weight_gradient<T, M>(s.in, s.out, d, dw);
 }
 
 }  // namespace raymeta

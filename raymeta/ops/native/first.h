@@ -148,8 +148,10 @@ template <class T> void moments(const Images& x, const T* images, double* of_tap
             I<T> all = I<T>{} == 0, last_ones = all;  // a row's last vector goes back over what was counted
             for (long i = 0; i < L - width % L; i++) last_ones[i] = 0;
             for (long j = 0; j + L <= width; j += L) add(j, whole, all);
-            if (width < L) add(0, Rest{width}, all);
-            else if (width % L) add(width - L, whole, last_ones);
+            if (width < L)
+                add(0, Rest{width}, all);
+            else if (width % L)
+                add(width - L, whole, last_ones);
         }
         for (long i = 0; i < sums * L; i++) wide[i] += single[i], single[i] = 0;
     }
@@ -170,22 +172,24 @@ template <class T> void moments(const Images& x, const T* images, double* of_tap
 struct Fold {
     long taps, c;
     double eps;
+    template <class F> void each(F f) const {
+        for (long k = 0; k < taps; k++)
+            for (long channel = 0; channel < c; channel++) f(k, channel, k * c + channel);
+    }
 };
 
 // C w, [taps][c]
 template <class T> std::unique_ptr<double[]> spread_by(const Fold& s, const T* covariance, const T* w) {
     auto found = std::make_unique<double[]>(s.taps * s.c);
     for (long k = 0; k < s.taps; k++)
-        for (long l = 0; l < s.taps; l++)
-            for (long c = 0; c < s.c; c++) found[k * s.c + c] += double(covariance[k * s.taps + l]) * w[l * s.c + c];
+        s.each([&](long l, long c, long o) { found[k * s.c + c] += double(covariance[k * s.taps + l]) * w[o]; });
     return found;
 }
 
 // a.b for every channel; with ONE a has a single column for all of them
 template <bool ONE = false, class A, class B> std::unique_ptr<double[]> dot(const Fold& s, const A* a, const B* b) {
     auto found = std::make_unique<double[]>(s.c);
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) found[c] += double(ONE ? a[k] : a[k * s.c + c]) * b[k * s.c + c];
+    s.each([&](long k, long c, long o) { found[c] += double(ONE ? a[k] : a[o]) * b[o]; });
     return found;
 }
 
@@ -197,15 +201,13 @@ void fold(const Fold& s, const T* mean, const T* covariance, const T* w, const T
         inverse[c] = 1 / std::sqrt((variance[c] < 0 ? 0 : variance[c]) + s.eps);
         offset[c] = shift[c] - scale[c] * inverse[c] * level[c];
     }
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) matrix[k * s.c + c] = scale[c] * inverse[c] * w[k * s.c + c];
+    s.each([&](long, long c, long o) { matrix[o] = scale[c] * inverse[c] * w[o]; });
 }
 
 // r = p - q m
 template <class T> std::unique_ptr<double[]> rest_of(const Fold& s, const T* mean, const T* p, const T* q) {
     auto found = std::make_unique<double[]>(s.taps * s.c);
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) found[k * s.c + c] = p[k * s.c + c] - double(q[c]) * mean[k];
+    s.each([&](long k, long c, long o) { found[o] = p[o] - double(q[c]) * mean[k]; });
     return found;
 }
 
@@ -214,11 +216,9 @@ void fold_back(const Fold& s, const T* mean, const T* covariance, const T* w, co
                const T* p, const T* q, T* of_w, T* of_scale) {
     auto cw = spread_by(s, covariance, w), r = rest_of(s, mean, p, q), t = dot(s, r.get(), w);
     for (long c = 0; c < s.c; c++) of_scale[c] = inverse[c] * t[c];
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) {
-            long o = k * s.c + c;
-            of_w[o] = scale[c] * inverse[c] * (r[o] - inverse[c] * inverse[c] * t[c] * cw[o]);
-        }
+    s.each([&](long, long c, long o) {
+        of_w[o] = scale[c] * inverse[c] * (r[o] - inverse[c] * inverse[c] * t[c] * cw[o]);
+    });
 }
 
 // For cotangents uw and us of what `fold_back` gives (null: 0) the gradients of p, q, w and scale: those of
@@ -237,13 +237,11 @@ void fold_twice(const Fold& s, const T* mean, const T* covariance, const T* w, c
         slant[c] = us[c] * i - g * cube * e[c];
         bend[c] = -cube * (g * d[c] - 3 * g * i * i * t[c] * e[c] + us[c] * t[c]);
     }
-    for (long k = 0; k < s.taps; k++)
-        for (long c = 0; c < s.c; c++) {
-            long o = k * s.c + c;
-            double i = inverse[c], g = scale[c];
-            of_p[o] = g * i * uw[o] + slant[c] * w[o];
-            of_w[o] = bend[c] * cw[o] - g * i * i * i * t[c] * cu[o] + slant[c] * r[o];
-        }
+    s.each([&](long, long c, long o) {
+        double i = inverse[c], g = scale[c];
+        of_p[o] = g * i * uw[o] + slant[c] * w[o];
+        of_w[o] = bend[c] * cw[o] - g * i * i * i * t[c] * cu[o] + slant[c] * r[o];
+    });
     auto level = dot<true>(s, mean, of_p);
     for (long c = 0; c < s.c; c++) of_q[c] = -level[c];
 }

@@ -6,16 +6,18 @@
 using T = NUMBER;
 using Codes = std::uint8_t;
 
-// The arguments of the kernels of tail.h and first.h begin with sizes and the activation's slope; the size of the
-// pooling's windows is known when they are compiled.
-#define BY_SIDE(pool, call)     \
-    if (pool) {                 \
-        constexpr int SIDE = 2; \
-        call;                   \
-        return;                 \
-    }                           \
-    constexpr int SIDE = 1;     \
+// What is known when a kernel is compiled: the tiles of a convolution, the size of the pooling's windows
+#define CHOOSE(name, condition, yes, no, call) \
+    if (condition) {                           \
+        constexpr int name = yes;              \
+        call;                                  \
+        return;                                \
+    }                                          \
+    constexpr int name = no;                   \
     call;
+#define BY_SIDE(pool, call) CHOOSE(SIDE, pool, 2, 1, call)
+#define MAPS raymeta::Maps({s[0], s[1], s[2], s[3], s[4], s[5], s[6]})
+// The arguments of the kernels of tail.h and first.h begin with sizes and the activation's slope.
 #define TAIL raymeta::Tail({s[0], s[1], s[2], s[3], s[4] != 0, slope})
 #define IMAGES raymeta::Images({s[0], s[1], s[2], s[3]})
 #define RESULTS IMAGES.results(s[4], s[5], slope)
@@ -23,11 +25,11 @@ using Codes = std::uint8_t;
 extern "C" {
 
 void convolve(const long* s, const T* x, const T* w, const T* x2, const T* w2, T* z) {
-    raymeta::convolve<T>({s[0], s[1], s[2], s[3], s[4], s[5]}, x, w, x2, w2, z);
+    CHOOSE(M, MAPS.by_fours(), 4, 2, (raymeta::convolve<T, M>(MAPS, x, w, x2, w2, z)))
 }
 
 void convolve_back(const long* s, const T* dz, const T* x, const T* w, T* dx, T* dw) {
-    raymeta::convolve_back<T>({s[0], s[1], s[2], s[3], s[4], s[5]}, dz, x, w, dx, dw);
+    CHOOSE(M, MAPS.by_fours(), 4, 2, (raymeta::convolve_back<T, M>(MAPS, dz, x, w, dx, dw)))
 }
 
 void statistics(const long* s, double eps, const T* z, T* mean, T* inverse) {

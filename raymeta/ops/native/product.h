@@ -4,18 +4,13 @@
 
 namespace raymeta {
 
-// Rows that a product of so many columns of vectors keeps in registers
-constexpr int rows_of(int columns) {
-#if defined(__AVX512F__)
-    return columns == 4 ? 6 : columns == 1 ? 16 : 8;
-#else
-    return columns == 2 ? 6 : 12;
-#endif
-}
+// Columns of vectors of a product, and the rows that it keeps in registers with so many of them
 #if defined(__AVX512F__)
 constexpr int COLUMNS = 4;
+constexpr int rows_of(int columns) { return columns == 4 ? 6 : columns == 1 ? 16 : 8; }
 #else
 constexpr int COLUMNS = 2;
+constexpr int rows_of(int columns) { return columns == 2 ? 6 : 12; }
 #endif
 
 // c[r][n] (+)= sum over k of a[r * row + k * step] * b[k][n], for R rows, without the first `done`, and C vectors

@@ -13,6 +13,8 @@ are kept byte for byte, others become PNG; Meta-Dataset makes JPEG of those.
 """
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -64,23 +66,28 @@ def convert(name: str, root: Path, out: Path, progress: Progress, spec: Path | N
             f"{', '.join(one for one in SOURCES if one != NOT_READ)}, or a name of your own"
         )
     classes, about = _classes(name, root, spec)
+    making = out / f".{name}-unfinished"  # of a process that was killed, too
     try:
-        folder.mkdir(parents=True)
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
         every = [one for split in SPLITS for one in classes[split]]
         files = _Files(every)
         for number, one in enumerate(every):
             images = files.of(one) if one.read is None else one.read()
             payloads = (example({"image": image, "label": number}) for image in images)
-            write_records(folder / f"{number}.tfrecords", payloads)
+            write_records(making / f"{number}.tfrecords", payloads)
             progress(number + 1, len(every))
         written = {
             "name": name, **about, "class_names": {str(number): one.name for number, one in enumerate(every)},
             "images_per_class": {str(number): one.images for number, one in enumerate(every)},
             "path": str(folder), "file_pattern": "{}.tfrecords",
         }  # fmt: skip
-        (folder / FILE).write_text(json.dumps(written, indent=1), encoding="utf-8")
+        (making / FILE).write_text(json.dumps(written, indent=1), encoding="utf-8")
+        making.rename(folder)
     except OSError as error:
         raise UserError(f"{shown(folder)}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     return folder
 
 
@@ -139,14 +146,15 @@ def _omniglot(root: Path) -> tuple[dict[Split, list[Raw]], dict[str, Any]]:
 
 
 def _folders(root: Path, *, numbered: bool = False) -> OfClass:
-    """Classes that are folders, by their names or, as traffic signs', by numbers of five digits."""
+    """Classes that are folders, by their names or, as traffic signs', by the numbers that these begin with."""
     tree = tree_at(root, [])
     inside: dict[str, list[str]] = {}
     for path in tree.pictures:
         inside.setdefault(path.rpartition("/")[0].rpartition("/")[2], []).append(path)
 
     def of_class(name: str) -> Raw:
-        folder = f"{int(name):05d}" if numbered else name
+        number = re.match(r"\d+", name) if numbered else None
+        folder = f"{int(number[0]):05d}" if number else name
         if folder not in inside:
             raise UserError(f"{shown(tree.source)}: no folder '{folder}' of pictures: {suggest(folder, inside)}")
         return files(tree, name, inside[folder])
@@ -161,8 +169,8 @@ def _quickdraw(root: Path) -> OfClass:
             drawings = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{shown(path)}: not a file of drawings: {error}") from error
-        side = round(drawings.shape[-1] ** 0.5)
-        if drawings.ndim != 2 or drawings.dtype != np.uint8 or side**2 != drawings.shape[1]:
+        side = round(drawings.shape[1] ** 0.5) if drawings.ndim == 2 else 0
+        if drawings.dtype != np.uint8 or drawings.shape[1:] != (side**2,):
             raise UserError(f"{shown(path)}: found {drawings.dtype} {list(drawings.shape)}: expected uint8 [n, side²]")
         return Raw(name, len(drawings), lambda: (png(Image.fromarray(one.reshape(side, side))) for one in drawings))
 
@@ -179,13 +187,20 @@ def _aircraft(root: Path) -> OfClass:
     texts = {path.rpartition("/")[2]: text.decode() for path, text in
              tree.read([paths[name] for name in (*lists, "images_box.txt")])}  # fmt: skip
     boxes: dict[str, Box] = {}
-    for line in filter(None, texts["images_box.txt"].splitlines()):
-        number, left, top, right, bottom = line.split()
-        boxes[number] = (int(left) - 1, int(top) - 1, int(right), int(bottom))
+    for count, line in enumerate(texts["images_box.txt"].splitlines(), start=1):
+        words = line.split()
+        if words and (len(words) != 5 or not all(word.isdecimal() for word in words)):
+            raise UserError(f"{shown(tree.source)}: images_box.txt, line {count}: found '{line}': expected 5 numbers")
+        if words:
+            left, top, right, bottom = map(int, words[1:])
+            boxes[words[0]] = (left - 1, top - 1, right, bottom)
     classes: dict[str, list[str]] = {}
     for name in lists:
         for line in filter(None, texts[name].splitlines()):
             number, _, variant = line.partition(" ")
+            if number not in boxes or f"{number}.jpg" not in paths:
+                lacks = "no box in images_box.txt" if number not in boxes else f"no {number}.jpg"
+                raise UserError(f"{shown(tree.source)}: {name} names {number}, but there is {lacks}")
             classes.setdefault(variant.strip(), []).append(number)
 
     def of_class(name: str) -> Raw:

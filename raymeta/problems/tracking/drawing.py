@@ -13,7 +13,7 @@ from raymeta.problems.tracking.boxes import Array
 from raymeta.storage.outputs import write_output
 
 if TYPE_CHECKING:
-    from raymeta.problems.tracking.tracking import Tracking
+    from raymeta.problems.tracking.sequenced import Sequenced
 
 ROWS, COLUMNS = 5, 6
 TRUTH, FOUND, LOST = "#ffffff", "#f2c230", "#e8402a"
@@ -21,19 +21,22 @@ TRUTH, FOUND, LOST = "#ffffff", "#f2c230", "#e8402a"
 
 def draw_frame(axis: Any, frame: Image.Image, *boxes: tuple[Array, str]) -> None:
     """A frame with boxes in colours; those that are NaN are left out."""
-    from matplotlib.patches import Rectangle
-
     axis.imshow(np.asarray(frame), interpolation="antialiased")
     for box, colour in boxes:
         if not np.isnan(box).any():
-            axis.add_patch(
-                Rectangle((box[0] - 0.5, box[1] - 0.5), box[2], box[3], fill=False, edgecolor=colour, linewidth=1.2)
-            )
+            draw_box(axis, box, colour)
     axis.set(xticks=[], yticks=[], xlim=(-0.5, frame.width - 0.5), ylim=(frame.height - 0.5, -0.5))
     axis.spines[:].set_visible(False)
 
 
-def draw_clips(problem: "Tracking", path: Path) -> None:
+def draw_box(axis: Any, box: Array, colour: str) -> None:
+    """The outline of a box in pixels."""
+    from matplotlib.patches import Rectangle
+
+    axis.add_patch(Rectangle((box[0] - 0.5, box[1] - 0.5), box[2], box[3], fill=False, edgecolor=colour, linewidth=1.2))
+
+
+def draw_clips(problem: "Sequenced", path: Path) -> None:
     """Write a picture of some training and validation sequences, a row each, with the target's boxes.
 
     Raises:

@@ -1,4 +1,6 @@
-"""VGG-M's convolutions from a file that the user has: MatConvNet's `imagenet-vgg-m.mat`, or a state dict of torch's."""
+"""Convolutions of a VGG network from a file that the user has: MatConvNet's `imagenet-vgg-m.mat` or
+`imagenet-vgg-verydeep-16.mat`, or a state dict of torch's.
+"""
 
 import pickle
 from pathlib import Path
@@ -10,11 +12,9 @@ from torch import Tensor
 from raymeta.errors import UserError, shown
 from raymeta.storage.files import missing
 
-COUNT = 3
 
-
-def vgg_m(path: Path) -> list[tuple[Tensor, Tensor]]:
-    """Weights and biases of the first three convolutions.
+def convolutions(path: Path, count: int, network: str) -> list[tuple[Tensor, Tensor]]:
+    """Weights and biases of a network's first convolutions, in their order.
 
     Raises:
         UserError: the file is not there, or is no such file.
@@ -22,9 +22,11 @@ def vgg_m(path: Path) -> list[tuple[Tensor, Tensor]]:
     if not path.is_file():
         raise missing(path)
     found = _matlab(path) if path.suffix == ".mat" else _torch(path)
-    if len(found) < COUNT:
-        raise UserError(f"{shown(path)}: has {len(found)} convolutions: expected VGG-M's, of which three are used")
-    return found[:COUNT]
+    if len(found) < count:
+        raise UserError(
+            f"{shown(path)}: has {len(found)} convolutions: expected {network}'s, of which {count} are used"
+        )
+    return found[:count]
 
 
 def _matlab(path: Path) -> list[tuple[Tensor, Tensor]]:

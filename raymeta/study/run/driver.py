@@ -21,6 +21,7 @@ from raymeta.study.run.searcher import RecordSearcher
 from raymeta.study.run.tracker import Tracker
 from raymeta.training.saving import ask_to_save
 
+LOOK_S = 5.0  # between two looks at where fleets are
 ROUND_KEYS = ("outer_steps", "train_loss", "val_ci95", "val_loss", "diverged", "seconds", "hostname")
 
 
@@ -54,6 +55,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
         self.searcher = searcher
         self._retries, self._watch = Retries(), Watch(record.plan.study.hung_after_s)
         self._killed: dict[int, str] = {}  # trials whose worker was taken for hung, with the reason
+        self._looked = time.monotonic()
         self._warmed = False  # workers for the finalists are on their way
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,6 +79,8 @@ class Driver(tune.Callback):  # type: ignore[misc]
             metrics["last"] = True  # in the same line as the round, so that nobody who goes on decides anew
         if self.record.add_round(number, metrics | {"at": time.time()}):
             self.session.worked(metrics["seconds"])
+        if self.searcher.fleets:
+            self.searcher.fleets.heard(number, metrics["outer_steps"])
         if note := result.get("note"):
             self.progress.say(f"trial {number}: {note}")
         self.tracker.update(number)
@@ -94,6 +98,8 @@ class Driver(tune.Callback):  # type: ignore[misc]
         number = _number(trial)
         if self.session.closing:  # its worker may have heard the same signal; the trial goes on with `resume`
             return
+        if self.searcher.fleets:
+            self.searcher.fleets.release(number)
         failure = failure_of(_error_of(trial))
         if reason := self._killed.pop(number, None):
             failure = failure._replace(reason=reason)
@@ -110,24 +116,29 @@ class Driver(tune.Callback):  # type: ignore[misc]
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         """Kill the workers that have been silent for too long; their trials are then handed out again."""
         self.session.look()
+        if self.searcher.fleets and time.monotonic() > self._looked + LOOK_S:
+            self._looked = time.monotonic()
+            self.searcher.fleets.look()
         if self.session.saving:
             self.session.saving = False
             for trial in trials:
                 if trial.status == Trial.RUNNING:
                     ask_to_save(self.record.trial_folder(_number(trial)))
         for trial, reason in self._watch.hung(lambda trial: self.record.trial_folder(_number(trial))):
-            if (actor := trial.temporary_state.ray_actor) is None:
+            if self.searcher.fleets:  # it is the fleet that is silent, and Ray asks it again
+                self._watch.reported(trial)
+                self.progress.say(f"trial {_number(trial)}: {reason}; its fleet is started again")
+                self.searcher.fleets.kill(_number(trial))
+            elif (actor := trial.temporary_state.ray_actor) is None:
                 self._watch.reported(trial)
             else:
                 self._killed[_number(trial)] = reason
                 ray.kill(actor)
-                if self.searcher.fleets:  # it is the fleet that is silent
-                    self.searcher.fleets.kill(_number(trial))
 
     def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
         self.record.finish(number, state, reason)
         if self.searcher.fleets:
-            self.searcher.fleets.ended(number)
+            self.searcher.fleets.release(number)
         self.progress.update()
         self.tracker.update(number)
         finalists = self.record.plan.study.finalists and not on_cluster()

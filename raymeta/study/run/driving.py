@@ -14,7 +14,7 @@ from pathlib import Path
 from raymeta.errors import Interrupted, RunFailed, UserError
 from raymeta.installed import child_environment
 from raymeta.problems.images.reading.remote import Root
-from raymeta.study.machines.fleet.fleets import THIN_TRIALS
+from raymeta.study.machines.fleet.fleets import FLEET
 from raymeta.study.machines.packing import Pack, largest, take_slots
 from raymeta.study.machines.resources import TRIALS, Slots, stop_ray
 from raymeta.study.machines.session import INTERRUPTED, TERMINATED, Session
@@ -42,7 +42,7 @@ class How:
     def start(self, plan: Plan) -> Slots:
         """Ray, and the machines of its cluster if it is one, made ready for the trials of a plan."""
         try:
-            preload = THIN_TRIALS if lanes_of(plan.base, gpu=False) else TRIALS
+            preload = FLEET if lanes_of(plan.base, gpu=False) else TRIALS
             given = take_slots(self.slots, self.pack, lambda: largest(plan), preload)
             from raymeta.study.machines.nodes import prepare_kernels, prepare_nodes
 

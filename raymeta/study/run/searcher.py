@@ -75,8 +75,8 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         }
         config = self.record.config(trial)
         if self.fleets:
-            place = {key: place[key] for key in ("trial", "folder", "known")}
-            place["fleet"] = self.fleets.place(trial.number, config)
+            place = {key: place[key] for key in ("trial", "folder")}
+            self.fleets.place(trial.number, config, trial.outer_steps)
         return {**config.as_dict(), "study": place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

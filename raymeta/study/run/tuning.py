@@ -12,7 +12,7 @@ from ray import tune
 
 from raymeta.report.live.progress import Progress
 from raymeta.study.machines.fleet.fleets import Fleets
-from raymeta.study.machines.fleet.thin import FleetTrial
+from raymeta.study.machines.fleet.seats import FleetTrial, seated
 from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
@@ -54,7 +54,8 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
         ),
     )
     try:
-        with patched(TUNE), _settings(count), progress:
+        patches = [*TUNE, *seated(fleets)] if fleets else TUNE
+        with patched(patches), _settings(count), progress:
             tuner.fit()
     finally:
         if fleets:

@@ -63,7 +63,7 @@ def test_traffic_signs_by_number_and_other_kinds_of_pictures_as_png(tmp_path: Pa
     for number in range(2):
         (raw / "Images" / f"{number:05d}").mkdir(parents=True)
         Image.fromarray(picture("signs", number, 0)).save(raw / "Images" / f"{number:05d}" / "00000_00000.ppm")
-    published = spec(tmp_path / "specs", "traffic_sign", ["0", "1"], [1, 1])
+    published = spec(tmp_path / "specs", "traffic_sign", ["0", "01.speed_limit_30"], [1, 1])
     data.convert("traffic_sign", raw, tmp_path / "records", spec=published, quiet=True)
     task = {"problem": "metadataset", "sources": ["mine"], "tests": ["traffic_sign"], "size": 12}
     problem = open_problem(task_section(task))
@@ -96,6 +96,40 @@ def test_drawings_and_boxes(tmp_path: Path, cache: Path) -> None:
     images = packed(tmp_path / "records", "aircraft").images
     assert np.array_equal(images[0], whole[:12, :12].transpose(2, 0, 1))
     assert np.array_equal(images[1], whole[4:16, 2:14].transpose(2, 0, 1))
+    for boxes, sentence in (
+        (
+            "0000001 3 5 14 16\n\n0000002 1 1 12\n",
+            r"images_box.txt, line 3: found '0000002 1 1 12': expected 5 numbers$",
+        ),
+        ("0000001 3 5 14 16\n", r"images_variant_test.txt names 0000002, but there is no box in images_box.txt$"),
+    ):
+        (planes / "images_box.txt").write_text(boxes)
+        with pytest.raises(UserError, match=sentence):
+            data.convert("aircraft", tmp_path, tmp_path / "more", spec=published, quiet=True)
+
+
+def test_what_is_not_finished_is_not_there(tmp_path: Path, cache: Path) -> None:
+    """Neither after a picture that can't be read nor after a process that was killed."""
+    raw, out = tmp_path / "raw", tmp_path / "records"
+    for split, content in (
+        ("train", encoded(picture("mine", 0, 0))),
+        ("val", encoded(picture("mine", 1, 0))),
+        ("test", b"P"),
+    ):
+        (raw / split / f"kind of {split}").mkdir(parents=True)
+        (raw / split / f"kind of {split}" / "1.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"1\.png is not an image that can be read$"):
+        data.convert("mine", raw, out, quiet=True)
+    assert list(out.iterdir()) == []
+    (out / ".mine-unfinished").mkdir()
+    (out / ".mine-unfinished" / "7.tfrecords").write_bytes(b"of a killed process")
+    (raw / "test" / "kind of test" / "1.png").write_bytes(encoded(picture("mine", 2, 0)))
+    data.convert("mine", raw, out, quiet=True)
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    assert sorted(path.name for path in (out / "mine").iterdir()) == [
+        *(f"{n}.tfrecords" for n in range(3)),
+        "dataset_spec.json",
+    ]
 
 
 def test_a_data_set_of_ones_own_has_the_split_of_its_folders(tmp_path: Path, cache: Path) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raymeta.problems.tracking.boxes import Draw, Way, drawn, overlap, repeated, sampled
-from raymeta.problems.tracking.regression import BoxRegression, moved, moves
 from raymeta.problems.tracking.scores import CEILING, followed
+from raymeta.problems.tracking.sdnet.regression import BoxRegression, moved, moves
 from raymeta.problems.uniforms import Uniforms
 
 SIDES = st.integers(1, 30)

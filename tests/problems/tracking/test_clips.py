@@ -11,8 +11,8 @@ from raymeta.errors import UserError
 from raymeta.problem import open_problem
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.tracking.clips import clips_of
-from raymeta.problems.tracking.datasets import Sequences
-from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.problems.tracking.sdnet.datasets import Sequences
+from raymeta.problems.tracking.sdnet.problem import TrackingTask
 
 
 def frames(folder: Path, count: int, size: tuple[int, int] = (60, 40), first: int = 1, width: int = 4) -> None:

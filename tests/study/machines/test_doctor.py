@@ -128,7 +128,7 @@ def test_gpus_that_torch_does_not_see() -> None:
 def test_it_says_whose_kernels_the_blocks_of_a_config_run_on(glyphs: ImageDataset) -> None:
     need_kernels()
     whole = dict.fromkeys(("block1", "block2", "block3", "block4"), "native, as one operation")
-    assert explain("maml", "glyphs-5w1s") == {"kernels": "native (engine.kernels: auto)"} | whole
+    assert explain("maml", "glyphs-5w1s") == {"kernels": "native (engine.kernels: auto, engine.tiles: 2)"} | whole
     changed = explain("maml+metadropout", "glyphs-5w1s")
     assert changed["block1"].startswith("convolution torch, norm native")
     assert changed["block2"].startswith("convolution native, norm native")

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from raymeta.config import parse_trial
+from raymeta.config import TrialConfig, parse_trial
 from raymeta.errors import UserError
-from raymeta.schema import merge
+from raymeta.schema import merge, parse_overrides
 from raymeta.study.machines.fleet.crew import Answer, Crew
-from raymeta.study.machines.fleet.fleets import Fleets
+from raymeta.study.machines.fleet.fleets import Fleets, _Fleet
 from raymeta.study.machines.resources import Slots
 from raymeta.testing import small_trial
 from raymeta.training.lanes import Lanes, lanes_of
@@ -125,14 +125,19 @@ def test_a_trial_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
 
 
 def test_trials_go_where_their_structure_is() -> None:
-    fleets = Fleets(Slots(2, 1.0, 0.0), 8, names=["a", "b"])
+    fleets = Fleets(Slots(2, 1.0, 0.0), 8, [_Fleet("a", None), _Fleet("b", None)])
     one, other = (parse_trial(config(seed)) for seed in range(2))
-    assert [fleets.place(n, one) for n in range(4)] == ["a"] * 4
-    assert fleets.place(4, one) == "b"  # which has nothing to do
-    assert [fleets.place(n, other) for n in range(5, 8)] == ["b"] * 3
+
+    def place(trial: int, config: TrialConfig) -> Any:
+        fleets.place(trial, config, 0)
+        return fleets._places[trial].fleet.actor
+
+    assert [place(n, one) for n in range(4)] == ["a"] * 4
+    assert place(4, one) == "b"  # which has nothing to do
+    assert [place(n, other) for n in range(5, 8)] == ["b"] * 3
     for n in range(3):
-        fleets.ended(n)
-    assert fleets.place(8, other) == "b"
+        del fleets._places[n]
+    assert place(8, other) == "b"
     assert fleets.count == 16
     assert fleets.per_trial == {"cpu": pytest.approx(0.05)}
 
@@ -145,6 +150,7 @@ def test_how_many_lanes(lanes: Any, gpu: bool, most: int) -> None:
 
 
 def test_other_lanes_are_refused() -> None:
-    for lanes in (1, "many", 2.5):
+    assert parse_trial(config(0, engine=parse_overrides(["lanes=off"]))).engine.lanes == "off"
+    for lanes in (1, "many", 2.5, True):
         with pytest.raises(UserError, match=r"engine.lanes: found .*; allowed: auto, off, 2 or more"):
             parse_trial(config(0, engine={"lanes": lanes}))

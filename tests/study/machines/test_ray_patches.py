@@ -12,9 +12,13 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
 
+from raymeta.study.machines.fleet.fleets import Fleets
+from raymeta.study.machines.fleet.seats import seated
 from raymeta.study.machines.ray_patches import START, TUNE, Patch, patched
+from raymeta.study.machines.resources import Slots
 
-BY_NAME = pytest.mark.parametrize("patch", [*TUNE, *START], ids=lambda patch: patch.where)
+SEATED = seated(Fleets(Slots(1, 1.0, 0.0), 8))
+BY_NAME = pytest.mark.parametrize("patch", [*TUNE, *START, *SEATED], ids=lambda patch: patch.where)
 
 
 @BY_NAME

@@ -24,7 +24,8 @@ OF_ALL = (  # settings that the lines must give of every row
 )  # fmt: skip
 
 OF_FILES = {
-    "dropgrad-tracking": r"^.*model\.weights: found none, but sdnet of size vgg-m starts from those of VGG-M: name "
+    "dropgrad-crest": r"^.*model\.weights: found none, but crest of size vgg-16 starts from those of VGG-16: name ",
+    "dropgrad-tracking": r"^.*model\.weights: found none, but sdnet of size vgg-m starts from those of VGG-M: name ",
 }
 
 

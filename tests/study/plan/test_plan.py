@@ -221,9 +221,9 @@ WRONG = [
     (("maml+dropgrad+dropgrad",), "'maml+dropgrad+dropgrad': the regularizer 'dropgrad' is given twice"),
     (
         ("maml", "glyps-5w1s"),
-        "unknown data set 'glyps': did you mean 'glyphs'? (allowed: ant-dir, cifarfs, cub, fc100, folder, glyphs, "
-        "halfcheetah-dir, images, metadataset, miniimagenet, navigation2d, objectnet3d, omniglot, pascal3d, sequences, "
-        "shapes3d, sinusoid, sprites, tieredimagenet, tracking, viewpoint, views)",
+        "unknown data set 'glyps': did you mean 'glyphs'? (allowed: ant-dir, cifarfs, crest, cub, fc100, folder, "
+        "glyphs, halfcheetah-dir, images, metadataset, miniimagenet, navigation2d, objectnet3d, omniglot, pascal3d, "
+        "sequences, shapes3d, sinusoid, sprites, tieredimagenet, tracking, viewpoint, views)",
     ),
     (
         ("maml", None, "smok"),

@@ -1,1 +1,1 @@
-"""Trials as lanes behind Ray Tune: a fleet computes the rounds of many, and a trial's own actor only asks it."""
+"""Trials as lanes behind Ray Tune: a fleet computes the rounds of many, and no trial has a process of its own."""

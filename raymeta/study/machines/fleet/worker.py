@@ -1,11 +1,13 @@
 """A fleet: the Ray actor that computes the rounds of many trials."""
 
 import asyncio
+import platform
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import ray
 import torch
 
 from raymeta.study.machines.fleet.crew import Answer, Crew
@@ -40,7 +42,11 @@ class Fleet:
 
         self._inbox.put(ask)
         metrics: dict[str, Any] = await answer
-        return metrics
+        return metrics | {"hostname": platform.node()}
+
+    async def node(self) -> str:
+        """Ray's name of the machine that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     async def release(self, trial: int) -> None:
         """The trial has ended, or goes on elsewhere."""

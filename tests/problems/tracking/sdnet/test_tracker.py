@@ -19,8 +19,9 @@ from raymeta.errors import UserError
 from raymeta.learner import Learner, build_learner
 from raymeta.problem import open_problem
 from raymeta.problems.tracking.boxes import overlap
+from raymeta.problems.tracking.following import track
 from raymeta.problems.tracking.scores import CEILING
-from raymeta.problems.tracking.tracker import Tracker, track
+from raymeta.problems.tracking.sdnet.tracker import SDNetTracker
 from raymeta.report.style import drawn
 from raymeta.training.trainer import Trainer
 
@@ -68,7 +69,7 @@ def test_it_is_the_same_for_a_seed_and_knows_no_noise() -> None:
 
 
 def test_updates_learn_the_connected_layers_alone_and_from_the_hardest() -> None:
-    tracker = Tracker(learner(), red(0), BOX, 0)
+    tracker = SDNetTracker(learner(), red(0), BOX, 0)
     before = {name: weight.clone() for name, weight in tracker._weights.items()}
     rest, near = torch.cat(list(tracker._rest)), torch.cat(list(tracker._found))
 

@@ -12,11 +12,11 @@ from raymeta.config import parse_trial
 from raymeta.errors import UserError
 from raymeta.learner import build_learner
 from raymeta.problem import TestSplitClosed, open_problem, parse_task
-from raymeta.problems.tracking import bank as banks
 from raymeta.problems.tracking import sprites
-from raymeta.problems.tracking.bank import MARGIN, crops
 from raymeta.problems.tracking.boxes import overlap
-from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.problems.tracking.frames import MARGIN, crops
+from raymeta.problems.tracking.sdnet import bank as banks
+from raymeta.problems.tracking.sdnet.problem import TrackingTask
 from raymeta.study.tracking.model import described
 from raymeta.training.trainer import Trainer
 

@@ -16,8 +16,8 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import Learner
 from raymeta.problem import Examples, Task, open_problem
-from raymeta.problems.tracking.net import SDNet, SDNetConfig, normalised
-from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.problems.tracking.sdnet.net import SDNet, SDNetConfig, normalised
+from raymeta.problems.tracking.sdnet.problem import TrackingTask
 
 
 def small(x: Tensor, weights: Weights, step: int = 0, normaliser: Tensor | None = None) -> Tensor:
@@ -180,7 +180,7 @@ def test_files_that_are_no_weights_and_crops_that_are_too_small(tmp_path: Path) 
     for name, sentence in (
         ("x.mat", "not a network of MatConvNet's"),
         ("x.pth", "not a state dict of torch's with kernels and biases"),
-        ("few.pth", "has 1 convolutions: expected VGG-M's, of which three are used"),
+        ("few.pth", "has 1 convolutions: expected VGG-M's, of which 3 are used"),
         ("other.pth", r"its conv1 is \[2, 3, 3, 3\], and VGG-M's is \[96, 3, 7, 7\]"),
     ):
         with pytest.raises(UserError, match=sentence):

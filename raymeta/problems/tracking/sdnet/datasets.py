@@ -13,7 +13,7 @@ from raymeta.problem import SPLITS, Split
 from raymeta.problems.images.reading.trees import Tree
 from raymeta.problems.tracking import sprites
 from raymeta.problems.tracking.clips import Clip, clips_of
-from raymeta.problems.tracking.tracking import Tracking
+from raymeta.problems.tracking.sdnet.problem import Tracking
 
 
 @registry.dataset("sprites")

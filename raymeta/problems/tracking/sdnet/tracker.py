@@ -1,4 +1,4 @@
-"""The tracker: a learner's first inner step on the first frame, then what MetaSDNet's code does frame by frame.
+"""SDNet's tracker: a learner's first inner step on the first frame, then what MetaSDNet's code does frame by frame.
 
 1. First frame: the learner adapts to crops of the target and of the rest, half of these around it, half from the whole
    frame. The convolutions then stay. A ridge regression of boxes is fitted.
@@ -13,8 +13,7 @@ scratch has.
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,12 +26,14 @@ from raymeta.inner import in_evaluation
 from raymeta.learner import Adapted, Learner
 from raymeta.models import Weights
 from raymeta.problem import Examples, Tasks
-from raymeta.problems.tracking.bank import crops
-from raymeta.problems.tracking.boxes import Array, Draw, repeated, sampled, within
-from raymeta.problems.tracking.net import CONNECTED, SDNet
-from raymeta.problems.tracking.regression import BoxRegression
-from raymeta.problems.tracking.tracking import TrackingTask
+from raymeta.problems.tracking.boxes import Array, Draw, repeated, sampled
+from raymeta.problems.tracking.frames import crops
+from raymeta.problems.tracking.sdnet.net import CONNECTED, SDNet
+from raymeta.problems.tracking.sdnet.regression import BoxRegression
 from raymeta.problems.uniforms import Uniforms
+
+if TYPE_CHECKING:
+    from raymeta.problems.tracking.sdnet.problem import TrackingTask
 
 NEAR, WHOLE = Draw("uniform", 1.0, 2.0, high=0.5), Draw("whole", 0.0, 1.2, high=0.5)
 FITTED = Draw("uniform", 0.3, 1.5, low=0.6)
@@ -43,44 +44,7 @@ BATCH = 256  # crops in a pass
 HEAD = ("head.weight", "head.bias")
 
 
-class Track(NamedTuple):
-    """Boxes [T, 4] of every frame, the first as given, and the mean score of each, [T]."""
-
-    boxes: Array
-    scores: Array
-
-
-def track(learner: Learner, frames: int, read: Callable[[int], Image.Image], box: Array, seed: int = 0) -> Track:
-    """Follow a target.
-
-    Args:
-        learner: trained; a gradient learner on the backbone sdnet.
-        frames: T, how many there are.
-        read: number of a frame to the frame.
-        box: x, y, w, h of the target in the first one.
-        seed: of the boxes that are tried.
-
-    Raises:
-        UserError: the learner or its network is of another kind, or the box has no area or lies outside.
-    """
-    first = read(0)
-    if not (np.isfinite(box).all() and (box[2:] > 0).all()):
-        raise UserError(f"--box: found {','.join(f'{one:g}' for one in box)}: expected x,y,w,h with w and h above 0")
-    if not within(box, first.size):
-        raise UserError(
-            f"--box: found {','.join(f'{one:g}' for one in box)}, which lies outside the first frame, of "
-            f"{first.size[0]}x{first.size[1]}"
-        )
-    tracker = Tracker(learner, first, box, seed)
-    boxes, scores = [box], [float("nan")]
-    for number in range(1, frames):
-        found, score = tracker.follow(read(number))
-        boxes.append(found)
-        scores.append(score)
-    return Track(np.stack(boxes), np.array(scores))
-
-
-class Tracker:
+class SDNetTracker:
     """A tracker of one target, made in a first frame; see the module's docstring."""
 
     def __init__(self, learner: Learner, first: Image.Image, box: Array, seed: int) -> None:
@@ -123,7 +87,7 @@ class Tracker:
             self._update()
         return shown, score
 
-    def _adapt(self, first: Image.Image, task: TrackingTask) -> None:
+    def _adapt(self, first: Image.Image, task: "TrackingTask") -> None:
         """One inner loop of the learner's, without noise, on the first frame."""
         size = first.size
         near = sampled(self._chance, POSITIVE, self._box, size, task.positives)

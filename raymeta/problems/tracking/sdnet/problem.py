@@ -8,29 +8,25 @@ The score is balanced accuracy: the mean of the recalls of target and background
 whole sequences is the analysis `tracking` of final runs, and `raymeta predict RUN --frames FOLDER --box x,y,w,h`.
 """
 
-from abc import abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
 from raymeta import registry
 from raymeta.config.sections import TaskConfig
 from raymeta.errors import UserError
+from raymeta.learner import Learner
 from raymeta.metric import Metric
 from raymeta.problem import Bank, Split
-from raymeta.problems.examples import DrawsExamples
-from raymeta.problems.images.reading.given import pixels
-from raymeta.problems.images.reading.pictures import plain, squeezed
 from raymeta.problems.named import NamesDataSet
-from raymeta.problems.tracking.bank import Moments, pixels_of
-from raymeta.problems.tracking.clips import Clip
-from raymeta.problems.tracking.net import GREY
+from raymeta.problems.tracking.boxes import Array
+from raymeta.problems.tracking.sdnet.bank import Crops
+from raymeta.problems.tracking.sdnet.tracker import SDNetTracker
+from raymeta.problems.tracking.sequenced import Sequenced, Tracker
 from raymeta.problems.uniforms import Uniforms
 from raymeta.schema import Section
 
@@ -95,7 +91,7 @@ class TrackingTask(TaskConfig):
 
 
 @registry.problem("tracking")
-class Tracking(NamesDataSet, DrawsExamples):
+class Tracking(NamesDataSet, Sequenced):
     """See the module's docstring. A data set of it is a subclass that says what its sequences are."""
 
     Config: ClassVar[type[TaskConfig]] = TrackingTask
@@ -123,18 +119,6 @@ class Tracking(NamesDataSet, DrawsExamples):
         """No labels: target and rest are no classes among others, and what works on classes has no meaning here."""
         return frozenset({"images"})
 
-    @abstractmethod
-    def count(self, split: Split) -> int:
-        """Sequences of a split.
-
-        Raises:
-            UserError: they are not there or damaged.
-        """
-
-    @abstractmethod
-    def clip(self, split: Split, number: int) -> Clip:
-        """A sequence of a split."""
-
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Cross-entropy of logits [n, 2] with 0 (background) and 1 (target)."""
         return F.cross_entropy(outputs, y, reduction=self.task.reduction)
@@ -143,18 +127,6 @@ class Tracking(NamesDataSet, DrawsExamples):
         """Balanced accuracy, 0 to 1."""
         right = (outputs.argmax(-1) == y).double()
         return torch.stack([right[y == label].mean() for label in (0, 1)]).mean()
-
-    def pixels(self, x: Tensor) -> Tensor:
-        return (x * GREY + GREY).clamp(0, 255) / 255
-
-    def inputs(self, given: Any) -> Tensor:
-        """Crops as pictures of any size; see `raymeta.problems.images.reading.given.pixels`."""
-        found = pixels(given, self.input_shape, lambda image: squeezed(self.task.side)(plain(image)))
-        return pixels_of(list(found.transpose(0, 2, 3, 1)))
-
-    def given(self, x: Tensor) -> NDArray[np.uint8]:
-        """Crops as pictures, uint8 [n, side, side, 3]."""
-        return (255 * self.pixels(x)).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def show_example(self, axis: Any, x: Tensor, y: Tensor, output: Tensor) -> str:
         axis.imshow(self.pixels(x).permute(1, 2, 0).cpu().numpy(), interpolation="antialiased")
@@ -167,15 +139,9 @@ class Tracking(NamesDataSet, DrawsExamples):
     def example(self, y: Tensor, output: Tensor) -> dict[str, Any]:
         return {"target": int(y), "probability": float(output.softmax(-1)[1])}
 
-    def called(self, bank: Bank, number: int) -> str:
-        """The sequence."""
-        return bank.clip(number).name if isinstance(bank, Moments) else ""
-
-    def picture(self, path: Path) -> None:
-        from raymeta.problems.tracking.drawing import draw_clips  # imported here: it needs matplotlib
-
-        draw_clips(self, path)
+    def tracker(self, learner: Learner, first: Image.Image, box: Array, seed: int) -> Tracker:
+        return SDNetTracker(learner, first, box, seed)
 
     def _bank(self, split: Split, seed: int) -> Bank:
         uniforms = Uniforms(self.name, split, seed)
-        return Moments(lambda number: self.clip(split, number), self.count(split), self.task, split, uniforms)
+        return Crops(lambda number: self.clip(split, number), self.count(split), self.task, split, uniforms)

@@ -22,7 +22,8 @@ from raymeta.errors import UserError
 from raymeta.models.backbone import Backbone, refuse_shape
 from raymeta.models.init import BiasLaw, HeadInit, WeightLaw, fill, linear
 from raymeta.models.passes import Pass, Weights
-from raymeta.problems.tracking.vgg import vgg_m
+from raymeta.problems.tracking.frames import GREY
+from raymeta.problems.tracking.vgg import convolutions
 from raymeta.registry import backbone
 from raymeta.schema import Section
 
@@ -47,7 +48,6 @@ SIZES: dict[str, tuple[tuple[Layer, ...], int]] = {
     "small": (tuple(Layer(filters, 3, 1, 1, 2, 2, False) for filters in (16, 32, 64)), 64),
 }
 CONVOLUTIONS, CONNECTED = ("conv1", "conv2", "conv3"), ("fc4", "fc5")
-GREY = 128.0  # inputs are pixels less this, over it; VGG-M's are not divided
 
 
 class SDNetInit(HeadInit):
@@ -88,7 +88,7 @@ class SDNet(Backbone):
                 + (need if config.size == "vgg-m" else "is trained from scratch: leave it out")
             )
         self._layers, units = SIZES[config.size]
-        self._scale = GREY if config.size == "vgg-m" else 1.0
+        self._scale = GREY if config.size == "vgg-m" else 1.0  # VGG-M's pixels are not divided
         channels, side = input_shape[0], input_shape[1]
         for name, layer in zip(CONVOLUTIONS, self._layers, strict=True):
             convolution = nn.Conv2d(channels, layer.filters, layer.kernel)
@@ -140,7 +140,7 @@ class SDNet(Backbone):
         return (*CONVOLUTIONS, *CONNECTED)
 
     def _load(self, path: Path) -> None:
-        for name, (weight, bias) in zip(CONVOLUTIONS, vgg_m(path), strict=True):
+        for name, (weight, bias) in zip(CONVOLUTIONS, convolutions(path, len(CONVOLUTIONS), "VGG-M"), strict=True):
             own: Any = getattr(self, name)
             if weight.shape != own.weight.shape or bias.shape != own.bias.shape:
                 raise UserError(f"{path}: its {name} is {list(weight.shape)}, and VGG-M's is {list(own.weight.shape)}")

@@ -1,0 +1,1 @@
+"""SDNet: crops of target and rest, told apart (MetaSDNet)."""
