@@ -38,7 +38,9 @@ VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two register
 
 def lane_structure(config: TrialConfig) -> tuple[tuple[str, Any], ...]:
     """What trials must have in common to be lanes of one program, hashable."""
-    return tuple(pair for pair in config.structure(mixed=False) if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of")
+    return tuple(
+        pair for pair in config.structure(mixed=False) if not pair[0].startswith(OWN) or pair[0] == "outer.decay_of"
+    )
 
 
 def alone(config: TrialConfig, learner: Learner) -> str:
@@ -254,7 +256,9 @@ class _Program(nn.Module):
             found: Tensor = torch.func.functional_call(of_task, named, (number, *rest))
             return found
 
-        arguments, of_one = ((own, keys, support, query), with_own) if self.per_task else ((keys, support, query), loss_of)
+        arguments, of_one = (
+            ((own, keys, support, query), with_own) if self.per_task else ((keys, support, query), loss_of)
+        )
         if not self.vectorized:
             return torch.stack(for_each(of_one, *arguments, vectorized=False))  # type: ignore[arg-type]
         count = tasks.size

@@ -124,13 +124,18 @@ class DropGrad(Regularizer):
         deviation = ramp * torch.sqrt(numbers.rate / (1 - numbers.rate))
         # In lanes a number is a tensor of all of them: left in float64 it would make the noise float64.
         scales = torch.where(covered & ~binary, deviation, zero).to(dtype)
-        lows, highs = torch.where(binary, zero, one).to(dtype), torch.where(binary, 1 / (1 - rate).to(dtype), one).to(dtype)
+        lows, highs = (
+            torch.where(binary, zero, one).to(dtype),
+            torch.where(binary, 1 / (1 - rate).to(dtype), one).to(dtype),
+        )
         rate = rate.to(dtype)
 
         def changed(name: str, gradient: Tensor, noise: Noise) -> Tensor:
             place = self._places.get(name, -1)
             scale, low, high = scales[place], lows[place], highs[place]
-            return gradient * noise.either(gradient.detach(), lambda u, n: scale * n + torch.where(u >= rate, high, low))
+            return gradient * noise.either(
+                gradient.detach(), lambda u, n: scale * n + torch.where(u >= rate, high, low)
+            )
 
         def on_inner_gradients(gradients: Weights, context: Context) -> Weights:
             assert context.noise is not None
