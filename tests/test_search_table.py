@@ -135,7 +135,7 @@ def test_more_rows_go_on_where_fewer_end(problem: Any) -> None:
     assert all(problem.plan.space.complete(point) for point in points[2:])
 
 
-def test_no_search_reads_test_scores(recorded: Path, tmp_path: Path) -> None:
+def test_no_search_reads_test_scores(problem: Any, recorded: Path, tmp_path: Path) -> None:
     """It finds the same where they are gone and where they are others; only the judge sees them."""
     import shutil
 
@@ -148,7 +148,8 @@ def test_no_search_reads_test_scores(recorded: Path, tmp_path: Path) -> None:
     shutil.rmtree(bare / "closed")
     for path in (other / "closed").iterdir():
         write(path, {"test": 1000 - read(path)["test"]})
-    tables = [Table.load(folder) for folder in (recorded, bare, other)]
+    # With the small problem's plan, whose rungs these trainings reach, or finalists would never be asked for.
+    tables = [replace(Table.load(folder), problem=problem) for folder in (recorded, bare, other)]
     some = [Setting("random", "hyperband"), Setting("PriorBand-like", "lenient ASHA"), Setting(finalists=2)]
     for setting in some:
         found = [simulate(one, setting, 0, workers=2, most=4) for one in tables]
@@ -156,7 +157,8 @@ def test_no_search_reads_test_scores(recorded: Path, tmp_path: Path) -> None:
     # A search that read them would be noticed: one whose finalists are judged by them finds something else.
     judges = [np.stack([read(path)["test"] for path in sorted((one / "closed").glob("*-0.npz"))])
               for one in (recorded, other)]  # fmt: skip
-    cheats = [simulate(replace(tables[0], fresh=test), some[-1], 0, workers=2, most=4) for test in judges]
+    cheater = Setting("random", "none", finalists=2)
+    cheats = [simulate(replace(tables[0], fresh=test), cheater, 0, workers=2, most=4) for test in judges]
     assert cheats[0] != cheats[1]
     assert np.isfinite(Judge.load(recorded).mean).all()
     assert np.isnan(Judge.load(bare).mean).all()
@@ -253,6 +255,48 @@ def test_one_worker_is_asha_by_hand() -> None:
     found = simulate(table, Setting("random"), 5, workers=1, most=6)
     assert found.trials == begun
     assert found.rows[-1] == min(best, key=best.__getitem__)
+
+
+def test_rungs_that_open_late() -> None:
+    """No trial passes before `reduction` were there; where few are to come, and for the two starts, ASHA's own rule."""
+    from simulated.schedulers import ASHA, Opening, Strict, Trial
+    from simulated.search import DEFAULT
+
+    table, _ = smooth("sinusoid", 12)
+    few, many = (DEFAULT.plan(table, 0, most=most) for most in (1, 16))
+    assert few.study.trials < 24 < many.study.trials
+    scores = [0.5, 0.4, 0.3, 0.6, 0.2, 0.32, 0.21]  # less is better
+
+    def passed(scheduler: Any) -> list[bool]:
+        trials = [Trial(number, number) for number in range(len(scores))]
+        for trial in trials:
+            scheduler.begin(trial)
+        return [scheduler.goes_on(trial, 20, score) for trial, score in zip(trials, scores, strict=True)]
+
+    own = passed(ASHA(table, many))
+    assert own == [True, True, True, False, True, True, True]
+    assert passed(Strict(table, many)) == [False, False, True, False, True, False, True]
+    assert passed(Opening(table, many)) == [True, True, True, False, True, False, True]
+    assert passed(Opening(table, few)) == own
+
+
+def test_a_trial_that_waits_is_no_running_one_to_tpe() -> None:
+    from optuna.trial import TrialState
+    from simulated.samplers import OfOptuna
+    from simulated.search import DEFAULT
+
+    table, _ = smooth("sinusoid", 12)
+    proposer = OfOptuna(table, DEFAULT.plan(table, 0))
+    proposer.ask(0)
+    proposer.report(0, 20, 0.5)
+    states = []
+    for waiting in (True, False):
+        proposer.waits(0, waiting=waiting)
+        states.append(proposer.study.trials[0].state)
+    assert states == [TrialState.PRUNED, TrialState.RUNNING]
+    proposer.report(0, 60, 0.4)
+    proposer.end(0, 0.4)
+    assert proposer.study.trials[0].intermediate_values == {20: 0.5, 60: 0.4}
 
 
 @pytest.mark.slow
