@@ -31,9 +31,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from raymeta.errors import UserError
 from raymeta.engine.noise import Noise
 from raymeta.engine.numbers import Numbers
+from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
 from raymeta.learner import Learner
