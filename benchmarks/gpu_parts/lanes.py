@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from gpu_parts.child import Here
 from gpu_parts.works import Work, attempt, config, launches, medians, peak, works
@@ -18,7 +18,7 @@ TRIAL = 1000  # outer steps of the trials that are counted by the hour
 
 
 def lanes(here: Here) -> None:
-    """Outer steps of W1: a trial by itself, then L lanes; launches last, as a profiler may slow down what comes after."""
+    """Outer steps of W1: a trial by itself, then L lanes; launches last, as a profiler slows down what comes after."""
     work = works(here)[0]
     alone = Trainer(config(here, work, "vmap"))
     programs: dict[int, Callable[[], object]] = {0: alone.outer_update}
@@ -90,13 +90,13 @@ def gradients(way: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor
 
 
 def one_by_one(x: Tensor, weight: Tensor) -> Tensor:
-    """x [G, n, C, H, W], weight [G, C', C, 3, 3] to [G, n, C', H, W], group after group."""
+    """X [G, n, C, H, W], weight [G, C', C, 3, 3] to [G, n, C', H, W], group after group."""
     return torch.stack([F.conv2d(*pair, padding=1) for pair in zip(x, weight, strict=True)])
 
 
 def grouped(x: Tensor, weight: Tensor) -> Tensor:
     """The same as one convolution in G groups."""
-    count, images = x.shape[:2]
+    count = len(x)
     found = F.conv2d(x.transpose(0, 1).flatten(1, 2), weight.flatten(0, 1), padding=1, groups=count)
     return found.unflatten(1, (count, -1)).transpose(0, 1)
 

@@ -48,11 +48,11 @@ class _Words(torch.autograd.Function):
     """Blocks of the streams of keys [..., 2]: two words of each, int32 [..., count]. Under vmap all keys at once."""
 
     @staticmethod
-    def forward(keys: Tensor, place: int, count: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(keys: Tensor, place: int, count: int) -> tuple[Tensor, Tensor]:
         blocks = torch.arange(place, place + count, dtype=torch.int32, device=keys.device)
         zeros, flat = torch.zeros_like(blocks), keys.reshape(-1, 2)
         size = max(CACHED // count, 1) if keys.device.type == "cpu" else len(flat)
-        pieces = [threefry((some[:, :1], some[:, 1:]), (blocks, zeros)) for some in flat.split(size)]
+        pieces = [threefry((some[:, :1], some[:, 1:]), (blocks, zeros)) for some in torch.split(flat, size)]
         first, second = (torch.cat(words).view(*keys.shape[:-1], count) for words in zip(*pieces, strict=True))
         return first, second
 

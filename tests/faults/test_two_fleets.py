@@ -9,7 +9,8 @@ from study.two_nodes import two_nodes
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Long enough to lose a machine in its middle, and nothing is cut, which would depend on timing.
-LANES = [*TINY, "budget.outer_steps=540", "study.first_rung=540", "engine.lanes=8", "--slots", "2", "--name", "lanes"]
+BUDGET = ["budget.outer_steps=216", "study.first_rung=216", "study.finalists=0"]
+LANES = [*TINY, *BUDGET, "engine.lanes=8", "--slots", "2", "--name", "lanes"]
 
 
 def test_lanes_of_a_machine_that_is_gone_go_on_on_the_other(studies: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class _Method(NamedTuple):
         return self.call(*arguments, **named)
 
 
-class Seats(ActorClass):  # type: ignore[type-arg, misc]
+class Seats(ActorClass):  # type: ignore[misc]
     """What Tune takes for the class of its actors."""
 
     def __init__(self, fleets: Fleets) -> None:
@@ -66,7 +66,7 @@ class Seats(ActorClass):  # type: ignore[type-arg, misc]
 
     def options(self, **resources: Any) -> _Method:
         """Tune counts what a trial takes; nothing is started that it could be kept to."""
-        return _Method(lambda config, storage: Seat(self._fleets, config))  # type: ignore[arg-type, return-value]
+        return _Method(lambda config, storage: Seat(self._fleets, config))
 
 
 class Seat:
