@@ -20,7 +20,7 @@ exclude_patterns = ["cluster", "pictures", "_ext"]
 highlight_language = "none"
 myst_heading_anchors = 4
 default_role = "code"  # docstrings are written as Markdown is
-ROOMS = r"api\.given|study|storage|finals|comparison|report|keeping|engine|config|training|problems"
+ROOMS = r"api\.given|api\.many\.planned|study|storage|finals|comparison|report|keeping|engine|config|training|problems"
 nitpick_ignore_regex = [  # all other names in docstrings and signatures must lead somewhere
     ("py:.*", r"(numpy|np|torch|pandas|pydantic|rich|ray|optuna|collections|pathlib|typing)\..*|Path"),
     ("py:class", rf"raymeta\.({ROOMS})\..*"),  # which no page describes: read the source

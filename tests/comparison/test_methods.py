@@ -255,7 +255,7 @@ def test_it_goes_on_after_a_kill_and_does_nothing_twice(studies: Path, tmp_path:
         "--seeds", "2", "--slots", "1", "-o", str(tmp_path / "methods.md"),
     ]  # fmt: skip
     process = start(*line)
-    until(lambda: rounds_noted("methods-maml+dropgrad-sinusoid-5s") > 2, process)
+    until(lambda: rounds_noted("methods-maml+dropgrad-sinusoid-5s") > 2, process, seconds=600)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     first = (studies / "methods-maml-sinusoid-5s" / "journal.log").read_bytes()
