@@ -99,7 +99,7 @@ class Driver(tune.Callback):  # type: ignore[misc]
         if self.session.closing:  # its worker may have heard the same signal; the trial goes on with `resume`
             return
         if self.searcher.fleets:
-            self.searcher.fleets.release(number)
+            self.searcher.fleets.failed(number)
         failure = failure_of(_error_of(trial))
         if reason := self._killed.pop(number, None):
             failure = failure._replace(reason=reason)

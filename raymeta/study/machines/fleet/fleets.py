@@ -20,7 +20,7 @@ class _Fleet:
     Attributes:
         actor: Ray's handle.
         node: a reference to the name of the machine that it is on.
-        here: it takes trials; one that replaces another does once it has a machine.
+        here: it takes trials; one that replaces another or that failed does once it answers.
     """
 
     actor: Any
@@ -118,6 +118,13 @@ class Fleets:
         if place := self._places.pop(trial, None):
             place.fleet.actor.release.remote(trial)
 
+    def failed(self, trial: int) -> None:
+        """A trial failed: its fleet, which may be gone, gets no more until it answers."""
+        if place := self._places.get(trial):
+            self.release(trial)
+            if place.fleet.here:
+                place.fleet.here, place.fleet.node = False, place.fleet.actor.node.remote()
+
     def kill(self, trial: int) -> None:
         """End the fleet that a trial is with; Ray starts it again, and what was asked of it is asked again."""
         import ray
@@ -132,12 +139,16 @@ class Fleets:
         machines = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         for fleet in list(self._fleets):
             ready, _ = ray.wait([fleet.node], timeout=0)
-            if ready and ray.get(fleet.node) not in machines:
+            if not ready:
+                continue
+            try:
+                fleet.here = ray.get(fleet.node) in machines
+            except ray.exceptions.RayActorError:
+                fleet.here = False
+            if not fleet.here:
                 ray.kill(fleet.actor)
                 self._fleets.remove(fleet)
                 self._fleets.append(self._started(here=False))
-            elif ready:
-                fleet.here = True
 
     def wait(self) -> None:
         """Until all of them have started."""
