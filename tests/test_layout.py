@@ -16,7 +16,7 @@ HEAVY = ["ray", "optuna", "mlflow"]
 CORE = [
     "raymeta", "raymeta.errors", "raymeta.storage.places", "raymeta.storage.files", "raymeta.storage.checkpoints",
     "raymeta.schema", "raymeta.registry", "raymeta.config.trial", "raymeta.models.norm", "raymeta.inner",
-    "raymeta.learner", "raymeta.metric", "raymeta.problem", "raymeta.engine.noise", "raymeta.training.pretraining",
+    "raymeta.learner.base", "raymeta.metric", "raymeta.problem", "raymeta.engine.noise", "raymeta.training.pretraining",
     "raymeta.training.trainer",
 ]  # fmt: skip
 FOLDERS = [f"raymeta/{name}" for name in ("config", "engine", "models", "problems", "training")]

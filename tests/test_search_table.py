@@ -113,11 +113,13 @@ def test_lanes_are_the_same_trainings(problem: Any) -> None:
         assert closed["test"] == pytest.approx(judged["test"], rel=1e-3)
 
 
-def test_groups_are_of_one_structure_and_take_turns(problem: Any) -> None:
+def test_groups_are_of_one_structure_and_take_turns() -> None:
+    from simulated.problems import PROBLEMS
     from simulated.recording import groups
 
     from raymeta.training.lanes import lane_structure
 
+    problem = PROBLEMS["glyphs"]
     points = problem.configs(64)
     few = groups(replace(problem, lanes=2), points, range(64))
     structures = [{lane_structure(problem.plan.config(points[row])) for row in rows} for rows in few]
