@@ -94,13 +94,11 @@ class Fleets:
         """
         structure = lane_structure(config)
         load = Counter(place.fleet for place in self._places.values())
-        least = min([one for one in self._fleets if one.here] or self._fleets, key=lambda fleet: load[fleet])
+        there = [fleet for fleet in self._fleets if fleet.here] or self._fleets
+        least = min(there, key=lambda fleet: load[fleet])
         same = Counter(place.fleet for place in self._places.values() if place.structure == structure)
-        room = [
-            fleet
-            for fleet in same
-            if fleet in self._fleets and load[fleet] < min(self.most, load[least] + self.most // 2)
-        ]
+        most = min(self.most, load[least] + self.most // 2)
+        room = [fleet for fleet in same if fleet in there and load[fleet] < most]
         self._places[trial] = _Place(max(room, key=lambda fleet: same[fleet], default=least), structure, heard)
 
     def heard(self, trial: int, outer_steps: int) -> None:
