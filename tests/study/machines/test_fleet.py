@@ -138,6 +138,9 @@ def test_trials_go_where_their_structure_is() -> None:
     for n in range(3):
         del fleets._places[n]
     assert place(8, other) == "b"
+    del fleets._places[7]
+    assert place(9, other) == "b"
+    del fleets._places[9]
     fleets._fleets[1].here = False  # it failed, and has not answered since
     assert place(9, other) == "a"
     assert fleets.count == 16
