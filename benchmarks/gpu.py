@@ -1,4 +1,4 @@
-"""Everything that is to be known of a GPU, measured in at most 6 minutes, on a machine with torch and NumPy alone.
+"""Everything that is to be known of a GPU, measured in at most 8 minutes, on a machine with torch and NumPy alone.
 
     uv run python benchmarks/gpu.py --pack build/gpu     # here, with a package registry: what a bare machine lacks
     python3 benchmarks/gpu.py --from build/gpu           # there: Python 3.12, torch with CUDA, NumPy; no network
