@@ -23,11 +23,12 @@ class Traced:
             that it does depends on a tensor's values.
 
     Attributes:
-        problem: why it is not traced; "": it is, or will be.
+        problem: why it can't be traced; None: it is, or will be.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function, self.problem = function, ""
+        self._function = function
+        self.problem: Exception | None = None
         self._calls: Counter[Hashable] = Counter()
         self._traces: dict[Hashable, Callable[[list[Tensor]], Any]] = {}
 
@@ -49,7 +50,7 @@ class Traced:
             try:
                 self._traces[kind] = self._trace(fixed, leaves, form)
             except Exception as error:
-                self.problem = f"{type(error).__name__}: {error}"
+                self.problem = error
                 return self._function(fixed, *trees)
         with torch.no_grad():  # the gradients are among the operations
             return self._traces[kind](tensors)

@@ -120,6 +120,11 @@ class Lanes:
         self._weight = 1 / outer.tasks_per_step if outer.reduction == "mean" else 1.0
 
     @property
+    def untraced(self) -> Exception | None:
+        """Why the program can't be traced, which would make it faster."""
+        return self._gradients.problem
+
+    @property
     def width(self) -> int:
         """L."""
         return len(self.trainers)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from raymeta.config import TrialConfig, parse_trial
+from raymeta.engine import traced
+from raymeta.engine.traced import Traced
 from raymeta.errors import UserError
 from raymeta.schema import merge, parse_overrides
 from raymeta.study.machines.fleet.crew import Answer, Crew
@@ -114,6 +116,24 @@ def test_a_program_that_fails_is_left_and_one_that_needs_too_much_gets_narrower(
     alone = rounds(Crew(16), tmp_path / "alone", trials)
     assert alone[0][0]["note"] == "it runs alone, as its program failed: vmap: no batching rule"
     assert alone[2][-1]["val_mse"] == pytest.approx(plain[2][-1]["val_mse"], rel=1e-4)
+
+
+def test_a_program_that_cannot_be_traced_is_told_once_and_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = {2 * n: config(2 * n) for n in range(2)}
+    plain = rounds(Crew(8), tmp_path / "plain", trials)
+
+    def broken(self: Traced, *about: Any) -> Any:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(traced, "AFTER", 2)
+    monkeypatch.setattr(Traced, "_trace", broken)
+    found = rounds(Crew(8), tmp_path / "untraced", trials)
+    notes = [note for of_trial in found.values() for one in of_trial if (note := one.pop("note"))]
+    assert notes == ["its program is slower, as it can't be traced: no such operation"]
+    assert not any(one.pop("note") for of_trial in plain.values() for one in of_trial)
+    assert numbers(found) == numbers(plain)
 
 
 def test_a_trial_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Crew:
         self._residents: dict[int, _Resident] = {}
         self._programs: dict[Any, Lanes] = {}
         self._unfit: dict[Any, str] = {}  # structures whose program failed, with the reason
+        self._untraced: set[Any] = set()  # structures of which it was said that their program is slow
 
     @property
     def busy(self) -> bool:
@@ -126,6 +127,9 @@ class Crew:
             lanes = self._lanes(structure, residents)
             inside = [one for one in residents if one.trainer in lanes.trainers]
             lanes.step([lanes.trainers.index(one.trainer) for one in inside])
+            if lanes.untraced and structure not in self._untraced:
+                self._untraced.add(structure)
+                inside[0].note = f"its program is slower, as it can't be traced: {last_line(lanes.untraced)}"
         except Exception as error:
             self._less(structure, error)
             return []
