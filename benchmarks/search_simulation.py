@@ -6,7 +6,7 @@
 
 Four workers search a table asynchronously; a trial's rounds take the processor time that they took when they were
 recorded. Proposals are raymeta's own (`raymeta/study/record/proposals.py`) or another sampler's, moved to the nearest
-row of the table that was not taken yet; trials are cut by raymeta's own ASHA (`RecordASHA`) or another rule. What a
+row of the table that was not taken yet; trials are cut by raymeta's own ASHA (`Stopping`) or another rule. What a
 search would return after so much compute, in trainings of mean length, is judged by the test scores of the same config
 trained with another seed; what was not judged is left to the training that the search saw.
 

@@ -12,7 +12,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import AUTHORS, BASELINE
-from raymeta.study.run.searcher import RecordASHA
+from raymeta.study.run.halving import Stopping, promoted
 from simulated.table import Table
 
 
@@ -101,7 +101,7 @@ class ASHA(OfRay):
     """raymeta's own scheduler."""
 
     def __init__(self, table: Table, plan: Plan) -> None:
-        super().__init__(table, plan, RecordASHA(_Record(plan, table.metric)), plan.rungs)  # type: ignore[arg-type]
+        super().__init__(table, plan, Stopping(_Record(plan, table.metric)), plan.rungs)  # type: ignore[arg-type]
 
 
 class Lenient(ASHA):
@@ -226,7 +226,7 @@ class Promoting(Full):
         self.rungs = plan.rungs
         self.sign = 1 if table.metric.mode == "max" else -1
         self.scores: list[dict[Trial, float]] = [{} for _ in self.rungs]
-        self.promoted: list[set[Trial]] = [set() for _ in self.rungs]
+        self.waiting: dict[Trial, int] = {}  # to the rung, by its place
 
     @property
     def top(self) -> int:
@@ -238,18 +238,15 @@ class Promoting(Full):
             return False
         if step not in self.rungs:
             return True
-        self.scores[self.rungs.index(step)][trial] = self.sign * value
+        rung = self.waiting[trial] = self.rungs.index(step)
+        self.scores[rung][trial] = self.sign * value
         return False
 
     def paused(self) -> Trial | None:
-        for rung in reversed(range(self.top)):
-            scores, gone = self.scores[rung], self.promoted[rung]
-            best = sorted(scores, key=scores.__getitem__, reverse=True)[: len(scores) // self.plan.study.reduction]
-            for trial in best:
-                if trial not in gone:
-                    gone.add(trial)
-                    return trial
-        return None
+        trial = promoted(dict(enumerate(self.scores[: self.top])), self.waiting, self.plan.study.reduction)
+        if trial is not None:
+            del self.waiting[trial]
+        return trial
 
 
 class Growing(Promoting):

@@ -43,7 +43,7 @@ def search_picture(record: StudyRecord, suffix: str = ".png") -> bytes:
     for rung in record.plan.rungs[:-1]:
         curves.axvline(rung, **GUIDE)
     curves.set(xlabel="outer steps (dashed: rungs)", ylabel=f"validation {record.metric.name}", title="trials")
-    counts = Counter(trial.state for trial in record.trials() if trial.state != "running")
+    counts = Counter(trial.state for trial in record.trials() if trial.ended)
     for state, count in counts.items():
         curves.plot([], [], color=COLOURS[state], label=f"{state}: {count}")
     if counts:

@@ -21,7 +21,7 @@ from raymeta.report.tables import (
 from raymeta.study.record.finalists import all_weights, missing, standings
 from raymeta.study.record.record import StudyRecord
 
-STATES = ("completed", "pruned", "diverged", "failed", "running")
+STATES = ("completed", "pruned", "diverged", "failed", "running", "waiting")
 
 
 @dataclass(frozen=True)

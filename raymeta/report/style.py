@@ -14,7 +14,9 @@ STATES = {  # of trials and of other runs, on a terminal
     "running": "cyan", "completed": "green", "done": "green", "pruned": "dim", "waiting": "dim", "diverged": "magenta",
     "failed": "red",
 }  # fmt: skip
-COLOURS = {"running": "C0", "completed": "green", "pruned": "0.65", "diverged": "magenta", "failed": "red"}  # pictures
+COLOURS = {  # in pictures
+    "running": "C0", "completed": "green", "pruned": "0.65", "waiting": "0.65", "diverged": "magenta", "failed": "red",
+}  # fmt: skip
 BEST, EQUAL, REST = "C3", "C0", "0.65"
 GUIDE: dict[str, Any] = {"color": "0.8", "lw": 0.8, "ls": "--", "zorder": 0}  # lines to read by, behind the data
 PICTURES = (".png", ".svg", ".pdf")

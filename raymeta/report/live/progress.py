@@ -67,19 +67,32 @@ class Progress(SessionDisplay):
     def left_s(self) -> float | None:
         """By the pace of this session.
 
-        A trial that runs is expected to pass each rung before it as one in `reduction` does. One that is to come is as
-        long as planned, corrected by those that ended.
+        A trial that runs is expected to pass each rung before it as one in `reduction` does, and of those that wait as
+        many as are missing to that. One that is to come is as long as planned, corrected by those that were cut.
         """
         plan, trials = self.record.plan, self.record.trials()
         done = sum(trial.outer_steps for trial in trials) - self._steps_before
         if done <= 0:
             return None
-        ended = [trial.outer_steps for trial in trials if trial.state != "running"]
+        ended = [trial.outer_steps for trial in trials if trial.ended and plan.study.halving == "stopping"]
         planned = plan.usual_steps() / plan.study.trials
         mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
         running = [plan.expected_steps(trial.outer_steps) for trial in trials if trial.state == "running"]
         slots = self.session.slots.count if self.session.slots else 1
         left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
+        for rung in plan.rungs[:-1] if plan.study.halving == "promoting" else ():
+            there = [trial for trial in trials if trial.outer_steps >= rung]
+            stayed = sum(trial.outer_steps == rung and trial.state != "running" for trial in there)
+            due = len(there) // plan.study.reduction - (len(there) - stayed)
+            left += max(due, 0) * plan.expected_steps(rung)
+        slots = self.session.slots.count if self.session.slots else 1
+        left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
+        for rung in plan.rungs[:-1] if plan.study.halving == "promoting" else ():
+            passed = sum(
+                trial.outer_steps > rung or (trial.outer_steps == rung and trial.state == "running") for trial in trials
+            )
+            due = sum(trial.outer_steps >= rung for trial in trials) // plan.study.reduction - passed
+            left += max(due, 0) * plan.expected_steps(rung)
         return max([left / slots, *running]) * slots * self.session.wall_s / done
 
 

@@ -43,11 +43,11 @@ class TrialsView(View):
         self.record = record
 
     def table(self) -> Table:
-        """The trials that run, and the best of those that have ended."""
+        """The trials that run, and the best of the others."""
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         running = [trial for trial in trials if trial.state == "running"]
-        ended = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
-        budget, shown = self.record.plan.base.budget.outer_steps, [*running, *ended]
+        others = sorted((t for t in trials if t.state != "running"), key=lambda t: t.outer_steps, reverse=True)[:ROWS]
+        budget, shown = self.record.plan.base.budget.outer_steps, [*running, *others]
         figures = [f"steps of {budget}", f"validation {self.record.metric.name}"]
         table, differing = _table("trial", *figures, last=rest("settings")), varying(shown)
         for trial in shown:
@@ -64,8 +64,10 @@ class TrialsView(View):
     def summary(self, left_s: float | None) -> str:
         """Trials ended, the best, the time that is left."""
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
-        ended = sum(trial.state != "running" for trial in trials)
+        ended = sum(trial.ended for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
+        if waiting := sum(trial.state == "waiting" for trial in trials):
+            text += f", {waiting} wait at a rung"
         if best:
             text += f", best {validated(best, self.record.metric)} (trial {best.number})"
         return text if ended >= self.record.plan.study.trials else text + _left(left_s)
@@ -73,7 +75,7 @@ class TrialsView(View):
     def ended(self) -> Iterator[tuple[str, str]]:
         """Trials that have."""
         for trial in self.record.trials():
-            if trial.state != "running":
+            if trial.ended:
                 reason = f" ({trial.reason})" if trial.reason else ""
                 score = validated(trial, self.record.metric)
                 yield (

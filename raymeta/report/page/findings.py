@@ -101,6 +101,11 @@ class Findings:
         """Trials in some states."""
         return [trial for trial in self.trials if trial.state in states]
 
+    @property
+    def unended(self) -> list[TrialRecord]:
+        """Trials that run or wait."""
+        return [trial for trial in self.trials if not trial.ended]
+
     def times(self) -> list[float]:
         """When rounds were noted, in seconds since the epoch, in order."""
         return sorted(entry["at"] for trial in self.trials for entry in trial.rounds if "at" in entry)

@@ -7,9 +7,11 @@ from raymeta.report.export import against_start
 from raymeta.report.page import drawings
 from raymeta.report.page.content import Cell, Figure, Grid, Section, count
 from raymeta.report.page.findings import Findings
-from raymeta.report.status import status_of
+from raymeta.report.status import STATES, status_of
 from raymeta.report.tables import fresh, validated
 from raymeta.schema import flatten
+
+WAITS = {"stopping": "", "promoting": "; one that does not waits there until it is among the best"}
 
 
 def best(found: Findings) -> Section:
@@ -17,7 +19,7 @@ def best(found: Findings) -> Section:
     status = status_of(found.record)
     text, code = [_progress(found)], [f"raymeta resume {found.record.name}"]
     if found.best is None:
-        text.append("No trial has a score yet." if found.ended("running") or not found.trials else str(status) + ".")
+        text.append("No trial has a score yet." if found.unended or not found.trials else str(status) + ".")
         tables = []
     else:
         text += [_score(found), _gain(found)]
@@ -99,16 +101,16 @@ def searched(found: Findings) -> Section:
         f"{count(plan.study.trials, 'trial')} of up to {budget.outer_steps:,} outer steps. The first are "
         f"{count(len(space.start_from), 'starting point')} and random ones, up to {plan.study.startup_trials} in all; "
         f"then Optuna's TPE proposes. ASHA lets about one in {plan.study.reduction} pass each rung ({rungs} outer "
-        f"steps). A validation is {budget.validation_tasks} episodes of the validation split, the same for all trials.",
+        f"steps){WAITS[plan.study.halving]}. A validation is {budget.validation_tasks} episodes of the validation "
+        "split, the same for all trials.",
         f"What is not listed is from: {', '.join([*dict.fromkeys(plan.origins.values()), 'defaults'])}.",
     ]
     return Section("searched", "What was searched", text, tables=tables)
 
 
 def _progress(found: Findings) -> str:
-    ended = len(found.trials) - len(found.ended("running"))
-    states = ("completed", "pruned", "diverged", "failed", "running")
-    counts = [f"{number} {state}" for state in states if (number := len(found.ended(state)))]
+    ended = len(found.trials) - len(found.unended)
+    counts = [f"{number} {state}" for state in STATES if (number := len(found.ended(state)))]
     said = f"{ended:,} of {count(found.plan.study.trials, 'trial')} have ended"
     return f"{said}: {', '.join(counts)}." if counts else "No trial was started yet."
 

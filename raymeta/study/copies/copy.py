@@ -29,7 +29,7 @@ from raymeta.study.record.record import StudyRecord, TrialRecord
 LOOK_S = 5.0  # between two looks at the record, and two tries of what fails
 TRIED_S = 60.0  # how long what fails is tried once the driver has ended
 NICENESS = 10  # trials, and what starts them, go first
-NO_SCORES = ("outer_steps", "diverged", "at", "last", "hostname")  # of a round
+NO_SCORES = ("outer_steps", "diverged", "at", "last", "waits", "hostname")  # of a round
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Trial:
     @property
     def ended(self) -> bool:
         """Nothing but a finalist's scores is to come."""
-        return self.state != "running"
+        return self.state not in ("running", "waiting")
 
     @property
     def well(self) -> bool:

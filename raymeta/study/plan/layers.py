@@ -6,7 +6,7 @@ From the bottom: defaults, those of the data set, its preset (or the problem's),
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -27,6 +27,10 @@ class StudyConfig(Section):
     trials: int = Field(24, ge=1)
     first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
     reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
+    halving: Literal["stopping", "promoting"] = Field(
+        "stopping",
+        description="A trial that is not among the best of a rung is cut (stopping) or waits until it is (promoting).",
+    )
     startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals.")
     hung_after_s: float | None = Field(

@@ -13,7 +13,7 @@ from raymeta.study.plan.plan import Plan
 
 LARGEST = 10**300  # of a whole number
 LAST = 1e11  # a moment, in seconds since the epoch, that a calendar still has
-WORDS, TRUTHS = ("hostname",), ("diverged", "last")  # of a round; all else in it is a number
+WORDS, TRUTHS = ("hostname",), ("diverged", "last", "waits")  # of a round; all else in it is a number
 
 
 class _Data(Section):

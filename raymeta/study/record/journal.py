@@ -9,6 +9,8 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from raymeta.storage.places import AnyPath
+
 
 class Journal(JournalFileBackend):
     """Appends and syncs as Optuna's own backend does, but under `together` syncs at the end of it.
@@ -45,3 +47,18 @@ class Journal(JournalFileBackend):
             self._sync = True
             with open(self.path, "ab") as file:
                 os.fsync(file.fileno())
+
+
+def mend_journal(folder: AnyPath) -> None:
+    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock.
+
+    On a store there are none.
+    """
+    if not isinstance(folder, Path):
+        return
+    path = folder / "journal.log"
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    Path(f"{path}.lock").unlink(missing_ok=True)

@@ -9,7 +9,6 @@ not needed: ASHA's rungs, the searcher's history and the place of every trial fo
 forgets the rungs, and what happened since its last snapshot).
 """
 
-import os
 import sys
 import uuid
 from collections.abc import Iterable, Iterator
@@ -43,7 +42,7 @@ from raymeta.study.record.folder import check_name, driving, is_driven, journal_
 from raymeta.study.record.proposals import propose, sampler_of
 from raymeta.study.record.pulse import Pulse
 
-State = Literal["running", "completed", "pruned", "diverged", "failed"]
+State = Literal["running", "waiting", "completed", "pruned", "diverged", "failed"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -53,6 +52,7 @@ class TrialRecord:
     """A trial as the journal knows it.
 
     Attributes:
+        state: waiting: at a rung, until it is promoted or the search is over.
         rounds: the metrics of each round, in order of `outer_steps`.
         label: the starting point's name, or "" for a proposal of the sampler.
         reason: why it failed, in one line.
@@ -64,6 +64,11 @@ class TrialRecord:
     rounds: list[dict[str, Any]]
     label: str
     reason: str
+
+    @property
+    def ended(self) -> bool:
+        """It never goes on."""
+        return self.state not in ("running", "waiting")
 
     @property
     def outer_steps(self) -> int:
@@ -96,7 +101,7 @@ class StudyRecord:
         storage = JournalStorage(self._journal)
         (noted,) = storage.get_all_studies()  # under the name that it was made with: its folder may have another by now
         self._study = optuna.load_study(study_name=noted.study_name, storage=storage)
-        self._ended: dict[int, TrialRecord] = {}  # they change no more
+        self._read_as: dict[int, tuple[Any, TrialRecord]] = {}  # trials, with what tells that they have changed
 
     @classmethod
     def create(
@@ -210,7 +215,8 @@ class StudyRecord:
 
     def _propose(self, number: int) -> None:
         """Draw the values that a trial has not got yet; see `propose`."""
-        propose(self.plan, self._study, number, self._open(number), type(self).sampler_of)
+        waiting = [trial.number for trial in self.trials() if trial.state == "waiting"]
+        propose(self.plan, self._study, number, self._open(number), type(self).sampler_of, waiting)
 
     def add_round(self, number: int, metrics: dict[str, Any]) -> bool:
         """Note a round; False if it was known, as after a crash between a round and its checkpoint."""
@@ -226,6 +232,11 @@ class StudyRecord:
             trial.set_user_attr(key, metrics)
         return True
 
+    def promote(self, number: int) -> TrialRecord:
+        """Note that a trial that waits goes on."""
+        self._open(number).set_user_attr(_promoted(self.trial(number).outer_steps), True)
+        return self.trial(number)
+
     def finish(self, number: int, state: State | None = None, reason: str = "") -> None:
         """Note the end of a trial; None: in the state that its last round tells.
 
@@ -233,7 +244,7 @@ class StudyRecord:
         which TPE learns (it ranks a pruned trial without a score last, and ignores a failed one).
         """
         record = self.trial(number)
-        if record.state != "running":
+        if record.ended:
             return
         if state is None:
             diverged = record.rounds and record.rounds[-1]["diverged"]
@@ -285,9 +296,11 @@ class StudyRecord:
         return self._read(everyone[number])
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
-        if frozen.number in self._ended:
-            return self._ended[frozen.number]
         attrs, score = frozen.user_attrs, f"val_{self.metric.name}"
+        of = (frozen.state, len(attrs), len(frozen.params))  # which only grow
+        known, trial = self._read_as.get(frozen.number, (None, None))
+        if trial is not None and known == of:
+            return trial
         noted = {key: attrs[key] for key in sorted(attrs) if key.startswith("round ")}
         rounds = [entry for key, entry in noted.items() if is_round(key, entry, score)]
         ended = attrs.get("state", "failed")
@@ -298,10 +311,13 @@ class StudyRecord:
             remark(
                 f"{self.folder}: the journal's lines on trial {frozen.number} are damaged in part, which is left out"
             )
-        state: State = "running" if frozen.state == TrialState.RUNNING else ended if ended in _ENDED else "failed"
+        state: State = ended if ended in _ENDED else "failed"
+        if frozen.state == TrialState.RUNNING:
+            last = rounds[-1] if rounds else {}
+            waits = last.get("waits") and _promoted(last["outer_steps"]) not in attrs
+            state = "waiting" if waits else "running"
         trial = TrialRecord(frozen.number, state, point, rounds, *map(str, words))
-        if frozen.state.is_finished():
-            self._ended[frozen.number] = trial
+        self._read_as[frozen.number] = of, trial
         return trial
 
     def config(self, trial: TrialRecord) -> TrialConfig:
@@ -323,7 +339,7 @@ class StudyRecord:
     def over(self) -> bool:
         """As many trials as planned have ended."""
         trials = self.trials()
-        return len(trials) >= self.plan.study.trials and all(trial.state != "running" for trial in trials)
+        return len(trials) >= self.plan.study.trials and all(trial.ended for trial in trials)
 
     def rung(self, trial: TrialRecord) -> int:
         """The highest rung that a trial reached, in outer steps; 0: none yet."""
@@ -337,7 +353,7 @@ class StudyRecord:
         key, sign = f"val_{self.metric.name}", 1 if self.metric.mode == "max" else -1
         scored: list[tuple[int, float, TrialRecord]] = []
         for trial in self.trials():
-            if trial.state in ("completed", "pruned", "running") and (entry := trial.best(self.metric)):
+            if trial.state not in ("diverged", "failed") and (entry := trial.best(self.metric)):
                 scored.append((self.rung(trial), sign * entry[key], trial))
         return [trial for _, _, trial in sorted(scored, key=itemgetter(0, 1), reverse=True)]
 
@@ -356,6 +372,11 @@ class StudyRecord:
         return [trial for trial in self.trials() if trial.state == "running"]
 
 
+def _promoted(outer_steps: int) -> str:
+    """The key that says that a trial which waited there goes on."""
+    return f"promoted {outer_steps:09d}"
+
+
 _ENDED = ("completed", "pruned", "diverged", "failed")
 _ASKED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -366,18 +387,3 @@ def _mend(folder: AnyPath) -> str:
 
 def _write_plan(folder: AnyPath, plan: Plan, about: dict[str, Any]) -> None:
     write_atomically(folder / "study.yaml", dump_yaml({**about, "written_by": VERSION, "plan": plan.as_dict()}))
-
-
-def mend_journal(folder: AnyPath) -> None:
-    """Take a killed driver's unfinished last line and lock off the journal. Needs the study's lock.
-
-    On a store there are none.
-    """
-    if not isinstance(folder, Path):
-        return
-    path = folder / "journal.log"
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    Path(f"{path}.lock").unlink(missing_ok=True)

@@ -75,8 +75,10 @@ class Driver(tune.Callback):  # type: ignore[misc]
         metrics = {key: result[key] for key in (*ROUND_KEYS[:2], score, *ROUND_KEYS[2:], *also) if key in result}
         if metrics["diverged"]:
             metrics.pop(score)  # Tune insists on one, but nothing was validated
-        if result["done"]:
-            metrics["last"] = True  # in the same line as the round, so that nobody who goes on decides anew
+        if result["done"]:  # said in the same line as the round, so that nobody who goes on decides anew
+            whole = metrics["outer_steps"] >= self.record.plan.base.budget.outer_steps
+            waits = self.record.plan.study.halving == "promoting" and score in metrics and not whole
+            metrics["waits" if waits else "last"] = True
         if self.record.add_round(number, metrics | {"at": time.time()}):
             self.session.worked(metrics["seconds"])
         if self.searcher.fleets:
@@ -136,7 +138,9 @@ class Driver(tune.Callback):  # type: ignore[misc]
                 ray.kill(actor)
 
     def _end(self, number: int, state: State | None = None, reason: str = "") -> None:
-        self.record.finish(number, state, reason)
+        """A trial has come to its end, or waits at a rung."""
+        if state is not None or self.record.trial(number).state != "waiting":
+            self.record.finish(number, state, reason)
         if self.searcher.fleets:
             self.searcher.fleets.release(number)
         self.progress.update()

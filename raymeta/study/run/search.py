@@ -15,7 +15,8 @@ from raymeta.study.machines.failures import ends_session, unwritable
 from raymeta.study.machines.resources import Slots, stop_ray
 from raymeta.study.machines.session import Session
 from raymeta.study.record.finalists import missing
-from raymeta.study.record.record import StudyRecord, mend_journal
+from raymeta.study.record.journal import mend_journal
+from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.tracker import Tracker
 
 

@@ -1,19 +1,19 @@
-"""Proposals and rungs as Ray Tune asks for them; both are read from the study's record."""
+"""Trials as Ray Tune asks for them, by what the study's record says."""
 
 from collections import deque
-from math import isfinite
 from typing import Any
 
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from raymeta.study.machines.fleet.fleets import Fleets
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord, TrialRecord
+from raymeta.study.run.halving import to_promote
 
 
 class RecordSearcher(Searcher):  # type: ignore[misc]
-    """Hands out first the trials that a dead driver left, then new ones, until the study has enough.
+    """Hands out first the trials that a dead driver left, then those that are promoted, then new ones, until the study
+    has enough.
 
     One trial is proposed ahead of the free slots: ready when a slot is, and knowing all but the last results. Not so
     with a single slot: there a proposal knows all, and a trial whose worker died goes on before the next one begins.
@@ -60,11 +60,13 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
         else:
             trials = self.record.trials()
             running = sum(trial.state == "running" for trial in trials)
-            if len(trials) >= self.record.plan.study.trials:
-                return None if running else Searcher.FINISHED  # one that runs may come back to `left`
+            promoted = to_promote(self.record)
+            whole = len(trials) >= self.record.plan.study.trials
+            if whole and promoted is None:
+                return None if running else Searcher.FINISHED  # it may come back to `left`, or promote others
             if running >= self.count + self._ahead:
                 return None
-            trial = self.record.ask()
+            trial = self.record.ask() if promoted is None else self.record.promote(promoted)
         self._handed_out.add(trial_id)
         place = {
             "trial": trial.number,
@@ -85,55 +87,3 @@ class RecordSearcher(Searcher):  # type: ignore[misc]
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: the record is on disk at all times."""
-
-
-class RecordASHA(ASHAScheduler):  # type: ignore[misc]
-    """Asynchronous successive halving (Li et al. 2020) whose rungs outlive the driver.
-
-    Stock Ray forgets them on a restore, and lets a trial whose score is not a number run to the end.
-    """
-
-    def __init__(self, record: StudyRecord) -> None:
-        plan = record.plan
-        super().__init__(
-            time_attr="outer_steps",
-            metric=f"val_{record.metric.name}",
-            mode=record.metric.mode,
-            max_t=plan.base.budget.outer_steps,
-            grace_period=plan.study.first_rung,
-            reduction_factor=plan.study.reduction,
-        )
-        self._rungs: dict[int, dict[Any, float]] = dict(self._brackets[0]._rungs)
-        self._names: dict[int, str] = {}  # of trials by number: their keys in the rungs
-        for trial in record.trials():
-            self._remember(trial)
-
-    @property
-    def rungs(self) -> dict[int, dict[Any, float]]:
-        """Outer steps to the scores recorded there, larger is better; keyed by trial."""
-        return self._rungs
-
-    def _remember(self, trial: TrialRecord) -> None:
-        """Put the scores with which a trial passed or failed its rungs back."""
-        name = self._names[trial.number] = f"trial {trial.number}"
-        for entry in trial.rounds:
-            if entry["outer_steps"] in self._rungs and self._metric in entry:
-                self._rungs[entry["outer_steps"]][name] = self._metric_op * entry[self._metric]
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial that goes on, after a driver's or its worker's death, has a new name; its scores go with it."""
-        super().on_trial_add(tune_controller, trial)
-        number = trial.config["study"]["trial"]
-        before, self._names[number] = self._names.get(number), trial.trial_id
-        for scores in self._rungs.values():
-            if before in scores:
-                scores[trial.trial_id] = scores.pop(before)
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if not isfinite(result.get(self._metric, float("nan"))):
-            return TrialScheduler.STOP  # type: ignore[no-any-return]
-        return super().on_trial_result(tune_controller, trial, result)  # type: ignore[no-any-return]
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if isfinite(result.get(self._metric, float("nan"))):
-            super().on_trial_complete(tune_controller, trial, result)

@@ -17,7 +17,8 @@ from raymeta.study.machines.ray_patches import TUNE, patched
 from raymeta.study.machines.session import Session
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.driver import Driver, Leave
-from raymeta.study.run.searcher import RecordASHA, RecordSearcher
+from raymeta.study.run.halving import end_waiting, scheduler_of
+from raymeta.study.run.searcher import RecordSearcher
 from raymeta.study.run.tracker import Tracker
 from raymeta.trainable import MetaTrainable
 from raymeta.training.lanes import lanes_of
@@ -39,7 +40,7 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
         tune.with_resources(FleetTrial if fleets else MetaTrainable, per_trial),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RecordASHA(record),
+            scheduler=scheduler_of(record),
             num_samples=-1,  # the searcher says when it is enough
             reuse_actors=True,
         ),
@@ -57,6 +58,8 @@ def tune_study(record: StudyRecord, session: Session, progress: Progress, tracke
         patches = [*TUNE, *seated(fleets)] if fleets else TUNE
         with patched(patches), _settings(count), progress:
             tuner.fit()
+        for number in end_waiting(record):
+            tracker.update(number)
     finally:
         if fleets:
             fleets.stop()

@@ -38,7 +38,7 @@ STATUS = {"completed": "FINISHED", "pruned": "FINISHED", "diverged": "FAILED", "
 RETRY_S = 3.0
 NICENESS = 10  # trials, and what starts them, go first
 DESCRIBED = "raymeta.described"  # tag of a run whose parameters and files are all there
-NOT_METRICS = ("outer_steps", "diverged", "at", "last", "hostname")
+NOT_METRICS = ("outer_steps", "diverged", "at", "last", "waits", "hostname")
 
 
 @dataclass
@@ -171,13 +171,13 @@ class Copy:
             metrics += [Metric(key, value, int(1000 * at), step) for key, value in scores.items()]
             tags.append(RunTag("raymeta.score", trial.score))
             child.place = replace(child.place, score=trial.score)
-        if trial.state != "running":
+        if trial.state in STATUS:
             tags += [RunTag("raymeta.state", trial.state), RunTag("raymeta.reason", trial.reason)]
         log(client, child.run_id, params, metrics, tags)
         child.described = True
         if trial.rounds:
             child.sent = trial.rounds[-1]["outer_steps"]
-        if trial.state != "running":
+        if trial.state in STATUS:
             end = int(trial.rounds[-1]["at"] * 1000) if trial.rounds else None
             client.set_terminated(child.run_id, STATUS[trial.state], end_time=end)
             child.ended = True

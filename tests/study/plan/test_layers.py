@@ -81,8 +81,8 @@ def test_settings_of_other_methods_are_taken_over_below_the_own(tmp_path: Path) 
         ("modle: {name: mlp}", "{file}: unknown key 'modle', did you mean 'model'? (allowed: budget, engine, maml, "
             "method, model, outer, pretraining, regularizers, seed, task)"),
         ("study: {trails: 3}", "{file}: study: unknown key 'trails', did you mean 'trials'? (allowed: also, "
-            "finalist_seeds, finalist_tasks, finalists, first_rung, hung_after_s, reduction, seed, startup_trials, "
-            "trials)"),
+            "finalist_seeds, finalist_tasks, finalists, first_rung, halving, hung_after_s, reduction, seed, "
+            "startup_trials, trials)"),
         ("task: 3", "{file}: task: expected a section of keys, found 3"),
         ("regularizers: {dropgrad: 3}", "{file}: dropgrad: expected a section of keys, found 3"),
         ("regularizers: {dropgrd: {}}", "{file}: regularizers: unknown regularizer 'dropgrd', did you mean "

@@ -233,8 +233,8 @@ WRONG = [
     (
         (*SINUSOID, ["study.trails=3"]),
         "study: unknown key 'trails', did you mean 'trials'? "
-        "(allowed: also, finalist_seeds, finalist_tasks, finalists, first_rung, hung_after_s, reduction, seed, "
-        "startup_trials, trials)",
+        "(allowed: also, finalist_seeds, finalist_tasks, finalists, first_rung, halving, hung_after_s, reduction, "
+        "seed, startup_trials, trials)",
     ),
     (
         (*SINUSOID, ["study.first_rung=3"]),

@@ -12,7 +12,8 @@ from raymeta.metric import Metric
 from raymeta.storage.files import studies_folder
 from raymeta.storage.places import RemotePath
 from raymeta.study.record.home import all_studies, open_study
-from raymeta.study.record.record import StudyRecord, mend_journal
+from raymeta.study.record.journal import mend_journal
+from raymeta.study.record.record import StudyRecord
 
 
 def drive(name: str) -> StudyRecord:

@@ -28,7 +28,8 @@ from raymeta.study.plan.warm_start import warm_started
 from raymeta.study.record import folder
 from raymeta.study.record.folder import check_name
 from raymeta.study.record.home import open_study
-from raymeta.study.record.record import StudyRecord, mend_journal
+from raymeta.study.record.journal import mend_journal
+from raymeta.study.record.record import StudyRecord
 
 METRIC = Metric("mse", "min")
 
