@@ -13,6 +13,7 @@ from raymeta.finals import by_step as inner_steps
 from raymeta.finals.folders import folder_of
 from raymeta.finals.results import BY_STEP, RESULT, SeedResult
 from raymeta.metric import Metric
+from raymeta.models.kernels import kernels_of
 from raymeta.problem import open_problem
 from raymeta.storage.files import write_atomically
 from raymeta.storage.places import AnyPath
@@ -86,6 +87,7 @@ def _tested(trainer: Trainer) -> SeedResult:
         selected_at=best["outer_step"],
         rounds=trainer.rounds,
         also=dict(score.also),
+        kernels=kernels_of(trainer.config),
     )
 
 

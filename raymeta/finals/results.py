@@ -29,6 +29,7 @@ class SeedResult:
         selected_at: outer steps of the weights that were tested, the best on validation.
         rounds: the metrics of every round of its training.
         also: other scores of the test by name, means over its tasks.
+        kernels: what its network ran on in the test, torch's operations or raymeta's own; "": it was not noted yet.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class SeedResult:
     selected_at: int
     rounds: list[dict[str, Any]]
     also: dict[str, float] = field(default_factory=dict)
+    kernels: str = ""
 
     @property
     def seconds(self) -> float:
@@ -199,6 +201,7 @@ class FinalTable:
                     "val_ci95": result.val_ci95,
                     "selected_at": result.selected_at,
                     "seconds": result.seconds,
+                    "kernels": result.kernels,
                     **{f"test_{name}": value for name, value in result.also.items()},
                 }
                 for result in self.seeds

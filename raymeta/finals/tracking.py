@@ -65,6 +65,7 @@ def log_final(table: FinalTable, provenance: Mapping[str, Any]) -> str:
             "raymeta.score": value(result.mean, table.metric, result.ci95),
             "mlflow.parentRunId": parent,
             "mlflow.runName": f"seed {result.seed}",
+            "raymeta.kernels": result.kernels,
         }
         child = str(client.create_run(experiment_id, tags=tags | own).info.run_id)
         log_params(client, child, {**table.config.flat(), "seed": result.seed})

@@ -173,6 +173,7 @@ def test_final_runs(exported: Path, found: Finished) -> None:
     assert table["mean"] == pytest.approx((table["seeds"][0]["test_mse"] + table["seeds"][1]["test_mse"]) / 2)
     assert table["test_tasks"] == 10
     assert {seed["selected_at"] for seed in table["seeds"]} <= set(range(2, 55, 2))
+    assert {seed["kernels"] for seed in table["seeds"]} == {"torch"}  # of an MLP
 
     (parent,), children = final_runs()  # and not doubled
     assert len(children) == 2
