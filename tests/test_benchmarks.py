@@ -1,13 +1,12 @@
 """The benchmarks of the search engine run, in small; and what one of them makes of a search's rounds is right."""
 
-import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -74,54 +73,118 @@ def test_stock_ray() -> None:
         assert 0.1 < float(row[5]) <= 1
 
 
+@pytest.fixture
+def modules() -> Iterator[None]:
+    """The benchmarks' own modules."""
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+    for name in [name for name in sys.modules if name.split(".")[0] in ("simulated", "quality")]:
+        del sys.modules[name]
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_search_quality(tmp_path: Path) -> None:
-    small = ("--folder", tmp_path, "--picture", tmp_path / "p.png", "--steps", 60, "--trainings", 1.5, "--fresh", 1)
-    wanted = (*small, "--seeds", 2, "--methods", "stock Ray", "multivariate TPE+ASHA", "--slots", 1)
+    small = ("--folder", tmp_path, "--picture", tmp_path / "p.png", "--shorter", 9, "--trainings", 2, "--fresh", 1)
+    wanted = (*small, "--seeds", 2, "--problems", "sinusoid", "--methods", "stock Ray", "TPE+ASHA", "--slots", 1)
     rows = run("search_quality", *wanted)
-    assert [row[:2] for row in rows] == [["stock Ray", "2"], ["multivariate TPE+ASHA", "2"]]
+    assert [row[:2] for row in rows] == [["stock Ray", "2"], ["TPE+ASHA", "2"]]
+    assert all(float(row[5]) > 1 for row in rows)  # processor seconds
     assert (tmp_path / "p.png").stat().st_size > 1000
-    made = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    for path in tmp_path.glob("search-*.json"):
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")}
+    for path in tmp_path.glob("sinusoid/search-*.json"):
         last: dict[object, int] = {}
-        for entry in json.loads(path.read_text())["rounds"]:
+        rounds = json.loads(path.read_text())["rounds"]
+        for entry in rounds:
             last[entry["trial"]] = entry["steps"]
-        assert sum(last.values()) >= 90
+        assert sum(last.values()) >= 120
+        assert rounds[0]["point"]["outer.lr"] == 0.001  # the authors' setting
     assert run("search_quality", *wanted) == rows
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")} == made
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.json")} == made
 
 
-@pytest.fixture(scope="module")
-def quality() -> ModuleType:
-    """The benchmark as a module."""
-    spec = importlib.util.spec_from_file_location("search_quality", FOLDER / "search_quality.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.slow
+@pytest.mark.usefixtures("modules")
+@pytest.mark.parametrize(("method", "package"), [("Syne Tune", "syne_tune"), ("SMAC", "smac")])
+def test_systems_that_are_asked_search_real_trainings(method: str, package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    from quality.arms import ARMS, CHECKED
+    from quality.asked import by_asking
+
+    for name, problem in CHECKED.items():
+        small, path = problem.shorter(9), tmp_path / f"{name}.json"
+        plan = ARMS[method].plan(small, 0)
+        by_asking(ARMS[method], plan, 2 * small.points[-1], 2, path)
+        rounds = json.loads(path.read_text())
+        last: dict[int, int] = {}
+        for entry in rounds:  # a trial that was paused goes on where it was
+            assert entry["steps"] == last.get(entry["trial"], 0) + plan.base.budget.validate_every
+            last[entry["trial"]] = entry["steps"]
+        assert sum(last.values()) >= 2 * small.points[-1]
+        firsts = [next(entry["point"] for entry in rounds if entry["trial"] == trial) for trial in sorted(last)]
+        assert any(point == plan.space.start_from[0] for point in firsts)
+        assert all(plan.config(point) for point in firsts)
 
 
-def test_what_was_found_with_so_much_compute(quality: ModuleType) -> None:
+@pytest.mark.usefixtures("modules")
+def test_processor_time_is_of_all_processes_below() -> None:
+    from quality.processes import measured
+
+    busy = "import time; [0 for _ in iter(lambda: time.process_time() < 1.5, False)]"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}]); print('so', file=sys.stderr)"
+    said, seconds = measured([sys.executable, "-c", code])
+    assert said == "so\n"
+    assert 0.7 < seconds < 5
+
+
+@pytest.mark.usefixtures("modules")
+def test_what_was_found_with_so_much_compute() -> None:
+    from quality.found import Search, incumbent
+
+    from raymeta.metric import Metric
+
+    less, more = Metric("mse", "min"), Metric("accuracy", "max")
     told = [(0, 20, 3.0), (1, 20, 2.0), (2, 20, None), (0, 40, 2.5), (0, 60, 2.2), (1, 40, 1.0), (1, 60, 2.1)]
     rounds = [{"trial": trial, "steps": steps, "value": value, "point": trial} for trial, steps, value in told]
+    search = Search("TPE+ASHA", 0, 0.0, rounds)
     for limit, count in ((19, 0), (20, 1), (39, 1), (40, 2), (60, 3), (80, 4), (99, 4), (100, 5), (140, 7), (900, 7)):
-        assert len(quality.until(rounds, limit)) == count
-    ours = [quality.incumbent("TPE+ASHA", rounds[:count], [20, 60]) for count in range(8)]
+        assert len(search.until(limit)) == count
+    ours = [incumbent("TPE+ASHA", rounds[:count], [20, 60], less) for count in range(8)]
     assert ours == [None, 0, 1, 1, 1, 0, 0, 1]  # the highest rung first, there the best round
-    stock = [quality.incumbent("stock Ray", rounds[:count], [20, 60]) for count in range(8)]
+    assert [incumbent("SMAC", rounds[:count], [20, 60], more) for count in range(8)] == [None, *[0] * 7]
+    stock = [incumbent("stock Ray", rounds[:count], [20, 60], less) for count in range(8)]
     assert stock == [None, 0, 1, 1, 1, 1, 1, 1]  # the best last score, however short the training
-    assert quality.count({"rounds": rounds}, 60) == (3, 1, 2)
+    assert (search.trials, search.diverged, search.whole(60)) == (3, 1, 2)
 
 
-def test_the_searches_differ_in_proposals_and_rungs_only(quality: ModuleType) -> None:
-    plans = {method: quality.plan_of(method, 3, 540) for method in quality.METHODS}
-    for method, plan in plans.items():
-        assert plan.rungs == ([540] if method == "random" else [20, 60, 180, 540])
-        assert (plan.study.startup_trials == 1000) == method.startswith("random")
-        assert (plan.study.seed, plan.study.trials, plan.space.start_from) == (3, 1000, [])
-        assert (plan.base, plan.space.hash) == (plans["random"].base, plans["random"].space.hash)
+@pytest.mark.usefixtures("modules")
+def test_the_searches_differ_in_nothing_but_how_they_search() -> None:
+    from quality.arms import ARMS, CHECKED
+
+    for name, problem in CHECKED.items():
+        rungs = {"sinusoid": [20, 60, 180, 540], "glyphs": [6, 18, 54, 162]}[name]
+        methods = [method for method in ARMS if method != "TPE+promoting ASHA"]
+        plans = {method: ARMS[method].plan(problem, 3) for method in methods}
+        for method, plan in plans.items():
+            assert plan.rungs == (rungs[-1:] if method == "random" else rungs)
+            assert (plan.study.startup_trials == 1000) == (method == "random")
+            assert (plan.study.seed, plan.study.trials) == (3, 1000)
+            assert plan.space.start_from == ([] if method == "random" else problem.plan.space.start_from)
+            assert (plan.base, plan.space.params) == (problem.plan.base, problem.plan.space.params)
+    assert ARMS["TPE+promoting ASHA"].words == ("study.halving=promoting",)
+
+
+@pytest.mark.usefixtures("modules")
+def test_differences_of_searches() -> None:
+    from quality.result import apart
+    from scipy.stats import ttest_ind
+
+    values, others = [1.0, 2.0, 4.0], [3.0, 3.5, 5.0, 6.0]
+    mean, half = apart(values, others)
+    interval = ttest_ind(values, others, equal_var=False).confidence_interval()
+    assert (mean - half, mean + half) == pytest.approx((interval.low, interval.high))
+    assert apart([1.0, 1.0], [2.0, 2.0]) == (-1.0, 0.0)
 
 
 @pytest.mark.slow

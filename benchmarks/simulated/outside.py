@@ -209,9 +209,9 @@ def _config_space(params: dict[str, Param]) -> Any:
             space.add(UniformFloatHyperparameter(key, low, high, log=param.log))
     for key, param in params.items():
         conditions = [
-            InCondition(space[key], space[other], list(when.one_of))
-            if when.one_of is not None
-            else GreaterThanCondition(space[key], space[other], when.above)
+            GreaterThanCondition(space[key], space[other], when.above)
+            if (choices := params[other].choice) is None
+            else InCondition(space[key], space[other], [choice for choice in choices if when.holds(choice)])
             for other, when in param.when.items()
         ]
         if conditions:

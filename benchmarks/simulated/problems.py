@@ -1,7 +1,7 @@
 """What is recorded: problems small enough that hundreds of configs can be trained at full budget on a laptop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,8 +38,17 @@ class TableProblem:
     @cached_property
     def plan(self) -> Plan:
         """The study that the table stands for."""
-        words = (*self.words, f"budget.outer_steps={self.points[-1]}", "study.trials=1000")
+        return self.study()
+
+    def study(self, *more: str) -> Plan:
+        """The same with more words on it; the number of its trials is no limit."""
+        words = (*self.words, f"budget.outer_steps={self.points[-1]}", "study.trials=1000", *more)
         return make_plan(self.spec, self.task, words=words, choose=self.choose)
+
+    def shorter(self, times: int) -> "TableProblem":
+        """The same with so small a part of the full budget."""
+        full = self.points[-1] // times
+        return replace(self, points=(*(point for point in self.points if point < full), full))
 
     def configs(self, rows: int) -> list[Point]:
         """The first rows of the table: the space's starting points, then a scrambled Sobol sequence over its keys."""

@@ -11,6 +11,7 @@ import torch
 
 from raymeta.config import TrialConfig
 from raymeta.engine.lanes import own
+from raymeta.problem import Bank
 from raymeta.study.plan.param import Point
 from raymeta.training.lanes import Lanes, lane_structure, whole_width
 from raymeta.training.trainer import Trainer
@@ -47,15 +48,21 @@ class Curve:
         if trainer.metric.better(mean, self._best[0] if self._best else None):
             self._best = mean, own(trainer.learner.state_dict())
 
-    def on_fresh(self, problem: TableProblem) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of the best weights on fresh validation tasks, and on test tasks; all NaN if there are none."""
+    def on_fresh(self, problem: TableProblem) -> np.ndarray:
+        """Scores of the best weights on fresh validation tasks."""
+        return self._scored(self.trainer.problem.bank("validation", FRESH_BANK), problem.fresh_tasks)
+
+    def on_test(self, problem: TableProblem) -> np.ndarray:
+        """Their scores on test tasks."""
+        bank_seed = self.trainer.config.task.bank_seed
+        return self._scored(self.trainer.problem.bank("test", bank_seed, final=True), problem.test_tasks)
+
+    def _scored(self, bank: Bank, tasks: int) -> np.ndarray:
+        """Of the best weights; all NaN if there are none."""
         if self._best is None:
-            return np.full(problem.fresh_tasks, np.nan, np.float32), np.full(problem.test_tasks, np.nan, np.float32)
-        bank, members = self.trainer.problem.bank, [self._best[1]]
-        fresh = self.trainer.evaluate(bank("validation", FRESH_BANK), problem.fresh_tasks, members)
-        test_bank = bank("test", self.trainer.config.task.bank_seed, final=True)
-        test = self.trainer.evaluate(test_bank, problem.test_tasks, members)
-        return fresh.values.numpy().astype(np.float32), test.values.numpy().astype(np.float32)
+            return np.full(tasks, np.nan, np.float32)
+        found: np.ndarray = self.trainer.evaluate(bank, tasks, [self._best[1]]).values.numpy().astype(np.float32)
+        return found
 
 
 def train(problem: TableProblem, points: Sequence[Point], seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -65,6 +72,23 @@ def train(problem: TableProblem, points: Sequence[Point], seed: int) -> Iterator
         For each config what a search may read: `point` and `config` (JSON), `steps` [P], `validation` [P, tasks],
         `seconds` and `validating` [P], `fresh` [tasks]; and apart from it what only its judge reads: `test` [tasks].
     """
+    for chosen, curve in zip(points, curves_of(problem, points, seed), strict=True):
+        yield (
+            {
+                "point": np.array(json.dumps(chosen)),
+                "config": np.array(json.dumps(curve.trainer.config.as_dict())),
+                "steps": np.array(problem.points),
+                "validation": np.stack(curve.scores),
+                "seconds": np.array(curve.seconds),
+                "validating": np.array(curve.validating),
+                "fresh": curve.on_fresh(problem),
+            },
+            {"test": curve.on_test(problem)},
+        )
+
+
+def curves_of(problem: TableProblem, points: Sequence[Point], seed: int) -> list[Curve]:
+    """Configs of one structure trained with a seed, as lanes if there are several."""
     configs = [problem.plan.config(point).model_copy(update={"seed": seed}) for point in points]
     curves = [Curve(Trainer(config)) for config in configs]
     trainers = [curve.trainer for curve in curves]
@@ -84,20 +108,7 @@ def train(problem: TableProblem, points: Sequence[Point], seed: int) -> Iterator
         seconds, done = seconds + (time.process_time() - start) / len(trainers), point
         for curve in curves:
             curve.validate(seconds)
-    for config, chosen, curve in zip(configs, points, curves, strict=True):
-        fresh, test = curve.on_fresh(problem)
-        yield (
-            {
-                "point": np.array(json.dumps(chosen)),
-                "config": np.array(json.dumps(config.as_dict())),
-                "steps": np.array(problem.points),
-                "validation": np.stack(curve.scores),
-                "seconds": np.array(curve.seconds),
-                "validating": np.array(curve.validating),
-                "fresh": fresh,
-            },
-            {"test": test},
-        )
+    return curves
 
 
 def groups(problem: TableProblem, points: Sequence[Point], wanted: Sequence[int]) -> list[list[int]]:

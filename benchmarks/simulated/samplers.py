@@ -15,7 +15,6 @@ from raymeta.study.plan.param import Point
 from raymeta.study.plan.plan import Plan
 from raymeta.study.plan.space import Space
 from raymeta.study.record.proposals import SamplerOf, propose, sampler_of, seed_of
-from simulated.cube import Cube, Lookup
 from simulated.problems import point_at
 from simulated.table import Table
 
@@ -28,7 +27,7 @@ class Proposer(ABC):
 
     def __init__(self, table: Table, plan: Plan) -> None:
         self.table, self.plan = table, plan
-        self.lookup = Lookup(Cube(plan.space.params), table.points)
+        self.lookup = table.lookup(plan.space.params)
 
     @abstractmethod
     def ask(self, number: int) -> int:

@@ -6,6 +6,7 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -17,7 +18,8 @@ import numpy as np
 from raymeta.metric import Metric
 from raymeta.problem import open_problem
 from raymeta.storage.files import cache_folder
-from raymeta.study.plan.param import Point
+from raymeta.study.plan.param import Param, Point
+from simulated.cube import Cube, Lookup
 from simulated.problems import JUDGE_SEED, PROBLEMS, SEARCH_SEED, TableProblem
 
 
@@ -87,6 +89,10 @@ class Table:
     def means(self) -> np.ndarray:
         """Validation scores, [N, P]."""
         return self.validation.mean(-1)
+
+    def lookup(self, params: Mapping[str, Param]) -> Lookup:
+        """Rows by points of a space."""
+        return Lookup(Cube(params), self.points)
 
     @cached_property
     def times(self) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What real searches find; see ../search_quality.py."""

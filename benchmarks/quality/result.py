@@ -1,0 +1,77 @@
+"""Tables and a picture of what the searches found."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scipy.stats import t
+from simulated.problems import TableProblem
+
+from quality.arms import ARMS, DEFAULT
+from quality.found import Search
+from raymeta.metric import Metric
+
+
+def mean_ci(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval over searches (Student's t)."""
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), half
+
+
+def apart(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
+    """Difference of two means and half-width of its 95 % interval (Welch)."""
+    parts = [statistics.variance(each) / len(each) for each in (values, others)]
+    if not sum(parts):
+        return statistics.fmean(values) - statistics.fmean(others), 0.0
+    free = sum(parts) ** 2 / sum(part**2 / (len(each) - 1) for part, each in zip(parts, (values, others), strict=True))
+    return statistics.fmean(values) - statistics.fmean(others), float(t.ppf(0.975, free)) * sum(parts) ** 0.5
+
+
+def by_method(found: Sequence[Search]) -> dict[str, list[Search]]:
+    """Searches of each kind of which there are two or more, in the order of `ARMS`."""
+    searches = {method: [one for one in found if one.method == method] for method in ARMS}
+    return {method: mine for method, mine in searches.items() if len(mine) > 1}
+
+
+def table(problem: TableProblem, metric: Metric, found: Sequence[Search], shares: Sequence[float]) -> list[str]:
+    """Rows in Markdown: a kind of search each."""
+    heads = ["search", "searches", "trials", "diverged", "whole", "processor s"]
+    heads += [f"at {share:g} of the compute" for share in shares] + ["at the end less the default's"]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' --: |' * (len(heads) - 1)}"]
+    kinds = by_method(found)
+    for method, mine in kinds.items():
+        counts = [(one.trials, one.diverged, one.whole(problem.points[-1])) for one in mine]
+        means = [f"{statistics.fmean(counted):.1f}" for counted in zip(*counts, strict=True)]
+        scores = [metric.text(*mean_ci(at)) for at in zip(*(one.scores for one in mine), strict=True)]
+        less = ""
+        if DEFAULT in kinds and method != DEFAULT:
+            mean, half = apart([one.scores[-1] for one in mine], [one.scores[-1] for one in kinds[DEFAULT]])
+            less = f"{'+' if mean >= 0 else ''}{metric.text(mean, half)}"
+        row = (method, str(len(mine)), *means, f"{statistics.fmean(one.seconds for one in mine):.0f}", *scores, less)
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def draw(results: Mapping[str, tuple[Metric, Sequence[Search]]], shares: Sequence[float], path: Path) -> None:
+    """A row a problem: a dot for every search, a bar for the mean of its kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    size = (3.6 * len(shares), 2.6 * len(results))
+    figure, grid = plt.subplots(
+        len(results), len(shares), figsize=size, layout="constrained", sharex="row", sharey="row", squeeze=False
+    )
+    for axes, (name, (metric, found)) in zip(grid, results.items(), strict=True):
+        kinds = by_method(found)
+        for place, (axis, share) in enumerate(zip(axes, shares, strict=True)):
+            for row, mine in enumerate(kinds.values()):
+                scores = [metric.scale * one.scores[place] for one in mine]
+                axis.plot(scores, [row] * len(scores), "o", color=f"C{row}", alpha=0.6)
+                axis.plot(statistics.fmean(scores), row, "|", color="black", ms=18, mew=2)
+            axis.set(title=f"{name}, {share:g} of the compute", xlabel=f"validation {metric.name}, trained anew")
+            axis.set_yticks(range(len(kinds)), list(kinds))
+            axis.spines[["top", "right"]].set_visible(False)
+        axes[0].invert_yaxis()
+    figure.savefig(path, dpi=110)
