@@ -1,5 +1,7 @@
 """A fleet: rounds of many trials, asked for at any time, each reported once and the same whatever happens."""
 
+import queue
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,14 @@ from raymeta.engine import traced
 from raymeta.engine.traced import Traced
 from raymeta.errors import UserError
 from raymeta.schema import merge, parse_overrides
-from raymeta.study.machines.fleet import group
+from raymeta.study.machines.fleet import group, worker
 from raymeta.study.machines.fleet.crew import Answer, Crew
 from raymeta.study.machines.fleet.fleets import Fleets, _Fleet
 from raymeta.study.machines.fleet.width import MEASURED, SKIPPED
 from raymeta.study.machines.resources import Slots
 from raymeta.testing import small_trial
 from raymeta.training.lanes import Lanes, lanes_of
+from raymeta.training.trainer import Trainer
 
 OUTER = {"outer": {"tasks_per_step": 4}, "budget": {"outer_steps": 6, "validate_every": 2}}
 
@@ -120,6 +123,35 @@ def test_a_program_that_fails_is_left_and_one_that_needs_too_much_gets_narrower(
     alone = rounds(Crew(16), tmp_path / "alone", {number: trials[number] for number in (0, 2)})
     assert alone[0][0]["note"] == "it runs alone, as its program failed: vmap: no batching rule"
     assert alone[2][-1]["val_mse"] == pytest.approx(plain[2][-1]["val_mse"], rel=1e-4)
+
+
+def test_what_failed_is_out_of_memory_before_lanes_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Any] = []
+    leave = Lanes.leave
+
+    def too_much(self: Lanes, lanes: Any) -> int:
+        large = torch.zeros(1)
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def checked(self: Lanes, lane: int) -> Trainer:
+        assert held[-1]() is None
+        return leave(self, lane)
+
+    monkeypatch.setattr(Lanes, "step", too_much)
+    monkeypatch.setattr(Lanes, "leave", checked)
+    told = rounds(Crew(8), tmp_path, {0: config(0)})
+    assert told[0][0]["note"].startswith("it runs alone")
+    assert held[-1]() is None
+
+
+def test_a_fleet_that_cannot_go_on_dies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that Ray starts it again, instead of waiting for answers that never come."""
+    died: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(worker.os, "_exit", died.put)
+    fleet = worker.Fleet(8, 0.0, 0)
+    fleet._inbox.put(lambda: {}["what is not there"])
+    assert died.get(timeout=60) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The trials of one structure in a fleet: the programs that compute them together, each of a width of its own."""
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,7 @@ class Group:
 
     def failed(self, error: Exception) -> str:
         """Its program failed: for want of memory it gets narrower, else each trial runs alone; returns what to say."""
+        traceback.clear_frames(error.__traceback__)  # or the memory of what failed is taken still
         for width in list(self._programs):
             self._close(width)
         if failure_of(error).kind == "memory" and (less := self._width.less(self._now)):
