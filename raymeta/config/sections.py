@@ -226,8 +226,8 @@ class EngineConfig(Section):
     )
     lanes: int | str = Field(
         "off",
-        description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 where that was "
-        "measured to win, for MLPs on a CPU.",
+        description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 at most where lanes "
+        "were measured to win, for MLPs on a CPU.",
     )
     kernels: Literal["auto", "torch", "native"] = Field(
         "auto",

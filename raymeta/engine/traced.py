@@ -50,7 +50,8 @@ class Traced:
             try:
                 self._traces[kind] = self._trace(fixed, leaves, form)
             except Exception as error:
-                self.problem = error
+                self.problem = error.with_traceback(None)  # which would keep all tensors of the attempt
+                self.problem.__context__ = self.problem.__cause__ = None
                 return self._function(fixed, *trees)
         with torch.no_grad():  # the gradients are among the operations
             return self._traces[kind](tensors)

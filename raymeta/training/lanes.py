@@ -32,7 +32,7 @@ OWN = ("budget.", "outer.schedule", "outer.milestones", "outer.factors", "outer.
        "outer.added.f", "outer.restart_every", "outer.min_lr")  # fmt: skip
 """Beginnings of keys that a lane has by itself although they are structure: no program depends on them."""
 
-LANES = 16  # of a program on a CPU; see docs/lanes.md
+LANES = 16  # of a program on a CPU, at most; see docs/lanes.md
 VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two registers of AVX-512
 
 
@@ -153,14 +153,19 @@ class Lanes:
         self.trainers[lane] = None
         return trainer
 
-    def step(self, lanes: Sequence[int] | None = None) -> None:
-        """An outer step of these lanes, by default of all whose round is not full. Losses are not waited for."""
+    def step(self, lanes: Sequence[int] | None = None) -> int:
+        """An outer step of these lanes, by default of all whose round is not full. Losses are not waited for.
+
+        Returns:
+            How many times the program was computed: once for each phase that they are in.
+        """
         of_phase: dict[Any, list[int]] = {}
         for lane, trainer in enumerate(self.trainers):
             if trainer is not None and (lane in lanes if lanes is not None else not trainer.round_full):
                 of_phase.setdefault(_phase(trainer), []).append(lane)
         for phase, together in of_phase.items():
             self._step(phase, together)
+        return len(of_phase)
 
     def round(self, lanes: Sequence[int], after_step: Callable[[], None] = lambda: None) -> None:
         """Outer steps of lanes until the round of each is full; their ends are the trainers' own."""
