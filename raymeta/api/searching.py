@@ -80,7 +80,7 @@ def search(
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
     from raymeta.study.run.driving import How, begin
-    from raymeta.training.trainer import refuse_unfit
+    from raymeta.training.device import refuse_unfit
 
     beyond(slots)  # what can't be is refused before anything is made; the rest is said when the trials start
     if name is not None:

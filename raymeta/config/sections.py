@@ -229,6 +229,11 @@ class EngineConfig(Section):
         description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 where that was "
         "measured to win, for MLPs on a CPU.",
     )
+    graphs: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Outer steps of batched tasks, and of lanes, as a CUDA graph, whose kernels a GPU is given at "
+        "once; auto: on a GPU, where they can be.",
+    )
     kernels: Literal["auto", "torch", "native"] = Field(
         "auto",
         description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
@@ -245,6 +250,11 @@ class EngineConfig(Section):
         description="Images that a convolutional network computes at a time, so that a large episode takes less memory "
         "for more work; null: all of a set.",
     )
+
+    @field_validator("graphs", mode="before")
+    @classmethod
+    def _graphs(cls, graphs: Any) -> Any:
+        return {True: "on", False: "off"}[graphs] if isinstance(graphs, bool) else graphs  # as YAML reads them
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -1,12 +1,17 @@
 """Where a trial computes, and what it may take there."""
 
+from collections.abc import Callable
+
 import torch
 
 from raymeta.config import TrialConfig
+from raymeta.engine.graphs import CudaGraphs, Graphs
 from raymeta.errors import UserError
-from raymeta.learner import Learner
+from raymeta.learner import Learner, build_learner
+from raymeta.problem import open_problem
 
 CONTEXT_BYTES = 600 * 2**20  # a guess, where it is not measured, of what CUDA itself takes of a GPU for each process
+CAPTURES: dict[str, Callable[[], Graphs]] = {"cuda": CudaGraphs}  # by kind of device
 DATA_SHARE = 0.05  # of a GPU's free memory, for a copy of the data: each trial that shares the GPU has its own
 
 
@@ -53,6 +58,20 @@ def keeps_on_device(config: TrialConfig, device: torch.device, learner: Learner)
     return problem.kept_bytes < DATA_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
+def graphs_of(config: TrialConfig, device: torch.device) -> Graphs | None:
+    """What captures a trial's outer steps; None: nothing is to.
+
+    Raises:
+        UserError: it is asked for on a CPU.
+    """
+    wanted, made = config.engine.graphs, CAPTURES.get(device.type)
+    if made is not None:
+        return None if wanted == "off" else made()
+    if wanted == "on":
+        raise UserError("engine.graphs: found 'on', but the trial computes on a CPU; allowed: auto, off")
+    return None
+
+
 def vectorized(config: TrialConfig, device: torch.device, learner: Learner) -> bool:
     """Whether the tasks of an outer step are batched.
 
@@ -81,3 +100,14 @@ def one_by_one(config: TrialConfig, learner: Learner) -> str:
     if learner.model.norm_mode == "running":  # they are written to in place
         return "model.norm running updates its averages task by task"
     return ""
+
+
+def refuse_unfit(config: TrialConfig) -> None:
+    """Build a trial's learner, to no end but that what does not fit together is said before anything starts.
+
+    Raises:
+        UserError: the trainer would refuse the config, on whatever device.
+    """
+    learner, cpu = build_learner(config, open_problem(config.task)), torch.device("cpu")
+    vectorized(config, cpu, learner)
+    keeps_on_device(config, cpu, learner)
