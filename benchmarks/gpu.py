@@ -21,7 +21,7 @@ others nothing. `--list` names the parts:
 - graphs: outer steps of W1 and W2 captured as CUDA graphs against uncaptured, a trial's and those of 16 lanes: time,
   launches by the host, memory, and how far the weights are apart.
 - block: the second block's convolution of 64 lanes and tasks: one by one, in groups, as products of matrices, by a
-  Triton kernel (`triton_block.py`); errors against float64.
+  Triton kernel (`triton_block.py`; without a C compiler there its rows say so); errors against float64.
 - packing: 1, 2, 4, 8, 16 processes of W1 at once, without MPS and with it; memory against what `--pack auto` assumes.
 """
 

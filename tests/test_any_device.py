@@ -14,11 +14,14 @@ from torch.utils._pytree import tree_leaves
 
 from raymeta import registry
 from raymeta.config import parse_trial
+from raymeta.engine.recorded import RecordedGraphs
 from raymeta.engine.transfer import sent
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge
 from raymeta.testing import small_trial
+from raymeta.training.captured import CapturedGradients
+from raymeta.training.device import CAPTURES
 from raymeta.training.lanes import Lanes
 from raymeta.training.trainer import Trainer
 
@@ -44,10 +47,32 @@ class NeverWaits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class StaysThere(NeverWaits):
+    """Refuses all copies from the CPU: in a captured graph they would bring what was there at the capture."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(found, Tensor) and found.is_meta:
+            places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            assert places <= {"meta"}, f"{func} brings something from the CPU"
+        return found
+
+
 @pytest.fixture
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trials compute on the meta device, where the images lie, too."""
+    """Trials compute on the meta device, where the images lie, too; what would be captured there gets nothing else."""
+
+    def alone(computed: Any) -> Any:
+        def inside(*given: Any) -> Any:
+            with StaysThere():
+                return computed(*given)
+
+        return inside
+
     monkeypatch.setattr("raymeta.training.trainer.device_of", lambda config: META)
+    monkeypatch.setitem(CAPTURES, "meta", RecordedGraphs)
+    for owner in (Lanes, CapturedGradients):
+        monkeypatch.setattr(owner, "_computed", alone(owner._computed))  # type: ignore[attr-defined]
 
 
 def outer_gradient(spec: str, tasks: str = "loop") -> dict[str, Tensor]:
@@ -114,6 +139,7 @@ def test_outer_steps_never_wait_for_the_device(spec: str, on_meta: None, glyphs:
         for _ in range(2):
             single.step()
             lanes.step([0, 1])
+    assert single.captured.active
     assert all(loss.is_meta for one in (single, *together) for loss in one._losses)
 
 
@@ -121,6 +147,8 @@ def test_outer_steps_never_wait_for_the_device(spec: str, on_meta: None, glyphs:
     lambda x: x.to(META), lambda x: torch.empty(3, device=META) + x, lambda x: torch.empty(3, device=META).copy_(x),
 ])  # fmt: skip
 def test_waiting_shows(fault: Any) -> None:
+    with StaysThere(), pytest.raises(AssertionError):
+        sent(torch.ones(3), META)
     with NeverWaits():
         sent(torch.ones(3), META)
         with pytest.raises(AssertionError):

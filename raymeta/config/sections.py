@@ -239,6 +239,11 @@ class EngineConfig(Section):
         description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
         "which a C++ compiler builds once a machine; auto: native where they can be had.",
     )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="What is multiplied: tf32 lets a GPU round it to 10 bits, bf16 rounds convolutions to 8. Gradients "
+        "differ from float32's then, which a search says.",
+    )
     tiles: Literal[2, 4] = Field(
         2,
         description="Side of the tiles in which raymeta's own kernels compute convolutions: 4 is faster, with two to "

@@ -31,12 +31,15 @@ def device_of(config: TrialConfig) -> torch.device:
     """Where a trial computes.
 
     Raises:
-        UserError: it asks for a GPU and there is none.
+        UserError: it asks for a GPU, or for numbers of one, and there is none.
     """
     wanted = config.engine.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("engine.device: found 'cuda', but torch sees no GPU here; allowed: auto, cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    found = torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if found.type == "cpu" and config.engine.precision == "tf32":
+        raise UserError("engine.precision: found 'tf32', but the trial computes on a CPU; allowed: float32, bf16")
+    return found
 
 
 def keeps_on_device(config: TrialConfig, device: torch.device, learner: Learner) -> bool:

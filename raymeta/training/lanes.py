@@ -23,6 +23,7 @@ from raymeta.engine.traced import Traced
 from raymeta.engine.transfer import sent
 from raymeta.learner import Learner, build_learner
 from raymeta.learner.program import Program, phase_of, with_gradients
+from raymeta.models.precision import set_products
 from raymeta.problem import open_problem
 from raymeta.training.device import graphs_of, one_by_one
 from raymeta.training.outer import OuterUpdate
@@ -108,7 +109,8 @@ class Lanes:
 
     def __init__(self, like: Trainer, width: int) -> None:
         assert isinstance(like.update, OuterUpdate), "alone() says so"
-        self.structure, self.device, self.problem = lane_structure(like.config), like.device, like.problem
+        self.config, self.device, self.problem = like.config, like.device, like.problem
+        self.structure = lane_structure(like.config)
         self.trainers: list[Trainer | None] = [None] * width
         dtype = next(like.learner.parameters()).dtype
         own = build_learner(like.config, like.problem).to(like.device, dtype)
@@ -176,6 +178,7 @@ class Lanes:
 
     def _step(self, phase: Any, lanes: list[int]) -> None:
         """An outer step of lanes that are in one phase of their learner."""
+        set_products(self.config)
         trainers: dict[int, Trainer] = {lane: self.trainers[lane] for lane in lanes}  # type: ignore[misc]
         for lane, trainer in trainers.items():
             self._update.begin(lane, trainer.outer_step)

@@ -25,6 +25,7 @@ from raymeta.hooks import Hooks
 from raymeta.inner import Context, Player
 from raymeta.learner import build_learner, task_loss
 from raymeta.metric import Score
+from raymeta.models.precision import set_products
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
@@ -131,6 +132,7 @@ class Trainer:
 
     def outer_update(self) -> Tensor:
         """One outer step; returns the loss it followed, averaged over its tasks, []."""
+        set_products(self.config)
         self.update.begin(self.outer_step)
         loss = self.update.follow(self)
         self.outer_step += 1
@@ -285,6 +287,7 @@ class Trainer:
         self, bank: Bank, tasks: int, members: Sequence[dict[str, Tensor]] = (), steps: int | None = None
     ) -> Score:
         """Score tasks of a bank where this trains; see `Problem.evaluate`."""
+        set_products(self.config)
         return self.problem.evaluate(
             self.learner, bank, tasks, device=self.device, vectorized=self.vectorized, members=members, steps=steps
         )

@@ -215,6 +215,13 @@ def test_what_cannot_be_captured_says_why(
         Trainer(trial("maml", change, graphs="on", problem="images"))
 
 
+@pytest.mark.slow
+def test_a_policy_is_the_same_bits(recorders: list[RecordedGraphs]) -> None:
+    on, off = (trained(trial("maml", graphs=wanted, problem="policies")) for wanted in ("auto", "off"))
+    assert recorders[0].replays
+    assert bits(on) == bits(off)
+
+
 def test_a_policys_line_search_is_not_captured(recorders: list[RecordedGraphs]) -> None:
     policy = small_trial("maml", "policies", {"engine": {"tasks": "vmap"}})
     assert Trainer(policy).captured.problem == ""
