@@ -31,7 +31,9 @@ def block(here: Here) -> None:
     if note:
         here.report("block", way="Triton", note=note)
     else:
-        ways |= {"Triton": kernel, "Triton, TF32": partial(kernel, precision="tf32")}
+        ways["Triton"] = kernel
+        if not here.small:  # which its interpreter does not round to
+            ways["Triton, TF32"] = partial(kernel, precision="tf32")
     double, base = (x.double(), weight.double()), None
     expected = (one_by_one(*double), *gradients(one_by_one, *double))
     for name, way in ways.items():
