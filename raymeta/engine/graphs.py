@@ -4,6 +4,7 @@ A replay reads and writes the memory that was there at the capture. So what stay
 read in place, everything else is copied into tensors of the graph's own, and so are its results the graph's own.
 """
 
+import gc
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
@@ -52,9 +53,15 @@ class CudaGraphs:
 
     def record(self, flat: Flat, tensors: list[Tensor]) -> Callable[[], Any]:
         """See `Graphs`."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            found = flat(tensors)
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        gc.collect()  # a graph that is freed while another is captured spoils that one
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                found = flat(tensors)
+        finally:
+            if collects:
+                gc.enable()
 
         def again() -> Any:
             graph.replay()
