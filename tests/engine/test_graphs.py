@@ -1,13 +1,17 @@
 """Capturing, on a back end that does operations again on the same memory, as CUDA's does."""
 
+import gc
+import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor
 
 from raymeta.engine import graphs
-from raymeta.engine.graphs import BEFORE, CHECKED, Captured
+from raymeta.engine.graphs import BEFORE, CHECKED, Captured, CudaGraphs
 from raymeta.engine.recorded import RecordedGraphs
 
 READY = BEFORE + 1  # calls until one is captured
@@ -126,3 +130,42 @@ def test_a_tensor_on_another_device_is_named() -> None:
     for _ in range(READY):
         captured(None, weights, torch.ones(3, device="meta"))
     assert str(captured.problem) == "a tensor is on meta, others are on cpu"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_cuda_is_asked_for_in_which_order(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in that takes what torch's own takes; there is no GPU here."""
+    taken, seen, own = inspect.signature(torch.cuda.graph), [], MagicMock()
+
+    def captures(*given: Any, **named: Any) -> AbstractContextManager[None]:
+        bound = taken.bind(*given, **named).arguments
+        assert (bound["pool"], bound["stream"]) == ("pool", own)
+        seen.append("capture")
+        return nullcontext()
+
+    for name, value in {
+        "Stream": lambda: own, "graph_pool_handle": lambda: "pool", "current_stream": MagicMock(),
+        "stream": lambda stream: nullcontext(seen.append("beside")), "graph": captures,
+        "CUDAGraph": lambda: MagicMock(replay=lambda: seen.append("replay")),
+    }.items():  # fmt: skip
+        assert hasattr(torch.cuda, name)
+        monkeypatch.setattr(torch.cuda, name, value)
+
+    def flat(tensors: list[Tensor]) -> str:
+        assert not gc.isenabled()
+        if fails:
+            raise RuntimeError("refused")
+        return "results"
+
+    graphs = CudaGraphs()
+    assert graphs.early(lambda: "early") == "early"
+    own.wait_stream.assert_called_once()
+    if fails:
+        with pytest.raises(RuntimeError, match="refused"):
+            graphs.record(flat, [])
+        assert gc.isenabled()
+        return
+    again = graphs.record(flat, [])
+    assert gc.isenabled()
+    assert [again(), again()] == ["results", "results"]
+    assert seen == ["beside", "capture", "replay", "replay"]
