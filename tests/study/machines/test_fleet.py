@@ -218,7 +218,7 @@ def test_a_program_that_cannot_be_traced_is_told_once_and_computes_the_same(
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(traced, "AFTER", 2)
-    monkeypatch.setattr(Traced, "_trace", broken)
+    monkeypatch.setattr(Traced, "_made", broken)
     found = rounds(Crew(8), tmp_path / "untraced", trials)
     notes = [note for of_trial in found.values() for one in of_trial if (note := one.pop("note"))]
     assert notes == ["its program is slower, as it can't be traced: no such operation"]
