@@ -56,7 +56,7 @@ def test_what_cannot_be_traced_is_called_and_what_the_attempt_had_is_let_go(soon
 
 
 def test_no_more_than_some_kinds_are_kept(soon: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(traced, "MOST", 1)
+    monkeypatch.setattr(Traced, "most", 1)
     runs: list[int] = []
 
     def doubled(fixed: None, x: Tensor) -> Tensor:
