@@ -182,6 +182,7 @@ def test_lanes_are_the_same_bits(spec: str, recorders: list[RecordedGraphs], gly
     check_lanes(recorders, spec, own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", OUTER)
 def test_however_their_outer_steps_are(outer: dict[str, Any], recorders: list[RecordedGraphs]) -> None:
     check_lanes(recorders, "metasgd", {"outer": outer})
@@ -209,7 +210,6 @@ def test_what_cannot_be_captured_says_why(
     change: dict[str, Any], reason: str, recorders: list[RecordedGraphs], glyphs: ImageDataset
 ) -> None:
     trainer = Trainer(trial("maml", change, problem="images"))
-    trainer.outer_update()
     assert (trainer.captured.active, trainer.captured.problem) == (False, reason)
     with pytest.raises(UserError, match=f"^engine.graphs: found 'on', but {reason}; allowed: auto, off$"):
         Trainer(trial("maml", change, graphs="on", problem="images"))
