@@ -12,7 +12,8 @@ trained with another seed; what was not judged is left to the training that the 
 
 - regret: 0 is the best config of the table, 1 its median;
 - the rule for a default: each problem is judged with what the others choose; one setting must be chosen by all and be
-  better than the default by more than its interval on every problem.
+  better than the default by more than its interval on every problem;
+- the second rule: over all problems together better by more than its interval, on none worse by more than its interval.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from simulated.problems import PROBLEMS, SEARCH_SEED
-from simulated.results import Results, load, table, verdict
+from simulated.results import Results, load, offered, table, verdict
 from simulated.search import BUDGETS, as_row, simulate
 from simulated.settings import SETTINGS
 from simulated.table import Judge, Table, checksum, default_folder
@@ -70,7 +71,7 @@ def report(tables: dict[str, Table], folder: Path, outs: dict[str, Path]) -> Non
         print(f"Best {text(found[name].best)}, median {text(found[name].middle)}.\n")
         print("\n".join(table(found[name])))
     print("\n### The rule\n")
-    print("\n".join(verdict(found)))
+    print("\n".join([*verdict(found), *offered(found)]))
 
 
 def main() -> None:

@@ -137,19 +137,24 @@ def test_systems_that_are_asked_search_real_trainings(method: str, package: str,
     from quality.arms import ARMS, CHECKED
     from quality.asked import by_asking
 
+    from raymeta.problem import open_problem
+
     for name, problem in CHECKED.items():
         small, path = problem.shorter(9), tmp_path / f"{name}.json"
         plan = ARMS[method].plan(small, 0)
+        open_problem(plan.base.task).prepare()
         by_asking(ARMS[method], plan, 2 * small.points[-1], 2, path)
         rounds = json.loads(path.read_text())
         last: dict[int, int] = {}
         for entry in rounds:  # a trial that was paused goes on where it was
-            assert entry["steps"] == last.get(entry["trial"], 0) + plan.base.budget.validate_every
+            if entry["value"] is not None:  # else it diverged, in the middle of a round
+                assert entry["steps"] == last.get(entry["trial"], 0) + plan.base.budget.validate_every
             last[entry["trial"]] = entry["steps"]
         assert sum(last.values()) >= 2 * small.points[-1]
         firsts = [next(entry["point"] for entry in rounds if entry["trial"] == trial) for trial in sorted(last)]
-        assert any(point == plan.space.start_from[0] for point in firsts)
-        assert all(plan.config(point) for point in firsts)
+        assert all(plan.space.complete(point) for point in firsts)
+        if method == "Syne Tune":  # SMAC has a design of its own before them
+            assert firsts[:2] == [pytest.approx(point) for point in plan.space.start_from[:2]]
 
 
 @pytest.mark.usefixtures("modules")

@@ -168,8 +168,9 @@ def test_no_search_reads_test_scores(problem: Any, recorded: Path, tmp_path: Pat
 
 
 def test_a_sample_is_the_tables_beginning(recorded: Path, tmp_path: Path) -> None:
+    from simulated.problems import SEARCH_SEED
     from simulated.search import Setting, simulate
-    from simulated.table import Judge, Table, checksum, sample
+    from simulated.table import Judge, Table, checksum, read, row_file, sample, write
 
     sample(recorded, 8, tmp_path / "few.npz")
     few, whole = Table.load(tmp_path / "few.npz"), Table.load(recorded)
@@ -177,6 +178,13 @@ def test_a_sample_is_the_tables_beginning(recorded: Path, tmp_path: Path) -> Non
         assert simulate(few, setting, 1, 2, most=4) == simulate(whole, setting, 1, 2, most=4)
     assert Judge.load(tmp_path / "few.npz").mean.tolist() == Judge.load(recorded).mean.tolist()
     before = checksum(recorded)
+    path = row_file(recorded / "rows", 0, SEARCH_SEED)
+    row = read(path)
+    write(path, row | {"seconds": 2 * row["seconds"]})
+    assert checksum(recorded) == before  # another machine's times
+    write(path, row | {"fresh": 2 * row["fresh"]})
+    assert checksum(recorded) != before
+    write(path, row)
     sample(recorded, 3, tmp_path / "three.npz")
     assert checksum(recorded) == before
     assert len(Table.load(tmp_path / "three.npz").points) == 3
@@ -365,6 +373,31 @@ def test_the_rule_needs_a_win_on_every_problem() -> None:
     assert "default stays" in verdict({"a": wins, "b": loses})[-1]
     assert "default stays" in verdict({"a": loses, "b": loses})[-1]
     assert "no ground" in verdict({"a": wins})[-1]
+
+
+def test_the_second_rule_is_over_all_problems_together() -> None:
+    from simulated.results import Results, offered
+    from simulated.search import DEFAULT, Setting
+    from simulated.table import Judge
+
+    from raymeta.metric import Metric
+
+    judge = Judge(np.array([0.0, 0.1, 0.2, 0.5, 1.0]))
+    new, system = Setting(scheduler="promoting ASHA"), Setting("Ray's Optuna")
+
+    def of(mine: list[int], other: list[int]) -> Results:
+        found = [*lines(DEFAULT, other), *lines(new, mine), *lines(system, mine)]
+        return Results.of(found, judge, Metric("mse", "min"))
+
+    wins, even, loses = of([0, 1] * 4, [2] * 8), of([1, 2] * 4, [2, 1] * 4), of([2] * 8, [1, 2] * 4)
+    (line, last) = offered({"a": wins, "b": even})
+    assert "TPE + promoting ASHA, -0.375 ± 0.207" in line
+    assert last == "By the second rule the default becomes: TPE + promoting ASHA."
+    (line, last) = offered({"a": wins, "b": loses})
+    assert line.endswith("but worse on b")
+    assert last == "By the second rule the default stays."
+    assert offered({"a": even, "b": even}) == ["By the second rule the default stays."]
+    assert "no ground" in offered({"a": wins})[0]
 
 
 def test_reaching_what_random_search_has_at_its_end() -> None:

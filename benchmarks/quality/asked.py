@@ -51,17 +51,17 @@ _running: dict[int, Trainer] = {}
 """The trial of a worker, by number."""
 
 
-def train_round(number: int, config: dict[str, Any], checkpoint: str, keep: bool) -> dict[str, Any]:
+def train_round(number: int, config: dict[str, Any], checkpoint: Path, keep: bool) -> dict[str, Any]:
     """A round of a trial, in a worker; `keep`: it leaves a checkpoint."""
     if number not in _running:
         _running.clear()
         trainer = _running[number] = Trainer(parse_trial(config))
-        if Path(checkpoint).exists():
+        if checkpoint.exists():
             trainer.load(checkpoint)
     trainer = _running[number]
     metrics = trainer.round()
     if keep:
-        trainer.save(Path(checkpoint))
+        trainer.save(checkpoint)
     return metrics
 
 
@@ -79,7 +79,7 @@ def by_asking(arm: Arm, plan: Plan, limit: int, slots: int, path: Path) -> None:
 
     def push(worker: ProcessPoolExecutor, trial: Trial) -> None:
         config = plan.config(live.points[trial.row]).as_dict()
-        checkpoint = str(path.parent / f"{trial.number}.pt")
+        checkpoint = path.parent / f"{trial.number}.pt"
         under_way[worker.submit(train_round, trial.number, config, checkpoint, scheduler.pauses)] = worker, trial
 
     def take(worker: ProcessPoolExecutor) -> None:

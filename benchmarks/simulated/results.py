@@ -10,7 +10,7 @@ import numpy as np
 
 from raymeta.metric import Metric
 from simulated.search import BUDGETS, DEFAULT
-from simulated.settings import RANDOM
+from simulated.settings import OTHERS, RANDOM, SETTINGS
 from simulated.table import Judge
 
 SHOWN = (8, 16, 32)
@@ -142,6 +142,29 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
     else:
         lines.append("By the rule the default stays: no one setting wins by more than its interval on every problem.")
     return lines
+
+
+def offered(found: Mapping[str, Results]) -> list[str]:
+    """The second rule: over all problems together better than the default by more than the interval, on none worse by
+    more than its interval. Systems of others are no settings.
+    """
+    if len(found) < 2:
+        return ["The second rule: one problem is no ground for a default."]
+    own = {str(setting) for setting in SETTINGS if setting not in OTHERS} - {str(DEFAULT)}
+    shared = own.intersection(*(set(results.scores) for results in found.values()))
+    lines, winners = [], {}
+    for name in sorted(shared):
+        apart = np.array([results.paired(name, str(DEFAULT)) for results in found.values()])
+        mean, half = apart[:, 0].mean(), (apart[:, 1] ** 2).sum() ** 0.5 / len(apart)
+        worse = [problem for problem, (one, width) in zip(found, apart, strict=True) if one - width > 0]
+        if mean + half >= 0:
+            continue
+        but = f", but worse on {', '.join(worse)}" if worse else ""
+        lines.append(f"- over all problems better: {name}, {mean:+.3f} ± {half:.3f}{but}")
+        if not worse:
+            winners[name] = mean
+    best = min(winners, key=winners.__getitem__) if winners else None
+    return [*lines, f"By the second rule the default {f'becomes: {best}' if best else 'stays'}."]
 
 
 def table(results: Results) -> list[str]:
