@@ -25,7 +25,7 @@ def test_it_doubles_as_long_as_a_share_falls() -> None:
     probe = Width(64, tasks=4)
     assert settle(probe, {8: 1.0, 16: 1.3, 32: 2.0, 64: 3.5}, trials=64) == [8, 16, 32, 64]
     assert probe.note == ""
-    assert not probe.measuring
+    assert not any(probe.measures(width) for width in (8, 16, 32, 64))
     assert probe.programs == {8, 16, 32, 64}
 
 
@@ -44,6 +44,7 @@ def test_a_wider_one_is_tried_only_for_trials_that_would_fill_it() -> None:
     assert settle(probe, costs, trials=8) == [8]
     assert settle(probe, costs, trials=9, steps=STEPS - 1) == [16]
     assert settle(probe, costs, trials=3) == [8]  # meanwhile
+    assert (probe.measures(8), probe.measures(16)) == (False, True)
     assert settle(probe, costs, trials=9) == [16, 8]  # nine of sixteen cost more than eight, and one in turn
     assert settle(probe, costs, trials=16) == [16]
     assert settle(probe, costs, trials=17) == [32, 16]

@@ -60,7 +60,7 @@ class Group:
         inside = sorted(asked, key=lambda one: one.began)[: self._now]
         lanes = self._filled(self._now, [one.trainer for one in inside])
         numbers = [lanes.trainers.index(one.trainer) for one in inside]
-        if self._width.measuring:
+        if self._width.measures(lanes.width):
             start = seconds(lanes.device)
             programs = lanes.step(numbers)
             self._width.took(lanes.width, (seconds(lanes.device) - start) / programs)

@@ -40,10 +40,9 @@ class Width:
         self._tried: int | None = whole_width(2, tasks)
         self._seconds: list[float] = []  # of its steps so far
 
-    @property
-    def measuring(self) -> bool:
-        """A width is being tried, and `took` waits for its times."""
-        return self._tried is not None
+    def measures(self, width: int) -> bool:
+        """Whether this width is being tried, so that `took` waits for its times."""
+        return width == self._tried
 
     @property
     def programs(self) -> set[int]:
@@ -69,7 +68,7 @@ class Width:
 
     def took(self, width: int, seconds: float) -> None:
         """An outer step at a width took so long, whatever part of its lanes was filled."""
-        if width != self._tried:
+        if not self.measures(width):
             return
         self._seconds.append(seconds)
         if len(self._seconds) < SKIPPED + MEASURED:
