@@ -18,7 +18,10 @@ others nothing. `--list` names the parts:
   and the share of its time in which the GPU computes; an evaluation on 600 tasks. Precision is torch's default (TF32 in
   convolutions).
 - lanes: trials an hour of W1 as 1, 4, 16, 64, 128 lanes of one program against one trial; memory and launches.
-- block: the second block's convolution of 64 lanes and tasks: one by one, in groups, as products of matrices.
+- graphs: outer steps of W1 and W2 captured as CUDA graphs against uncaptured, a trial's and those of 16 lanes: time,
+  launches by the host, memory, and how far the weights are apart.
+- block: the second block's convolution of 64 lanes and tasks: one by one, in groups, as products of matrices, by a
+  Triton kernel (`triton_block.py`; without a C compiler there its rows say so); errors against float64.
 - packing: 1, 2, 4, 8, 16 processes of W1 at once, without MPS and with it; memory against what `--pack auto` assumes.
 """
 

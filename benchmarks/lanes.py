@@ -3,6 +3,8 @@
     uv run python benchmarks/lanes.py
     uv run python benchmarks/lanes.py --lanes 1 8 --hidden 80 80 80 --tasks 25
     uv run python benchmarks/lanes.py --waiting 32   # what trials cost until the first of them computes
+    uv run python benchmarks/lanes.py --search       # whole searches: as lanes, as processes, as lanes again
+    uv run python benchmarks/lanes.py --search --tasks 25 --trials 100
 
 Sinusoids (10-shot, MAML in second order, 5 inner steps, 4 tasks), one process, one thread. Each row takes turns: the
 separate trainers do `--steps` outer steps each, then the lanes do the same; the columns are processor time for an outer
@@ -11,16 +13,23 @@ is how far the weights of the two are apart after all of it, relative to the siz
 
 `--waiting`: so many trials as processes of their own, which have imported what computes a trial, and as trials of two
 fleets. Processor time and memory (the share of each page that is a process's own) are those of all of Ray's workers.
+
+`--search`: MAML with DropGrad on sinusoids, seven searched keys, on two slots, each search in a folder of its own.
+Times are from the start of the command until all trials have ended, without the finalists that follow; processor time
+is that of all its processes, Ray's and MLflow's too. The ratios are to processes; the best is that on fresh tasks.
 """
 
 import argparse
 import os
 import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -149,6 +158,79 @@ def waiting(count: int) -> None:
         stop_ray()
 
 
+class Searched(NamedTuple):
+    """A search whose trials have ended: after so many seconds, with so much processor time."""
+
+    wall: float
+    processor: float
+    trials: int
+    steps: int
+    best: str
+
+
+def searched(lanes: str, options: argparse.Namespace) -> Searched:
+    """Run a search with `engine.lanes` to its end, from the command line."""
+    from raymeta.report.tables import fresh
+    from raymeta.study.record.finalists import standings
+    from raymeta.study.record.record import StudyRecord
+
+    every = options.budget // 9
+    words = [
+        *("maml+dropgrad", "--task", "sinusoid-10s", "maml.inner_steps=3,5", f"outer.tasks_per_step={options.tasks}"),
+        *(f"budget.outer_steps={options.budget}", f"budget.validate_every={every}", f"study.first_rung={every}"),
+        *("budget.validation_tasks=100", f"study.trials={options.trials}", f"engine.lanes={lanes}", "--slots", "2"),
+    ]
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "said").open("w+") as said:
+        start, used = time.time(), [(time.time(), 0.0)]
+        command = [Path(sys.executable).with_name("raymeta"), "search", *words, "--name", "one", "--json"]
+        search = subprocess.Popen(command, env=os.environ | {"RAYMETA_STUDIES": folder}, stdout=said, stderr=said)
+        seen: dict[tuple[str, str], float] = {}  # by process and when it started; those that have ended count, too
+        while search.poll() is None:
+            seen |= processor_times(f"RAYMETA_STUDIES={folder}".encode())
+            used.append((time.time(), sum(seen.values())))
+            time.sleep(0.2)
+        if search.returncode:
+            raise SystemExit((Path(folder) / "said").read_text())
+        record = StudyRecord.load(Path(folder) / "one")
+        trials = record.trials()
+        end = max(entry["at"] for trial in trials for entry in trial.rounds)
+        processor = next((seconds for when, seconds in used if when >= end), used[-1][1])
+        standing = standings(record)
+        best = fresh(standing.best, record.metric) if standing and standing.best else "-"
+        return Searched(end - start, processor, len(trials), sum(trial.outer_steps for trial in trials), best)
+
+
+def processor_times(mark: bytes) -> dict[tuple[str, str], float]:
+    """Seconds of each process whose environment has a variable."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (place / "environ").read_bytes().split(b"\0"):
+                after_name = (place / "stat").read_text().rpartition(")")[2].split()
+                ticks = int(after_name[11]) + int(after_name[12])
+                found[place.name, after_name[19]] = ticks / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            continue
+    return found
+
+
+def searches(options: argparse.Namespace) -> None:
+    """Print the table of searches."""
+    rows: list[tuple[str, Searched]] = []
+    for lanes in ("16", "off", "16"):
+        rows.append((lanes, searched(lanes, options)))
+        print(f"engine.lanes={lanes}: {rows[-1][1]}", file=sys.stderr, flush=True)
+    other = rows[1][1]
+    print("| engine.lanes | all trials ended after | processor time | trials an hour | outer steps | best |")
+    print("| --- | --: | --: | --: | --: | --: |")
+    for lanes, one in rows:
+        ratio = other.wall / other.trials * one.trials / one.wall
+        print(
+            f"| {lanes} | {one.wall:.0f} s | {one.processor:.0f} s ({other.processor / one.processor:.2f}x) | "
+            f"{3600 * one.trials / one.wall:,.0f} ({ratio:.2f}x) | {one.steps:,} | {one.best} |"
+        )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,11 +240,17 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=4, help="of an outer step")
     parser.add_argument("--steps", type=int, default=10, help="outer steps of a turn")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--search", action="store_true", help="whole searches")
+    parser.add_argument("--trials", type=int, default=200, help="of a search")
+    parser.add_argument("--budget", type=int, default=900, help="outer steps of a whole trial of a search")
     parser.add_argument("--waiting", type=int, metavar="N", help="what N trials cost that wait")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.waiting:
         waiting(options.waiting)
+        return
+    if options.search:
+        searches(options)
         return
     print("| lanes | separate trainers | lanes | ratio | state |\n| --: | --: | --: | --: | --: |")
     for count in options.lanes:

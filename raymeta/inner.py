@@ -9,6 +9,7 @@ from torch import Tensor
 
 from raymeta.engine.noise import EVALUATION, Noise, task_keys
 from raymeta.engine.tasks import Examples, Tasks, for_each
+from raymeta.engine.transfer import sent
 from raymeta.models.passes import Changes, Moments, Pass, Weights
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def predictions(
     """
     if isinstance(numbers, int):
         numbers = range(numbers, numbers + tasks.size)
-    keys = task_keys(0, 0, torch.tensor(numbers, dtype=torch.int32).to(tasks.device, non_blocking=True), EVALUATION)
+    keys = task_keys(0, 0, sent(torch.tensor(numbers, dtype=torch.int32), tasks.device), EVALUATION)
     plain = Context(False, vectorized=vectorized, steps=steps, outputs=learner.problem.outputs_of(tasks))
     hooks = learner.hooks(tasks, plain)
 

@@ -30,8 +30,8 @@ class _MixedMark:
 
 
 MIXED = _MixedMark()
-"""Marks a setting of few values that is structure to a trial by itself, but not to lanes: their program computes what
-each value asks for, and picks by a tensor of the lane's (`Context.mixed`).
+"""Marks a setting that is structure to a trial by itself, but not to lanes: their program computes what each value asks
+for, and picks by a tensor of the lane's (`Context.mixed`), or only the lane's phase depends on it.
 """
 
 

@@ -55,7 +55,7 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
         trial = parse_trial(merge(self.defaults, config), "the trial's config")
         self._saving: Saving | None = None
         self._unheard: list[dict[str, Any]] = []
-        self._note = ""
+        self._note, self._said = "", False
         if study is None:
             self.trainer = Trainer(trial)
         else:
@@ -81,9 +81,15 @@ class MetaTrainable(tune.Trainable):  # type: ignore[misc]
             metrics = self._unheard.pop(0)
         else:
             metrics = (self._saving or self.trainer).round()
-        note, self._note = self._note, ""
+        note, self._note = self._note or self._slower(), ""
         missing = {f"val_{self.trainer.metric.name}": math.nan}  # of a diverged round; Tune insists on the metric
         return {**missing, **metrics, "note": note, "done": self.trainer.done and not self._unheard}
+
+    def _slower(self) -> str:
+        """What is to be known of the trial's speed, said once; or ""."""
+        problem = self.trainer.captured.problem
+        said, self._said = self._said, self._said or bool(problem)
+        return f"its outer steps are not captured as a CUDA graph: {problem}" if problem and not said else ""
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         self.trainer.save(Path(checkpoint_dir) / "checkpoint.pt")

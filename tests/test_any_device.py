@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from raymeta import registry
 from raymeta.config import parse_trial
+from raymeta.engine.recorded import RecordedGraphs
+from raymeta.engine.transfer import sent
 from raymeta.errors import UserError
 from raymeta.problems.images.dataset import ImageDataset
 from raymeta.schema import merge
 from raymeta.testing import small_trial
+from raymeta.training.captured import CapturedGradients
+from raymeta.training.device import CAPTURES
 from raymeta.training.lanes import Lanes
 from raymeta.training.trainer import Trainer
 
@@ -23,6 +29,50 @@ SPECS = [*registry.names("method"), *(f"maml+{name}" for name in registry.names(
 
 
 ONE_BY_ONE = ("maml+mgaug", "maml+advquery")  # the first one's tasks see different sizes
+META = torch.device("meta")
+
+
+class NeverWaits(TorchDispatchMode):
+    """Refuses copies from the CPU that wait for a GPU, and there operations on tensors of the CPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        target = kwargs.get("device", args[0].device if "copy" in str(func) and args else None)
+        there = target is not None and torch.device(target).type == "meta"
+        if func is torch.ops.aten._to_copy.default and places == {"cpu"} and there:
+            assert kwargs.get("non_blocking"), "a copy that waits"
+        elif "meta" in places:
+            assert places == {"meta"}, f"{func} has tensors on {sorted(places)}"
+        return func(*args, **kwargs)
+
+
+class StaysThere(NeverWaits):
+    """Refuses all copies from the CPU: in a captured graph they would bring what was there at the capture."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = super().__torch_dispatch__(func, types, args, kwargs)
+        if isinstance(found, Tensor) and found.is_meta:
+            places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            assert places <= {"meta"}, f"{func} brings something from the CPU"
+        return found
+
+
+@pytest.fixture
+def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials compute on the meta device, where the images lie, too; what would be captured there gets nothing else."""
+
+    def alone(computed: Any) -> Any:
+        def inside(*given: Any) -> Any:
+            with StaysThere():
+                return computed(*given)
+
+        return inside
+
+    monkeypatch.setattr("raymeta.training.trainer.device_of", lambda config: META)
+    monkeypatch.setitem(CAPTURES, "meta", RecordedGraphs)
+    for owner in (Lanes, CapturedGradients):
+        monkeypatch.setattr(owner, "_computed", alone(owner._computed))  # type: ignore[attr-defined]
 
 
 def outer_gradient(spec: str, tasks: str = "loop") -> dict[str, Tensor]:
@@ -67,6 +117,42 @@ def test_an_outer_step_of_lanes_does_neither(spec: str, glyphs: ImageDataset) ->
     for _ in range(2):
         lanes.step([0, 1])
     assert all(loss.is_meta for trainer in trainers for loss in trainer._losses)
+
+
+ROUND = {"budget": {"outer_steps": 4, "validate_every": 4}}
+ON_THE_CPU = ("maml+aug", "maml+taskaug")  # change tasks there
+WAITING = ("maml+metamix", "maml+maxup")  # draw most on the CPU
+REST = [pytest.param(spec, marks=pytest.mark.slow) for spec in SPECS if spec not in (*WAITING, *ONE_BY_ONE)]
+
+
+@pytest.mark.parametrize("spec", [*WAITING, *REST])
+def test_outer_steps_never_wait_for_the_device(spec: str, on_meta: None, glyphs: ImageDataset) -> None:
+    """A trial's and those of lanes, from the draw of the tasks to the optimizer; turned images, too."""
+    images = "host" if spec in ON_THE_CPU else "device"
+    own = {"engine": {"tasks": "vmap", "images": images}, "outer": {"clip_norm": 1.0}, "task": {"rotations": "train"}}
+    config = parse_trial(merge(small_trial(spec).as_dict(), own, ROUND))
+    single, *together = (Trainer(config) for _ in range(3))
+    lanes = Lanes(single, 3)
+    for one in together:
+        lanes.join(one)
+    with NeverWaits():
+        for _ in range(2):
+            single.step()
+            lanes.step([0, 1])
+    assert single.captured.active
+    assert all(loss.is_meta for one in (single, *together) for loss in one._losses)
+
+
+@pytest.mark.parametrize("fault", [
+    lambda x: x.to(META), lambda x: torch.empty(3, device=META) + x, lambda x: torch.empty(3, device=META).copy_(x),
+])  # fmt: skip
+def test_waiting_shows(fault: Any) -> None:
+    with StaysThere(), pytest.raises(AssertionError):
+        sent(torch.ones(3), META)
+    with NeverWaits():
+        sent(torch.ones(3), META)
+        with pytest.raises(AssertionError):
+            fault(torch.ones(3))
 
 
 @pytest.mark.parametrize("tasks", ["loop", "vmap"])

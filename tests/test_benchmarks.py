@@ -37,6 +37,31 @@ def test_many_trials() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1200)
+def test_searches_as_lanes_and_as_processes() -> None:
+    rows = run("lanes", "--search", "--trials", 4, "--budget", 18)
+    assert [row[0] for row in rows] == ["16", "off", "16"]
+    for row in rows:
+        wall, processor, pace, steps, best = row[1:]
+        assert float(wall.removesuffix(" s")) > 0
+        assert re.fullmatch(r"\d+ s \([\d.]+x\)", processor)
+        assert re.fullmatch(r"[\d,]+ \([\d.]+x\)", pace)
+        assert 4 * 2 <= int(steps) <= 4 * 18
+        assert re.fullmatch(r"[.\d]+ ± [.\d]+", best)
+    assert rows[1][2].endswith("s (1.00x)")
+    assert rows[1][3].endswith("(1.00x)")
+
+
+@pytest.mark.slow
+def test_proposals_by_structure() -> None:
+    one, few = run("structures", "--specs", "maml", "metasgd", "--seeds", 3)
+    assert (one[:2], one[-1], few[:2]) == (["maml", "1"], "100% → 100%", ["metasgd", "2"])
+    assert all(0.95 < float(cell.rstrip("x")) < 1.05 for cell in one[2:5])
+    assert all(0.8 < float(cell.rstrip("x")) < 1.4 for cell in few[2:5])
+
+
+@pytest.mark.slow
 def test_episodes() -> None:
     tiny = ("--episodes", 8, "--rounds", 1, "--photos", 22, "--width", 4, "--processes", 2)
     ours, *peers = run("episodes", "speed", *tiny)[:4]

@@ -18,6 +18,7 @@ from raymeta import registry
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks/gpu.py"
+PARTS = ["machine", "checks", "speed", "lanes", "graphs", "block", "packing"]
 Rows = list[dict[str, Any]]
 
 
@@ -62,7 +63,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, glyphs: object) -> Done:
 
 @pytest.mark.slow
 def test_every_part_runs_without_a_gpu(done: Done) -> None:
-    assert done.ended == dict.fromkeys(("machine", "checks", "speed", "lanes", "block", "packing"), "ok")
+    assert done.ended == dict.fromkeys(PARTS, "ok")
     for name, rows in done.tables.items():
         assert not name or f"\n{name}\n| " in done.said
         assert not [row for row in rows if row.get("note")]
@@ -104,8 +105,19 @@ def test_lanes_and_their_blocks_are_measured(done: Done) -> None:
     launches = {row["lanes"]: row["launches"] for row in done.tables["launches of a step of all lanes"]}
     assert launches[4] < 2 * launches[1]  # a program's, whatever its width
     blocks = done.tables["block"]
-    assert [row["way"] for row in blocks] == ["one after the other", "grouped convolution", "unfolded, bmm"]
+    ways = ["one after the other", "grouped convolution", "unfolded, bmm", "Triton"]
+    assert [row["way"] for row in blocks] == ways
     assert max(row["off"] for row in blocks) < 1e-6
+
+
+@pytest.mark.slow
+def test_captured_outer_steps_are_timed_once_they_are_equal(done: Done) -> None:
+    rows = done.tables["graphs"]
+    assert [(row["lanes"], row["way"]) for row in rows] == [
+        (lanes, way) for lanes in ("none", 2) for way in ("uncaptured", "captured")
+    ]
+    assert {row["weights_off"] for row in rows} == {0.0}
+    assert len(done.tables["launches by the host"]) == len(rows)
 
 
 @pytest.mark.slow
@@ -130,7 +142,7 @@ def test_without_a_gpu_every_part_says_so(tmp_path: Path) -> None:
 
 def test_the_parts_are_listed_and_their_seconds_add_up() -> None:
     listed = command("--list").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == ["machine", "checks", "speed", "lanes", "block", "packing"]
+    assert [line.split()[0] for line in listed] == PARTS
     assert sum(float(line.split()[1]) for line in listed) < 480
 
 
@@ -252,6 +264,32 @@ def test_what_is_not_right_is_named(runner: ModuleType, tmp_path: Path, glyphs: 
     assert found["off"].rows[0]["what"] == "the gradient is off by 1e-06"
 
 
+TRITON = """
+import torch
+from gpu_parts.block import gradients, off, one_by_one
+from gpu_parts.triton_block import convolve
+
+generator = torch.Generator().manual_seed(0)
+for groups, images, ins, outs, height, width in ((2, 3, 4, 4, 6, 6), (1, 2, 3, 5, 7, 4), (1, 1, 33, 66, 3, 5)):
+    x = torch.randn(groups, images, ins, height, width, generator=generator)
+    weight = torch.randn(groups, outs, ins, 3, 3, generator=generator)
+    expected = [way(x.double(), weight.double()) for way in (one_by_one, lambda *given: gradients(one_by_one, *given))]
+    found = (convolve(x, weight), *gradients(convolve, x, weight))
+    assert found[0].shape == (groups, images, outs, height, width)
+    print(off(found, (expected[0], *expected[1])))
+"""
+
+
+def test_the_triton_kernel_is_the_convolution_on_the_interpreter() -> None:
+    """Shapes that fill no block, and channels that take two of them; output and both gradients against float64."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "benchmarks")}
+    done = subprocess.run([sys.executable, "-c", TRITON], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    errors = [float(line) for line in done.stdout.splitlines()]
+    assert len(errors) == 3
+    assert 0 < max(errors) < 1e-6
+
+
 def test_metadata_of_a_pack_are_those_of_an_installation(runner: ModuleType, tmp_path: Path) -> None:
     from gpu_parts.pack import describe
 
@@ -295,7 +333,7 @@ def test_it_runs_from_a_pack_where_only_torch_and_numpy_are(tmp_path: Path, glyp
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "| maml+aug            | skipped: no torchvision here |" in result.stdout
-    assert result.stdout.count("  ok\n") == 6
+    assert result.stdout.count("  ok\n") == len(PARTS)
 
 
 # torch with what it needs, and NumPy

@@ -10,7 +10,7 @@ task losses are summed. Their convolutions have no bias (`model.conv_bias: false
 six tensors are attenuated; ALFA's copy has biases and ten.
 """
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -22,14 +22,14 @@ from raymeta.learner import GradientLearner, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.problem import Problem
 from raymeta.registry import method
-from raymeta.schema import Section
+from raymeta.schema import MIXED, Section
 from trainables.maml import MAML
 
 
 class L2FConfig(InnerLoopConfig):
     """Defaults: the authors' code on miniImageNet."""
 
-    first_order_share: float = Field(
+    first_order_share: Annotated[float, MIXED] = Field(
         11 / 60, ge=0, le=1, description="The authors' epochs 0 to 10 of 60 in first order."
     )
     hidden_factor: int = Field(1, ge=1, description="Hidden units of the MLP over adapted tensors.")

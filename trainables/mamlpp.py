@@ -15,20 +15,21 @@ are always the pass's own, as the authors' running ones are stored and never use
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from raymeta.config import TrialConfig
+from raymeta.engine.numbers import Numbers
 from raymeta.inner import Phase, Step
 from raymeta.learner import Adapted, InnerLoopConfig, Support
 from raymeta.models import Weights
 from raymeta.models.passes import Pass
 from raymeta.problem import Examples, Problem
 from raymeta.registry import method
-from raymeta.schema import Section
+from raymeta.schema import MIXED, Section
 from trainables.maml import MAML
 
 
@@ -37,7 +38,7 @@ class MAMLPPConfig(InnerLoopConfig):
 
     inner_steps: int = Field(5, ge=1, description="S.")
     multi_step_loss: bool = True
-    msl_share: float = Field(
+    msl_share: Annotated[float, MIXED] = Field(
         0.15, ge=0, le=1, description="Share of the budget with the multi-step loss: 15 of 100 epochs; Omniglot: 0.1."
     )
     learned_rates: bool = Field(True, description="Learn a rate per tensor and step, from inner_lr on; else constant.")
@@ -72,6 +73,7 @@ class MAMLPP(MAML):
     def __init__(self, config: TrialConfig, problem: Problem) -> None:
         super().__init__(config, problem)
         settings = self.settings
+        self.numbers = Numbers(settings, msl_share=settings.msl_share)
         self.rates: nn.Parameter | None = None  # [adapted tensors, S]
         if settings.learned_rates:
             self.refuse_more_eval_steps()
@@ -99,7 +101,8 @@ class MAMLPP(MAML):
         last, context = super().adapted_state(support, path), support.context
         if not (context.training and self.phase_of(context).multi_step) or len(path) == 1:  # type: ignore[attr-defined]
             return last
-        shares = multi_step_weights(context.progress / self.settings.msl_share, len(path) - 1)
+        share = self.numbers.msl_share if context.mixed else self.settings.msl_share
+        shares = multi_step_weights(context.progress / share, len(path) - 1)
         if isinstance(context.progress, Tensor):  # a product of tensors would have the larger of their types
             shares = [share.to(next(iter(path[0].values())).dtype) for share in shares]
         steps = [

@@ -23,8 +23,9 @@ class Part:
 PARTS = {
     "machine": Part("gpu_parts.machine:machine", 40, "driver, clocks, versions; bandwidth, arithmetic, launches"),
     "checks": Part("gpu_parts.checks:checks", 80, "every learner and regularizer: steps, gradients, same bits"),
-    "speed": Part("gpu_parts.speed:speed", 110, "outer steps and evaluation against learn2learn's way"),
-    "lanes": Part("gpu_parts.lanes:lanes", 80, "trials as lanes of one program: trials an hour, memory, launches"),
-    "block": Part("gpu_parts.lanes:block", 30, "a convolution of each lane and task: groups, products of matrices"),
-    "packing": Part("gpu_parts.packing:packing", 125, "processes that share the device, without and with MPS"),
+    "speed": Part("gpu_parts.speed:speed", 90, "outer steps and evaluation against learn2learn's way"),
+    "lanes": Part("gpu_parts.lanes:lanes", 70, "trials as lanes of one program: trials an hour, memory, launches"),
+    "graphs": Part("gpu_parts.graphs:graphs", 50, "outer steps captured as CUDA graphs, alone and in lanes"),
+    "block": Part("gpu_parts.block:block", 40, "a convolution of each lane and task: groups, matrix products, Triton"),
+    "packing": Part("gpu_parts.packing:packing", 105, "processes that share the device, without and with MPS"),
 }

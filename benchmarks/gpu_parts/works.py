@@ -82,8 +82,8 @@ class Photos(ImageDataset):
         return Packed(images, [f"class {number}" for number in range(35)], [25] * 35, {"standard": split})
 
 
-def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0) -> TrialConfig:
-    """The trial of a work; its data are made if they are not there."""
+def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0, graphs: str = "off") -> TrialConfig:
+    """The trial of a work, uncaptured by default; its data are made if they are not there."""
     sizes = {"shots": 1, "queries": 3} if here.small else {"shots": work.shots, "queries": 15}
     trial = parse_trial(
         {
@@ -92,7 +92,7 @@ def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0) -> TrialC
             "model": {"name": "conv4", "width": 4 if here.small else work.width},
             "task": {"dataset": work.dataset, **sizes},
             "outer": {"tasks_per_step": work.tasks},
-            "engine": {"device": here.device, "tasks": tasks},
+            "engine": {"device": here.device, "tasks": tasks, "graphs": graphs},
             "seed": seed,
         }
     )

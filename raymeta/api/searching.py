@@ -80,7 +80,7 @@ def search(
     from raymeta.study.record.home import new_study
     from raymeta.study.record.record import StudyRecord
     from raymeta.study.run.driving import How, begin
-    from raymeta.training.trainer import refuse_unfit
+    from raymeta.training.device import refuse_unfit
 
     beyond(slots)  # what can't be is refused before anything is made; the rest is said when the trials start
     if name is not None:
@@ -244,11 +244,14 @@ def _planned(
 def _with_kernels(plan: "Plan", *, quiet: bool) -> "Plan":
     """The plan with the kernels that all trials of the study are to run on."""
     from raymeta.models.kernels import settled, slower
+    from raymeta.models.precision import SAID
     from raymeta.report.remarks import say
 
     base = settled(plan.base)
     if plan.base.engine.kernels == "auto" and base.engine.kernels == "torch" and (why := slower(base)) and not quiet:
         say(f"trials run on torch's kernels, which are slower than raymeta's own: {why}")
+    if (remark := SAID.get(base.engine.precision)) and not quiet:
+        say(f"engine.precision {base.engine.precision}: {remark}")
     return replace(plan, base=base)
 
 

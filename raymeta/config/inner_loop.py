@@ -1,17 +1,17 @@
 """What the sections of learners with gradient steps have in common."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raymeta.schema import Number, Section
+from raymeta.schema import MIXED, Number, Section
 
 
 class StepsConfig(Section):
     """What every learner with gradient steps has."""
 
     order: Literal["first", "second"] = Field("second", description="Of the outer gradient.")
-    first_order_share: float = Field(
+    first_order_share: Annotated[float, MIXED] = Field(  # lanes go by each one's `phase`
         0.0, ge=0, le=1, description="Share of the full budget trained in first order before the second (MAML++'s DA)."
     )
     inner_steps: int = Field(5, ge=0, description="S; ALFA's code: 5.")

@@ -226,13 +226,23 @@ class EngineConfig(Section):
     )
     lanes: int | str = Field(
         "off",
-        description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 where that was "
-        "measured to win, for MLPs on a CPU.",
+        description="Trials of a search as lanes of one program: off, so many at most, or auto: 16 at most where lanes "
+        "were measured to win, for MLPs on a CPU.",
+    )
+    graphs: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Outer steps of batched tasks, and of lanes, as a CUDA graph, whose kernels a GPU is given at "
+        "once; auto: on a GPU, where they can be.",
     )
     kernels: Literal["auto", "torch", "native"] = Field(
         "auto",
         description="What Conv-4's blocks run on where a CPU computes: torch's operations, or raymeta's own kernels, "
         "which a C++ compiler builds once a machine; auto: native where they can be had.",
+    )
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="What is multiplied: tf32 lets a GPU round it to 10 bits, bf16 rounds convolutions to 8. Gradients "
+        "differ from float32's then, which a search says.",
     )
     tiles: Literal[2, 4] = Field(
         2,
@@ -245,6 +255,11 @@ class EngineConfig(Section):
         description="Images that a convolutional network computes at a time, so that a large episode takes less memory "
         "for more work; null: all of a set.",
     )
+
+    @field_validator("graphs", mode="before")
+    @classmethod
+    def _graphs(cls, graphs: Any) -> Any:
+        return {True: "on", False: "off"}[graphs] if isinstance(graphs, bool) else graphs  # as YAML reads them
 
     @field_validator("lanes", mode="before")
     @classmethod

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raymeta.engine.transfer import sent
+
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 ROUNDS = 13
@@ -78,11 +80,22 @@ def task_keys(seed: int | Sequence[int], step: int | Sequence[int], tasks: Tenso
     def words(value: int | Sequence[int]) -> Tensor:
         if isinstance(value, int):  # filled in by a kernel rather than copied from the host, which waits for the device
             return torch.full_like(tasks, _signed(value))
-        of_each = torch.tensor([_signed(one) for one in value], dtype=torch.int32)
-        return of_each.to(tasks.device, non_blocking=True)[:, None]
+        return sent(as_words(value), tasks.device)[:, None]
 
-    of_all = torch.broadcast_tensors(words(seed), words(stream), words(step), tasks)  # type: ignore[no-untyped-call]
+    return keys_of(words(seed), words(step), tasks, stream)
+
+
+def keys_of(seed: Tensor, step: Tensor, tasks: Tensor, stream: int = TRAINING) -> Tensor:
+    """`task_keys` of words that are there, int32 of shapes that go with the tasks': [..., T, 2]."""
+    of_all = torch.broadcast_tensors(  # type: ignore[no-untyped-call]
+        seed, torch.full_like(tasks, _signed(stream)), step, tasks
+    )
     return torch.stack(threefry((of_all[0], of_all[1]), (of_all[2], of_all[3])), -1)
+
+
+def as_words(values: Sequence[int]) -> Tensor:
+    """Integers below 2**32 as words, int32 on the CPU."""
+    return torch.tensor([_signed(one) for one in values], dtype=torch.int32)
 
 
 class Noise:

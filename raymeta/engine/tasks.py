@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from raymeta.engine.transfer import sent
+
 T = TypeVar("T")
 
 
@@ -77,4 +79,4 @@ class Tasks(NamedTuple):
 
     def to(self, device: torch.device | str) -> "Tasks":
         """The same tasks on a device."""
-        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+        return self.map(lambda tensor: sent(tensor, torch.device(device)))

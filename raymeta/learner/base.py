@@ -18,6 +18,7 @@ from raymeta.inner import Context
 from raymeta.models import Backbone
 from raymeta.models.chunks import use_chunks
 from raymeta.models.kernels import use_kernels
+from raymeta.models.precision import use_precision
 from raymeta.problem import Examples, Problem, Task, Tasks
 from raymeta.schema import Section
 
@@ -205,6 +206,7 @@ def build_learner(config: TrialConfig, problem: Problem) -> Learner:
         learner: Learner = registry.find("method", config.method)(config, problem)
     use_kernels(learner, config)
     use_chunks(learner, config)
+    use_precision(learner, config)
     return learner
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from raymeta.errors import UserError
 from raymeta.models.norm import moments
 from raymeta.models.passes import Pass
+from raymeta.models.precision import Rounding
 
 if TYPE_CHECKING:
     from raymeta.config import TrialConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 Affine = tuple[Tensor, Tensor]
 
 
-class Chunked(nn.Module):
+class Chunked(Rounding):
     """A part of a network that can be run on chunks.
 
     Attributes:

@@ -213,12 +213,15 @@ class Block(Chunked):
 
     def convolve(self, x: Any, weight: Tensor, bias: Tensor | None, native: bool = False) -> Tensor:
         """The block's input convolved with a weight [width, C, 3, 3]: [n, width, h, w]."""
-        if self.stride != 1:
-            return F.conv2d(self.pad(x), weight, bias, stride=self.stride)
-        if native:
+        if native and self.stride == 1:
             h = conv3x3(x, weight, self.geometry)
             return h if bias is None else h + bias[:, None, None]
-        return F.conv2d(x, weight, bias, padding=self.geometry.padding)
+        padding = 0 if self.stride != 1 else self.geometry.padding
+        x = self.pad(x) if self.stride != 1 else x
+        if not self.bf16:
+            return F.conv2d(x, weight, bias, self.stride, padding)
+        h = F.conv2d(*self.rounded(x, weight), None, self.stride, padding).to(x.dtype)
+        return h if bias is None else h + bias[:, None, None]
 
     def pad(self, x: Tensor) -> Tensor:
         """Images with the zeros around them that TensorFlow's `same` has; as they are, if the block is unpadded."""
@@ -292,12 +295,18 @@ class FirstBlock(Block):
 
         scale, shift = self.norm.affine(moments, *self._norm_weights(weights, layer), now, layer)
         folded = torch.cat([(scale[:, None] * weight).t(), (scale * bias + shift)[None]])
-        return self._image(patches.rows @ folded, patches.size)
+        return self._image(self._product(patches.rows, folded), patches.size)
 
     def convolve(self, x: Patches | Images, weight: Tensor, bias: Tensor | None, native: bool = False) -> Tensor:
         patches = self._as_patches(x)
         weight, bias = self._matrix(weight, bias)
-        return self._image(patches.rows @ torch.cat([weight, bias[:, None]], 1).t(), patches.size)
+        return self._image(self._product(patches.rows, torch.cat([weight, bias[:, None]], 1).t()), patches.size)
+
+    def _product(self, rows: Tensor, matrix: Tensor) -> Tensor:
+        if not self.bf16:
+            return rows @ matrix
+        (left, right), shift = self.rounded(rows[..., :-1], matrix[:-1]), matrix[-1]
+        return (left @ right).to(rows.dtype) + shift
 
     def _as_patches(self, x: Patches | Images) -> Patches:
         return x if isinstance(x, Patches) else x.once(self.patches)

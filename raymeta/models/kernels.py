@@ -65,7 +65,8 @@ def settled(config: "TrialConfig") -> "TrialConfig":
 def _wanted(config: "TrialConfig") -> bool:
     """Whether a trial would use native kernels if it can have them."""
     cpu = config.engine.device == "cpu" or not torch.cuda.is_available()
-    return config.engine.kernels != "torch" and cpu and registry.find("backbone", config.model.name).has_kernels
+    wanted = cpu and config.engine.kernels != "torch" and config.engine.precision == "float32"
+    return wanted and registry.find("backbone", config.model.name).has_kernels
 
 
 def use_kernels(learner: nn.Module, config: "TrialConfig") -> None:

@@ -106,7 +106,7 @@ class ConvNorm(Chunked):
         weight, given, name = self.weight, (self.norm.weight, self.norm.bias), f"{layer}.norm"
 
         def convolve(part: Tensor) -> Tensor:  # with the weight of now: `functional_call` takes it back
-            return F.conv2d(part, weight, stride=self.stride, padding=self.padding)
+            return F.conv2d(*self.rounded(part, weight), None, self.stride, self.padding).to(part.dtype)
 
         if not self.in_chunks(x, now):
             return self.end(self.norm(convolve(x), *given, now, name))

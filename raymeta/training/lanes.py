@@ -11,20 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import Tensor
 
 from raymeta import registry
 from raymeta.config import TrialConfig
+from raymeta.engine.graphs import Captured
 from raymeta.engine.lanes import Stack, beside, rows_of
-from raymeta.engine.noise import Noise, task_keys
-from raymeta.engine.tasks import for_each
+from raymeta.engine.noise import as_words, keys_of
+from raymeta.engine.prepared import Prepared
 from raymeta.engine.traced import Traced
-from raymeta.inner import Context
-from raymeta.learner import GradientLearner, Learner, build_learner, task_loss
-from raymeta.problem import Examples, Task, Tasks, open_problem
-from raymeta.training.device import one_by_one
-from raymeta.training.outer import OfLearner, OuterUpdate
+from raymeta.engine.transfer import sent
+from raymeta.learner import Learner, build_learner
+from raymeta.learner.program import Program, phase_of, with_gradients
+from raymeta.models.precision import set_products
+from raymeta.problem import open_problem
+from raymeta.training.device import graphs_of, one_by_one
+from raymeta.training.outer import OuterUpdate
 from raymeta.training.stacked import StackedUpdate
 from raymeta.training.trainer import Trainer
 
@@ -32,7 +34,7 @@ OWN = ("budget.", "outer.schedule", "outer.milestones", "outer.factors", "outer.
        "outer.added.f", "outer.restart_every", "outer.min_lr")  # fmt: skip
 """Beginnings of keys that a lane has by itself although they are structure: no program depends on them."""
 
-LANES = 16  # of a program on a CPU; see docs/lanes.md
+LANES = 16  # of a program on a CPU, at most; see docs/lanes.md
 VECTOR = 32  # float32 numbers that torch takes at a time on a CPU, two registers of AVX-512
 
 
@@ -107,22 +109,27 @@ class Lanes:
 
     def __init__(self, like: Trainer, width: int) -> None:
         assert isinstance(like.update, OuterUpdate), "alone() says so"
-        self.structure, self.device, self.problem = lane_structure(like.config), like.device, like.problem
+        self.config, self.device, self.problem = like.config, like.device, like.problem
+        self.structure = lane_structure(like.config)
         self.trainers: list[Trainer | None] = [None] * width
         dtype = next(like.learner.parameters()).dtype
         own = build_learner(like.config, like.problem).to(like.device, dtype)
-        self._program = _Program(own, vectorized=like.vectorized, per_task=like.update.per_task)
+        self._losses = Program(
+            own, vectorized=like.vectorized, per_task=like.update.per_task, mixed=True, computed=computed_tasks
+        )
         self._stack = Stack(own, width)
         learned = {name: self._stack.tensors[name] for name in like.update.learned}
         self._update, self._clipping = StackedUpdate(like.update, learned), like.update
         outer = like.config.outer
-        self._gradients = Traced(self._computed)
+        self._traced = Traced(self._computed)
+        graphs = graphs_of(like.config, like.device)
+        self._program: Prepared = self._traced if graphs is None else Captured(self._traced, graphs)
         self._weight = 1 / outer.tasks_per_step if outer.reduction == "mean" else 1.0
 
     @property
     def untraced(self) -> Exception | None:
-        """Why the program can't be traced, which would make it faster."""
-        return self._gradients.problem
+        """Why the program can't be captured or traced, which would make it faster."""
+        return self._program.problem or self._traced.problem
 
     @property
     def width(self) -> int:
@@ -153,14 +160,19 @@ class Lanes:
         self.trainers[lane] = None
         return trainer
 
-    def step(self, lanes: Sequence[int] | None = None) -> None:
-        """An outer step of these lanes, by default of all whose round is not full. Losses are not waited for."""
+    def step(self, lanes: Sequence[int] | None = None) -> int:
+        """An outer step of these lanes, by default of all whose round is not full. Losses are not waited for.
+
+        Returns:
+            How many times the program was computed: once for each phase that they are in.
+        """
         of_phase: dict[Any, list[int]] = {}
         for lane, trainer in enumerate(self.trainers):
             if trainer is not None and (lane in lanes if lanes is not None else not trainer.round_full):
-                of_phase.setdefault(_phase(trainer), []).append(lane)
+                of_phase.setdefault(phase_of(trainer.learner, trainer.progress), []).append(lane)
         for phase, together in of_phase.items():
             self._step(phase, together)
+        return len(of_phase)
 
     def round(self, lanes: Sequence[int], after_step: Callable[[], None] = lambda: None) -> None:
         """Outer steps of lanes until the round of each is full; their ends are the trainers' own."""
@@ -171,59 +183,61 @@ class Lanes:
 
     def _step(self, phase: Any, lanes: list[int]) -> None:
         """An outer step of lanes that are in one phase of their learner."""
+        set_products(self.config)
         trainers: dict[int, Trainer] = {lane: self.trainers[lane] for lane in lanes}  # type: ignore[misc]
         for lane, trainer in trainers.items():
             self._update.begin(lane, trainer.outer_step)
-        asked = {lane: _asked(trainer) for lane, trainer in trainers.items()}
+        asked = {lane: trainer.asked() for lane, trainer in trainers.items()}
         filled = [lane if lane in asked else lanes[0] for lane in range(self.width)]
         tasks, progress, drawn = beside([asked[lane] for lane in filled])
-        seeds, steps = zip(*((trainers[n].config.seed, trainers[n].outer_step) for n in filled), strict=True)
-        keys = task_keys(seeds, steps, torch.arange(tasks.support.x.shape[1], dtype=torch.int32, device=self.device))
-        bounds = self._bounds()
+        words = zip(*((trainers[n].config.seed, trainers[n].outer_step) for n in filled), strict=True)
+        keys = [sent(as_words(of_each)[:, None], self.device) for of_each in words]
         inputs = (keys, tasks.support, tasks.query, progress, drawn)
-        losses, gradients = self._gradients(phase, self._stack.tensors, inputs, bounds)
-        clipped = gradients if self._program.per_task else self._clipped(gradients, bounds)
-        self._update.follow(clipped, lanes)
+        state = (self._stack.tensors, self._update.state)
+        losses, fresh = self._program(phase, state, inputs, self._bounds(), self._update.asked(lanes))
+        self._update.follow(fresh, lanes)
+        losses = losses.clone()  # a graph's are overwritten
         for lane, trainer in trainers.items():
             trainer.took(losses[lane])
 
-    def _computed(
-        self, phase: Any, state: dict[str, Tensor], inputs: tuple[Any, ...], bounds: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean losses [L], and gradients by name [L, ...], clipped if that is done task by task.
+    def _computed(self, phase: Any, state: tuple[Any, Any], inputs: Any, bounds: Any, asked: Any) -> tuple[Tensor, Any]:
+        """An outer step: mean losses [L], and what it makes of parameters and moments.
 
         Args:
             phase: of the learner.
-            state: parameters and buffers, [L, ...].
-            inputs: of the program, each with the lanes before its own dimensions.
+            state: parameters and buffers by name, and moments, [L, ...].
+            inputs: of the program, each with the lanes before its own dimensions; in place of keys their words.
             bounds: of the clipping, [L].
+            asked: of the update.
         """
-        learned, per_task, tasks = self._update.learned, self._program.per_task, inputs[0].shape[1]
-        leaves = {name: state[name].detach() for name in learned}
-        if per_task:
-            leaves = {name: p[:, None].expand(len(p), tasks, *p.shape[1:]) for name, p in leaves.items()}
-        leaves = {name: p.requires_grad_() for name, p in leaves.items()}
-        rest = {name: tensor for name, tensor in state.items() if per_task or name not in learned}
+        (seeds, steps), per_task, tasks = inputs[0], self._losses.per_task, inputs[1].x.shape[1]
+        keys = keys_of(seeds, steps, torch.arange(tasks, dtype=torch.int32, device=seeds.device))
 
         def of_lane(own: dict[str, Tensor], rest: dict[str, Tensor], *inputs: Any) -> Tensor:
-            state = rest if per_task else rest | own
-            named = {f"learner.{name}": tensor for name, tensor in state.items()}
-            found: Tensor = torch.func.functional_call(self._program, named, (phase, own, *inputs))
+            named = {f"learner.{name}": tensor for name, tensor in (rest if per_task else rest | own).items()}
+            found: Tensor = torch.func.functional_call(self._losses, named, (phase, own, *inputs))
             return found
 
-        losses = torch.vmap(of_lane, in_dims=(0, 0, *map(rows_of, inputs)))(leaves, rest, *inputs)
+        def losses_of(own: dict[str, Tensor], rest: dict[str, Tensor]) -> Tensor:
+            given = (keys, *inputs[1:])
+            return torch.vmap(of_lane, in_dims=(0, 0, *map(rows_of, given)))(own, rest, *given)
+
+        def spread(tensor: Tensor) -> Tensor:
+            return tensor[:, None].expand(len(tensor), tasks, *tensor.shape[1:])
+
         weight = 1.0 if per_task else self._weight  # which comes after the clipping
-        values = torch.autograd.grad(losses.sum() * weight, list(leaves.values()), allow_unused=True)
-        found = {name: g for name, g in zip(leaves, values, strict=True) if g is not None}
+        losses, found = with_gradients(losses_of, state[0], self._update.learned, weight, spread if per_task else None)
         if per_task:
             found = {name: g.sum(1) * self._weight for name, g in self._clipped(found, bounds, over_tasks=True).items()}
-        return losses.detach().double().mean(1), found
+        else:
+            found = self._clipped(found, bounds)
+        return losses.double().mean(1), self._update.fresh(*state, found, *asked)
 
     def _bounds(self) -> Tensor | None:
         """Each lane's `outer.clip` or `outer.clip_norm`, [L]; None: there is none."""
         outer = [trainer.config.outer if trainer else self._clipping.outer for trainer in self.trainers]
         most = [one.clip if one.clip is not None else one.clip_norm for one in outer]
-        return None if most[0] is None else torch.tensor(most, dtype=torch.float64).to(self.device, non_blocking=True)
+        return None if most[0] is None else sent(torch.tensor(most, dtype=torch.float64), self.device)
 
     def _clipped(
         self, gradients: dict[str, Tensor], bounds: Tensor | None, *, over_tasks: bool = False
@@ -234,53 +248,3 @@ class Lanes:
         clipped = torch.vmap(self._clipping.clipped, in_dims=(0, None)) if over_tasks else self._clipping.clipped
         found: dict[str, Tensor] = torch.vmap(clipped)(gradients, bounds)
         return found
-
-
-class _Program(nn.Module):
-    """The outer losses of a lane's tasks, [T], as a function of all that a trial's numbers decide."""
-
-    def __init__(self, learner: Learner, *, vectorized: bool, per_task: bool) -> None:
-        super().__init__()
-        self.learner, self.vectorized, self.per_task = learner, vectorized, per_task
-
-    def forward(self, phase: Any, own: Any, *inputs: Any) -> Tensor:
-        keys, support, query, progress, drawn = inputs
-        tasks = Tasks(Examples(*support), Examples(*query))
-        outputs = self.learner.problem.outputs_of(tasks)
-        plain = Context(True, progress, vectorized=True, outputs=outputs, phase=phase, mixed=True)
-        hooks = self.learner.hooks(tasks, plain, drawn=drawn)
-
-        def loss_of(number: int | Tensor, key: Tensor, support: Any, query: Any) -> Tensor:
-            task = Task(Examples(*support), Examples(*query))
-            return task_loss(self.learner, task, plain.of_task(number, Noise(key), hooks))
-
-        of_task = OfLearner(self.learner, loss_of)
-
-        def with_own(number: int | Tensor, own: dict[str, Tensor], *rest: Any) -> Tensor:
-            named = {f"learner.{name}": tensor for name, tensor in own.items()}
-            found: Tensor = torch.func.functional_call(of_task, named, (number, *rest))
-            return found
-
-        arguments, of_one = (
-            ((own, keys, support, query), with_own) if self.per_task else ((keys, support, query), loss_of)
-        )
-        if not self.vectorized:
-            return torch.stack(for_each(of_one, *arguments, vectorized=False))  # type: ignore[arg-type]
-        count = tasks.size
-        more = computed_tasks(count) - count
-        padded = tree_map(lambda of_each: torch.cat([of_each, of_each[:more]]), arguments)
-        numbers = torch.arange(count + more, device=keys.device) % count
-        found: Tensor = torch.vmap(of_one)(numbers, *padded)
-        return found[:count]
-
-
-def _asked(trainer: Trainer) -> tuple[Tasks, Tensor, list[Any]]:
-    """What a lane's next outer step is computed from: tasks, progress and what regularizers draw."""
-    tasks = trainer.tasks_of_step().to(trainer.device)
-    drawn = trainer.learner.drawn(tasks, trainer.context, trainer.generator_of_step())
-    return tasks, torch.full((), trainer.progress, dtype=torch.float64, device=trainer.device), drawn
-
-
-def _phase(trainer: Trainer) -> Any:
-    learner = trainer.learner
-    return learner.phase(trainer.progress) if isinstance(learner, GradientLearner) else None

@@ -20,6 +20,7 @@ from raymeta.config.sections import OuterConfig
 from raymeta.engine.tasks import for_each
 from raymeta.errors import UserError
 from raymeta.learner import Learner
+from raymeta.learner.program import OfLearner
 from raymeta.schema import Section
 
 Gradients = dict[str, Tensor]  # by parameter name
@@ -198,7 +199,7 @@ class OuterUpdate(OuterStep):
             return
         values = torch.autograd.grad(loss, list(self.learned.values()), allow_unused=True)
         found = {name: g for name, g in zip(self.learned, values, strict=True) if g is not None}
-        self._add(self.clipped(found), weight)
+        self.add({name: g * weight for name, g in self.clipped(found).items()})
 
     def batched(self, learner: Learner, loss: Callable[..., Tensor], arguments: Sequence[Any], weight: float) -> Tensor:
         if not self.per_task:
@@ -214,13 +215,14 @@ class OuterUpdate(OuterStep):
         losses: Tensor = for_each(with_own, each, *arguments, vectorized=True)  # type: ignore[assignment]
         values = torch.autograd.grad(losses.sum(), list(each.values()), allow_unused=True)
         found = {name: g for name, g in zip(each, values, strict=True) if g is not None}
-        self._add({name: g.sum(0) for name, g in torch.vmap(self.clipped)(found).items()}, weight)
+        self.add({name: g.sum(0) * weight for name, g in torch.vmap(self.clipped)(found).items()})
         return losses.detach()
 
-    def _add(self, gradients: Gradients, weight: float) -> None:
+    def add(self, gradients: Gradients) -> None:
+        """Add to the parameters' gradients, by name."""
         for name, gradient in gradients.items():
-            parameter, part = self.learned[name], gradient * weight
-            parameter.grad = part if parameter.grad is None else parameter.grad + part
+            parameter = self.learned[name]
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 @registry.outer("adam")
@@ -231,17 +233,6 @@ class Adam(OuterUpdate):
 @registry.outer("sgd")
 class SGD(OuterUpdate):
     """Gradient descent, with momentum or without."""
-
-
-class OfLearner(nn.Module):
-    """A function that uses a learner, as a module: torch can then run it on other parameters."""
-
-    def __init__(self, learner: Learner, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.learner, self._function = learner, function
-
-    def forward(self, *arguments: Any) -> Tensor:
-        return self._function(*arguments)
 
 
 def rate(outer: OuterConfig, share: float, *, added: bool = False) -> float:

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from raymeta.engine.transfer import sent
 from raymeta.training.outer import Gradients, OuterUpdate
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # PyTorch's defaults
@@ -71,55 +72,79 @@ class StackedUpdate:
         if rows:
             update.optimizer.state[update.learned[name]] = self._rows[lane][name] = rows
 
-    def follow(self, gradients: Gradients, lanes: Sequence[int]) -> None:
-        """An update of some lanes; what is in the others stays as it is.
+    def asked(self, lanes: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """What `fresh` takes for an update of some lanes, whose `begin` was called for this outer step.
 
-        Args:
-            gradients: by name, [L, ...], clipped; a name that is missing is left alone.
-            lanes: whose `begin` was called for this outer step.
+        Returns:
+            Step size, weight decay and Adam's two corrections by parameter, [N, 4, L]; which lanes, [L], or None: all.
         """
         device = next(iter(self.learned.values())).device
         sizes, decays = self._tables(lanes)
+        rows = []
+        for name in self.learned:
+            counts = [int(step) for step in self._steps[name].tolist()]
+            for lane in lanes:
+                counts[lane] += 1
+            first, second = zip(*map(_corrections, counts), strict=True)
+            rows.append([sizes[name], decays[name], first, second])
         chosen = None
         if len(lanes) < self.width:
             mask = torch.zeros(self.width, dtype=torch.bool)
             mask[list(lanes)] = True
-            chosen = mask.to(device, non_blocking=True)
+            chosen = sent(mask, device)
+        return sent(torch.tensor(rows, dtype=torch.float64), device), chosen
+
+    def fresh(
+        self,
+        learned: Mapping[str, Tensor],
+        state: Mapping[str, Mapping[str, Tensor]],
+        gradients: Gradients,
+        table: Tensor,
+        chosen: Tensor | None,
+    ) -> dict[str, list[Tensor]]:
+        """What an update makes of parameters and moments, by parameter; nothing is written.
+
+        Args:
+            learned: the parameters by name, among others.
+            state: the moments.
+            gradients: by name, [L, ...], clipped; a name that is missing is left alone.
+            table: from `asked`.
+            chosen: likewise; what is in other lanes stays as it is.
+        """
+        found = {}
         with torch.no_grad():
-            for name, gradient in gradients.items():
-                parameter = self.learned[name]
+            for name, of_each in zip(self.learned, table.to(next(iter(self.learned.values())).dtype), strict=True):
+                if name not in gradients:
+                    continue
+                parameter, moments = learned[name], [of_all[name] for of_all in state.values()]
+                size, decay, *corrections = (row.view(-1, *[1] * (parameter.ndim - 1)) for row in of_each)
+                moved = gradients[name] + decay * parameter
+                new = (
+                    _adam(parameter, moments, moved, size, corrections)
+                    if self._adam
+                    else self._sgd(parameter, moments, moved, size)
+                )
+                if chosen is not None:
+                    new = [torch.where(_over(chosen, a), a, b) for a, b in zip(new, [parameter, *moments], strict=True)]
+                found[name] = new
+        return found
 
-                def row(values: Sequence[float], like: Tensor = parameter) -> Tensor:
-                    found = torch.tensor(values, dtype=like.dtype).to(device, non_blocking=True)
-                    return found.view(-1, *[1] * (like.ndim - 1))
+    def follow(self, fresh: Mapping[str, Sequence[Tensor]], lanes: Sequence[int]) -> None:
+        """Write what `fresh` has made of these lanes."""
+        for name, values in fresh.items():
+            for old, new in zip([self.learned[name], *(own[name] for own in self.state.values())], values, strict=True):
+                old.copy_(new)
+            if self._adam:
+                for lane in lanes:
+                    self._steps[name][lane] += 1
 
-                moved = gradient + row(decays[name]) * parameter
-                rule = self._adams if self._adam else self._sgds
-                fresh = rule(name, moved, row(sizes[name]), row, lanes)
-                for old, new in fresh:
-                    old.copy_(new if chosen is None else torch.where(_over(chosen, old), new, old))
-
-    def _adams(self, name: str, g: Tensor, size: Tensor, row, lanes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:  # type: ignore[no-untyped-def]
-        steps = self._steps[name]
-        for lane in lanes:
-            steps[lane] += 1
-        corrections = [_corrections(int(step)) for step in steps.tolist()]
-        first, second = (row([pair[i] for pair in corrections]) for i in (0, 1))
-        mean, square = (self.state[key][name] for key in MOMENTS["adam"])
-        new_mean = mean + (g - mean) * (1 - BETAS[0])
-        new_square = square * BETAS[1] + (g * g) * (1 - BETAS[1])
-        change = new_mean / (new_square.sqrt() / second + EPSILON) * (size / first)
-        parameter = self.learned[name]
-        return [(parameter, parameter - change), (mean, new_mean), (square, new_square)]
-
-    def _sgds(self, name: str, g: Tensor, size: Tensor, row, lanes: Sequence[int]) -> list[tuple[Tensor, Tensor]]:  # type: ignore[no-untyped-def]
-        parameter, momentum = self.learned[name], self._outer.momentum
+    def _sgd(self, parameter: Tensor, moments: list[Tensor], g: Tensor, size: Tensor) -> list[Tensor]:
+        momentum = self._outer.momentum
         if not momentum:
-            return [(parameter, parameter - size * g)]
-        velocity = self.state["momentum_buffer"][name]
-        new = velocity * momentum + g
+            return [parameter - size * g]
+        new = moments[0] * momentum + g
         way = g + new * momentum if self._outer.nesterov else new
-        return [(parameter, parameter - size * way), (velocity, new)]
+        return [parameter - size * way, new]
 
     def _tables(self, lanes: Sequence[int]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         """Step sizes and weight decays by parameter, a number for each lane."""
@@ -131,6 +156,15 @@ class StackedUpdate:
                 for name in names:
                     sizes[name][lane], decays[name][lane] = group["lr"], group["weight_decay"]
         return sizes, decays
+
+
+def _adam(parameter: Tensor, moments: list[Tensor], g: Tensor, size: Tensor, corrections: list[Tensor]) -> list[Tensor]:
+    mean, square = moments
+    first, second = corrections
+    mean = mean + (g - mean) * (1 - BETAS[0])
+    square = square * BETAS[1] + (g * g) * (1 - BETAS[1])
+    change = mean / (square.sqrt() / second + EPSILON) * (size / first)
+    return [parameter - change, mean, square]
 
 
 @cache

@@ -25,9 +25,11 @@ from raymeta.hooks import Hooks
 from raymeta.inner import Context, Player
 from raymeta.learner import build_learner, task_loss
 from raymeta.metric import Score
+from raymeta.models.precision import set_products
 from raymeta.problem import Bank, Examples, Task, Tasks, open_problem
 from raymeta.storage import checkpoints
 from raymeta.storage.places import AnyPath, rename
+from raymeta.training.captured import CapturedGradients
 from raymeta.training.device import device_of, keeps_on_device, vectorized
 from raymeta.training.outer import OuterStep, Surface
 from raymeta.training.pretraining import load_pretrained
@@ -39,6 +41,7 @@ class Trainer:
     """Trains one config round by round.
 
     Attributes:
+        captured: its outer gradients as a CUDA graph.
         outer_step: outer steps done.
         diverged: a loss was not finite, in training or validation; the trial is over.
         rounds: the metrics of every round so far.
@@ -55,6 +58,7 @@ class Trainer:
             load_pretrained(self.learner.model, config, self.problem, self.device)
         self.vectorized = vectorized(config, self.device, self.learner)
         self.update: OuterStep = registry.find("outer", config.outer.optimizer)(config, self.learner)
+        self.captured = CapturedGradients(config, self.learner, self.update, self.device, vectorized=self.vectorized)
         if keeps_on_device(config, self.device, self.learner):
             self.problem.keep_on(self.device)
         self._training = self.problem.training_bank(config.seed, config.outer.tasks_per_step)
@@ -128,6 +132,7 @@ class Trainer:
 
     def outer_update(self) -> Tensor:
         """One outer step; returns the loss it followed, averaged over its tasks, []."""
+        set_products(self.config)
         self.update.begin(self.outer_step)
         loss = self.update.follow(self)
         self.outer_step += 1
@@ -180,6 +185,12 @@ class Trainer:
             tasks = regularizer.on_tasks(tasks, self.progress, generator)  # type: ignore[operator]
         return tasks
 
+    def asked(self) -> tuple[Tasks, Tensor, list[Any]]:
+        """What the next outer step of a lane is computed from: tasks, progress and what regularizers draw."""
+        tasks = self.tasks_of_step().to(self.device)
+        drawn = self.learner.drawn(tasks, self.context, self.generator_of_step())
+        return tasks, torch.full((), self.progress, dtype=torch.float64, device=self.device), drawn
+
     @property
     def context(self) -> Context:
         """What surrounds the tasks of the next outer step; schedules are keyed to the share of it that is done."""
@@ -208,6 +219,9 @@ class Trainer:
         count = tasks.size
         whole = count if self.problem.one_shape else self.config.outer.tasks_per_step
         weight = 1 / whole if self.config.outer.reduction == "mean" else 1.0
+        if self.vectorized and self.captured.active:
+            drawn = self.learner.drawn(tasks, self.context, generator or self.generator_of_step())
+            return self.captured.add(self.outer_step, tasks, self.progress, drawn)
         keys, surround = self._surrounded(tasks, first, generator)
 
         def loss_of(number: int | Tensor, key: Tensor, support: Examples, query: Examples) -> Tensor:
@@ -273,6 +287,7 @@ class Trainer:
         self, bank: Bank, tasks: int, members: Sequence[dict[str, Tensor]] = (), steps: int | None = None
     ) -> Score:
         """Score tasks of a bank where this trains; see `Problem.evaluate`."""
+        set_products(self.config)
         return self.problem.evaluate(
             self.learner, bank, tasks, device=self.device, vectorized=self.vectorized, members=members, steps=steps
         )
@@ -383,14 +398,3 @@ def resumed(config: TrialConfig, path: AnyPath) -> tuple[Trainer, str]:
                 rename(file, file.with_suffix(".damaged").name)
                 trainer, note = Trainer(config), str(error)
     return trainer, f"{note}; it goes on from outer step {trainer.outer_step}" if note else ""
-
-
-def refuse_unfit(config: TrialConfig) -> None:
-    """Build a trial's learner, to no end but that what does not fit together is said before anything starts.
-
-    Raises:
-        UserError: the trainer would refuse the config, on whatever device.
-    """
-    learner, cpu = build_learner(config, open_problem(config.task)), torch.device("cpu")
-    vectorized(config, cpu, learner)
-    keeps_on_device(config, cpu, learner)

@@ -11,7 +11,7 @@ from raymeta.errors import UserError
 from raymeta.inner import Context
 from raymeta.learner import build_learner, task_loss
 from raymeta.problem import Examples, Task, open_problem
-from raymeta.training.trainer import refuse_unfit
+from raymeta.training.device import refuse_unfit
 
 SMALL: dict[str, Any] = {
     "conv4": {"width": 4},

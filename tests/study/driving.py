@@ -37,7 +37,7 @@ WORDS = [
 TINY = ["maml+dropgrad", "--task", "sinusoid-5s", *WORDS]
 ONE = [*TINY, "budget.outer_steps=54", "--slots", "1"]  # and at 54: long enough to be killed in its middle
 NAME = "maml+dropgrad-sinusoid-5s"
-KINDS = re.compile(rb"Trainable|Fleet")
+KINDS = re.compile(rb"Trainable|Fleet|_Worker")
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens
 
 
@@ -180,7 +180,7 @@ def processes(studies: Path, title: bytes = b"") -> list[int]:
 
 
 def workers(studies: Path) -> list[int]:
-    """Processes that run trials of these studies right now, each its own or a fleet of them."""
+    """Processes that run trials of these studies right now, each its own or a fleet of them, or score finalists."""
     titles = {pid: _title(pid) for pid in processes(studies, b"ray::")}
     return [pid for pid, title in titles.items() if title.startswith(b"ray::") and KINDS.search(title)]
 

@@ -186,6 +186,29 @@ def test_lanes_in_different_phases_do_not_mix(spec: str, double: None) -> None:
         assert_close(lane, single)
 
 
+@pytest.mark.parametrize("spec", ["l2f", "mamlpp"])
+def test_lanes_have_phases_of_their_own(spec: str, double: None) -> None:
+    """One is in first order when another is not; the loss of every step goes on for shares of their own."""
+    config = small_trial(spec, "sinusoid", {"outer": {**SGD, "lr": 0.01}, "budget": {"outer_steps": 4}})
+    shares = [{"first_order_share": 0.3 * lane} for lane in range(4)]
+    if spec == "mamlpp":
+        shares = [share | {"msl_share": (0.6, 1.0, 0.3, 0.0)[lane]} for lane, share in enumerate(shares)]
+    configs = [parse_trial(merge(mixed(config, lane).as_dict(), {spec: share})) for lane, share in enumerate(shares)]
+    together, singly = ([Trainer(one) for one in configs] for _ in range(2))
+    for one in (*together, *singly):
+        one.learner.double()
+    lanes, phases = Lanes(together[0], 4), []
+    for one in together:
+        lanes.join(one)
+    for _ in range(4):
+        phases.append(lanes.step(range(4)))
+        for one in singly:
+            one._losses.append(one.outer_update())
+    assert max(phases) > 1
+    for lane, single in zip(together, singly, strict=True):
+        assert_close(lane, single)
+
+
 # The same bits whatever runs beside it, traced or not
 
 WIDTH, STEPS = 8, 6
@@ -236,7 +259,7 @@ def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
                 lanes.leave(lanes.trainers.index(trainer))
         open_lanes = [n for n, one in enumerate(lanes.trainers) if one is not None and not one.round_full]
         lanes.step([lane for lane in open_lanes if data.draw(st.integers(0, 3), label="waits")])
-    assert not lanes._gradients.problem
+    assert not lanes.untraced
     for seed, trainer in enumerate(company):
         expected = by_itself(spec, seed)
         assert bits(trainer) == expected[trainer.outer_step]

@@ -32,6 +32,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.engine.transfer import sent
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Loss, Regularizer
 from raymeta.inner import Context
@@ -131,7 +132,7 @@ class MaxUp(Regularizer):
 
         def one_of(*numbers: int) -> Tensor:
             here = torch.isin(chosen, torch.tensor(numbers)).view(-1, 1, 1, 1, 1)
-            return here.to(tasks.device)
+            return sent(here, tasks.device)
 
         quarters = QUARTERS[torch.randint(6, (tasks.size, classes), generator=generator)]
         quarters = torch.where((chosen >= 4)[:, None], quarters, 0)
@@ -160,7 +161,7 @@ def cutmix(x: Tensor, labels: Tensor, generator: torch.Generator, *, whole: bool
     tasks, count, _, height, width = x.shape
     uniform = torch.rand(5, tasks, generator=generator)
     side = (1 - uniform[:3].median(0).values).sqrt()  # the median of three uniform numbers is Beta(2, 2)
-    other = torch.rand(tasks, count, generator=generator).argsort(1).to(x.device)
+    other = sent(torch.rand(tasks, count, generator=generator).argsort(1), x.device)
     size = torch.stack([side * height, side * width])  # [2, T]
     centre = uniform[3:] * torch.tensor([[height], [width]])
     if whole:
@@ -168,7 +169,7 @@ def cutmix(x: Tensor, labels: Tensor, generator: torch.Generator, *, whole: bool
         low, high = centre.floor() - half, centre.floor() + half
     else:
         low, high = (centre - size / 2).round(), (centre + size / 2).round()
-    box = _boxes(low, high, height, width).to(x.device)[:, None]  # [T, 1, 1, H, W]
+    box = sent(_boxes(low, high, height, width), x.device)[:, None]  # [T, 1, 1, H, W]
     left = 1 - box.to(x.dtype).mean((2, 3, 4))[..., None]  # [T, 1, 1]
     row = torch.arange(tasks, device=x.device)[:, None]
     return torch.where(box, x[row, other], x), left * labels + (1 - left) * labels[row, other]
@@ -183,7 +184,7 @@ def erased(x: Tensor, generator: torch.Generator) -> Tensor:
     size = torch.stack([(area * ratio).sqrt().clamp(max=height), (area / ratio).sqrt().clamp(max=width)]).round()
     low = (torch.stack([top, left]) * (torch.tensor([[height], [width]]) - size + 1)).floor()
     box = _boxes(low, low + size, height, width) & (draw < 0.5).view(-1, 1, 1, 1)
-    return x.masked_fill(box.view(tasks, count, 1, height, width).to(x.device), 0)
+    return x.masked_fill(sent(box.view(tasks, count, 1, height, width), x.device), 0)
 
 
 def _boxes(low: Tensor, high: Tensor, height: int, width: int) -> Tensor:

@@ -27,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 
 from raymeta.engine.tasks import of_task
+from raymeta.engine.transfer import sent
 from raymeta.errors import UserError
 from raymeta.hooks import Hooks, Regularizer
 from raymeta.inner import Context
@@ -112,7 +113,7 @@ class MetaMix(Regularizer):
             random.integers(0, len(GROUPS) - 1, count),
             following,
         )
-        return Draws(*(torch.from_numpy(np.ascontiguousarray(values)).to(tasks.device) for values in drawn))
+        return Draws(*(sent(np.ascontiguousarray(values), tasks.device) for values in drawn))
 
     def on_step(self, learner: Learner, tasks: Tasks, context: Context, drawn: Any) -> Hooks:
         acting = Mixing(self, learner, drawn, context.progress)

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from raymeta.engine.transfer import sent
 from raymeta.errors import UserError
 from raymeta.hooks import Regularizer
 from raymeta.models import Backbone
@@ -60,7 +61,7 @@ class TaskAug(Regularizer):
 
 def turned(x: Tensor, y: Tensor, turns: Tensor) -> Tensor:
     """Images [T, n, C, H, W] with labels [T, n], turned by the quarters [T, N] of their classes."""
-    images, quarters = x, turns.to(y.device).gather(1, y)[..., None, None, None]
+    images, quarters = x, sent(turns, y.device).gather(1, y)[..., None, None, None]
     for quarter in (1, 2, 3):
         images = torch.where(quarters == quarter, x.rot90(quarter, (-2, -1)), images)
     return images

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raymeta.engine.transfer import sent
+
 Scaled = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # pixels [..., C, H, W] to what networks see
 
 
@@ -60,9 +62,9 @@ class DeviceImages:
 
     def take(self, rows: NDArray[np.int64], turns: NDArray[np.int64] | None) -> Tensor:
         """See `Images`."""
-        pixels = self._images[torch.from_numpy(rows).to(self._device)]
-        if turns is not None:
+        pixels = self._images[sent(rows, self._device)]
+        if turns is not None:  # each way for all, as the device can't say how many there are without being waited for
+            turned = sent(turns, self._device)[..., None, None, None, None]
             for quarter in (1, 2, 3):
-                which = torch.from_numpy(turns == quarter).to(self._device)
-                pixels[which] = torch.rot90(pixels[which], quarter, (-2, -1))
+                pixels = torch.where(turned == quarter, torch.rot90(pixels, quarter, (-2, -1)), pixels)
         return self._values[pixels.long(), self._channel]

@@ -42,7 +42,7 @@ def measure(data: dict[str, Any]) -> Peak:
     step_s = time.perf_counter() - start
     bank = trainer.problem.bank("validation", trainer.config.task.bank_seed)
     trainer.evaluate(bank, CHUNK)
-    host = _resident_peak()
+    host = resident_peak()
     if trainer.device.type != "cuda":
         return Peak(0, 0, host, step_s)
     # What of the GPU is neither free nor torch's is CUDA's own (or another program's, and no trial can have it either).
@@ -53,7 +53,7 @@ def measure(data: dict[str, Any]) -> Peak:
     return Peak(torch.cuda.max_memory_reserved() + context, min(total, smallest), host, step_s, context)
 
 
-def _resident_peak() -> int:
+def resident_peak() -> int:
     """Bytes that this process had resident at most."""
     try:  # `ru_maxrss` would begin with what the parent had when it started this process
         lines = Path("/proc/self/status").read_text().splitlines()

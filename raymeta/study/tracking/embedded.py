@@ -79,7 +79,7 @@ def find_run(study: str, trial: int) -> str | None:
     having = "SELECT run_uuid FROM tags WHERE key = ? AND value = ?"
     query = f"{having} INTERSECT {having} INTERSECT SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
     values = ("raymeta.study_id", study, "raymeta.trial", str(trial))
-    with closing(_opened(path, "ro")) as file:
+    with closing(_opened(path)) as file:
         found = file.execute(query, values).fetchone()
     return str(found[0]) if found else None
 
@@ -100,7 +100,7 @@ def _make(path: Path) -> None:
 def _moved(path: Path) -> list[tuple[str, str, str]]:
     """Experiments whose artifacts lie beside this database and are noted elsewhere: id, noted place, right place."""
     folder, moved = mlflow_folder() / ARTIFACTS, []
-    with closing(_opened(path, "ro")) as file:
+    with closing(_opened(path)) as file:
         noted = file.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
     for number, location in noted:
         above, _, name = str(location or "").rpartition("/")
@@ -112,7 +112,7 @@ def _moved(path: Path) -> list[tuple[str, str, str]]:
 
 
 def _set_right(path: Path, moved: list[tuple[str, str, str]]) -> None:
-    with closing(_opened(path, "rw")) as file, file:
+    with closing(_opened(path)) as file, file:
         for number, old, new in moved:
             file.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (new, number))
             for table, column in (("runs", "artifact_uri"), ("logged_models", "artifact_location")):
@@ -123,9 +123,12 @@ def _set_right(path: Path, moved: list[tuple[str, str, str]]) -> None:
                 )
 
 
-def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    """The file for reading or writing; it is not made if it is not there."""
-    return sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=10.0)
+def _opened(path: Path) -> sqlite3.Connection:
+    """The file, which is not made if it is not there.
+
+    For writing, where that is allowed: to read what a process was killed in the middle of writing, SQLite must undo it.
+    """
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=10.0)
 
 
 def _locked(path: Path) -> FileLock:

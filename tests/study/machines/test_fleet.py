@@ -1,5 +1,7 @@
 """A fleet: rounds of many trials, asked for at any time, each reported once and the same whatever happens."""
 
+import queue
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from raymeta.engine import traced
 from raymeta.engine.traced import Traced
 from raymeta.errors import UserError
 from raymeta.schema import merge, parse_overrides
+from raymeta.study.machines.fleet import group, worker
 from raymeta.study.machines.fleet.crew import Answer, Crew
 from raymeta.study.machines.fleet.fleets import Fleets, _Fleet
+from raymeta.study.machines.fleet.width import MEASURED, SKIPPED
 from raymeta.study.machines.resources import Slots
 from raymeta.testing import small_trial
 from raymeta.training.lanes import Lanes, lanes_of
+from raymeta.training.trainer import Trainer
 
 OUTER = {"outer": {"tasks_per_step": 4}, "budget": {"outer_steps": 6, "validate_every": 2}}
 
@@ -94,28 +99,113 @@ def test_a_trial_that_is_asked_for_twice_is_computed_once(tmp_path: Path) -> Non
 def test_a_program_that_fails_is_left_and_one_that_needs_too_much_gets_narrower(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials = {2 * n: config(2 * n) for n in range(10)}  # of one structure
+    probed = {"outer_steps": 20, "validate_every": 10}  # long enough for a wider one to be tried
+    trials = {2 * n: config(2 * n, budget=probed) for n in range(10)}  # of one structure
     plain = rounds(Crew(8), tmp_path / "plain", trials)
     step = Lanes.step
 
-    def too_much(self: Lanes, lanes: Any) -> None:
+    def too_much(self: Lanes, lanes: Any) -> int:
         if self.width > 8:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        step(self, lanes)
+        return step(self, lanes)
 
     monkeypatch.setattr(Lanes, "step", too_much)
     narrower = rounds(Crew(16), tmp_path / "narrower", trials)
-    assert narrower[0][0]["note"] == "16 lanes do not fit into memory; it goes on in 8"
-    narrower[0][0]["note"] = ""
+    notes = [one.pop("note") for of_trial in narrower.values() for one in of_trial]
+    assert [*filter(None, notes)] == ["16 lanes do not fit into memory; it goes on in 8"]
+    assert not any(one.pop("note") for of_trial in plain.values() for one in of_trial)
     assert numbers(narrower) == numbers(plain)
 
-    def broken(self: Lanes, lanes: Any) -> None:
+    def broken(self: Lanes, lanes: Any) -> int:
         raise RuntimeError("vmap: no batching rule")
 
     monkeypatch.setattr(Lanes, "step", broken)
-    alone = rounds(Crew(16), tmp_path / "alone", trials)
+    alone = rounds(Crew(16), tmp_path / "alone", {number: trials[number] for number in (0, 2)})
     assert alone[0][0]["note"] == "it runs alone, as its program failed: vmap: no batching rule"
     assert alone[2][-1]["val_mse"] == pytest.approx(plain[2][-1]["val_mse"], rel=1e-4)
+
+
+def test_what_failed_is_out_of_memory_before_lanes_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Any] = []
+    leave = Lanes.leave
+
+    def too_much(self: Lanes, lanes: Any) -> int:
+        large = torch.zeros(1)
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def checked(self: Lanes, lane: int) -> Trainer:
+        assert held[-1]() is None
+        return leave(self, lane)
+
+    monkeypatch.setattr(Lanes, "step", too_much)
+    monkeypatch.setattr(Lanes, "leave", checked)
+    told = rounds(Crew(8), tmp_path, {0: config(0)})
+    assert told[0][0]["note"].startswith("it runs alone")
+    assert held[-1]() is None
+
+
+def test_a_fleet_that_cannot_go_on_dies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """So that Ray starts it again, instead of waiting for answers that never come."""
+    died: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(worker.os, "_exit", died.put)
+    fleet = worker.Fleet(8, 0.0, 0)
+    fleet._inbox.put(lambda: {}["what is not there"])
+    assert died.get(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("costs", "widths", "said"),
+    [
+        ({8: 1.0, 16: 1.1, 32: 1.2}, {8, 16, 32}, ""),
+        ({8: 1.0, 16: 1.1, 32: 2.2}, {8, 16}, "16 lanes: a trial's share of a step is 69 ms, and of 32 69 ms"),
+        ({8: 1.0, 16: 1.9}, {8}, "8 lanes: a trial's share of a step is 1.2e+02 ms, and of 16 1.2e+02 ms"),
+        ({8: 1.0, 16: 3.0}, {8}, "8 lanes: a trial's share of a step is 1.2e+02 ms, and of 16 1.9e+02 ms"),
+    ],
+)
+def test_as_many_lanes_as_pay_and_the_same_numbers(
+    costs: dict[int, float], widths: set[int], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that goes on by the cost of a width."""
+    clock, used, step = [0.0], [], Lanes.step
+
+    def costly(self: Lanes, lanes: Any) -> int:
+        clock[0] += costs[self.width]
+        used.append(self.width)
+        return step(self, lanes)
+
+    monkeypatch.setattr(group, "seconds", lambda device: clock[0])
+    monkeypatch.setattr(Lanes, "step", costly)
+    trials = {2 * n: config(2 * n, budget={"outer_steps": 40, "validate_every": 10}) for n in range(20)}
+    told = rounds(Crew(32), tmp_path / "together", trials)
+    notes = [*filter(None, (one.pop("note") for of_trial in told.values() for one in of_trial))]
+    assert [note.removeprefix("trials of its structure stay in ") for note in notes] == [said] * bool(said)
+    probed = len(costs) * (SKIPPED + MEASURED)
+    assert set(used[:probed]) == set(costs)
+    assert used[probed:]
+    assert set(used[probed:]) <= widths
+    costs.update({8: 1.0, 16: 9.0})
+    singly = rounds(Crew(32), tmp_path / "singly", {0: trials[0], 38: trials[38]})
+    for of_trial in singly.values():
+        for one in of_trial:
+            one.pop("note")
+    assert numbers({0: told[0], 38: told[38]}) == numbers(singly)
+
+
+def test_more_trials_than_lanes_take_turns(tmp_path: Path) -> None:
+    """None waits while another has two rounds."""
+    trials = {2 * n: config(2 * n) for n in range(20)}
+    crew, heard = Crew(8), dict.fromkeys(trials, 0)
+    for number, data in trials.items():
+        crew.ask(number, data, str(tmp_path / str(number)), 0)
+    while crew.busy:
+        for answer in crew.work():
+            assert answer.metrics is not None
+            heard[answer.trial] = answer.metrics["outer_steps"]
+            assert heard[answer.trial] <= min(heard.values()) + 4
+            if not answer.metrics["done"]:
+                crew.ask(answer.trial, trials[answer.trial], str(tmp_path / str(answer.trial)), heard[answer.trial])
+    assert set(heard.values()) == {6}
 
 
 def test_a_program_that_cannot_be_traced_is_told_once_and_computes_the_same(
@@ -128,7 +218,7 @@ def test_a_program_that_cannot_be_traced_is_told_once_and_computes_the_same(
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(traced, "AFTER", 2)
-    monkeypatch.setattr(Traced, "_trace", broken)
+    monkeypatch.setattr(Traced, "_made", broken)
     found = rounds(Crew(8), tmp_path / "untraced", trials)
     notes = [note for of_trial in found.values() for one in of_trial if (note := one.pop("note"))]
     assert notes == ["its program is slower, as it can't be traced: no such operation"]

@@ -1,7 +1,10 @@
 """MLflow's database beside the studies: moved, copied, of any name, damaged, and what users delete in it."""
 
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -136,6 +139,27 @@ def test_a_damaged_database_is_a_line(studies: Path, monkeypatch: pytest.MonkeyP
     (studies / "mlflow.db").unlink()
     copied(record)
     assert find_run(record, 0)[0] is not None
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+file.execute("PRAGMA cache_size = 1")  # so that it writes before it commits
+file.execute("UPDATE runs SET name = name || hex(randomblob(100000))")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_was_killed_while_it_wrote(studies: Path) -> None:
+    """What it has begun is undone by whoever looks next."""
+    run, database = tracked(), studies / "mlflow.db"
+    assert subprocess.run([sys.executable, "-c", KILLED, database], check=False).returncode == -signal.SIGKILL
+    journal = database.with_name("mlflow.db-journal")
+    assert journal.stat().st_size > 0
+    assert find_run(StudyRecord.load(studies / "tiny"), 0) == (run, "")
+    assert subprocess.run([sys.executable, "-c", KILLED, database], check=False).returncode == -signal.SIGKILL
+    assert connect().get_run(run).info.run_name == "trial 0"
+    assert not journal.exists()
 
 
 def test_what_a_user_deletes_is_not_made_again(studies: Path) -> None:

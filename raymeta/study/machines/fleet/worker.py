@@ -1,9 +1,11 @@
 """A fleet: the Ray actor that computes the rounds of many trials."""
 
 import asyncio
+import os
 import platform
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -53,11 +55,15 @@ class Fleet:
         self._inbox.put(lambda: self._crew.release(trial))
 
     def _compute(self) -> None:
-        while True:
-            while not self._crew.busy or not self._inbox.empty():
-                self._inbox.get()()
-            for answer in self._crew.work():
-                self._tell(answer)
+        try:
+            while True:
+                while not self._crew.busy or not self._inbox.empty():
+                    self._inbox.get()()
+                for answer in self._crew.work():
+                    self._tell(answer)
+        except BaseException:  # nobody would be answered any more; Ray starts the process again, and asks again
+            traceback.print_exc()
+            os._exit(1)
 
     def _tell(self, answer: Answer) -> None:
         loop, future = self._asked.pop(answer.trial, (None, None))
