@@ -140,7 +140,8 @@ def test_systems_that_are_asked_search_real_trainings(method: str, package: str,
     from raymeta.problem import open_problem
 
     for name, problem in CHECKED.items():
-        small, path = problem.shorter(9), tmp_path / f"{name}.json"
+        small, path = problem.shorter(9), tmp_path / name / "rounds.json"
+        path.parent.mkdir()
         plan = ARMS[method].plan(small, 0)
         open_problem(plan.base.task).prepare()
         by_asking(ARMS[method], plan, 2 * small.points[-1], 2, path)
