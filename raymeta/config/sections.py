@@ -230,9 +230,9 @@ class EngineConfig(Section):
         "were measured to win, for MLPs on a CPU.",
     )
     graphs: Literal["auto", "on", "off"] = Field(
-        "auto",
+        "off",
         description="Outer steps of batched tasks, and of lanes, as a CUDA graph, whose kernels a GPU is given at "
-        "once; auto: on a GPU, where they can be.",
+        "once; auto: on a GPU, where they can be. Off until it has run on one.",
     )
     kernels: Literal["auto", "torch", "native"] = Field(
         "auto",

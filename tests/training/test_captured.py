@@ -223,7 +223,7 @@ def test_a_policy_is_the_same_bits(recorders: list[RecordedGraphs]) -> None:
 
 
 def test_a_policys_line_search_is_not_captured(recorders: list[RecordedGraphs]) -> None:
-    policy = small_trial("maml", "policies", {"engine": {"tasks": "vmap"}})
+    policy = small_trial("maml", "policies", {"engine": {"tasks": "vmap", "graphs": "auto"}})
     assert Trainer(policy).captured.problem == ""
     trpo = parse_trial(merge(policy.as_dict(), {"outer": None}, {"outer": {"optimizer": "trpo"}}))
     assert Trainer(trpo).captured.problem == "outer.optimizer trpo asks for more than gradients"
