@@ -129,7 +129,8 @@ REST = [pytest.param(spec, marks=pytest.mark.slow) for spec in SPECS if spec not
 def test_outer_steps_never_wait_for_the_device(spec: str, on_meta: None, glyphs: ImageDataset) -> None:
     """A trial's and those of lanes, from the draw of the tasks to the optimizer; turned images, too."""
     images = "host" if spec in ON_THE_CPU else "device"
-    own = {"engine": {"tasks": "vmap", "images": images}, "outer": {"clip_norm": 1.0}, "task": {"rotations": "train"}}
+    engine = {"tasks": "vmap", "images": images, "graphs": "auto"}
+    own = {"engine": engine, "outer": {"clip_norm": 1.0}, "task": {"rotations": "train"}}
     config = parse_trial(merge(small_trial(spec).as_dict(), own, ROUND))
     single, *together = (Trainer(config) for _ in range(3))
     lanes = Lanes(single, 3)
