@@ -38,7 +38,8 @@ class NeverWaits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        target = kwargs.get("device", args[0].device if "copy" in str(func) and args else None)
+        into = args[0] if "copy" in str(func) and args and isinstance(args[0], Tensor) else None
+        target = kwargs.get("device", None if into is None else into.device)
         there = target is not None and torch.device(target).type == "meta"
         if func is torch.ops.aten._to_copy.default and places == {"cpu"} and there:
             assert kwargs.get("non_blocking"), "a copy that waits"
