@@ -33,11 +33,23 @@ META = torch.device("meta")
 
 
 class NeverWaits(TorchDispatchMode):
-    """Refuses copies from the CPU that wait for a GPU, and there operations on tensors of the CPU."""
+    """Refuses copies from the CPU that wait for a GPU, and there operations on tensors of the CPU.
+
+    A number in the code is none, though vmap makes a tensor of it by a conversion whose argument is still the number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers: list[Tensor] = []
+
+    def places(self, args: Any, kwargs: Any) -> set[str]:
+        """Where the tensors among the arguments lie."""
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return {tensor.device.type for tensor in tensors if not any(tensor is number for number in self._numbers)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        places = self.places(args, kwargs)
         into = args[0] if "copy" in str(func) and args and isinstance(args[0], Tensor) else None
         target = kwargs.get("device", None if into is None else into.device)
         there = target is not None and torch.device(target).type == "meta"
@@ -45,7 +57,10 @@ class NeverWaits(TorchDispatchMode):
             assert kwargs.get("non_blocking"), "a copy that waits"
         elif "meta" in places:
             assert places == {"meta"}, f"{func} has tensors on {sorted(places)}"
-        return func(*args, **kwargs)
+        found = func(*args, **kwargs)
+        if func is torch.ops.aten._to_copy.default and isinstance(args[0], int | float):
+            self._numbers.append(found)
+        return found
 
 
 class StaysThere(NeverWaits):
@@ -54,7 +69,7 @@ class StaysThere(NeverWaits):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = super().__torch_dispatch__(func, types, args, kwargs)
         if isinstance(found, Tensor) and found.is_meta:
-            places = {leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            places = self.places(args, kwargs or {})
             assert places <= {"meta"}, f"{func} brings something from the CPU"
         return found
 
@@ -155,6 +170,15 @@ def test_waiting_shows(fault: Any) -> None:
         sent(torch.ones(3), META)
         with pytest.raises(AssertionError):
             fault(torch.ones(3))
+
+
+@pytest.mark.parametrize("guard", [NeverWaits, StaysThere])
+def test_a_number_in_the_code_is_no_tensor_of_the_cpu(guard: Any) -> None:
+    lanes, on_the_cpu = torch.empty(2, 3, device=META), torch.ones(())
+    with guard():
+        torch.vmap(lambda x: 1.0 * x / 3)(lanes)
+        with pytest.raises(AssertionError):
+            torch.vmap(lambda x: on_the_cpu * x)(lanes)
 
 
 @pytest.mark.parametrize("tasks", ["loop", "vmap"])
