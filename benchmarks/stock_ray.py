@@ -27,8 +27,6 @@ from pathlib import Path
 from typing import Any
 
 OUTSIDE = dict(os.environ)
-from raymeta.config import parse_trial  # noqa: E402
-from raymeta.schema import merge, nest  # noqa: E402
 from raymeta.study.plan.plan import Plan, make_plan  # noqa: E402
 from raymeta.study.plan.space import Space  # noqa: E402
 
@@ -50,13 +48,13 @@ def plain_environment() -> None:
     os.environ.update(OUTSIDE, RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 
 
-def train(config: dict[str, Any], base: dict[str, Any]) -> None:
-    """A trial, as in Ray's own tutorials: the searched keys, dotted, on top of the rest of the trial's config."""
+def train(config: dict[str, Any], plan: Plan) -> None:
+    """A trial, as in Ray's own tutorials: the searched keys on top of the rest of the trial's config."""
     from ray import tune
 
     from raymeta.training.trainer import Trainer
 
-    trainer = Trainer(parse_trial(merge(base, nest(config))))
+    trainer = Trainer(plan.config(config))
     metric = f"val_{trainer.metric.name}"
     while not trainer.done:
         metrics = trainer.round()
@@ -97,7 +95,7 @@ def fit(
     name = f"val_{metric.name}"
     ray.init("local", num_cpus=slots, include_dashboard=False)
     results = tune.Tuner(
-        tune.with_parameters(train, base=plan.base.as_dict()),
+        tune.with_parameters(train, plan=plan),
         tune_config=tune.TuneConfig(
             metric=name,
             mode=metric.mode,
@@ -122,10 +120,13 @@ def fit(
             storage_path=str(folder),
             callbacks=list(callbacks),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+            failure_config=tune.FailureConfig(fail_fast=True),
             **options,
         ),
     ).fit()
     ray.shutdown()
+    if results.errors:  # a trial that diverged reports so: an error is a fault of ours
+        raise SystemExit(f"a trial of stock Ray failed: {results.errors[0]}")
     trials = []
     for result in results:
         rounds = result.metrics_dataframe
