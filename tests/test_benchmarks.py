@@ -134,7 +134,7 @@ def test_search_quality(tmp_path: Path) -> None:
 def test_stock_ray_searches_over_the_choice_of_regularizer(tmp_path: Path) -> None:
     small = ("--folder", tmp_path, "--picture", tmp_path / "p.png", "--shorter", 9, "--trainings", 2, "--fresh", 1)
     run("search_quality", *small, "--seeds", 1, "--problems", "glyphs", "--methods", "stock Ray", "--slots", 1)
-    rounds = json.loads((tmp_path / "glyphs/search-stock-Ray-0.json").read_text())
+    rounds = json.loads((tmp_path / "glyphs/search-stock-Ray-0.json").read_text())["rounds"]
     assert {"none", "dropgrad"} <= {entry["point"]["regularizer"] for entry in rounds}
 
 
