@@ -66,7 +66,7 @@ def small(here: Here, spec: str, changed: dict[str, Any] | None = None) -> Trial
         "method": method,
         "regularizers": {name: {} for name in regularizers},
         method: {"inner_steps": 2} if "inner_steps" in fields else {},
-        "engine": {"device": here.device},
+        "engine": {"device": here.device, "kernels": "torch"},
     }
     base = {**SMALL, **{section: {} for section in changed or {}}}
     trial = parse_trial(merge(base, own, changed or {}))

@@ -83,7 +83,10 @@ class Photos(ImageDataset):
 
 
 def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0, graphs: str = "off") -> TrialConfig:
-    """The trial of a work, uncaptured by default; its data are made if they are not there."""
+    """The trial of a work, uncaptured by default; its data are made if they are not there.
+
+    The small form has the kernels that a GPU has, too.
+    """
     sizes = {"shots": 1, "queries": 3} if here.small else {"shots": work.shots, "queries": 15}
     trial = parse_trial(
         {
@@ -92,7 +95,7 @@ def config(here: Here, work: Work, tasks: str = "auto", seed: int = 0, graphs: s
             "model": {"name": "conv4", "width": 4 if here.small else work.width},
             "task": {"dataset": work.dataset, **sizes},
             "outer": {"tasks_per_step": work.tasks},
-            "engine": {"device": here.device, "tasks": tasks, "graphs": graphs},
+            "engine": {"device": here.device, "kernels": "torch", "tasks": tasks, "graphs": graphs},
             "seed": seed,
         }
     )
