@@ -227,6 +227,36 @@ def test_differences_of_searches() -> None:
     assert apart([1.0, 1.0], [2.0, 2.0]) == (-1.0, 0.0)
 
 
+@pytest.mark.usefixtures("modules")
+def test_the_table_of_searches() -> None:
+    from quality.arms import CHECKED
+    from quality.found import Search
+    from quality.result import table
+
+    from raymeta.metric import Metric
+
+    rounds = [{"trial": 0, "steps": 540, "value": 1.0, "point": {}}]
+    found = [
+        Search(method, seed, 60.0, rounds, [early + seed, middle + seed, end + seed])
+        for method, (early, middle, end) in {
+            "random": (9.0, 6.0, 4.0), "stock Ray": (7.0, 5.0, 3.0), "TPE+ASHA": (6.0, 4.0, 2.0),
+            "SMAC": (9.0, 8.0, 5.0),
+        }.items()
+        for seed in range(2)
+    ]  # fmt: skip
+    lines = table(CHECKED["sinusoid"], Metric("mse", "min"), found, (0.25, 0.5, 1.0))
+    rows = {row[0]: row[1:] for row in (re.split(r" *\| *", line)[1:-1] for line in lines)}
+    assert rows["random"][:5] == ["2", "1.0", "0.0", "1.0", "60"]
+    assert {method: row[-1] for method, row in rows.items()} == {
+        "search": "random's end at", "---": "--:", "random": "1", "stock Ray": "1", "TPE+ASHA": "0.5", "SMAC": "never"
+    }  # fmt: skip
+    late = {method: row[-3:-1] for method, row in rows.items()}
+    assert late["TPE+ASHA"][0] == late["stock Ray"][1] == ""
+    assert late["stock Ray"][0].startswith("+1.0")
+    assert late["TPE+ASHA"][1].startswith("-1.0")
+    assert late["SMAC"][0].startswith("+3.5")
+
+
 @pytest.mark.slow
 def test_initial_values_are_their_sources() -> None:
     rows = run("initial_values", "--seeds", 10)

@@ -11,6 +11,10 @@ from quality.arms import ARMS, DEFAULT
 from quality.found import Search
 from raymeta.metric import Metric
 
+LATE = 0.5
+AGAINST = (DEFAULT, "stock Ray")
+RANDOM_END = "random's end at"
+
 
 def mean_ci(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of its 95 % interval over searches (Student's t)."""
@@ -33,22 +37,46 @@ def by_method(found: Sequence[Search]) -> dict[str, list[Search]]:
     return {method: mine for method, mine in searches.items() if len(mine) > 1}
 
 
+def late(search: Search, shares: Sequence[float]) -> float:
+    """What counts of a search: the mean of what it had found from half of its compute on."""
+    return statistics.fmean(score for share, score in zip(shares, search.scores, strict=True) if share >= LATE)
+
+
+def reached(mine: Sequence[Search], aim: float, metric: Metric, shares: Sequence[float]) -> str:
+    """The first share of the compute at which searches are by their mean as good as `aim`."""
+    sign = 1 if metric.mode == "max" else -1
+    for share, at in zip(shares, zip(*(one.scores for one in mine), strict=True), strict=True):
+        if sign * statistics.fmean(at) >= sign * aim:
+            return f"{share:g}"
+    return "never"
+
+
 def table(problem: TableProblem, metric: Metric, found: Sequence[Search], shares: Sequence[float]) -> list[str]:
-    """Rows in Markdown: a kind of search each."""
+    """Rows in Markdown: a kind of search each.
+
+    "Late" is the mean of a search's scores at half of its compute and later; "random's end" the share of the compute at
+    which it is as good as random search at the end.
+    """
     heads = ["search", "searches", "trials", "diverged", "whole", "processor s"]
-    heads += [f"at {share:g} of the compute" for share in shares] + ["at the end less the default's"]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' --: |' * (len(heads) - 1)}"]
+    heads += [*(f"at {share:g} of the compute" for share in shares), *(f"late, less {other}" for other in AGAINST)]
+    lines = [f"| {' | '.join([*heads, RANDOM_END])} |", f"| --- |{' --: |' * len(heads)}"]
     kinds = by_method(found)
     for method, mine in kinds.items():
         counts = [(one.trials, one.diverged, one.whole(problem.points[-1])) for one in mine]
         means = [f"{statistics.fmean(counted):.1f}" for counted in zip(*counts, strict=True)]
         scores = [metric.text(*mean_ci(at)) for at in zip(*(one.scores for one in mine), strict=True)]
-        less = ""
-        if DEFAULT in kinds and method != DEFAULT:
-            mean, half = apart([one.scores[-1] for one in mine], [one.scores[-1] for one in kinds[DEFAULT]])
-            less = f"{'+' if mean >= 0 else ''}{metric.text(mean, half)}"
-        row = (method, str(len(mine)), *means, f"{statistics.fmean(one.seconds for one in mine):.0f}", *scores, less)
-        lines.append(f"| {' | '.join(row)} |")
+        less = []
+        for other in AGAINST:
+            if other in kinds and method != other:
+                values = [[late(one, shares) for one in kind] for kind in (mine, kinds[other])]
+                mean, half = apart(*values)
+                less.append(f"{'+' if mean >= 0 else ''}{metric.text(mean, half)}")
+            else:
+                less.append("")
+        ends = [one.scores[-1] for one in kinds.get("random", [])]
+        as_good = reached(mine, statistics.fmean(ends), metric, shares) if ends else ""
+        spent = f"{statistics.fmean(one.seconds for one in mine):.0f}"
+        lines.append(f"| {' | '.join((method, str(len(mine)), *means, spent, *scores, *less, as_good))} |")
     return lines
 
 
