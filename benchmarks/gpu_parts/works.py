@@ -12,6 +12,7 @@ import torch
 from inner_loop import INNER_LR, STEPS
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gpu_parts.child import Here, reason
 from raymeta import registry
@@ -145,16 +146,35 @@ def peak(here: Here, step: Callable[[], object]) -> float | None:
     return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
+class Operators(TorchDispatchMode):
+    """Counts the operators that compute something, once batched and differentiated: about what a GPU launches.
+
+    Attributes:
+        count: of them; no views, nor memory that is only asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.split("::")[1]
+        self.count += not (func.is_view or name == "_unsafe_view" or "empty" in name)
+        return func(*args, **(kwargs or {}))
+
+
 def launches(here: Here, step: Callable[[], object]) -> tuple[int, float | None]:
     """Kernels that a step launches, by the profiler, and seconds that the GPU works; on a CPU operators, and None."""
-    with profile(activities=[ProfilerActivity.CPU if here.small else ProfilerActivity.CUDA]) as seen:
+    if here.small:
+        with Operators() as seen_here:
+            step()
+        return seen_here.count, None
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
         step()
         wait(here)
     # As the profiler has them: its own averages of so many events take seconds.
     assert seen.profiler is not None
     events = seen.profiler.kineto_results.events()  # type: ignore[union-attr]
-    if here.small:
-        return sum(event.name().startswith("aten::") for event in events), None
     there = [event for event in events if event.device_type() == DeviceType.CUDA and not event.is_user_annotation()]
     kernels = [event for event in there if not event.name().startswith(("Memcpy", "Memset"))]
     if not kernels:
