@@ -86,6 +86,10 @@ class TrialConfig(Section):
         """YAML that `parse_trial` reads back to an equal config."""
         return dump_yaml(self.as_dict())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle is the plain data: a composition's own class has no name by which another process could find it."""
+        return parse_trial, (self.as_dict(),)
+
 
 def split_spec(spec: str) -> tuple[str, tuple[str, ...]]:
     """`maml+dropgrad` to the method and its regularizers.

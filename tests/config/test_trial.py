@@ -1,6 +1,7 @@
 """The one schema of a trial: round trips, strictness, and sentences with the nearest match."""
 
 import json
+import pickle
 from typing import Any, get_args
 
 import pytest
@@ -63,7 +64,7 @@ OVERRIDES = st.fixed_dictionaries({}, optional={**ONE_OF, "model": MODELS})
 
 @settings(max_examples=60)
 @given(OVERRIDES)
-def test_a_config_survives_yaml_and_plain_data(overrides: dict[str, Any]) -> None:
+def test_a_config_survives_yaml_plain_data_and_pickle(overrides: dict[str, Any]) -> None:
     config = parse_trial(merge({"method": "maml"}, nest(overrides)))
     for data in (parse_yaml(config.to_yaml(), "x"), config.as_dict(), nest(config.flat())):
         assert parse_trial(data) == config
@@ -71,6 +72,7 @@ def test_a_config_survives_yaml_and_plain_data(overrides: dict[str, Any]) -> Non
         assert flatten(data) == config.flat()
     for key, value in flatten(nest(overrides)).items():
         assert config.flat()[key] == value
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 @settings(max_examples=30)
