@@ -5,7 +5,7 @@
 
 The problems `sinusoid` and `glyphs` of `simulated/problems.py`, where nothing of a search is simulated. All have the
 same space, starting points (but random search), rungs and validation tasks, and two trials at a time, each in a process
-with one thread. A search ends when its trials together have done as many outer steps as 12 full trainings; the
+with one thread. A search ends when its trials together have done as many outer steps as six full trainings; the
 processor time of all its processes is stated beside. What it had found at 1/4, at 1/2 and at its end is trained anew at
 full budget with fresh seeds and scored on fresh validation tasks, never on test tasks: a search that believes in lucky
 validations is found out.
@@ -38,7 +38,7 @@ from simulated.problems import TableProblem
 from raymeta.problem import open_problem
 from raymeta.storage.files import write_atomically
 
-FULL_TRAININGS = 12
+FULL_TRAININGS = 6
 SHARES = (0.25, 0.5, 1.0)
 
 
