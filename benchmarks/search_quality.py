@@ -13,7 +13,8 @@ validations is found out.
 - random: random proposals, no starting points, every trial at full budget;
 - stock Ray: OptunaSearch (which proposes by Optuna's default, multivariate TPE) and ASHAScheduler, by Ray Tune as in
   `stock_ray.py`, but with reused actors and without loggers, which makes it faster and proposes the same;
-- TPE+ASHA: raymeta's default; TPE+promoting ASHA: the same with `study.halving=promoting`; neither scores finalists;
+- TPE+promoting ASHA: raymeta's default; TPE+ASHA: the same with `study.halving=stopping`, the default until this check.
+  Neither scores finalists, nor gets so far that the un-regularized start is sent to the end;
 - Syne Tune: conformal quantile regression and its ASHA; SMAC: its multi-fidelity facade. Both are asked and told.
 
 Ray's best is the trial with the best last score, as it says itself; of the others it is, of the trials that reached the

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from simulated.problems import PROBLEMS, SEARCH_SEED
 from simulated.results import Results, load, offered, table, verdict
-from simulated.search import BUDGETS, as_row, simulate
+from simulated.search import BUDGETS, STOPPING, as_row, simulate
 from simulated.settings import SETTINGS
 from simulated.table import Judge, Table, checksum, default_folder
 
@@ -57,8 +57,8 @@ def judge_of(folder: Path) -> tuple[Judge, str]:
     return (other, "another seed") if trained > 0.9 else (own, "the search's own seed")
 
 
-def report(tables: dict[str, Table], folder: Path, outs: dict[str, Path]) -> None:
-    """Print the tables and what the rule says."""
+def report(tables: dict[str, Table], folder: Path, outs: dict[str, Path], default: str) -> None:
+    """Print the tables and what the rules say."""
     found = {}
     for name in tables:
         if not (lines := load(outs[name])):
@@ -69,9 +69,9 @@ def report(tables: dict[str, Table], folder: Path, outs: dict[str, Path]) -> Non
         sum_of = checksum(folder / name)
         print(f"\n### {name}: {len(tables[name].points)} configs, judged by {who}, checksum {sum_of}\n")
         print(f"Best {text(found[name].best)}, median {text(found[name].middle)}.\n")
-        print("\n".join(table(found[name])))
+        print("\n".join(table(found[name], default)))
     print("\n### The rule\n")
-    print("\n".join([*verdict(found), *offered(found)]))
+    print("\n".join([*verdict(found, default), *offered(found, default)]))
 
 
 def main() -> None:
@@ -84,6 +84,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--most", type=int, choices=BUDGETS, default=BUDGETS[-1], help="compute, in full trainings")
     parser.add_argument("--only-table", action="store_true")
+    parser.add_argument(
+        "--default",
+        choices=[str(setting) for setting in SETTINGS],
+        default=str(STOPPING),
+        metavar="SETTING",
+        help="what all are compared with",
+    )
     options = parser.parse_args()
     there = [name for name in options.problems if any((options.folder / name / "rows").glob(f"*-{SEARCH_SEED}.npz"))]
     if not there:
@@ -95,7 +102,7 @@ def main() -> None:
         outs[name] = options.folder / name / f"simulated-{state}.jsonl"
         if not options.only_table:
             run(name, tables, outs[name], options)
-    report(tables, options.folder, outs)
+    report(tables, options.folder, outs, options.default)
 
 
 if __name__ == "__main__":

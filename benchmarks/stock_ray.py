@@ -1,13 +1,14 @@
 """The same search through plain Ray Tune as its users write it, and through raymeta, one after the other.
 
-    uv run python benchmarks/stock_ray.py                 # the README's: 18 trials on glyphs, 2 x 4 minutes
+    uv run python benchmarks/stock_ray.py                 # 18 trials on glyphs as in the README, 2 x 4 minutes
     uv run python benchmarks/stock_ray.py --size long     # 48 trials, 2 x 10 minutes
     uv run python benchmarks/stock_ray.py --size tiny     # a minute: shows that it works, says nothing
 
 Plain Ray is a function trainable round raymeta's `Trainer` that reports and saves a checkpoint after every round,
 stock `OptunaSearch`, `ASHAScheduler` and `MLflowLoggerCallback`, in Ray's default environment (but for the hook by
 which Ray rebuilds the project in every worker when it is started by `uv run`: it is off for both). Both have the same
-space, starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file.
+space, starting points, rungs, budget, number of trials and slots, and an empty MLflow database in a file; raymeta cuts
+trials as Ray's ASHA does (`study.halving=stopping`), so that both train as much.
 
 - wall: from the start of the process to its end; slot efficiency: seconds computed over slots times wall, in raymeta's
   with those of scoring the finalists anew, which plain Ray does not do;
@@ -31,9 +32,10 @@ from raymeta.study.plan.plan import Plan, make_plan  # noqa: E402
 from raymeta.study.plan.space import Space  # noqa: E402
 
 SIZES = {
-    "readme": [],
-    "long": ["study.trials=48"],
+    "readme": ["study.halving=stopping", "study.trials=18"],
+    "long": ["study.halving=stopping", "study.trials=48"],
     "tiny": [
+        "study.halving=stopping",
         *("model.width=4", "budget.outer_steps=36", "budget.validate_every=4", "budget.validation_tasks=4"),
         *("study.first_rung=4", "study.trials=6"),
     ],

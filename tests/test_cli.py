@@ -353,7 +353,7 @@ def test_dry_run(run: Run, studies: Path) -> None:  # noqa: F811
     shown = json.loads(out)
     assert code == 0
     assert (shown["rungs"], len(shown["points"]), shown["most_steps"]) == ([2, 6, 18], 8, 144)
-    assert shown["usual_steps"] == 8 * 2 + 3 * 4 + 12
+    assert shown["usual_steps"] == 8 * 2 + 3 * 4 + 12 + 16  # the last of the un-regularized start
     assert 0 < shown["usual_hours"] < shown["worst_case_hours"]
     assert shown["disk_bytes"] > 1000
     assert (shown["finalists"], shown["finalist_s"] > 0) == (6, True)  # five, and the un-regularized start

@@ -241,10 +241,10 @@ def test_compute_without_cuts() -> None:
 def test_one_worker_is_asha_by_hand() -> None:
     """Against a loop that is written without Ray: a trial passes a rung if it is in the best third seen there."""
     from simulated.samplers import Drawn
-    from simulated.search import DEFAULT, Setting, simulate
+    from simulated.search import STOPPING, Setting, simulate
 
     table, _ = smooth("sinusoid", 64)
-    plan = DEFAULT.plan(table, 5)
+    plan = STOPPING.plan(table, 5)
     drawn, rungs, spent = Drawn(table, plan), {20: [], 60: [], 180: []}, 0.0
     begun, best = 0, {}
     limit = 6 * table.times[:, -1].mean()
@@ -270,10 +270,10 @@ def test_one_worker_is_asha_by_hand() -> None:
 def test_rungs_that_open_late() -> None:
     """No trial passes before `reduction` were there; where few are to come, and for the two starts, ASHA's own rule."""
     from simulated.schedulers import ASHA, Opening, Strict, Trial
-    from simulated.search import DEFAULT
+    from simulated.search import STOPPING
 
     table, _ = smooth("sinusoid", 12)
-    few, many = (DEFAULT.plan(table, 0, most=most) for most in (1, 16))
+    few, many = (STOPPING.plan(table, 0, most=most) for most in (1, 16))
     assert few.study.trials < 24 < many.study.trials
     scores = [0.5, 0.4, 0.3, 0.6, 0.2, 0.32, 0.21]  # less is better
 
@@ -293,10 +293,10 @@ def test_rungs_that_open_late() -> None:
 def test_a_trial_that_waits_is_no_running_one_to_tpe() -> None:
     from optuna.trial import TrialState
     from simulated.samplers import OfOptuna
-    from simulated.search import DEFAULT
+    from simulated.search import STOPPING
 
     table, _ = smooth("sinusoid", 12)
-    proposer = OfOptuna(table, DEFAULT.plan(table, 0))
+    proposer = OfOptuna(table, STOPPING.plan(table, 0))
     proposer.ask(0)
     proposer.report(0, 20, 0.5)
     states = []
@@ -348,7 +348,7 @@ def lines(setting: Any, rows: list[int]) -> list[dict[str, Any]]:
 
 def test_the_rule_needs_a_win_on_every_problem() -> None:
     from simulated.results import Results, chosen, verdict
-    from simulated.search import DEFAULT, Setting
+    from simulated.search import STOPPING, Setting
     from simulated.settings import RANDOM
     from simulated.table import Judge
 
@@ -359,14 +359,14 @@ def test_the_rule_needs_a_win_on_every_problem() -> None:
 
     def of(mine: list[int], other: list[int]) -> Results:
         return Results.of(
-            [*lines(DEFAULT, other), *lines(new, mine), *lines(RANDOM, [3] * 8)], judge, Metric("mse", "min")
+            [*lines(STOPPING, other), *lines(new, mine), *lines(RANDOM, [3] * 8)], judge, Metric("mse", "min")
         )
 
     wins, loses = of([0, 1] * 4, [2] * 8), of([2, 1] * 4, [1, 2] * 4)
     assert (wins.best, wins.middle) == (0.0, 0.2)
     assert wins.regret(str(new))[1][0] == pytest.approx(0.5)
     assert wins.regret(str(RANDOM))[0][0] == 1.0  # what is worse than the median counts as the median
-    apart, half = wins.paired(str(new), str(DEFAULT))
+    apart, half = wins.paired(str(new), str(STOPPING))
     assert (apart, half) == pytest.approx((-0.75, 1.96 * np.std([-1, -0.5] * 4, ddof=1) / 8**0.5))
     assert chosen({"a": wins, "b": loses}, but="b") == str(new)
     assert "default becomes: PriorBand-like + ASHA" in verdict({"a": wins, "b": wins})[-1]
@@ -377,7 +377,7 @@ def test_the_rule_needs_a_win_on_every_problem() -> None:
 
 def test_the_second_rule_is_over_all_problems_together() -> None:
     from simulated.results import Results, offered
-    from simulated.search import DEFAULT, Setting
+    from simulated.search import STOPPING, Setting
     from simulated.table import Judge
 
     from raymeta.metric import Metric
@@ -386,7 +386,7 @@ def test_the_second_rule_is_over_all_problems_together() -> None:
     new, system = Setting(scheduler="promoting ASHA"), Setting("Ray's Optuna")
 
     def of(mine: list[int], other: list[int]) -> Results:
-        found = [*lines(DEFAULT, other), *lines(new, mine), *lines(system, mine)]
+        found = [*lines(STOPPING, other), *lines(new, mine), *lines(system, mine)]
         return Results.of(found, judge, Metric("mse", "min"))
 
     wins, even, loses = of([0, 1] * 4, [2] * 8), of([1, 2] * 4, [2, 1] * 4), of([2] * 8, [1, 2] * 4)
@@ -397,20 +397,22 @@ def test_the_second_rule_is_over_all_problems_together() -> None:
     assert line.endswith("but worse on b")
     assert last == "By the second rule the default stays."
     assert offered({"a": even, "b": even}) == ["By the second rule the default stays."]
+    assert offered({"a": wins, "b": even}, str(new)) == ["By the second rule the default stays."]
+    assert offered({"a": loses, "b": even}, str(new))[-1] == f"By the second rule the default becomes: {STOPPING}."
     assert "no ground" in offered({"a": wins})[0]
 
 
 def test_reaching_what_random_search_has_at_its_end() -> None:
     from simulated.results import Results
-    from simulated.search import DEFAULT
+    from simulated.search import STOPPING
     from simulated.settings import RANDOM
     from simulated.table import Judge
 
     from raymeta.metric import Metric
 
     judge = Judge(np.array([1.0, 0.9, 0.7, 0.5, 0.2]))
-    rows = {str(DEFAULT): [4, 3, 3, 2, 2, 1, 1, 0, 0, 0], str(RANDOM): [4, 4, 4, 3, 3, 3, 2, 2, 2, 1]}
+    rows = {str(STOPPING): [4, 3, 3, 2, 2, 1, 1, 0, 0, 0], str(RANDOM): [4, 4, 4, 3, 3, 3, 2, 2, 2, 1]}
     found = [{"setting": name, "seed": 0, "rows": row, "trials": 1, "whole": 1} for name, row in rows.items()]
     results = Results.of(found, judge, Metric("accuracy", "max"))
     assert results.reaches(str(RANDOM)) == 32
-    assert results.reaches(str(DEFAULT)) == 8
+    assert results.reaches(str(STOPPING)) == 8

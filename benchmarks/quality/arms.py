@@ -37,12 +37,12 @@ class Arm:
         return plan if self.starts else replace(plan, space=Space(plan.space.params, [], []))
 
 
-DEFAULT = "TPE+ASHA"
+STOPPING = "TPE+ASHA"  # raymeta's default until this check chose another
 ARMS = {
     "random": Arm(words=("study.startup_trials=1000",), whole=True, starts=False),
     "stock Ray": Arm("Ray"),
-    DEFAULT: Arm(),
-    "TPE+promoting ASHA": Arm(words=("study.halving=promoting",)),
+    STOPPING: Arm(words=("study.halving=stopping",)),
+    "TPE+promoting ASHA": Arm(),
     "Syne Tune": Arm("Syne Tune's CQR", "Syne Tune's ASHA"),
     "SMAC": Arm("SMAC"),
 }

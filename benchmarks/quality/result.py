@@ -7,12 +7,12 @@ from pathlib import Path
 from scipy.stats import t
 from simulated.problems import TableProblem
 
-from quality.arms import ARMS, DEFAULT
+from quality.arms import ARMS, STOPPING
 from quality.found import Search
 from raymeta.metric import Metric
 
 LATE = 0.5
-AGAINST = (DEFAULT, "stock Ray")
+AGAINST = (STOPPING, "stock Ray")
 RANDOM_END = "random's end at"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from raymeta.metric import Metric
-from simulated.search import BUDGETS, DEFAULT
+from simulated.search import BUDGETS, STOPPING
 from simulated.settings import OTHERS, RANDOM, SETTINGS
 from simulated.table import Judge
 
@@ -121,7 +121,7 @@ def chosen(found: Mapping[str, Results], but: str | None = None) -> str:
     return min(sorted(shared), key=lambda setting: np.mean([found[name].mean_regret(setting) for name in problems]))
 
 
-def verdict(found: Mapping[str, Results]) -> list[str]:
+def verdict(found: Mapping[str, Results], default: str = str(STOPPING)) -> list[str]:
     """Leave one problem out: what the others choose, against the default, on the one left out; and the conclusion."""
     lines, wins = [], True
     picks = []
@@ -129,7 +129,7 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
         if len(found) < 2:
             return ["One problem is no ground for a default: nothing can be left out."]
         pick = chosen(found, but=name)
-        apart, half = found[name].paired(pick, str(DEFAULT))
+        apart, half = found[name].paired(pick, default)
         better = apart + half < 0
         picks.append(pick)
         wins &= better
@@ -144,17 +144,17 @@ def verdict(found: Mapping[str, Results]) -> list[str]:
     return lines
 
 
-def offered(found: Mapping[str, Results]) -> list[str]:
+def offered(found: Mapping[str, Results], default: str = str(STOPPING)) -> list[str]:
     """The second rule: over all problems together better than the default by more than the interval, on none worse by
     more than its interval. Systems of others are no settings.
     """
     if len(found) < 2:
         return ["The second rule: one problem is no ground for a default."]
-    own = {str(setting) for setting in SETTINGS if setting not in OTHERS} - {str(DEFAULT)}
+    own = {str(setting) for setting in SETTINGS if setting not in OTHERS} - {default}
     shared = own.intersection(*(set(results.scores) for results in found.values()))
     lines, winners = [], {}
     for name in sorted(shared):
-        apart = np.array([results.paired(name, str(DEFAULT)) for results in found.values()])
+        apart = np.array([results.paired(name, default) for results in found.values()])
         mean, half = apart[:, 0].mean(), (apart[:, 1] ** 2).sum() ** 0.5 / len(apart)
         worse = [problem for problem, (one, width) in zip(found, apart, strict=True) if one - width > 0]
         if mean + half >= 0:
@@ -167,7 +167,7 @@ def offered(found: Mapping[str, Results]) -> list[str]:
     return [*lines, f"By the second rule the default {f'becomes: {best}' if best else 'stays'}."]
 
 
-def table(results: Results) -> list[str]:
+def table(results: Results, default: str = str(STOPPING)) -> list[str]:
     """Rows of a problem's table in Markdown, the best first."""
     heads = ["search", "seeds", "trials", "whole", *(f"at {budget}" for budget in SHOWN)]
     heads += ["regret", "less the default's", "reaches random's end at"]
@@ -178,12 +178,12 @@ def table(results: Results) -> list[str]:
         columns = [scores[:, BUDGETS.index(budget)] for budget in SHOWN]
         columns = [column[np.isfinite(column)] for column in columns]
         cells = [results.metric.text(*mean_ci(column)) if len(column) > 1 else "" for column in columns]
-        apart, half = results.paired(name, str(DEFAULT)) if str(DEFAULT) in results.scores else (np.nan, np.nan)
+        apart, half = results.paired(name, default) if default in results.scores else (np.nan, np.nan)
         trials, whole, most = results.about[name]
         at = results.reaches(name) if str(RANDOM) in results.scores else float("nan")
         row = (
             name, str(len(scores)), f"{trials:.0f}", f"{whole:.1f}", *cells, f"{results.mean_regret(name):.3f}",
-            "" if name == str(DEFAULT) else f"{apart:+.3f} ± {half:.3f}",
+            "" if name == default else f"{apart:+.3f} ± {half:.3f}",
             f"{at:.1f}" if np.isfinite(at) else f"> {most:g}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(row)} |")

@@ -57,7 +57,8 @@ class Setting:
         own = table.problem.plan
         budget = own.base.budget.outer_steps
         first = budget // self.first if self.first else own.study.first_rung
-        study = own.study.model_copy(update={"seed": seed, "first_rung": first, "reduction": self.reduction})
+        chosen = {"seed": seed, "first_rung": first, "reduction": self.reduction, "halving": "stopping"}
+        study = own.study.model_copy(update=chosen)  # one number of trials whatever the scheduler
         plan = replace(own, study=study)
         if not self.starts:
             plan = without_starts(plan)
@@ -70,7 +71,8 @@ class Setting:
         return plan.with_trials(trials)
 
 
-DEFAULT = Setting()
+STOPPING = Setting()
+"""What others are compared with: raymeta's default until these tables chose another."""
 
 
 def best_points(other: Table, plan: Plan, most: int = 5) -> list[Point]:

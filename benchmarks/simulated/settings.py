@@ -1,6 +1,6 @@
 """The ways to search that are compared."""
 
-from simulated.search import DEFAULT, Setting
+from simulated.search import STOPPING, Setting
 
 SCHEDULERS_ALONE = [
     Setting("random", scheduler, **more)
@@ -27,7 +27,7 @@ SCHEDULERS_ALONE = [
 SAMPLERS_ALONE = [
     Setting("random", starts=False),
     Setting(starts=False),
-    DEFAULT,
+    STOPPING,
     Setting("multivariate TPE"),
     Setting("multivariate TPE", starts=False),
     Setting("PriorBand-like"),

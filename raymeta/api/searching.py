@@ -36,7 +36,7 @@ def search(
     quiet: bool = False,
     command: str | None = None,
 ) -> "Study":
-    """Search the hyperparameters of a method: Optuna proposes trials, ASHA cuts the weak ones, finalists are compared.
+    """Search the hyperparameters of a method: Optuna proposes trials, ASHA trains the best on, finalists are compared.
 
     Ctrl-C once lets the running trials finish, twice leaves at once; `Study.resume` goes on. Progress goes to standard
     error.

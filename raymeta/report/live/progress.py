@@ -11,6 +11,7 @@ from raymeta.report.live.display import Display
 from raymeta.report.live.views import JobsView, TrialsView, View
 from raymeta.report.tables import value
 from raymeta.study.machines.session import Session
+from raymeta.study.record.finalists import baseline
 from raymeta.study.record.pulse import Beat, Line
 from raymeta.study.record.record import StudyRecord
 
@@ -68,31 +69,27 @@ class Progress(SessionDisplay):
         """By the pace of this session.
 
         A trial that runs is expected to pass each rung before it as one in `reduction` does, and of those that wait as
-        many as are missing to that. One that is to come is as long as planned, corrected by those that were cut.
+        many as are missing to that; one that is to come is as long as planned. Where trials are cut for good, that is
+        corrected by those that were; where they wait, the un-regularized start goes to the end.
         """
         plan, trials = self.record.plan, self.record.trials()
         done = sum(trial.outer_steps for trial in trials) - self._steps_before
         if done <= 0:
             return None
-        ended = [trial.outer_steps for trial in trials if trial.ended and plan.study.halving == "stopping"]
-        planned = plan.usual_steps() / plan.study.trials
-        mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
+        promoting = plan.study.halving == "promoting"
+        start = baseline(self.record) if promoting else None
         running = [plan.expected_steps(trial.outer_steps) for trial in trials if trial.state == "running"]
-        slots = self.session.slots.count if self.session.slots else 1
+        if start is not None and not start.ended:
+            running.append(float(plan.rungs[-1] - start.outer_steps))
+        ended = [] if promoting else [trial.outer_steps for trial in trials if trial.ended]
+        planned = plan.expected_steps(0)
+        mean = (sum(ended) + PRIOR_TRIALS * planned) / (len(ended) + PRIOR_TRIALS)
         left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
-        for rung in plan.rungs[:-1] if plan.study.halving == "promoting" else ():
+        for rung in plan.rungs[:-1] if promoting else ():
             there = [trial for trial in trials if trial.outer_steps >= rung]
-            stayed = sum(trial.outer_steps == rung and trial.state != "running" for trial in there)
-            due = len(there) // plan.study.reduction - (len(there) - stayed)
-            left += max(due, 0) * plan.expected_steps(rung)
+            passed = sum(trial.outer_steps > rung or trial.state == "running" for trial in there)
+            left += max(len(there) // plan.study.reduction - passed, 0) * plan.expected_steps(rung)
         slots = self.session.slots.count if self.session.slots else 1
-        left = sum(running) + mean * max(plan.study.trials - len(trials), 0)
-        for rung in plan.rungs[:-1] if plan.study.halving == "promoting" else ():
-            passed = sum(
-                trial.outer_steps > rung or (trial.outer_steps == rung and trial.state == "running") for trial in trials
-            )
-            due = sum(trial.outer_steps >= rung for trial in trials) // plan.study.reduction - passed
-            left += max(due, 0) * plan.expected_steps(rung)
         return max([left / slots, *running]) * slots * self.session.wall_s / done
 
 

@@ -33,7 +33,7 @@ class View(ABC):
 
     @abstractmethod
     def ended(self) -> Iterable[tuple[str, str]]:
-        """What has ended: its name, and a line on it."""
+        """What has ended: a name that tells it from the others, and a line on it."""
 
 
 class TrialsView(View):
@@ -62,25 +62,25 @@ class TrialsView(View):
         return table
 
     def summary(self, left_s: float | None) -> str:
-        """Trials ended, the best, the time that is left."""
+        """How many trials have ended, or have begun where some wait; the best, the time that is left."""
         trials, best = self.record.trials(), next(iter(self.record.ranking()), None)
         ended = sum(trial.ended for trial in trials)
         text = f"{ended}/{self.record.plan.study.trials} trials ended"
         if waiting := sum(trial.state == "waiting" for trial in trials):
-            text += f", {waiting} wait at a rung"
+            text = f"{len(trials)}/{self.record.plan.study.trials} trials begun, {waiting} wait at a rung"
         if best:
             text += f", best {validated(best, self.record.metric)} (trial {best.number})"
         return text if ended >= self.record.plan.study.trials else text + _left(left_s)
 
     def ended(self) -> Iterator[tuple[str, str]]:
-        """Trials that have."""
+        """Trials that have, or wait at a rung: one that waited there and never went on is not said twice."""
         for trial in self.record.trials():
-            if trial.ended:
+            if trial.state != "running":
                 reason = f" ({trial.reason})" if trial.reason else ""
-                score = validated(trial, self.record.metric)
+                score, state = validated(trial, self.record.metric), trial.state.replace("waiting", "waits")
                 yield (
-                    f"trial {trial.number}",
-                    f"trial {trial.number:>3} {trial.state} at {trial.outer_steps} steps: {score}{reason}",
+                    f"trial {trial.number} at {trial.outer_steps}",
+                    f"trial {trial.number:>3} {state} at {trial.outer_steps} steps: {score}{reason}",
                 )
 
 

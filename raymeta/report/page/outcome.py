@@ -11,7 +11,10 @@ from raymeta.report.status import STATES, status_of
 from raymeta.report.tables import fresh, validated
 from raymeta.schema import flatten
 
-WAITS = {"stopping": "", "promoting": "; one that does not waits there until it is among the best"}
+WAITS = {
+    "stopping": "",
+    "promoting": "; one that does not waits there until it is among the best. The un-regularized start goes to the end",
+}
 
 
 def best(found: Findings) -> Section:

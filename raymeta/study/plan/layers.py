@@ -24,12 +24,12 @@ from raymeta.study.plan.tables import is_file, named_file, row_of
 class StudyConfig(Section):
     """The `study` section of a preset: how many trials, when the weak ones are cut, and how the best is found."""
 
-    trials: int = Field(24, ge=1)
+    trials: int = Field(32, ge=1)
     first_rung: int = Field(500, ge=1, description="Outer steps before a trial can be cut.")
     reduction: int = Field(3, ge=2, description="One in this many passes a rung.")
     halving: Literal["stopping", "promoting"] = Field(
-        "stopping",
-        description="A trial that is not among the best of a rung is cut (stopping) or waits until it is (promoting).",
+        "promoting",
+        description="A trial that is not among the best of a rung waits until it is (promoting) or is cut (stopping).",
     )
     startup_trials: int = Field(8, ge=0, description="Random proposals before TPE's.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of the proposals.")

@@ -94,12 +94,15 @@ class Plan:
     def usual_steps(self) -> int:
         """Outer steps of the study if one trial in `reduction` passes each rung.
 
-        ASHA compares a trial with those that came before it, so a sequence of ever better trials passes more.
+        With `stopping` a sequence of ever better trials passes more, as each is compared with those before it alone.
+        With `promoting` the un-regularized start goes to the end, whether it is among the best or not.
         """
         total, alive, before = 0, self.study.trials, 0
         for rung in self.rungs:
             total += alive * (rung - before)
             alive, before = max(1, ceil(alive / self.study.reduction)), rung
+        if self.study.halving == "promoting" and BASELINE in self.space.labels[: self.study.trials]:
+            total += self.rungs[-1] - self.rungs[0]
         return total
 
     def expected_steps(self, done: int) -> float:
@@ -130,7 +133,7 @@ class Plan:
             data["spec"],
             parse_trial(data["base"], source),
             Space.from_dict(data["space"], source),
-            check(StudyConfig, data["study"], source),
+            check(StudyConfig, {"halving": "stopping", **data["study"]}, source),  # as studies without the key have run
             data.get("choices", {}),
             data.get("fixed", {}),
             data.get("origins", {}),

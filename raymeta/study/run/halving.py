@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from raymeta.study.record.finalists import baseline
 from raymeta.study.record.record import StudyRecord, TrialRecord
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class Stopping(ASHAScheduler):  # type: ignore[misc]
 
 
 class Promoting(FIFOScheduler):  # type: ignore[misc]
-    """Lets a trial wait at each rung until it is promoted, as the paper has it.
+    """Lets a trial wait at each rung until it is promoted, as the paper has it; see `to_promote`.
 
     To Tune a trial that waits has ended; `RecordSearcher` hands it out again. One that is promoted at once goes on.
     """
@@ -92,7 +93,9 @@ class Promoting(FIFOScheduler):  # type: ignore[misc]
 def to_promote(record: StudyRecord, arriving: tuple[int, int, float] | None = None) -> int | None:
     """The trial that waits at a rung and is to go on now; None: there is none.
 
-    Once all trials have come as far as they can, one in `reduction` is rounded up, so that one is trained to the end.
+    Once all trials have begun, the un-regularized start goes on when no other does, to the end, so that the best is
+    compared with it at the same training. Once all have come as far as they can, one in `reduction` is rounded up, so
+    that one at least is trained to the end.
 
     Args:
         record: of the study.
@@ -112,8 +115,13 @@ def to_promote(record: StudyRecord, arriving: tuple[int, int, float] | None = No
     if arriving is not None:
         number, steps, score = arriving
         scores[steps][number], waiting[number] = sign * score, steps
-    study = record.plan.study
-    last = len(trials) >= study.trials and all(trial.state != "running" for trial in trials)
+    study, start = record.plan.study, baseline(record)
+    found = promoted(scores, waiting, study.reduction)
+    if found is not None or len(trials) < study.trials:
+        return found
+    if start is not None and start.number in waiting:
+        return start.number
+    last = all(trial.state != "running" or trial.number in waiting for trial in trials)
     return promoted(scores, waiting, study.reduction, last=last)
 
 

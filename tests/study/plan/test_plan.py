@@ -1,5 +1,6 @@
 """Plans: layers, what the user fixes, task names, rungs, and sentences for what cannot be."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -185,11 +186,27 @@ def test_rungs(steps: int, first: int, reduction: int, rungs: list[int]) -> None
     assert plan(steps, first, reduction).rungs == rungs
 
 
-def test_usual_steps() -> None:
-    assert plan(450, 50, trials=18).usual_steps() == 18 * 50 + 6 * 100 + 2 * 300
-    assert plan(450, 50, trials=1).usual_steps() == 450
-    assert plan(450, 450, trials=4).usual_steps() == 4 * 450
-    assert plan(450, 50, trials=10).usual_steps() == 10 * 50 + 4 * 100 + 2 * 300  # thirds are rounded up
+@pytest.mark.parametrize(("halving", "start"), [("stopping", 0), ("promoting", 400)])
+def test_usual_steps(halving: str, start: int) -> None:
+    """With promotions the un-regularized start, the second of the trials, goes on from the first rung to the end."""
+
+    def usual(first: int, trials: int) -> int:
+        made = plan(450, first, trials=trials)
+        return replace(made, study=made.study.model_copy(update={"halving": halving})).usual_steps()
+
+    assert usual(50, 18) == 18 * 50 + 6 * 100 + 2 * 300 + start
+    assert usual(50, 1) == 450
+    assert usual(450, 4) == 4 * 450
+    assert usual(50, 10) == 10 * 50 + 4 * 100 + 2 * 300 + start  # thirds are rounded up
+
+
+def test_a_plan_written_before_trials_could_wait_still_cuts_them() -> None:
+    made = tiny_plan()
+    assert made.study.halving == "promoting"
+    written = made.as_dict()
+    del written["study"]["halving"]
+    assert Plan.from_dict(written, "study.yaml").study.halving == "stopping"
+    assert Plan.from_dict(made.as_dict(), "study.yaml") == made
 
 
 @given(first=st.integers(1, 40), times=st.integers(1, 30), reduction=st.integers(2, 5), trials=st.integers(1, 50))
@@ -207,7 +224,8 @@ def test_rungs_and_cost_of_any_plan(first: int, times: int, reduction: int, tria
     assert rungs[-1] == steps
     assert sorted(set(rungs)) == rungs
     assert all(after == before * reduction for before, after in pairwise(rungs[:-1]))
-    assert trials * first <= made.usual_steps() <= trials * steps
+    start = steps - first if trials > 1 else 0
+    assert trials * first <= made.usual_steps() - start <= trials * steps
     assert made.usual_steps() >= steps
 
 

@@ -15,6 +15,7 @@ from study.driving import ONE, assert_mlflow_equals_record, kill, load, parse, r
 
 from raymeta.study.machines.resources import Slots
 from raymeta.study.machines.session import Session
+from raymeta.study.record.finalists import baseline
 from raymeta.study.record.record import StudyRecord
 from raymeta.study.run.halving import Promoting, Stopping, end_waiting, promoted, scheduler_of, to_promote
 from raymeta.study.run.searcher import RecordSearcher
@@ -308,6 +309,42 @@ def test_a_search_with_promotions_goes_on_as_an_uninterrupted_one(
             best = sorted(there, key=there.__getitem__)[: -(-len(there) // 2)]
             assert gone >= set(best)
             assert gone or not there
+        start = baseline(whole)
+        assert start is not None
+        assert (start.state, start.number) == ("completed", 1)
+
+
+def test_the_un_regularized_start_goes_to_the_end_once_all_have_begun(studies: Path) -> None:
+    """However bad it is, after all that are promoted and before thirds are rounded up."""
+    record = tiny_record("tiny", "study.trials=4", "study.halving=promoting")
+    for number, value in enumerate((1.0, 9.0, 2.0)):
+        record.ask()
+        note(record, number, 2, value, waits=True)
+    assert to_promote(record) == 0
+    record.promote(0)
+    assert to_promote(record) is None  # a fourth trial is to come
+    record.ask()
+    note(record, 3, 2, 3.0, waits=True)
+    assert baseline(record) == record.trial(1)
+    assert to_promote(record) == 1
+    note(record, 0, 6, 5.0, waits=True)
+    record.promote(1)
+    assert to_promote(record) is None  # one that runs may still come to a rung
+    scheduler = scheduler_of(record)
+    assert scheduler.on_trial_result(None, Trial("", 1), result(6, 9.0)) == "CONTINUE"
+    note(record, 1, 6, 9.0)
+    note(record, 1, 18, 9.0, last=True)
+    record.finish(1)
+    assert to_promote(record) == 0
+    record.promote(0)
+    note(record, 0, 18, 4.0, last=True)
+    record.finish(0)
+    assert to_promote(record) == 2
+    record.promote(2)
+    note(record, 2, 6, 7.0, waits=True)
+    assert to_promote(record) is None
+    assert end_waiting(record) == [2, 3]
+    assert record.over
 
 
 def test_a_trial_waits_until_it_is_among_the_best(studies: Path) -> None:
