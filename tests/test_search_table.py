@@ -398,7 +398,7 @@ def test_the_second_rule_is_over_all_problems_together() -> None:
     assert last == "By the second rule the default stays."
     assert offered({"a": even, "b": even}) == ["By the second rule the default stays."]
     assert offered({"a": wins, "b": even}, str(new)) == ["By the second rule the default stays."]
-    assert offered({"a": loses, "b": even}, str(new))[-1] == f"By the second rule the default becomes: {STOPPING}."
+    assert offered({"a": loses, "b": loses}, str(new))[-1] == f"By the second rule the default becomes: {STOPPING}."
     assert "no ground" in offered({"a": wins})[0]
 
 
