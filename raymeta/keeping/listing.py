@@ -70,8 +70,8 @@ class Row:
 
     @property
     def ended(self) -> int:
-        """Trials that have."""
-        return sum(count for state, count in self.trials.items() if state != "running")
+        """Trials that have, as `TrialRecord.ended` has it."""
+        return sum(count for state, count in self.trials.items() if state not in ("running", "waiting"))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from keeping.test_keeping import finished
 from study.driving import give_all, noted, raymeta, tiny_record
+from study.record.test_record import entry
 from typer.testing import CliRunner
 
 import raymeta as package
@@ -124,3 +125,15 @@ def test_500_studies_in_a_second(studies: Path) -> None:
         took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(f"{' '.join(words)}: {took:.2f} s, {time.monotonic() - began:.2f} s with waiting")
         assert took < 1
+
+
+def test_a_trial_that_waits_has_not_ended(studies: Path) -> None:
+    record = tiny_record("a")
+    for number in range(2):
+        record.ask()
+        record.add_round(number, entry(2, 1.0, at=1.0, waits=True))
+    record.finish(0)
+    for _ in range(2):  # read, and remembered
+        done = CliRunner().invoke(app, ["ls"])
+        assert "1/8" in done.stdout
+    assert raymeta("status", "a").stdout.count("waiting") == 1
