@@ -258,6 +258,7 @@ def test_seconds_that_a_part_leaves_are_the_next_ones(runner: ModuleType, tmp_pa
     assert 4 < found["well"].seconds + found["hangs"].seconds < 7
 
 
+@pytest.mark.slow
 def test_what_is_not_right_is_named(runner: ModuleType, tmp_path: Path, glyphs: object) -> None:
     found = planted(runner, tmp_path, shaky=100, off=100)
     assert [ended.how for ended in found.values()] == ["ok", "ok"]

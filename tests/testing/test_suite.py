@@ -24,9 +24,11 @@ OTHERS = {name: case for name, case in suite.SMALL.items() if name != "policies"
 
 test_every_method_conforms = conformance(*METHODS, problems=OTHERS)
 test_regularizers_conform = conformance(
-    "maml+dropgrad", "metasgd+dropgrad", "maml+dropout", "protonet+dropout", "alfa+metadropout", "protonet+taskaug",
-    problems=OTHERS,
-)  # fmt: skip
+    "maml+dropgrad", "metasgd+dropgrad", "maml+dropout", "protonet+dropout", "protonet+taskaug", problems=OTHERS
+)
+test_sampled_evaluation_conforms = conformance(
+    "alfa+metadropout", config={"regularizers": {"metadropout": {"eval_samples": 2}}}, problems=OTHERS
+)
 
 
 class Remembers(MAML):

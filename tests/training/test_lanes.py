@@ -248,7 +248,9 @@ def by_itself(spec: str, seed: int) -> list[list[bytes]]:
 
 @settings(max_examples=6, phases=[Phase.generate], suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-@pytest.mark.parametrize("spec", sorted(COMPANY))
+@pytest.mark.parametrize(
+    "spec", [pytest.param(spec, marks=() if spec == "maml+dropgrad" else pytest.mark.slow) for spec in sorted(COMPANY)]
+)
 def test_a_lane_is_the_same_bits_whatever_runs_beside_it_and_whenever_it_joined(
     spec: str, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
 ) -> None:
