@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 BUDGET = "budget.outer_steps=54"
 # None depends on timing: one trial at a time, or none that is cut. In the last, finalists take as long as the search.
 STUDIES = {
-    "cut": [BUDGET, "study.halving=stopping", "--slots", "1"],
     "promoting": [BUDGET, "--slots", "1"],
+    "cut": [BUDGET, "study.halving=stopping", "--slots", "1"],
     "whole": [BUDGET, "study.first_rung=54", "--slots", "2"],
     "finalists": [
         BUDGET, "study.first_rung=54", "--slots", "2", "study.trials=3", "study.finalists=3", "study.finalist_seeds=2",
