@@ -78,7 +78,8 @@ class Progress(SessionDisplay):
             return None
         promoting = plan.study.halving == "promoting"
         start = baseline(self.record) if promoting else None
-        running = [plan.expected_steps(trial.outer_steps) for trial in trials if trial.state == "running"]
+        others = [trial for trial in trials if trial.state == "running" and trial != start]
+        running = [plan.expected_steps(trial.outer_steps) for trial in others]
         if start is not None and not start.ended:
             running.append(float(plan.rungs[-1] - start.outer_steps))
         ended = [] if promoting else [trial.outer_steps for trial in trials if trial.ended]

@@ -11,10 +11,7 @@ from raymeta.report.status import STATES, status_of
 from raymeta.report.tables import fresh, validated
 from raymeta.schema import flatten
 
-WAITS = {
-    "stopping": "",
-    "promoting": "; one that does not waits there until it is among the best. The un-regularized start goes to the end",
-}
+WAITS = {"stopping": "", "promoting": "; one that does not waits there until it is among the best"}
 
 
 def best(found: Findings) -> Section:
@@ -99,13 +96,15 @@ def searched(found: Findings) -> Section:
     tables = [grid, *([Grid("fixed", "Fixed keys", ["key", "value", "from"], fixed)] if fixed else [])]
     budget = plan.base.budget
     rungs = ", ".join(f"{rung:,}" for rung in plan.rungs)
+    whole = plan.study.halving == "promoting" and found.start is not None
+    start = " The un-regularized start is trained to the end, to be compared with." if whole else ""
     text = [
         f"{plan.spec} on {plan.base.task.title}: {count(len(space.params), 'key')} searched over "
         f"{count(plan.study.trials, 'trial')} of up to {budget.outer_steps:,} outer steps. The first are "
         f"{count(len(space.start_from), 'starting point')} and random ones, up to {plan.study.startup_trials} in all; "
         f"then Optuna's TPE proposes. ASHA lets about one in {plan.study.reduction} pass each rung ({rungs} outer "
-        f"steps){WAITS[plan.study.halving]}. A validation is {budget.validation_tasks} episodes of the validation "
-        "split, the same for all trials.",
+        f"steps){WAITS[plan.study.halving]}.{start} A validation is {budget.validation_tasks} episodes of the "
+        "validation split, the same for all trials.",
         f"What is not listed is from: {', '.join([*dict.fromkeys(plan.origins.values()), 'defaults'])}.",
     ]
     return Section("searched", "What was searched", text, tables=tables)
