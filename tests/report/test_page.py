@@ -107,6 +107,20 @@ def test_what_asha_saved(studies: Path) -> None:
     assert "would have taken 56 and about 1.4 min: 50% of the outer steps were saved" in said(record)
 
 
+@pytest.mark.parametrize(
+    ("words", "waits", "whole"),
+    [((), True, True), (("study.halving=stopping",), False, False), (("regularizers.dropgrad.rate=0.2",), True, False)],
+)
+def test_what_becomes_of_trials_at_rungs(studies: Path, words: tuple[str, ...], waits: bool, whole: bool) -> None:
+    """The last has no un-regularized start: DropGrad's rate is fixed."""
+    record = tiny_record("a", *words)
+    record.ask()
+    record.ask()
+    page = " ".join(checked(record).split())
+    assert ("waits there until it is among the best" in page) == waits
+    assert ("The un-regularized start is trained to the end" in page) == whole
+
+
 def test_the_finalists_table_has_the_differences_episode_by_episode(studies: Path) -> None:
     record = tiny_record("two", "study.trials=2", "study.finalists=2")
     noted(record, 2.0, 1.0)
