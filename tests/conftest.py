@@ -20,11 +20,6 @@ hypothesis.settings.register_profile("raymeta", deadline=None)
 hypothesis.settings.load_profile("raymeta")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores: the worker that has the tests with a Ray mostly waits for its processes."""
-    return len(os.sched_getaffinity(0)) + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that start a Ray fill the machine: they go to one worker, one after the other."""
     for item in items:
